@@ -1,0 +1,68 @@
+"""Scancer API: serves cancer-image classifiers over HTTP. Research use only, never a diagnosis."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from app.config import Settings
+
+__version__ = "0.1.0"
+
+
+def create_app(settings: "Settings | None" = None) -> "Flask":
+    """Put the parts together and load the models; everything is imported here, so that `import app` is free.
+
+    Args:
+        settings: read from the environment (`SCANCER_*`) unless given.
+
+    Raises:
+        SettingsError: a setting is not allowed.
+    """
+    import click
+    from flask import Flask
+
+    from app import cli
+    from app.api import description, exporter, health, models, predictions
+    from app.api.auth import Authenticator, register_auth
+    from app.api.context import Services
+    from app.api.error_handlers import register_error_handlers
+    from app.api.observation import register_observation
+    from app.api.surfaces import register_surfaces
+    from app.api.upload import MemoryRequest
+    from app.api.users import UsersFile
+    from app.config import Settings
+    from app.metrics import Metrics
+    from app.repository.model_registry import ModelEntry, ModelRegistry, State
+
+    settings = settings or Settings.from_env()
+    metrics = Metrics()
+
+    def show_state(entry: ModelEntry) -> None:
+        metrics.show_state(entry.folder.name, entry.folder.version, entry.state, State)
+
+    registry = ModelRegistry(settings, show_state)
+    app = Flask(__name__, static_folder="web/static", template_folder="web/templates")
+    app.request_class = MemoryRequest
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
+    app.url_map.strict_slashes = False
+    app.config.update(
+        MAX_CONTENT_LENGTH=settings.max_body_bytes,
+        MAX_FORM_MEMORY_SIZE=settings.max_body_bytes,
+        MAX_FORM_PARTS=settings.max_images + 16,
+    )
+    Services(settings, registry, metrics).install(app)
+    register_auth(app, Authenticator(UsersFile(settings.instance), settings.login_memory_s))
+    register_observation(app)
+    register_surfaces(app)
+    register_error_handlers(app)
+    for blueprint in (predictions.blueprint, models.blueprint, health.blueprint, description.blueprint):
+        app.register_blueprint(blueprint)
+    app.register_blueprint(exporter.make_exporter_blueprint(metrics))
+    cli.register_commands(app)
+
+    # A command other than `flask run` serves nobody: adding a user must not wait for the models.
+    command = click.get_current_context(silent=True)
+    if command is None or command.info_name == "run":
+        registry.load_all()
+    return app

@@ -1,0 +1,144 @@
+"""HTTP Basic auth: who the caller is, and whether the role suffices."""
+
+import hashlib
+import hmac
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flask import Flask, current_app, request
+from flask_httpauth import HTTPBasicAuth
+from werkzeug.security import check_password_hash, generate_password_hash
+
+from app.api.context import facts
+from app.api.users import HASH_METHOD, User, UsersFile, has_control_characters
+from app.errors import ForbiddenError, TooManyLoginsError, UnauthorizedError, UsersError
+
+log = logging.getLogger(__name__)
+
+MAX_PROOFS = 1024
+MAX_HASHING = 4
+"""Logins that may wait for their hash in one worker: scrypt takes 0.1 s and 32 MiB each."""
+
+auth = HTTPBasicAuth()
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def require(role: str) -> Callable[[View], View]:
+    """Guard a view: only a user with this role comes in; others are answered 401 or 403."""
+    guard: Callable[[View], View] = auth.login_required(role=role)
+    return guard
+
+
+class Authenticator:
+    """Verifies passwords, and remembers the verified ones for a while.
+
+    What is remembered is an HMAC under a key of this process: it proves a password again in microseconds where scrypt
+    takes more time than the model, and cannot be turned back. Only successes are kept. All is forgotten when the users
+    file changes.
+
+    Thread safety: all methods may be called from any thread.
+    """
+
+    def __init__(self, users_file: UsersFile, memory_s: float) -> None:
+        self._file = users_file
+        self._memory_s = memory_s
+        self._key = os.urandom(32)
+        self._lock = threading.Lock()
+        self._hashing = threading.Lock()
+        self._hashing_places = threading.BoundedSemaphore(MAX_HASHING)
+        self._proofs: OrderedDict[bytes, float] = OrderedDict()
+        self._users: dict[str, User] = {}
+        self._stamp: tuple[int, int, int] | None = None
+        self._nobody = User("", "predict", generate_password_hash("", HASH_METHOD))
+
+    def verify(self, name: str, password: str) -> User | None:
+        """Return the user whose password this is, or None.
+
+        Raises:
+            TooManyLoginsError: too many passwords are being verified already.
+        """
+        if has_control_characters(name + password):
+            return None
+        self._refresh()
+        # An unknown user costs the same hash as a known one, so that timing does not tell them apart.
+        user = self._users.get(name, self._nobody)
+        proof = self._prove(user, password)
+        with self._lock:
+            if self._proofs.get(proof, 0) > time.monotonic():
+                return user
+        if not self._check_slowly(user, password) or user is self._nobody:
+            return None
+        with self._lock:
+            self._proofs[proof] = time.monotonic() + self._memory_s
+            if len(self._proofs) > MAX_PROOFS:
+                self._proofs.popitem(last=False)
+        return user
+
+    def _prove(self, user: User, password: str) -> bytes:
+        return hmac.digest(self._key, "\0".join((user.name, password, user.password_hash)).encode(), hashlib.sha256)
+
+    def _check_slowly(self, user: User, password: str) -> bool:
+        if not self._hashing_places.acquire(blocking=False):
+            raise TooManyLoginsError("Too many logins at a time; try again shortly.")
+        try:
+            with self._hashing:
+                return check_password_hash(user.password_hash, password)
+        finally:
+            self._hashing_places.release()
+
+    def _refresh(self) -> None:
+        """Read the users file again if it is another one than last time."""
+        try:
+            status = self._file.path.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:
+            stamp = (0, 0, 0)
+        if stamp == self._stamp:
+            return
+        try:
+            users = self._file.read()
+        except UsersError as error:
+            log.error("no user can log in", extra={"reason": error.message})
+            users = {}
+        with self._lock:
+            self._users, self._stamp = users, stamp
+            self._proofs.clear()
+
+
+def register_auth(app: Flask, authenticator: Authenticator) -> None:
+    """Give the app its authenticator."""
+    app.extensions["authenticator"] = authenticator
+
+
+def verify_password(name: str, password: str) -> User | None:
+    """Return the user of the request's credentials."""
+    if request.authorization is None or not name:
+        return None
+    authenticator: Authenticator = current_app.extensions["authenticator"]
+    user = authenticator.verify(name, password or "")
+    if user is not None:
+        facts().user = user.name
+    return user
+
+
+def get_user_roles(user: User) -> list[str]:
+    """Return the roles of a verified user."""
+    return user.roles
+
+
+def refuse(status: int) -> None:
+    """Answer 401 or 403 in the one error shape."""
+    if status == 403:
+        raise ForbiddenError("The user lacks the role that this needs.")
+    raise UnauthorizedError("A user name and password are needed, and must be right.")
+
+
+auth.verify_password(verify_password)
+auth.get_user_roles(get_user_roles)
+auth.error_handler(refuse)

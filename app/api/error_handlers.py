@@ -1,0 +1,73 @@
+"""Every failure, whoever raised it, becomes the one error shape."""
+
+import logging
+from http import HTTPStatus
+
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from app.api.context import facts, services
+from app.errors import (
+    AnsweredError,
+    BadRequestError,
+    BodyTooLargeError,
+    MethodNotAllowedError,
+    ResourceNotFoundError,
+    ServiceUnavailableError,
+    TooManyLoginsError,
+    UnauthorizedError,
+)
+
+log = logging.getLogger(__name__)
+
+REALM = "Scancer API"
+RETRY_AFTER_S = 1
+
+
+def register_error_handlers(app: Flask) -> None:
+    """Answer our own errors, werkzeug's, and whatever else is raised."""
+
+    @app.errorhandler(AnsweredError)
+    def answer(error: AnsweredError) -> Response:
+        facts().outcome = error.type
+        if error.status is HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("request failed", exc_info=error, extra={"request_id": facts().request_id})
+        response = jsonify(error.to_json())
+        response.status_code = error.status
+        if isinstance(error, UnauthorizedError):
+            response.headers["WWW-Authenticate"] = f'Basic realm="{REALM}", charset="UTF-8"'
+        if isinstance(error, (ServiceUnavailableError, TooManyLoginsError)):
+            response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return response
+
+    @app.errorhandler(HTTPException)
+    def answer_werkzeug(error: HTTPException) -> Response:
+        response = answer(translate(error))
+        # Keeps what werkzeug adds, such as Allow, but for its own HTML body.
+        kept = {"Allow", "Location"}
+        response.headers.extend([(key, value) for key, value in error.get_headers() if key in kept])
+        if error.code is not None and error.code < 400:
+            response.status_code = error.code
+        return response
+
+    @app.errorhandler(Exception)
+    def answer_unexpected(error: Exception) -> Response:
+        known = facts()
+        log.error("unexpected error", exc_info=error, extra={"request_id": known.request_id})
+        known.outcome = "InternalServerException"
+        message = f"The server failed unexpectedly; its log has the details of request {known.request_id}."
+        response = jsonify({"code": 500, "type": "InternalServerException", "message": message})
+        response.status_code = HTTPStatus.INTERNAL_SERVER_ERROR
+        return response
+
+
+def translate(error: HTTPException) -> AnsweredError:
+    """Find our error for one of werkzeug's."""
+    if error.code == HTTPStatus.NOT_FOUND:
+        return ResourceNotFoundError("Requested resource is not found, please refer to API document.")
+    if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return MethodNotAllowedError("Requested method is not allowed, please refer to API document.")
+    if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        limit = services().settings.max_body_bytes
+        return BodyTooLargeError(f"The body is larger than {limit} bytes, or has too many parts.")
+    return BadRequestError("The request is malformed.")

@@ -1,0 +1,45 @@
+"""`GET /metrics` for Prometheus."""
+
+import os
+from collections.abc import Callable
+from functools import wraps
+
+from flask import Blueprint, Response, request
+from flask.typing import ResponseReturnValue
+from prometheus_flask_exporter import PrometheusMetrics
+from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
+
+from app.api.auth import require
+from app.api.context import services
+from app.metrics import Metrics
+
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def make_exporter_blueprint(metrics: Metrics) -> Blueprint:
+    """Make the blueprint; under gunicorn any worker answers with the sum of all, elsewhere with its own figures."""
+    kind = GunicornInternalPrometheusMetrics if MULTIPROCESS_VARIABLE in os.environ else PrometheusMetrics
+    exporter = kind.for_app_factory(export_defaults=False, path=None, registry=metrics.registry)
+    blueprint = Blueprint("exporter", __name__)
+
+    @blueprint.get("/metrics")
+    @open_on_loopback
+    def metrics_page() -> ResponseReturnValue:
+        names = request.args.getlist("name[]") or None
+        text, content_type = exporter.generate_metrics(request.headers.get("Accept"), names)
+        return Response(text, content_type=content_type)
+
+    return blueprint
+
+
+def open_on_loopback(view: Callable[[], ResponseReturnValue]) -> Callable[[], ResponseReturnValue]:
+    """Ask for no password where only this machine can reach the metrics address; elsewhere for any user's."""
+    guarded = require("predict")(view)
+
+    @wraps(view)
+    def choose() -> ResponseReturnValue:
+        address = services().settings.metrics_address
+        own_port = request.environ.get("SERVER_PORT") == str(address.port)
+        return view() if own_port and address.is_loopback else guarded()
+
+    return choose

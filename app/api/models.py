@@ -1,0 +1,59 @@
+"""`GET /models…`: which models there are, and what each takes and answers; JSON, or a page for a browser."""
+
+from flask import Blueprint, jsonify, redirect, render_template, request, send_from_directory, url_for
+from flask.typing import ResponseReturnValue
+
+from app.api.auth import require
+from app.api.context import NOTICE, facts, services
+from app.api.schemas import make_description, make_summary
+from app.errors import ResourceNotFoundError
+from app.repository.model_repository import EXAMPLES_FOLDER
+
+blueprint = Blueprint("models", __name__)
+
+HTML = "text/html"
+
+
+@blueprint.get("/")
+def index() -> ResponseReturnValue:
+    """Lead a browser to the list of models."""
+    return redirect(url_for("models.list_models"), code=303)
+
+
+@blueprint.get("/models")
+@require("predict")
+def list_models() -> ResponseReturnValue:
+    """List the default version of every model, with its state."""
+    models = [make_summary(entry) for entry in services().registry.defaults()]
+    if wants_page():
+        return render_template("models.html", models=models, notice=NOTICE)
+    return jsonify({"models": models, "notice": NOTICE})
+
+
+@blueprint.get("/models/<model_name>")
+@blueprint.get("/models/<model_name>/<version>")
+@require("predict")
+def describe_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
+    """Describe a version of a model, the default one unless it is named."""
+    registry = services().registry
+    entry = registry.get(model_name, version)
+    facts().model, facts().version = entry.folder.name, entry.folder.version
+    description = make_description(entry, registry.versions(model_name))
+    if wants_page():
+        return render_template("model.html", model=description, origin=request.host_url.rstrip("/"))
+    return jsonify(description)
+
+
+@blueprint.get("/models/<model_name>/examples/<file>")
+@require("predict")
+def send_example(model_name: str, file: str) -> ResponseReturnValue:
+    """Send an example picture of the model's default version; they are drawn, and show no patient."""
+    entry = services().registry.get(model_name)
+    if file not in entry.folder.find_examples():
+        raise ResourceNotFoundError("The model has no such example.")
+    return send_from_directory(entry.folder.path / EXAMPLES_FOLDER, file)
+
+
+def wants_page() -> bool:
+    """Whether the caller prefers a page to JSON, as browsers do."""
+    return request.accept_mimetypes.best_match(["application/json", HTML]) == HTML

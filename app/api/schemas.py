@@ -1,0 +1,130 @@
+"""The shapes of the answers; `openapi.json` describes the same, and a test compares the two."""
+
+from typing import Any
+
+from flask import url_for
+
+from app.api.context import NOTICE
+from app.errors import AnsweredError
+from app.manifest import ModelManifest
+from app.pipeline.decode import ACCEPTED
+from app.pipeline.served_model import Prediction
+from app.repository.model_registry import ModelEntry
+
+PROBABILITY_DIGITS = 6
+
+
+def make_prediction(prediction: Prediction, manifest: ModelManifest, request_id: str) -> dict[str, Any]:
+    """The answer for one picture."""
+    decision, picture = prediction.decision, prediction.picture
+    answer: dict[str, Any] = {
+        "model": manifest.name,
+        "version": manifest.version,
+        "class": decision.class_name,
+        "confidence": round(decision.confidence, PROBABILITY_DIGITS),
+        "probabilities": {name: round(value, PROBABILITY_DIGITS) for name, value in decision.probabilities.items()},
+        "threshold": manifest.output.threshold,
+        "input": {
+            "width_px": picture.width_px,
+            "height_px": picture.height_px,
+            "format": picture.format,
+            "mode": picture.mode,
+            "conversions": list(picture.conversions),
+        },
+        "request_id": request_id,
+        "notice": NOTICE,
+    }
+    if picture.warnings:
+        answer["warnings"] = list(picture.warnings)
+    return answer
+
+
+def make_item(item: Prediction | AnsweredError, manifest: ModelManifest, request_id: str) -> dict[str, Any]:
+    """The answer for one of several pictures: a prediction or its own error."""
+    return item.to_json() if isinstance(item, AnsweredError) else make_prediction(item, manifest, request_id)
+
+
+def make_summary(entry: ModelEntry) -> dict[str, Any]:
+    """A line of the list of models."""
+    name = entry.folder.name
+    return {
+        "name": name,
+        "version": entry.folder.version,
+        "title": entry.manifest.title if entry.manifest else None,
+        "state": entry.state.value,
+        "reason": entry.reason,
+        "url": url_for("models.describe_model", model_name=name),
+    }
+
+
+def make_description(entry: ModelEntry, versions: list[str]) -> dict[str, Any]:
+    """All that a caller needs to build a request and to read its answer."""
+    name, version = entry.folder.name, entry.folder.version
+    description: dict[str, Any] = {
+        "name": name,
+        "version": version,
+        "versions": versions,
+        "state": entry.state.value,
+        "reason": entry.reason,
+        "notice": NOTICE,
+    }
+    if entry.manifest is None:
+        return description
+    manifest = entry.manifest
+    return description | {
+        "title": manifest.title,
+        "description": manifest.description,
+        "intended_use": manifest.intended_use,
+        "licence": manifest.licence,
+        "framework": manifest.framework,
+        "engine": entry.engine,
+        "artifact": {"file": manifest.artifact.file, "sha256": manifest.artifact.sha256},
+        "compiled": make_compiled(entry),
+        "input": make_input(manifest),
+        "output": make_output(manifest),
+        "metrics": {
+            metric: {"value": value.value, "interval_95": [value.low, value.high], "n": value.n, "data": value.data}
+            for metric, value in manifest.metrics.items()
+        },
+        "examples": [
+            url_for("models.send_example", model_name=name, file=file) for file in entry.folder.find_examples()
+        ],
+        "predict_url": url_for("predictions.predict", model_name=name),
+    }
+
+
+def make_compiled(entry: ModelEntry) -> dict[str, Any] | None:
+    """How the compiled model in use was made; None where the framework itself runs."""
+    if entry.report is None:
+        return None
+    return {
+        "ir_sha256": entry.report.ir_sha256,
+        "max_probability_difference": entry.report.max_probability_difference,
+        "images_compared": entry.report.images,
+        "framework": entry.report.framework,
+        "converter": entry.report.converter,
+    }
+
+
+def make_input(manifest: ModelManifest) -> dict[str, Any]:
+    """What to send."""
+    spec = manifest.input
+    return {
+        "formats": ACCEPTED,
+        "colour": "RGB",
+        "width_px": spec.width_px,
+        "height_px": spec.height_px,
+        "resize": f"any size is squeezed to width and height with the {spec.resize} filter",
+        "um_per_px": spec.um_per_px,
+    }
+
+
+def make_output(manifest: ModelManifest) -> dict[str, Any]:
+    """What comes back."""
+    spec = manifest.output
+    return {
+        "classes": list(spec.classes),
+        "positive_class": spec.positive_class,
+        "threshold": spec.threshold,
+        "threshold_source": spec.threshold_source,
+    }

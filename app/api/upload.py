@@ -1,0 +1,83 @@
+"""From a request to the files it carries: a raw body, a form, or JSON."""
+
+import base64
+import binascii
+import io
+import json
+from typing import IO, Any
+
+from flask import Request
+
+from app.errors import AnsweredError, BadRequestError, UnsupportedMediaError
+
+JSON_HELP = 'send {"instances": [{"data": "<base64 of a picture>"}]}'
+
+
+class MemoryRequest(Request):
+    """A request whose uploaded files stay in memory: no picture is ever written to a disk.
+
+    Werkzeug would move a form's file of over 500 kB to a temporary file. `SCANCER_MAX_BODY_BYTES` bounds the memory.
+    """
+
+    def _get_file_stream(
+        self,
+        total_content_length: int | None,  # noqa: ARG002  # werkzeug's signature
+        content_type: str | None,  # noqa: ARG002  # as above
+        filename: str | None = None,  # noqa: ARG002  # as above
+        content_length: int | None = None,  # noqa: ARG002  # as above
+    ) -> IO[bytes]:
+        return io.BytesIO()
+
+
+def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError]:
+    """Read the pictures of a prediction request, in order.
+
+    Args:
+        request: its content type decides: `multipart/form-data` holds one picture a file part, of any name;
+            `application/json` holds `{"instances": [{"data": "<base64>"}]}`; anything else, or none, is one picture.
+        max_images: most pictures that are taken.
+
+    Returns:
+        The files, not yet decoded. An instance that is no base64 stands as its own error.
+
+    Raises:
+        BadRequestError: no picture, too many, or a malformed body.
+        UnsupportedMediaError: the body is compressed.
+        RequestEntityTooLarge: the body is over the limit (werkzeug's own error).
+    """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaError("Compressed bodies are not taken; send the picture as it is.")
+    if request.mimetype == "multipart/form-data":
+        images: list[bytes | AnsweredError] = [part.read() for _, part in request.files.items(multi=True)]
+        if not images:
+            raise BadRequestError("The form holds no file; send the picture as a file part, e.g. -F image=@patch.png.")
+    elif request.mimetype == "application/json":
+        images = read_instances(request.get_data(cache=False))
+    else:
+        images = [request.get_data(cache=False)]
+    if len(images) > max_images:
+        raise BadRequestError(f"The request holds {len(images)} pictures; at most {max_images} are taken.")
+    return images
+
+
+def read_instances(body: bytes) -> list[bytes | AnsweredError]:
+    """Read `{"instances": [{"data": "<base64>"}]}`; raises `BadRequestError` if it is not of this shape."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadRequestError(f"The body is not JSON; {JSON_HELP}.") from None
+    instances = document.get("instances") if isinstance(document, dict) else None
+    if not isinstance(instances, list) or not instances:
+        raise BadRequestError(f"The JSON holds no instances; {JSON_HELP}.")
+    return [read_instance(instance) for instance in instances]
+
+
+def read_instance(instance: Any) -> bytes | AnsweredError:
+    """Read one instance: `{"data": …}`, or `{"b64": …}` as TensorFlow Serving's clients write it."""
+    text = (instance.get("data") or instance.get("b64")) if isinstance(instance, dict) else None
+    if not isinstance(text, str):
+        return BadRequestError(f"An instance holds no data; {JSON_HELP}.")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return BadRequestError("An instance's data is not base64.")

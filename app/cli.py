@@ -1,0 +1,143 @@
+"""The commands: `flask --app wsgi users …`, `flask --app wsgi models …`, `flask --app wsgi settings`."""
+
+import sys
+from collections.abc import Iterator
+
+import click
+from flask import Flask
+from flask.cli import AppGroup
+
+from app.api.context import services
+from app.api.users import ROLES, UsersFile
+from app.config import describe_settings
+from app.errors import ModelFolderError, OperatorError
+from app.repository.compiler import compile_in_process
+from app.repository.model_check import check_folder
+from app.repository.model_repository import CARD_FILE, ModelFolder, find_model_folders
+
+users_commands = AppGroup("users", help="Add, remove and list the users of the API.")
+models_commands = AppGroup("models", help="List, check and compile the model folders.")
+
+
+def register_commands(app: Flask) -> None:
+    """Add the commands to `flask`."""
+    app.cli.add_command(users_commands)
+    app.cli.add_command(models_commands)
+    app.cli.add_command(print_settings)
+
+
+@click.command("settings")
+def print_settings() -> None:
+    """Print every setting with its default and meaning, as a Markdown table."""
+    click.echo(describe_settings(), nl=False)
+
+
+@users_commands.command("add")
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), default="predict", show_default=True, help="What the user may do.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from the first line of standard input.")
+def add_user(name: str, role: str, password_stdin: bool) -> None:
+    """Add the user NAME, or give NAME a new password and role."""
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    try:
+        is_new = UsersFile(services().settings.instance).add(name, role, password)
+    except OperatorError as error:
+        raise click.ClickException(error.message) from None
+    click.echo(f"{'added' if is_new else 'changed'} {name} ({role})")
+
+
+@users_commands.command("remove")
+@click.argument("name")
+def remove_user(name: str) -> None:
+    """Remove the user NAME."""
+    try:
+        UsersFile(services().settings.instance).remove(name)
+    except OperatorError as error:
+        raise click.ClickException(error.message) from None
+    click.echo(f"removed {name}")
+
+
+@users_commands.command("list")
+def list_users() -> None:
+    """List the users and their roles."""
+    try:
+        users = UsersFile(services().settings.instance).read()
+    except OperatorError as error:
+        raise click.ClickException(error.message) from None
+    for user in users.values():
+        click.echo(f"{user.name}\t{user.role}")
+
+
+def choose_folders(name: str | None) -> Iterator[ModelFolder]:
+    """Yield the model folders a command is meant for: all, those of NAME, or the one NAME/VERSION."""
+    wanted_name, _, wanted_version = (name or "").partition("/")
+    try:
+        folders = find_model_folders(services().settings.models)
+    except ModelFolderError as error:
+        raise click.ClickException(error.message) from None
+    chosen = [
+        folder for folder in folders if wanted_name in ("", folder.name) and wanted_version in ("", folder.version)
+    ]
+    if not chosen:
+        raise click.ClickException(f"no model {name or ''} in {services().settings.models}")
+    yield from chosen
+
+
+@models_commands.command("list")
+def list_models() -> None:
+    """List the model folders: name, version, framework, licence and title."""
+    for folder in choose_folders(None):
+        try:
+            manifest = folder.read_manifest()
+        except ModelFolderError as error:
+            click.echo(f"{folder.name}\t{folder.version}\tunusable: {error.message}")
+            continue
+        click.echo("\t".join((folder.name, folder.version, manifest.framework, manifest.licence, manifest.title)))
+
+
+@models_commands.command("check")
+@click.argument("name", required=False)
+def check_models(name: str | None) -> None:
+    """Verify hashes, manifest, compiled model and example scores of NAME[/VERSION], or of all models."""
+    failed = False
+    for folder in choose_folders(name):
+        try:
+            difference = check_folder(folder, services().settings)
+            click.echo(f"ok {folder.name}/{folder.version}: examples within {difference:.1e} of their expected scores")
+        except OperatorError as error:
+            failed = True
+            click.echo(f"FAILED {folder.name}/{folder.version}: {error.message}", err=True)
+    sys.exit(int(failed))
+
+
+@models_commands.command("compile")
+@click.argument("name", required=False)
+def compile_models(name: str | None) -> None:
+    """Compile NAME[/VERSION], or all models, to OpenVINO, and compare the result with the framework."""
+    failed = False
+    for folder in choose_folders(name):
+        click.echo(f"compiling {folder.name}/{folder.version} …")
+        try:
+            report = compile_in_process(folder.path, services().settings.compile_timeout_s)
+            click.echo(
+                f"ok {folder.name}/{folder.version}: largest probability difference "
+                f"{report.max_probability_difference:.1e} over {report.images} images ({report.framework})"
+            )
+        except OperatorError as error:
+            failed = True
+            click.echo(f"FAILED {folder.name}/{folder.version}: {error.message}", err=True)
+    sys.exit(int(failed))
+
+
+@models_commands.command("card")
+@click.argument("name")
+def print_card(name: str) -> None:
+    """Print the model card of NAME[/VERSION]."""
+    for folder in choose_folders(name):
+        try:
+            click.echo((folder.path / CARD_FILE).read_text(encoding="utf-8"), nl=False)
+        except FileNotFoundError:
+            raise click.ClickException(f"{folder.name}/{folder.version} has no {CARD_FILE}") from None

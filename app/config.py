@@ -1,0 +1,178 @@
+"""Settings: everything an operator can turn, read once from the environment.
+
+Each field of `Settings` is the variable `SCANCER_<FIELD>`; its unit stands in its name, its meaning in `help`.
+`get_started/settings.md` is made from these fields (`flask --app wsgi settings`), and a test keeps them together.
+"""
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from app.errors import SettingsError
+
+PREFIX = "SCANCER_"
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Address(NamedTuple):
+    """A host and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_address(text: str) -> Address:
+    """Read `host:port` or `[ipv6]:port`; a leading `http://`, as TorchServe writes it, is dropped."""
+    found = re.fullmatch(r"(?:http://)?(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})/?", text)
+    if not found or not 1 <= int(found[2]) <= 65535:
+        raise ValueError(text)
+    return Address(found[1].strip("[]"), int(found[2]))
+
+
+def parse_whole(low: int, high: int) -> Callable[[str], int]:
+    """Make a reader of whole numbers from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,15}", text) or not low <= int(text) <= high:
+            raise ValueError(text)
+        return int(text)
+
+    return parse
+
+
+def parse_choice(*choices: str) -> Callable[[str], str]:
+    """Make a reader of one of `choices`, in any case."""
+
+    def parse(text: str) -> str:
+        found = {choice.lower(): choice for choice in choices}.get(text.lower())
+        if found is None:
+            raise ValueError(text)
+        return found
+
+    return parse
+
+
+def parse_folder(text: str) -> Path:
+    """Read a folder path; a relative one stands in the project's root."""
+    if not text or "\0" in text:
+        raise ValueError(text)
+    return PROJECT_ROOT / Path(text).expanduser()
+
+
+def setting(default: Any, parse: Callable[[str], Any], allowed: str, help: str) -> Any:
+    """Declare a setting: its default, how its text is read, which values are allowed, and what it means."""
+    return field(default=default, metadata={"parse": parse, "allowed": allowed, "help": help})
+
+
+def whole(default: int, low: int, high: int, help: str) -> Any:
+    """Declare a setting that is a whole number."""
+    return setting(default, parse_whole(low, high), f"a whole number from {low} to {high}", help)
+
+
+def address(port: int, help: str) -> Any:
+    """Declare a setting that is an address, on loopback unless it is set."""
+    return setting(Address("127.0.0.1", port), parse_address, "host:port, e.g. 0.0.0.0:8080", help)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one server, checked; see each field's `help` for its meaning."""
+
+    inference_address: Address = address(8080, "Where predictions, models and health are served.")
+    management_address: Address = address(8081, "Where models and health are served to operators.")
+    metrics_address: Address = address(
+        8082, "Where Prometheus reads `/metrics`; open on loopback, behind a password elsewhere."
+    )
+    models: Path = setting(PROJECT_ROOT / "models", parse_folder, "a folder", "The model repository.")
+    instance: Path = setting(
+        PROJECT_ROOT / "instance", parse_folder, "a folder", "Where users and run-time state are kept."
+    )
+    workers: int = whole(os.cpu_count() or 1, 1, 256, "gunicorn worker processes; the default is the number of cores.")
+    threads: int = whole(8, 1, 256, "Requests a worker handles at a time.")
+    inference_threads: int = whole(1, 1, 256, "Cores one inference may use, in each worker.")
+    queue_size: int = whole(16, 1, 10000, "Requests that may wait for one model in one worker; one more answers 503.")
+    engine: str = setting(
+        "auto",
+        parse_choice("auto", "native"),
+        "auto or native",
+        "`auto` runs each model as its manifest says; `native` runs all in their own frameworks.",
+    )
+    native_timeout_s: int = whole(120, 1, 3600, "Seconds a natively run model may take for one batch.")
+    compile_timeout_s: int = whole(600, 1, 86400, "Seconds a compilation at start may take.")
+    max_body_bytes: int = whole(32 * MIB, KIB, 1024 * MIB, "Largest request body, in bytes; a larger one answers 413.")
+    max_pixels: int = whole(25_000_000, 1, 1_000_000_000, "Largest picture, in pixels; a larger one answers 422.")
+    max_side_px: int = whole(16_384, 1, 65_535, "Longest side of a picture, in pixels; a longer one answers 422.")
+    max_images: int = whole(64, 1, 10000, "Most pictures in one request; more answer 400.")
+    login_memory_s: int = whole(300, 0, 86400, "Seconds a worker remembers a verified password; 0 forgets at once.")
+    request_timeout_s: int = whole(60, 1, 3600, "Seconds after which gunicorn replaces a worker that hangs.")
+    graceful_timeout_s: int = whole(30, 1, 3600, "Seconds that requests in flight get when the server stops.")
+    keepalive_s: int = whole(5, 0, 3600, "Seconds an idle connection is kept open.")
+    log_level: str = setting(
+        "INFO",
+        parse_choice("DEBUG", "INFO", "WARNING", "ERROR"),
+        "DEBUG, INFO, WARNING or ERROR",
+        "Least severe log line that is written.",
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Read the settings from the environment.
+
+        Raises:
+            SettingsError: a variable has a value that is not allowed, or is not a setting at all; the message names
+                it and what is allowed.
+        """
+        given = os.environ if environ is None else environ
+        known = {PREFIX + item.name.upper(): item for item in fields(cls)}
+        values: dict[str, Any] = {}
+        for name in sorted(name for name in given if name.startswith(PREFIX)):
+            if name not in known:
+                close = get_close_matches(name, known, 1)
+                raise SettingsError(f"{name} is not a setting{f'; did you mean {close[0]}?' if close else '.'}")
+            item = known[name]
+            try:
+                values[item.name] = item.metadata["parse"](given[name].strip())
+            except ValueError:
+                raise SettingsError(
+                    f"{name}={given[name]!r} is not allowed: it must be {item.metadata['allowed']}."
+                ) from None
+        return cls(**values)
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The distinct addresses to listen on."""
+        return tuple(dict.fromkeys((self.inference_address, self.management_address, self.metrics_address)))
+
+
+def describe_settings() -> str:
+    """Return the settings as a Markdown table."""
+    rows = ["| variable | default | allowed | meaning |", "| --- | --- | --- | --- |"]
+    for item in fields(Settings):
+        default = item.default
+        if isinstance(default, Path):
+            default = f"{default.relative_to(PROJECT_ROOT)}/"
+        if item.name == "workers":
+            default = "number of cores"
+        name = PREFIX + item.name.upper()
+        rows.append(f"| `{name}` | `{default}` | {item.metadata['allowed']} | {item.metadata['help']} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,53 @@
+"""What an engine is, and which there are."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from app.arrays import InputBatch, Scores
+from app.manifest import ModelManifest
+
+
+class Engine(Protocol):
+    """A runtime that turns pixels into scores.
+
+    An engine is built as `SomeEngine(folder, manifest, threads)`, which must be cheap: the work is in `load`.
+    Normalization belongs to the engine: it takes pixels as they are.
+
+    Thread safety: none is asked for; `BatchRunner` calls `infer` from one thread at a time.
+    """
+
+    def __init__(self, folder: Path, manifest: ModelManifest, threads: int) -> None:
+        """Remember what to load: the model folder, its manifest, and how many cores an inference may use."""
+
+    def load(self) -> None:
+        """Load the model.
+
+        Raises:
+            ModelFolderError: the folder's files cannot be served by this engine.
+        """
+
+    def infer(self, batch: InputBatch) -> Scores:
+        """Return the scores, float32 [N, outputs], of pixels, uint8 [N, H, W, 3], N of any size from 1.
+
+        Raises:
+            InferenceError: the runtime failed.
+        """
+
+    def close(self) -> None:
+        """Let go of memory and processes; `infer` is not called afterwards."""
+
+
+ENGINES = {
+    "openvino": "app.engines.openvino_engine:OpenVINOEngine",
+    "torch": "app.engines.torch_engine:TorchEngine",
+    "keras": "app.engines.keras_engine:KerasEngine",
+}
+"""Each engine's class by name; imported only when used, since each brings its framework with it."""
+
+
+def build_engine(name: str, folder: Path, manifest: ModelManifest, threads: int) -> Engine:
+    """Import the engine `name` and build it, without loading the model."""
+    module, _, attribute = ENGINES[name].partition(":")
+    engine: Engine = getattr(import_module(module), attribute)(folder, manifest, threads)
+    return engine

@@ -1,0 +1,307 @@
+"""`model.toml`, read into a typed and checked `ModelManifest`; `models/README.md` explains every key."""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from app.errors import ManifestError
+
+MANIFEST_FILE = "model.toml"
+MODEL_NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
+VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}")
+FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
+MAX_NAME_LENGTH = 63
+MAX_MANIFEST_BYTES = 64 * 1024
+MAX_SIDE_PX = 4096
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The weights file: its name in the model folder, its SHA-256, and for PyTorch the architecture it fills."""
+
+    file: str
+    sha256: str
+    architecture: str | None
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the network takes.
+
+    Attributes:
+        width_px, height_px: size every picture is brought to.
+        resize: Pillow filter used for it, the one of the training; part of the model.
+        mean, std: per channel, R G B, on the scale 0 to 255; the network sees (pixel - mean) / std.
+        um_per_px: micrometres a pixel of the training pictures, where that has a meaning.
+    """
+
+    width_px: int
+    height_px: int
+    resize: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    um_per_px: float | None
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """What the network's numbers mean.
+
+    Attributes:
+        classes: in output order.
+        activation: `softmax` over one output a class, or `sigmoid` of a single output.
+        positive_class: the class the threshold decides for; None for models of more than two classes.
+        threshold: smallest probability of the positive class that is called positive.
+        threshold_source: where the operating point comes from.
+    """
+
+    classes: tuple[str, ...]
+    activation: str
+    positive_class: str | None
+    threshold: float | None
+    threshold_source: str | None
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the network returns for one picture."""
+        return 1 if self.activation == "sigmoid" else len(self.classes)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured quality with its 95 % interval and the number of pictures it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    data: str
+
+
+@dataclass(frozen=True)
+class ModelManifest:
+    """One version of one model, as its folder describes it."""
+
+    name: str
+    version: str
+    title: str
+    description: str
+    framework: str
+    engine: str
+    licence: str
+    intended_use: str
+    artifact: Artifact
+    input: InputSpec
+    output: OutputSpec
+    metrics: Mapping[str, Metric]
+
+    @property
+    def graph_sha256(self) -> str:
+        """SHA-256 of everything besides the artifact that decides the compiled model's numbers."""
+        parts: dict[str, Any] = {
+            "framework": self.framework,
+            "architecture": self.artifact.architecture,
+            "input": asdict(self.input),
+        }
+        parts |= {"outputs": self.output.outputs}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class Table:
+    """A TOML table that is read key by key: a wrong type, a missing key or a leftover key names itself."""
+
+    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+        self._values = dict(values)
+        self._path = path
+
+    def _take(self, key: str, kinds: tuple[type, ...], default: Any) -> Any:
+        if key not in self._values:
+            if default is not ...:
+                return default
+            raise ManifestError(f"{MANIFEST_FILE}: {self._path}{key} is missing")
+        value = self._values.pop(key)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise ManifestError(f"{MANIFEST_FILE}: {self._path}{key} must be of type {names}")
+        return value
+
+    def fail(self, key: str, rule: str) -> ManifestError:
+        """Make the error that says which rule a key breaks."""
+        return ManifestError(f"{MANIFEST_FILE}: {self._path}{key} {rule}")
+
+    def text(self, key: str, pattern: re.Pattern[str] | None = None, default: Any = ...) -> Any:
+        """Take a string, matching `pattern` as a whole."""
+        value = self._take(key, (str,), default)
+        if value is not None and pattern and not pattern.fullmatch(value):
+            raise self.fail(key, f"must match {pattern.pattern}")
+        return value
+
+    def choice(self, key: str, *choices: str, default: Any = ...) -> str:
+        """Take one of a few strings."""
+        value = self._take(key, (str,), default)
+        if value not in choices:
+            raise self.fail(key, f"must be one of {', '.join(choices)}")
+        return str(value)
+
+    def number(self, key: str, low: float, high: float, default: Any = ...) -> Any:
+        """Take a number from `low` to `high` as a float."""
+        value = self._take(key, (int, float), default)
+        if value is None:
+            return None
+        if not low <= value <= high:  # NaN fails here too
+            raise self.fail(key, f"must be from {low} to {high}")
+        return float(value)
+
+    def whole(self, key: str, low: int, high: int) -> int:
+        """Take a whole number from `low` to `high`."""
+        value = self._take(key, (int,), ...)
+        if not low <= value <= high:
+            raise self.fail(key, f"must be from {low} to {high}")
+        return int(value)
+
+    def numbers(self, key: str, low: float, high: float) -> tuple[float, float, float]:
+        """Take three numbers, one a channel."""
+        values = self._take(key, (list,), ...)
+        if len(values) != 3 or not all(type(value) in (int, float) and low <= value <= high for value in values):
+            raise self.fail(key, f"must be three numbers from {low} to {high}")
+        return float(values[0]), float(values[1]), float(values[2])
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Take a list of distinct, non-empty strings."""
+        values = self._take(key, (list,), ...)
+        if not all(isinstance(value, str) and value for value in values) or len(set(values)) != len(values):
+            raise self.fail(key, "must be distinct, non-empty strings")
+        return tuple(values)
+
+    def table(self, key: str, default: Any = ...) -> "Table":
+        """Take a table."""
+        return Table(self._take(key, (dict,), default), f"{self._path}{key}.")
+
+    def names(self) -> tuple[str, ...]:
+        """The keys not taken yet."""
+        return tuple(self._values)
+
+    def end(self) -> None:
+        """Refuse what was not taken: a misspelt key must not be ignored in silence."""
+        if self._values:
+            raise self.fail(", ".join(self._values), "is not known")
+
+
+def read_manifest(folder: Path) -> ModelManifest:
+    """Read and check `model.toml` of the model folder `<name>/<version>`.
+
+    Raises:
+        ManifestError: it is missing, is not TOML, breaks a rule, or names another model or version than its folder.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ManifestError(f"{MANIFEST_FILE} is larger than {MAX_MANIFEST_BYTES} bytes")
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(f"{MANIFEST_FILE} is missing") from None
+    except OSError as error:
+        raise ManifestError(f"{MANIFEST_FILE} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"{MANIFEST_FILE} is not TOML: {error}") from error
+    manifest = parse_manifest(Table(document))
+    if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
+        raise ManifestError(
+            f"{MANIFEST_FILE} is of {manifest.name}/{manifest.version}, but its folder is "
+            f"{folder.parent.name}/{folder.name}"
+        )
+    return manifest
+
+
+def parse_manifest(table: Table) -> ModelManifest:
+    """Turn the parsed TOML into a manifest, or raise `ManifestError`."""
+    framework = table.choice("framework", "torch", "keras")
+    manifest = ModelManifest(
+        name=parse_name(table),
+        version=table.text("version", VERSION_PATTERN),
+        title=table.text("title"),
+        description=table.text("description"),
+        framework=framework,
+        engine=table.choice("engine", "compiled", "native", default="compiled"),
+        licence=table.text("licence"),
+        intended_use=table.text("intended_use"),
+        artifact=parse_artifact(table.table("artifact"), framework),
+        input=parse_input(table.table("input")),
+        output=parse_output(table.table("output")),
+        metrics=parse_metrics(table.table("metrics", {})),
+    )
+    table.end()
+    return manifest
+
+
+def parse_name(table: Table) -> str:
+    """Take the model name: `<dataset>-<task>`, short enough for a label and a path."""
+    name: str = table.text("name", MODEL_NAME_PATTERN)
+    if len(name) > MAX_NAME_LENGTH:
+        raise table.fail("name", f"must have at most {MAX_NAME_LENGTH} characters")
+    return name
+
+
+def parse_artifact(table: Table, framework: str) -> Artifact:
+    """Read `[artifact]`; only data formats are taken: safetensors for PyTorch, `.keras` for Keras."""
+    file = table.text("file", FILE_PATTERN)
+    suffix = {"torch": ".safetensors", "keras": ".keras"}[framework]
+    if not file.endswith(suffix):
+        raise table.fail("file", f"must end in {suffix} for {framework}: other formats can run code while loading")
+    architecture = table.text("architecture") if framework == "torch" else None
+    artifact = Artifact(file, table.text("sha256", SHA256_PATTERN), architecture)
+    table.end()
+    return artifact
+
+
+def parse_input(table: Table) -> InputSpec:
+    """Read `[input]`."""
+    spec = InputSpec(
+        width_px=table.whole("width_px", 1, MAX_SIDE_PX),
+        height_px=table.whole("height_px", 1, MAX_SIDE_PX),
+        resize=table.choice("resize", "nearest", "bilinear", "bicubic", "lanczos"),
+        mean=table.numbers("mean", 0, 255),
+        std=table.numbers("std", 1e-3, 1e3),
+        um_per_px=table.number("um_per_px", 1e-3, 1e4, default=None),
+    )
+    table.choice("colour", "RGB", default="RGB")
+    table.end()
+    return spec
+
+
+def parse_output(table: Table) -> OutputSpec:
+    """Read `[output]`; two classes need a threshold and its source."""
+    classes = table.texts("classes")
+    if len(classes) < 2:
+        raise table.fail("classes", "must be at least two")
+    activation = table.choice("activation", "softmax", "sigmoid")
+    positive = table.text("positive_class", default=None)
+    threshold = table.number("threshold", 0, 1, default=None)
+    source = table.text("threshold_source", default=None)
+    if activation == "sigmoid" and (len(classes) != 2 or positive != classes[1]):
+        raise table.fail("activation", "sigmoid needs two classes, the positive one last")
+    if len(classes) == 2 and None in (positive, threshold, source):
+        raise table.fail("classes", "of two need positive_class, threshold and threshold_source")
+    if len(classes) > 2 and (positive, threshold, source) != (None, None, None):
+        raise table.fail("threshold", "has a meaning for two classes only")
+    if positive is not None and positive not in classes:
+        raise table.fail("positive_class", "must be one of classes")
+    table.end()
+    return OutputSpec(classes, activation, positive, threshold, source)
+
+
+def parse_metrics(table: Table) -> dict[str, Metric]:
+    """Read `[metrics.*]`."""
+    metrics = {}
+    for name in table.names():
+        entry = table.table(name)
+        value, low, high = (entry.number(key, 0, 1) for key in ("value", "low", "high"))
+        metrics[name] = Metric(value, low, high, entry.whole("n", 1, 10**9), entry.text("data"))
+        entry.end()
+    return metrics

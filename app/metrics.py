@@ -1,0 +1,70 @@
+"""Every Prometheus collector, declared once.
+
+Import this module only where an app is made: `prometheus_client` decides on its multi-process mode when it is first
+imported. Under gunicorn each worker writes to files below `PROMETHEUS_MULTIPROC_DIR`, and any worker answers with the
+sum (`app/api/exporter.py`).
+"""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
+OTHER = "other"
+
+
+class Metrics:
+    """The collectors of one app. Labels take values from closed sets only: no raw path, method or model name."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "scancer_requests_total",
+            "HTTP requests by route rule, method, status and model.",
+            ("rule", "method", "status", "model"),
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "scancer_request_seconds",
+            "Whole time of an HTTP request in the worker, by route rule.",
+            ("rule",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.predictions = Counter(
+            "scancer_predictions_total",
+            "Predictions by model, version and class.",
+            ("model", "version", "class"),
+            registry=self.registry,
+        )
+        self.prediction_seconds = Histogram(
+            "scancer_prediction_seconds",
+            "Time of one prediction request by stage: decode, queue, inference, whole.",
+            ("model", "version", "stage"),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.model_state = Gauge(
+            "scancer_model_state",
+            "Workers in which the model version is in this state.",
+            ("model", "version", "state"),
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
+
+    def count_request(self, rule: str, method: str, status: int, model: str, seconds: float) -> None:
+        """Count one answered HTTP request."""
+        method = method if method in METHODS else OTHER
+        self.requests.labels(rule, method, str(status), model).inc()
+        self.request_seconds.labels(rule).observe(seconds)
+
+    def observe_prediction(self, model: str, version: str, stages: dict[str, float]) -> None:
+        """Record where the time of one prediction request went, in seconds by stage."""
+        for stage, seconds in stages.items():
+            self.prediction_seconds.labels(model, version, stage).observe(seconds)
+
+    def show_state(self, model: str, version: str, state: str, states: Iterable[str]) -> None:
+        """Set the state of a model version in this worker; `states` are all there are."""
+        for other in states:
+            self.model_state.labels(model, version, other).set(int(other == state))

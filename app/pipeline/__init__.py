@@ -1,0 +1,1 @@
+"""Everything between bytes and answer; `served_model.py` is the place to start."""

@@ -1,0 +1,130 @@
+"""The whole way from bytes to answer. Start reading here."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.arrays import RGBImage
+from app.engines.base import Engine
+from app.errors import AnsweredError
+from app.manifest import ModelManifest
+from app.pipeline.batch import BatchRunner
+from app.pipeline.decode import ImageLimits, decode
+from app.pipeline.postprocess import Decision, decide, to_probabilities
+from app.pipeline.preprocess import preprocess
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where the time of a request went, in seconds; several pictures of a request are summed."""
+
+    decode_s: float
+    queue_s: float
+    inference_s: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it was understood, ready for the engine.
+
+    Attributes:
+        pixels: uint8, [H, W, 3], at the model's size.
+        width_px, height_px: upright size before that.
+        format, mode: the file's own.
+        conversions: what was done to reach `pixels`, in order.
+        warnings: what makes the picture unfit for any model.
+    """
+
+    pixels: RGBImage
+    width_px: int
+    height_px: int
+    format: str
+    mode: str
+    conversions: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one picture."""
+
+    decision: Decision
+    picture: Picture
+
+
+class ServedModel:
+    """One version of a model, ready to answer.
+
+    Thread safety: `predict` and `predict_many` may be called from any thread.
+    """
+
+    def __init__(self, manifest: ModelManifest, engine: Engine, limits: ImageLimits, queue_size: int) -> None:
+        self.manifest = manifest
+        self._limits = limits
+        self._runner = BatchRunner(engine, queue_size)
+
+    def predict(self, body: bytes) -> tuple[Prediction, Timing]:
+        """Classify one picture: bytes in, answer out.
+
+        Args:
+            body: a PNG, JPEG, TIFF, BMP or WebP file.
+
+        Raises:
+            RequestError: the picture cannot be taken; see `decode`.
+            ServiceError: the queue is full, or the engine failed.
+        """
+        started = time.perf_counter()
+        picture = self.understand(body)
+        decode_s = time.perf_counter() - started
+        scores, queue_s, inference_s = self._runner.infer(picture.pixels[np.newaxis])
+        probabilities = to_probabilities(scores, self.manifest.output)
+        decision = decide(probabilities[0], self.manifest.output)
+        return Prediction(decision, picture), Timing(decode_s, queue_s, inference_s)
+
+    def understand(self, body: bytes) -> Picture:
+        """Decode one file and bring it to the model's size; raises as `decode` does."""
+        image = decode(body, self._limits)
+        pixels = preprocess(image.pixels, self.manifest.input)
+        (width, height), conversions = image.pixels.size, image.conversions
+        if pixels.shape[:2] != (height, width):
+            conversions += (f"resized from {width}x{height} to {pixels.shape[1]}x{pixels.shape[0]}",)
+        single_colour = bool((pixels == pixels[0, 0]).all())
+        warnings = ("The picture shows a single colour; the answer means nothing.",) if single_colour else ()
+        return Picture(pixels, width, height, image.format, image.mode, conversions, warnings)
+
+    def predict_many(self, bodies: Sequence[bytes | AnsweredError]) -> tuple[list[Prediction | AnsweredError], Timing]:
+        """Classify several pictures as one batch; one that cannot be taken gets its own error, in its place.
+
+        Args:
+            bodies: files, or the errors that reading them from the request already gave.
+
+        Raises:
+            ServiceError: the queue is full, or the engine failed: then no picture has an answer.
+        """
+        started = time.perf_counter()
+        pictures = [self._try_to_understand(body) for body in bodies]
+        decode_s = time.perf_counter() - started
+        batch = [picture.pixels for picture in pictures if isinstance(picture, Picture)]
+        if not batch:
+            return [picture for picture in pictures if isinstance(picture, AnsweredError)], Timing(decode_s, 0, 0)
+        scores, queue_s, inference_s = self._runner.infer(np.stack(batch))
+        rows = iter(to_probabilities(scores, self.manifest.output))
+        answers = [
+            Prediction(decide(next(rows), self.manifest.output), picture) if isinstance(picture, Picture) else picture
+            for picture in pictures
+        ]
+        return answers, Timing(decode_s, queue_s, inference_s)
+
+    def _try_to_understand(self, body: bytes | AnsweredError) -> Picture | AnsweredError:
+        if isinstance(body, AnsweredError):
+            return body
+        try:
+            return self.understand(body)
+        except AnsweredError as error:
+            return error
+
+    def close(self) -> None:
+        """Let the engine go, after the batch it is running."""
+        self._runner.close()

@@ -1,0 +1,1 @@
+"""Models on disk (`model_repository`) and in memory (`model_registry`)."""

@@ -1,0 +1,146 @@
+"""The slow road, in a process of its own: artifact -> framework -> compiled model, compared and reported.
+
+`python -m app.repository.compiler MODEL_FOLDER` compiles one version, or prints the reason on stderr and ends with 1.
+Callers use `compile_in_process`, so that no framework is ever imported where requests are served.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from app.arrays import InputBatch
+from app.config import PROJECT_ROOT
+from app.engines.base import Engine, build_engine
+from app.engines.compile import ConvertibleEngine, converter_version, require_framework, write_ir
+from app.engines.report import (
+    COMPILED_FOLDER,
+    IR_FILE,
+    TOLERANCE,
+    WEIGHTS_FILE,
+    CompileReport,
+    hash_files,
+    read_report,
+)
+from app.errors import CompiledModelError, ModelFolderError
+from app.manifest import ModelManifest, read_manifest
+from app.pipeline.decode import ImageLimits, decode
+from app.pipeline.postprocess import to_probabilities
+from app.pipeline.preprocess import preprocess
+from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
+
+RANDOM_IMAGES = 32
+RANDOM_SEED = 0
+GRAIN_PX = 8
+EXAMPLE_LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
+
+
+def compile_in_process(folder: Path, timeout_s: int) -> CompileReport:
+    """Compile one model version in a new process and read its report.
+
+    Raises:
+        FrameworkMissingError: the model's framework is not installed here.
+        CompiledModelError: the conversion failed, took too long, or strays too far from the framework.
+    """
+    manifest = read_manifest(folder)
+    require_framework(manifest)
+    command = [sys.executable, "-m", "app.repository.compiler", str(folder.resolve())]
+    try:
+        done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired:
+        raise CompiledModelError(f"compilation took longer than {timeout_s} s") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise CompiledModelError(lines[-1] if lines else f"compilation ended with code {done.returncode}")
+    return read_report(folder, manifest)
+
+
+def compile_model(folder: Path) -> CompileReport:
+    """Compile one model version in this process, compare it, and put the result into its `compiled/`.
+
+    Raises:
+        ModelFolderError: the folder cannot be read or written, or the compiled model strays from the framework.
+    """
+    manifest = read_manifest(folder)
+    ModelFolder(folder).verify_artifact(manifest)
+    require_framework(manifest)
+    reference: ConvertibleEngine = build_engine(manifest.framework, folder, manifest, os.cpu_count() or 1)  # type: ignore[assignment]  # the frameworks' own engines all convert
+    reference.load()
+    staging = folder / f".compiling-{os.getpid()}"
+    target = staging / COMPILED_FOLDER
+    try:
+        target.mkdir(parents=True)
+        write_ir(reference, target / IR_FILE)
+        batch = make_comparison_batch(manifest, folder)
+        difference = compare(reference, staging, manifest, batch)
+        report = CompileReport(
+            artifact_sha256=manifest.artifact.sha256,
+            graph_sha256=manifest.graph_sha256,
+            ir_sha256=hash_files(target / IR_FILE, target / WEIGHTS_FILE),
+            max_probability_difference=difference,
+            tolerance=TOLERANCE,
+            images=len(batch),
+            framework=reference.describe(),
+            converter=converter_version(),
+        )
+        report.write(target)
+        shutil.rmtree(folder / COMPILED_FOLDER, ignore_errors=True)
+        target.replace(folder / COMPILED_FOLDER)
+    except OSError as error:
+        raise CompiledModelError(f"the compiled model cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        reference.close()
+    return report
+
+
+def compare(reference: Engine, staging: Path, manifest: ModelManifest, batch: InputBatch) -> float:
+    """Return the largest difference of a probability between the staged compiled model and its framework.
+
+    Raises:
+        CompiledModelError: it is more than `TOLERANCE`.
+    """
+    compiled = build_engine("openvino", staging, manifest, os.cpu_count() or 1)
+    compiled.load()
+    ours, theirs = (to_probabilities(engine.infer(batch), manifest.output) for engine in (compiled, reference))
+    compiled.close()
+    difference = float(np.abs(ours - theirs).max())
+    if difference > TOLERANCE:
+        raise CompiledModelError(
+            f"the compiled model's probabilities differ from those of {manifest.framework} by {difference:.2e}; "
+            f"at most {TOLERANCE:.0e} is allowed"
+        )
+    return difference
+
+
+def make_comparison_batch(manifest: ModelManifest, folder: Path) -> InputBatch:
+    """The model's example pictures and 32 seeded random ones (half noise, half coarse), as uint8 [N, H, W, 3]."""
+    spec = manifest.input
+    random = np.random.default_rng(RANDOM_SEED)
+    noise = random.integers(0, 256, (RANDOM_IMAGES // 2, spec.height_px, spec.width_px, 3), dtype=np.uint8)
+    rows, columns = -(-spec.height_px // GRAIN_PX), -(-spec.width_px // GRAIN_PX)
+    grains = random.integers(0, 256, (RANDOM_IMAGES // 2, rows, columns, 3), dtype=np.uint8)
+    coarse = grains.repeat(GRAIN_PX, axis=1).repeat(GRAIN_PX, axis=2)[:, : spec.height_px, : spec.width_px]
+    examples = [
+        preprocess(decode((folder / EXAMPLES_FOLDER / name).read_bytes(), EXAMPLE_LIMITS).pixels, spec)[np.newaxis]
+        for name in ModelFolder(folder).find_examples()
+    ]
+    return np.ascontiguousarray(np.concatenate([noise, coarse, *examples]))
+
+
+def main() -> int:
+    """Compile the model folder named on the command line."""
+    try:
+        report = compile_model(Path(sys.argv[1]))
+    except ModelFolderError as error:
+        print(error.message.replace("\n", " "), file=sys.stderr)
+        return 1
+    print(f"largest probability difference {report.max_probability_difference:.2e} over {report.images} images")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Checks a model folder as a whole: hashes, manifest, compiled model, and the scores of its examples."""
+
+import json
+
+from app.config import Settings
+from app.engines.base import Engine, build_engine
+from app.engines.process_engine import ProcessEngine
+from app.errors import AnsweredError, IntegrityError
+from app.manifest import ModelManifest
+from app.pipeline.decode import ImageLimits
+from app.pipeline.served_model import ServedModel
+from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
+
+EXPECTED_FILE = "expected.json"
+
+
+def check_folder(folder: ModelFolder, settings: Settings) -> float:
+    """Check one model version.
+
+    Returns:
+        The largest difference of an example's probability from the expected one.
+
+    Raises:
+        ModelFolderError: the first thing found wrong.
+    """
+    manifest = folder.read_manifest()
+    folder.verify_artifact(manifest)
+    if settings.engine == "native" or manifest.engine == "native":
+        engine: Engine = ProcessEngine(folder.path, manifest, settings)
+    else:
+        folder.read_report(manifest)
+        engine = build_engine("openvino", folder.path, manifest, settings.inference_threads)
+    engine.load()
+    limits = ImageLimits(settings.max_pixels, settings.max_side_px)
+    served = ServedModel(manifest, engine, limits, settings.queue_size)
+    try:
+        return compare_examples(folder, manifest, served)
+    finally:
+        served.close()
+
+
+def compare_examples(folder: ModelFolder, manifest: ModelManifest, served: ServedModel) -> float:
+    """Predict every example and compare with `expected.json`.
+
+    Raises:
+        IntegrityError: an example cannot be read, has no expected scores, or strays from them.
+    """
+    examples = folder.path / EXAMPLES_FOLDER
+    try:
+        document = json.loads((examples / EXPECTED_FILE).read_text(encoding="utf-8"))
+        expected, tolerance = dict(document["probabilities"]), float(document["tolerance"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{EXAMPLES_FOLDER}/{EXPECTED_FILE} cannot be read: {error}") from error
+    if set(expected) != set(folder.find_examples()) or not expected:
+        raise IntegrityError(f"{EXAMPLES_FOLDER}/{EXPECTED_FILE} does not name the pictures that are there")
+    largest = 0.0
+    for name in folder.find_examples():
+        try:
+            prediction, _ = served.predict((examples / name).read_bytes())
+        except AnsweredError as error:
+            raise IntegrityError(f"{EXAMPLES_FOLDER}/{name}: {error.message}") from error
+        actual = prediction.decision.probabilities
+        if set(expected[name]) != set(manifest.output.classes):
+            raise IntegrityError(f"{EXAMPLES_FOLDER}/{EXPECTED_FILE} names other classes for {name}")
+        difference = max(abs(actual[label] - float(expected[name][label])) for label in actual)
+        if not difference <= tolerance:
+            raise IntegrityError(
+                f"{EXAMPLES_FOLDER}/{name}: a probability strays by {difference:.1e} from the expected"
+            )
+        largest = max(largest, difference)
+    return largest

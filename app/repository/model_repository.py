@@ -1,0 +1,77 @@
+"""Finds and verifies the model folders on disk: `<models>/<name>/<version>/model.toml`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.engines.report import CompileReport, hash_files, read_report
+from app.errors import IntegrityError, ManifestError
+from app.manifest import MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, read_manifest
+
+EXAMPLES_FOLDER = "examples"
+CARD_FILE = "MODEL_CARD.md"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """The folder of one model version; name and version are those of the path."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Model name."""
+        return self.path.parent.name
+
+    @property
+    def version(self) -> str:
+        """Version."""
+        return self.path.name
+
+    def read_manifest(self) -> ModelManifest:
+        """Read `model.toml`; raises `ManifestError`."""
+        return read_manifest(self.path)
+
+    def verify_artifact(self, manifest: ModelManifest) -> None:
+        """Compare the artifact with the manifest's SHA-256.
+
+        Raises:
+            IntegrityError: the artifact is missing, a link, or another file.
+        """
+        path = self.path / manifest.artifact.file
+        if path.is_symlink() or not path.is_file():
+            raise IntegrityError(f"{path.name} is missing, or is not a plain file")
+        if hash_files(path) != manifest.artifact.sha256:
+            raise IntegrityError(f"{path.name} is not the file that the manifest's sha256 names")
+
+    def read_report(self, manifest: ModelManifest) -> CompileReport:
+        """Read the compiled model's report; raises `CompiledModelError` unless it is valid."""
+        return read_report(self.path, manifest)
+
+    def find_examples(self) -> tuple[str, ...]:
+        """File names of the example pictures, sorted."""
+        folder = self.path / EXAMPLES_FOLDER
+        return tuple(sorted(path.name for path in folder.glob("*") if path.suffix in (".png", ".jpg")))
+
+
+def find_model_folders(root: Path) -> list[ModelFolder]:
+    """Find every model version below `root`, by name and then version; other files and folders are passed over.
+
+    Raises:
+        ManifestError: `root` is not a folder.
+    """
+    if not root.is_dir():
+        raise ManifestError(f"{root} is not a folder")
+    return [
+        ModelFolder(version)
+        for name in sorted(root.iterdir())
+        if name.is_dir() and MODEL_NAME_PATTERN.fullmatch(name.name)
+        for version in sorted(name.iterdir(), key=lambda path: order_version(path.name))
+        if version.is_dir() and VERSION_PATTERN.fullmatch(version.name)
+    ]
+
+
+def order_version(version: str) -> tuple[tuple[int, int, str], ...]:
+    """Key that sorts versions as people count: 1.9 before 1.10."""
+    parts = re.findall(r"\d+|[^\d._-]+", version)
+    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts)

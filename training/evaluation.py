@@ -1,0 +1,80 @@
+"""How good scores are: AUC, sensitivity and specificity, each with a 95 % interval."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+BOOTSTRAP_ROUNDS = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure between 0 and 1 with its 95 % interval and the number of images it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def rank_auc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties counted half.
+
+    Args:
+        labels: int64 [N], 0 or 1, both present.
+        scores: float64 [N], any scale.
+    """
+    order = np.argsort(scores, kind="stable")
+    _, first, counts = np.unique(scores[order], return_index=True, return_counts=True)
+    ranks = np.empty(len(scores))
+    ranks[order] = np.repeat(first + (counts + 1) / 2, counts)
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    return float((ranks[labels == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def estimate_auc(labels: NDArray[np.int64], scores: NDArray[np.float64], seed: int = 0) -> Estimate:
+    """AUC with a percentile bootstrap interval, resampled within each class."""
+    random = np.random.default_rng(seed)
+    groups = [np.flatnonzero(labels == label) for label in (0, 1)]
+    draws = []
+    for _ in range(BOOTSTRAP_ROUNDS):
+        rows = np.concatenate([random.choice(group, len(group)) for group in groups])
+        draws.append(rank_auc(labels[rows], scores[rows]))
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Estimate(rank_auc(labels, scores), float(low), float(high), len(labels))
+
+
+def estimate_share(hits: int, n: int) -> Estimate:
+    """A share with Wilson's score interval (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
+    share = hits / n
+    centre = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
+    half = Z_95 * np.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2)) / (1 + Z_95**2 / n)
+    return Estimate(share, float(centre - half), float(centre + half), n)
+
+
+def evaluate(labels: NDArray[np.int64], scores: NDArray[np.float64], threshold: float) -> dict[str, Estimate]:
+    """AUC, and sensitivity and specificity of the decision `score >= threshold`."""
+    called = scores >= threshold
+    positive = labels == 1
+    return {
+        "auc": estimate_auc(labels, scores),
+        "sensitivity": estimate_share(int((called & positive).sum()), int(positive.sum())),
+        "specificity": estimate_share(int((~called & ~positive).sum()), int((~positive).sum())),
+    }
+
+
+def threshold_at_youden(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
+    """The threshold with the largest sensitivity + specificity (Youden 1950)."""
+    candidates = np.unique(scores)
+    sensitivity = [(scores[labels == 1] >= threshold).mean() for threshold in candidates]
+    specificity = [(scores[labels == 0] < threshold).mean() for threshold in candidates]
+    return float(candidates[int(np.argmax(np.add(sensitivity, specificity)))])
+
+
+def threshold_at_sensitivity(labels: NDArray[np.int64], scores: NDArray[np.float64], sensitivity: float) -> float:
+    """The largest threshold that still finds this share of the positives."""
+    positives = np.sort(scores[labels == 1])
+    return float(positives[int(np.floor((1 - sensitivity) * len(positives)))])

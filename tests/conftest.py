@@ -1,0 +1,153 @@
+"""Fixtures: the shipped models, an app with its client, and a real server on free ports."""
+
+import base64
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import create_app
+from app.api.users import UsersFile
+from app.config import PROJECT_ROOT, Settings
+
+USER, PASSWORD = "tester", "correct horse battery"
+MANAGER, MANAGER_PASSWORD = "keeper", "staple horse battery"
+DATA = PROJECT_ROOT.parent / "shared" / "data"
+START_TIMEOUT_S = 60
+
+
+def basic(user: str = USER, password: str = PASSWORD) -> dict[str, str]:
+    """The header of HTTP Basic auth."""
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+@pytest.fixture(scope="session")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An instance folder with one user of each role."""
+    folder = tmp_path_factory.mktemp("instance")
+    UsersFile(folder).add(USER, "predict", PASSWORD)
+    UsersFile(folder).add(MANAGER, "manage", MANAGER_PASSWORD)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def settings(instance: Path) -> Settings:
+    """The default settings, but for the instance folder."""
+    return Settings(instance=instance)
+
+
+@pytest.fixture(scope="session")
+def app(settings: Settings) -> Flask:
+    """An app with the shipped models loaded."""
+    return create_app(settings)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A client without credentials; add `headers=basic()`."""
+    return app.test_client()
+
+
+@pytest.fixture(scope="session")
+def pcam_example() -> bytes:
+    """A drawn patch, PNG, 96x96 RGB."""
+    return (PROJECT_ROOT / "models/pcam-classification/1.0/examples/synthetic-normal.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def isic_example() -> bytes:
+    """A drawn lesion, JPEG, 600x450 RGB."""
+    return (PROJECT_ROOT / "models/isic-classification/1.0/examples/synthetic-benign.jpg").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real pictures; the test is skipped where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip(f"the real pictures are not here: {DATA.relative_to(PROJECT_ROOT.parent)} is absent")
+    return DATA
+
+
+def find_free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@dataclass
+class LiveServer:
+    """A real gunicorn on free ports; stop it with `stop`."""
+
+    instance: Path
+    log: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    process: "subprocess.Popen[bytes] | None" = None
+    ports: list[int] = field(default_factory=lambda: find_free_ports(3))
+
+    @property
+    def inference(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    @property
+    def management(self) -> str:
+        return f"http://127.0.0.1:{self.ports[1]}"
+
+    @property
+    def metrics(self) -> str:
+        return f"http://127.0.0.1:{self.ports[2]}"
+
+    def start(self) -> "LiveServer":
+        """Start gunicorn as an operator would, and wait until it is ready."""
+        names = ("INFERENCE", "MANAGEMENT", "METRICS")
+        addresses = {f"SCANCER_{n}_ADDRESS": f"127.0.0.1:{p}" for n, p in zip(names, self.ports, strict=True)}
+        environment = {**os.environ, "SCANCER_INSTANCE": str(self.instance), **addresses, **self.environment}
+        with self.log.open("wb") as log:
+            command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+            self.process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=log)
+        self.wait_until_ready()
+        return self
+
+    def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until /health/ready answers 200."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.inference}/health/ready", timeout=5):
+                    return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                assert self.process is not None
+                assert self.process.poll() is None, self.log.read_text()
+                time.sleep(0.05)
+        raise AssertionError(f"not ready after {timeout_s} s:\n{self.log.read_text()}")
+
+    def stop(self) -> None:
+        """Stop gunicorn and wait."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def server(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A running server with two workers, shared by all tests that leave it as they found it."""
+    live = LiveServer(instance, tmp_path_factory.mktemp("server") / "log", {"SCANCER_WORKERS": "2"})
+    try:
+        yield live.start()
+    finally:
+        live.stop()

@@ -112,23 +112,23 @@ class LiveServer:
     def metrics(self) -> str:
         return f"http://127.0.0.1:{self.ports[2]}"
 
-    def start(self) -> "LiveServer":
-        """Start gunicorn as an operator would, and wait until it is ready."""
+    def start(self, wait_for: str = "/health/ready") -> "LiveServer":
+        """Start gunicorn as an operator would, and wait until a path answers 200."""
         names = ("INFERENCE", "MANAGEMENT", "METRICS")
         addresses = {f"SCANCER_{n}_ADDRESS": f"127.0.0.1:{p}" for n, p in zip(names, self.ports, strict=True)}
         environment = {**os.environ, "SCANCER_INSTANCE": str(self.instance), **addresses, **self.environment}
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
             self.process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=log)
-        self.wait_until_ready()
+        self.wait_until_answered(wait_for)
         return self
 
-    def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until /health/ready answers 200."""
+    def wait_until_answered(self, path: str, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until a path answers 200."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             try:
-                with urllib.request.urlopen(f"{self.inference}/health/ready", timeout=5):
+                with urllib.request.urlopen(self.inference + path, timeout=5):
                     return
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 assert self.process is not None

@@ -8,7 +8,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from http import HTTPStatus
+from typing import Any, TypeVar, cast
 
 from flask import Flask, current_app, request
 from flask_httpauth import HTTPBasicAuth
@@ -31,8 +33,21 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 def require(role: str) -> Callable[[View], View]:
     """Guard a view: only a user with this role comes in; others are answered 401 or 403."""
-    guard: Callable[[View], View] = auth.login_required(role=role)
-    return guard
+    guard = auth.login_required(role=role)
+
+    def decorate(view: View) -> View:
+        guarded = guard(view)
+
+        @wraps(view)
+        def check(*args: Any, **kwargs: Any) -> Any:
+            # Flask-HTTPAuth lets every OPTIONS pass, for the sake of CORS; here one answers a document.
+            if request.method == "OPTIONS" and not auth.authenticate(auth.get_auth(), None):
+                refuse(HTTPStatus.UNAUTHORIZED)
+            return guarded(*args, **kwargs)
+
+        return cast(View, check)
+
+    return decorate
 
 
 class Authenticator:
@@ -118,7 +133,8 @@ def register_auth(app: Flask, authenticator: Authenticator) -> None:
 
 def verify_password(name: str, password: str) -> User | None:
     """Return the user of the request's credentials."""
-    if request.authorization is None or not name:
+    # Flask-HTTPAuth takes the credentials of any scheme for Basic ones.
+    if request.authorization is None or request.authorization.type != "basic" or not name:
         return None
     authenticator: Authenticator = current_app.extensions["authenticator"]
     user = authenticator.verify(name, password or "")

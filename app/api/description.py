@@ -8,6 +8,8 @@ from typing import Any
 from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
+from app.api.auth import require
+
 blueprint = Blueprint("description", __name__)
 
 DOCUMENT = Path(__file__).with_name("openapi.json")
@@ -22,6 +24,7 @@ def read_document() -> dict[str, Any]:
 
 @blueprint.get("/api-description")
 @blueprint.route("/", methods=["OPTIONS"], provide_automatic_options=False)
+@require("predict")
 def describe_api() -> ResponseReturnValue:
     """Send the document."""
     return jsonify(read_document())

@@ -14,7 +14,8 @@ blueprint = Blueprint("models", __name__)
 HTML = "text/html"
 
 
-@blueprint.get("/")
+@blueprint.get("/", provide_automatic_options=False)  # OPTIONS / is the API description
+@require("predict")
 def index() -> ResponseReturnValue:
     """Lead a browser to the list of models."""
     return redirect(url_for("models.list_models"), code=303)

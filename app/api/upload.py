@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from flask import Request
 
-from app.errors import AnsweredError, BadRequestError, UnsupportedMediaError
+from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, UnsupportedMediaError
 
 JSON_HELP = 'send {"instances": [{"data": "<base64 of a picture>"}]}'
 
@@ -43,10 +43,11 @@ def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError
     Raises:
         BadRequestError: no picture, too many, or a malformed body.
         UnsupportedMediaError: the body is compressed.
-        RequestEntityTooLarge: the body is over the limit (werkzeug's own error).
+        BodyTooLargeError, RequestEntityTooLarge: the body is over the limit, of unknown or of stated length.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaError("Compressed bodies are not taken; send the picture as it is.")
+    hold_chunked_body(request)
     if request.mimetype == "multipart/form-data":
         images: list[bytes | AnsweredError] = [part.read() for _, part in request.files.items(multi=True)]
         if not images:
@@ -58,6 +59,23 @@ def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError
     if len(images) > max_images:
         raise BadRequestError(f"The request holds {len(images)} pictures; at most {max_images} are taken.")
     return images
+
+
+def hold_chunked_body(request: Request) -> None:
+    """Read a body of unknown length into memory, so that it has a length.
+
+    Werkzeug would cut such a body at the limit and go on, as if the picture were damaged.
+
+    Raises:
+        BodyTooLargeError: it is over the limit.
+    """
+    limit = request.max_content_length
+    if "CONTENT_LENGTH" in request.environ or limit is None:
+        return
+    body = request.environ["wsgi.input"].read(limit + 1)
+    if len(body) > limit:
+        raise BodyTooLargeError(f"The body is larger than {limit} bytes.")
+    request.environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
 
 
 def read_instances(body: bytes) -> list[bytes | AnsweredError]:

@@ -71,6 +71,11 @@ class ProcessEngine:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
 
+    @property
+    def process_id(self) -> int | None:
+        """Of the child; None while there is none."""
+        return self._process.pid if self._process else None
+
     def load(self) -> None:
         """Start the process and wait until its model is loaded.
 

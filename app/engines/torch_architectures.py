@@ -5,9 +5,13 @@ model folder, so that loading a model cannot run code which came with it.
 """
 
 import math
+import sys
 from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -127,7 +131,47 @@ def scale_channels(channels: int, width: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * scaled else rounded
 
 
+def import_torchvision() -> ModuleType:
+    """Import torchvision, also beside a CPU build of PyTorch.
+
+    The registries' torchvision is built for CUDA: beside a CPU build its compiled operators do not load, and the import
+    fails on two operators it only wants to describe. Declaring their schemas is enough for the image classifiers.
+    """
+    try:
+        return import_module("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+    OPERATORS.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]  # torch ships no annotation
+    OPERATORS.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]  # torch ships no annotation
+    return import_module("torchvision")
+
+
+OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # as above
+"""Keeps the declared schemas alive."""
+
+
+def from_torchvision(name: str) -> Callable[[int], nn.Module]:
+    """Make a builder of one of torchvision's classifiers, without weights; nothing is downloaded."""
+
+    def build(classes: int) -> nn.Module:
+        network: nn.Module = import_torchvision().models.get_model(name, weights=None, num_classes=classes)
+        return network
+
+    return build
+
+
+TORCHVISION_CLASSIFIERS = (
+    "densenet121",
+    "densenet161",
+    "efficientnet_b0",
+    "mobilenet_v3_small",
+    "resnet18",
+    "resnet50",
+)
+
 ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
+    **{name: from_torchvision(name) for name in TORCHVISION_CLASSIFIERS},
     "efficientnet_lite0": lambda classes: EfficientNetLite(1.0, 1.0, classes),
     "efficientnet_lite1": lambda classes: EfficientNetLite(1.0, 1.1, classes),
     "efficientnet_lite2": lambda classes: EfficientNetLite(1.1, 1.2, classes),

@@ -85,6 +85,8 @@ class TorchEngine:
         with warnings.catch_warnings():
             # The padding is computed from the input's size, which is fixed: a constant is right.
             warnings.filterwarnings("ignore", category=TracerWarning)
+            # OpenVINO's reader traces; torch would rather export, to a format that runs code when it is loaded.
+            warnings.filterwarnings("ignore", message=r"`torch\.jit\.trace", category=DeprecationWarning)
             return openvino.convert_model(
                 self.network, example_input=example, input=[-1, 3, spec.height_px, spec.width_px]
             )

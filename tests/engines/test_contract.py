@@ -1,0 +1,91 @@
+"""One suite over all engines: the same pictures, the same answers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.arrays import InputBatch
+from app.config import PROJECT_ROOT, Settings
+from app.engines.base import ENGINES, Engine, build_engine
+from app.engines.process_engine import ProcessEngine
+from app.manifest import ModelManifest, read_manifest
+from app.pipeline.postprocess import to_probabilities
+
+PCAM = PROJECT_ROOT / "models/pcam-classification/1.0"
+ISIC = PROJECT_ROOT / "models/isic-classification/1.0"
+CASES = [("openvino", PCAM), ("openvino", ISIC), ("torch", PCAM), ("keras", ISIC), ("process", PCAM)]
+TOLERANCE = 1e-4
+
+# TensorFlow's and Keras' own imports warn of what their dependencies will drop.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def test_every_engine_is_in_the_suite() -> None:
+    assert {name for name, _ in CASES} >= set(ENGINES)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1].parent.name}")
+def case(request: pytest.FixtureRequest) -> Iterator[tuple[Engine, ModelManifest, Path]]:
+    name, folder = request.param
+    manifest = read_manifest(folder)
+    engine: Engine
+    if name == "process":
+        engine = ProcessEngine(folder, manifest, Settings())
+    else:
+        engine = build_engine(name, folder, manifest, 1)
+    engine.load()
+    yield engine, manifest, folder
+    engine.close()
+    engine.close()  # closing twice does no harm
+
+
+def random_batch(manifest: ModelManifest, count: int, seed: int = 7) -> InputBatch:
+    random = np.random.default_rng(seed)
+    return random.integers(0, 256, (count, manifest.input.height_px, manifest.input.width_px, 3), dtype=np.uint8)
+
+
+def test_scores_are_float32_one_row_a_picture(case: tuple[Engine, ModelManifest, Path]) -> None:
+    engine, manifest, _ = case
+    scores = engine.infer(random_batch(manifest, 3))
+    assert scores.dtype == np.float32
+    assert scores.shape == (3, manifest.output.outputs)
+
+
+def test_batches_of_any_size_in_any_order_give_each_picture_its_own_row(
+    case: tuple[Engine, ModelManifest, Path],
+) -> None:
+    engine, manifest, _ = case
+    batch = random_batch(manifest, 5)
+    whole = engine.infer(batch)
+    parts = [engine.infer(np.ascontiguousarray(batch[rows])) for rows in (slice(0, 1), slice(1, 4), slice(4, 5))]
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-4)
+    np.testing.assert_allclose(engine.infer(np.ascontiguousarray(batch[::-1])), whole[::-1], atol=1e-4)
+
+
+def test_returned_scores_are_not_changed_by_the_next_call(case: tuple[Engine, ModelManifest, Path]) -> None:
+    engine, manifest, _ = case
+    scores = engine.infer(random_batch(manifest, 1, seed=1))
+    kept = scores.copy()
+    engine.infer(random_batch(manifest, 1, seed=2))
+    np.testing.assert_array_equal(scores, kept)
+
+
+def test_the_batch_is_left_as_it_was_and_may_be_read_only(case: tuple[Engine, ModelManifest, Path]) -> None:
+    engine, manifest, _ = case
+    batch = random_batch(manifest, 2)
+    batch.setflags(write=False)
+    kept = batch.copy()
+    engine.infer(batch)
+    np.testing.assert_array_equal(batch, kept)
+
+
+def test_engine_agrees_with_the_compiled_model(case: tuple[Engine, ModelManifest, Path]) -> None:
+    engine, manifest, folder = case
+    compiled = build_engine("openvino", folder, manifest, 1)
+    compiled.load()
+    batch = random_batch(manifest, 8)
+    ours, theirs = (to_probabilities(each.infer(batch), manifest.output) for each in (compiled, engine))
+    compiled.close()
+    assert np.abs(ours - theirs).max() <= TOLERANCE

@@ -1,0 +1,61 @@
+"""A native model runs in a process of its own: its death or delay costs one answer, not the server."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.config import PROJECT_ROOT, Settings
+from app.engines.process_engine import ProcessEngine
+from app.errors import InferenceError, ModelProcessError
+from app.manifest import read_manifest
+
+PCAM = PROJECT_ROOT / "models/pcam-classification/1.0"
+BATCH = np.zeros((1, 96, 96, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def engine() -> ProcessEngine:
+    return ProcessEngine(PCAM, read_manifest(PCAM), Settings(native_timeout_s=20))
+
+
+def test_killed_process_costs_one_answer_and_the_next_is_right(engine: ProcessEngine) -> None:
+    engine.load()
+    expected = engine.infer(BATCH)
+    assert engine.process_id is not None
+    os.kill(engine.process_id, signal.SIGKILL)
+    with pytest.raises(InferenceError):
+        engine.infer(BATCH)
+    np.testing.assert_array_equal(engine.infer(BATCH), expected)
+    engine.close()
+
+
+def test_stuck_process_is_ended_at_the_timeout() -> None:
+    engine = ProcessEngine(PCAM, read_manifest(PCAM), Settings(native_timeout_s=1))
+    engine.load()
+    stuck = engine.process_id
+    assert stuck is not None
+    os.kill(stuck, signal.SIGSTOP)
+    with pytest.raises(InferenceError):
+        engine.infer(BATCH)
+    assert not Path(f"/proc/{stuck}").exists()
+    engine.close()
+
+
+def test_reason_of_a_failed_start_reaches_the_parent(tmp_path: Path) -> None:
+    folder = tmp_path / "pcam-classification/1.0"
+    shutil.copytree(PCAM, folder, ignore=shutil.ignore_patterns("compiled", "examples"))
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    engine = ProcessEngine(folder, read_manifest(folder), Settings())
+    with pytest.raises(ModelProcessError, match="does not hold the weights of efficientnet_lite0"):
+        engine.load()
+
+
+def test_close_ends_the_process(engine: ProcessEngine) -> None:
+    engine.load()
+    process = engine.process_id
+    engine.close()
+    assert not Path(f"/proc/{process}").exists()

@@ -1,0 +1,175 @@
+"""The registry: what is loaded, what is not and why, and what happens to folders that need the slow road."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from app.config import Settings
+from app.errors import ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
+from app.repository.model_registry import ModelEntry, ModelRegistry, State
+from app.repository.model_repository import order_version
+
+WAIT_S = 120
+
+
+class Watched:
+    """A registry with an event for each state a version reaches."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.seen: list[tuple[str, State]] = []
+        self.settled = threading.Event()
+        self.registry = ModelRegistry(settings, self.note)
+
+    def note(self, entry: ModelEntry) -> None:
+        self.seen.append((entry.folder.version, entry.state))
+        if entry.state in (State.READY, State.UNAVAILABLE):
+            self.settled.set()
+
+
+def load(models: Path, instance: Path, **more: object) -> ModelRegistry:
+    registry = ModelRegistry(Settings(models=models, instance=instance, **more), lambda _: None)  # type: ignore[arg-type]
+    registry.load_all()
+    return registry
+
+
+def add_version(pcam: Path, version: str) -> Path:
+    folder = pcam.parent / version
+    shutil.copytree(pcam, folder)
+    manifest = (folder / "model.toml").read_text()
+    (folder / "model.toml").write_text(manifest.replace('version = "1.0"', f'version = "{version}"'))
+    return folder
+
+
+def test_compiled_model_is_ready_at_once(models: Path, tmp_path: Path, pcam_example: bytes) -> None:
+    registry = load(models, tmp_path)
+    entry = registry.get("pcam-classification")
+    assert (entry.state, entry.engine, entry.reason) == (State.READY, "openvino", "")
+    prediction, _ = registry.get_served("pcam-classification").predict(pcam_example)
+    assert prediction.decision.class_name in ("normal", "metastatic")
+    registry.close()
+    assert registry.get("pcam-classification").state is State.UNLOADING
+
+
+def test_default_is_the_newest_version_as_people_count(models: Path, pcam: Path, tmp_path: Path) -> None:
+    for version in ("1.9", "1.10"):
+        add_version(pcam, version)
+    registry = load(models, tmp_path)
+    assert registry.versions("pcam-classification") == ["1.0", "1.9", "1.10"]
+    assert registry.get("pcam-classification").folder.version == "1.10"
+    assert registry.get("pcam-classification", "1.9").folder.version == "1.9"
+    assert [entry.folder.version for entry in registry.defaults()] == ["1.10"]
+
+
+@pytest.mark.parametrize(
+    "older, newer", [("1.0", "1.1"), ("1.9", "1.10"), ("2", "10"), ("1.0-rc1", "1.0-rc2"), ("1.0", "1.0.1")]
+)
+def test_versions_are_ordered_as_people_count(older: str, newer: str) -> None:
+    assert order_version(older) < order_version(newer)
+
+
+def test_unknown_model_and_version_are_told_apart(models: Path, tmp_path: Path) -> None:
+    registry = load(models, tmp_path)
+    with pytest.raises(ModelNotFoundError, match="Model not found: nope"):
+        registry.get("nope")
+    with pytest.raises(ModelVersionNotFoundError, match="version: 9 does not exist for model: pcam-classification"):
+        registry.get("pcam-classification", "9")
+
+
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        (lambda folder: (folder / "model.toml").unlink(), "model.toml is missing"),
+        (lambda folder: (folder / "model.toml").write_text("="), "is not TOML"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "is not the file"),
+    ],
+    ids=["no manifest", "broken manifest", "no artifact", "other artifact"],
+)
+def test_damaged_folder_is_unavailable_with_its_reason_and_the_others_serve(
+    models: Path, pcam: Path, tmp_path: Path, damage: object, reason: str
+) -> None:
+    damage(add_version(pcam, "2.0"))  # type: ignore[operator]
+    registry = load(models, tmp_path)
+    entry = registry.get("pcam-classification", "2.0")
+    assert entry.state is State.UNAVAILABLE
+    assert reason in entry.reason
+    with pytest.raises(ServiceUnavailableError):
+        registry.get_served("pcam-classification", "2.0")
+    assert registry.get("pcam-classification", "1.0").state is State.READY
+
+
+def test_artifact_that_is_a_link_is_refused(models: Path, pcam: Path, tmp_path: Path) -> None:
+    artifact = pcam / "model.safetensors"
+    artifact.rename(tmp_path / "elsewhere")
+    artifact.symlink_to(tmp_path / "elsewhere")
+    assert "not a plain file" in load(models, tmp_path).get("pcam-classification").reason
+
+
+def test_missing_model_folder_leaves_an_empty_registry(tmp_path: Path) -> None:
+    assert load(tmp_path / "absent", tmp_path).entries() == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: shutil.rmtree(folder / "compiled"),
+        lambda folder: (folder / "compiled/model.bin").write_bytes(b"x"),
+        lambda folder: (folder / "compiled/report.json").write_text("{}"),
+        lambda folder: (folder / "model.toml").write_text(
+            (folder / "model.toml").read_text().replace("mean = [127.0", "mean = [120.0")
+        ),
+    ],
+    ids=["absent", "changed", "no report", "another input"],
+)
+def test_model_without_a_valid_compiled_one_is_compiled_at_start(
+    models: Path, pcam: Path, tmp_path: Path, damage: object
+) -> None:
+    damage(pcam)  # type: ignore[operator]
+    watched = Watched(Settings(models=models, instance=tmp_path))
+    watched.registry.load_all()
+    assert watched.seen[0][1] is State.LOADING
+    assert watched.settled.wait(WAIT_S)
+    entry = watched.registry.get("pcam-classification")
+    assert (entry.state, entry.reason) == (State.READY, "")
+    assert entry.report is not None
+    assert entry.report.max_probability_difference <= 1e-4
+
+
+def test_without_its_framework_the_reason_says_what_to_install(
+    models: Path, pcam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(pcam / "compiled")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    watched = Watched(Settings(models=models, instance=tmp_path))
+    watched.registry.load_all()
+    assert watched.settled.wait(WAIT_S)
+    assert watched.registry.get("pcam-classification").reason == (
+        "torch is not installed here, and the model is not compiled; run 'pip install -r requirements.txt'"
+    )
+
+
+def test_native_engine_serves_in_a_process_of_its_own(models: Path, tmp_path: Path, pcam_example: bytes) -> None:
+    compiled = load(models, tmp_path)
+    watched = Watched(Settings(models=models, instance=tmp_path, engine="native"))
+    watched.registry.load_all()
+    assert watched.settled.wait(WAIT_S)
+    entry = watched.registry.get("pcam-classification")
+    assert (entry.state, entry.engine) == (State.READY, "torch")
+    one, two = (
+        registry.get_served("pcam-classification").predict(pcam_example)[0].decision.confidence
+        for registry in (compiled, watched.registry)
+    )
+    assert one == pytest.approx(two, abs=1e-4)
+    watched.registry.close()
+
+
+def test_manifest_can_ask_for_the_native_engine(models: Path, pcam: Path, tmp_path: Path) -> None:
+    manifest = (pcam / "model.toml").read_text()
+    (pcam / "model.toml").write_text(manifest.replace('framework = "torch"', 'framework = "torch"\nengine = "native"'))
+    watched = Watched(Settings(models=models, instance=tmp_path))
+    watched.registry.load_all()
+    assert watched.settled.wait(WAIT_S)
+    assert watched.registry.get("pcam-classification").engine == "torch"
+    watched.registry.close()

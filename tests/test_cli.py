@@ -1,0 +1,116 @@
+"""The commands, run as an operator runs them."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+from werkzeug.security import check_password_hash
+
+from app.config import PROJECT_ROOT, describe_settings
+
+
+def flask(*arguments: str, text: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **{f"SCANCER_{name.upper()}": value for name, value in settings.items()}}
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
+    return subprocess.run(
+        command, cwd=PROJECT_ROOT, env=environment, input=text, capture_output=True, text=True, check=False
+    )
+
+
+def test_user_is_added_listed_changed_and_removed(tmp_path: Path) -> None:
+    where = {"instance": str(tmp_path)}
+    assert flask("users", "add", "ada", "--password-stdin", text="a good password\n", **where).stdout == (
+        "added ada (predict)\n"
+    )
+    users = tmp_path / "users"
+    name, role, password_hash = users.read_text().strip().split(":", 2)
+    assert (name, role) == ("ada", "predict")
+    assert password_hash.startswith("scrypt:")
+    assert check_password_hash(password_hash, "a good password")
+    assert stat.S_IMODE(users.stat().st_mode) == 0o600
+    done = flask("users", "add", "ada", "--role", "manage", "--password-stdin", text="another password\n", **where)
+    assert done.stdout == "changed ada (manage)\n"
+    assert flask("users", "list", **where).stdout == "ada\tmanage\n"
+    assert flask("users", "remove", "ada", **where).stdout == "removed ada\n"
+    assert users.read_text() == ""
+    done = flask("users", "remove", "ada", **where)
+    assert (done.returncode, done.stderr) == (1, "Error: there is no user ada\n")
+
+
+def test_password_with_control_characters_or_too_short_is_refused(tmp_path: Path) -> None:
+    for password in ("short", "tab\tinside", "escape\x1binside"):
+        done = flask("users", "add", "ada", "--password-stdin", text=password + "\n", instance=str(tmp_path))
+        assert done.returncode == 1
+        assert "control characters" in done.stderr
+    assert not (tmp_path / "users").exists()
+
+
+def test_name_with_a_colon_is_refused(tmp_path: Path) -> None:
+    done = flask("users", "add", "a:b", "--password-stdin", text="a good password\n", instance=str(tmp_path))
+    assert (done.returncode, "a name is" in done.stderr) == (1, True)
+
+
+def test_models_are_listed_checked_and_their_cards_printed() -> None:
+    listed = flask("models", "list").stdout.splitlines()
+    assert [line.split("\t")[:3] for line in listed] == [
+        ["isic-classification", "1.0", "keras"],
+        ["pcam-classification", "1.0", "torch"],
+    ]
+    checked = flask("models", "check")
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout.count("ok ") == 2
+    card = flask("models", "card", "pcam-classification").stdout
+    assert card == (PROJECT_ROOT / "models/pcam-classification/1.0/MODEL_CARD.md").read_text()
+
+
+def test_check_names_a_changed_artifact_and_fails(tmp_path: Path) -> None:
+    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "pcam-classification")
+    artifact = tmp_path / "pcam-classification/1.0/model.safetensors"
+    artifact.write_bytes(artifact.read_bytes()[:-1] + b"\x00\x00")
+    done = flask("models", "check", models=str(tmp_path))
+    assert done.returncode == 1
+    assert "FAILED pcam-classification/1.0: model.safetensors is not the file" in done.stderr
+
+
+def test_check_names_an_example_whose_score_moved(tmp_path: Path) -> None:
+    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "pcam-classification")
+    examples = tmp_path / "pcam-classification/1.0/examples"
+    shutil.copy(examples / "synthetic-normal.png", examples / "synthetic-metastatic.png")
+    done = flask("models", "check", models=str(tmp_path))
+    assert done.returncode == 1
+    assert "examples/synthetic-metastatic.png: a probability strays by" in done.stderr
+
+
+def test_compile_writes_a_report_of_one_model(tmp_path: Path) -> None:
+    shutil.copytree(PROJECT_ROOT / "models/isic-classification", tmp_path / "isic-classification")
+    shutil.rmtree(tmp_path / "isic-classification/1.0/compiled")
+    done = flask("models", "compile", "isic-classification", models=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "largest probability difference" in done.stdout
+    assert "keras 3." in done.stdout
+    assert flask("models", "check", models=str(tmp_path)).returncode == 0
+
+
+def test_unknown_model_is_named(tmp_path: Path) -> None:
+    for command in ("check", "compile", "card"):
+        done = flask("models", command, "nope")
+        assert done.returncode == 1
+        assert "no model nope" in done.stderr
+
+
+def test_settings_are_printed_as_a_table() -> None:
+    assert flask("settings").stdout == describe_settings()
+
+
+def test_commands_do_not_load_the_models(tmp_path: Path) -> None:
+    done = flask("users", "list", models=str(tmp_path / "absent"), instance=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_bad_setting_stops_a_command_with_its_name(tmp_path: Path) -> None:
+    done = flask("users", "list", workers="0")
+    assert done.returncode != 0
+    assert "SCANCER_WORKERS='0' is not allowed: it must be a whole number from 1 to 256." in done.stderr

@@ -19,6 +19,8 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     Raises:
         SettingsError: a setting is not allowed.
     """
+    import logging.config
+
     import click
     from flask import Flask
 
@@ -32,6 +34,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from app.api.upload import MemoryRequest
     from app.api.users import UsersFile
     from app.config import Settings
+    from app.logs import make_log_config
     from app.metrics import Metrics
     from app.repository.model_registry import ModelEntry, ModelRegistry, State
 
@@ -63,6 +66,8 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
 
     # A command other than `flask run` serves nobody: adding a user must not wait for the models.
     command = click.get_current_context(silent=True)
+    if command is not None and command.info_name == "run":
+        logging.config.dictConfig(make_log_config(settings.log_level))
     if command is None or command.info_name == "run":
         registry.load_all()
     return app

@@ -47,6 +47,12 @@ def make_log_config(level: str) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": "app.logs.JSONFormatter"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-        "loggers": {"app": own, "gunicorn.error": own, "py.warnings": own},
+        "loggers": {
+            "app": own,
+            "gunicorn.error": own,
+            "py.warnings": own,
+            # The development server's own lines hold paths as they came; ours hold route rules.
+            "werkzeug": {**own, "level": "WARNING"},
+        },
         "root": {"level": "WARNING", "handlers": ["stderr"]},
     }

@@ -25,8 +25,8 @@ def make_exporter_blueprint(metrics: Metrics) -> Blueprint:
     @blueprint.get("/metrics")
     @open_on_loopback
     def metrics_page() -> ResponseReturnValue:
-        names = request.args.getlist("name[]") or None
-        text, content_type = exporter.generate_metrics(request.headers.get("Accept"), names)
+        # Without the exporter's filter `name[]`: in multi-process mode it filters before there is anything to filter.
+        text, content_type = exporter.generate_metrics(request.headers.get("Accept"))
         return Response(text, content_type=content_type)
 
     return blueprint

@@ -46,13 +46,14 @@ def describe_model(model_name: str, version: str | None = None) -> ResponseRetur
 
 
 @blueprint.get("/models/<model_name>/examples/<file>")
+@blueprint.get("/models/<model_name>/<version>/examples/<file>")
 @require("predict")
-def send_example(model_name: str, file: str) -> ResponseReturnValue:
-    """Send an example picture of the model's default version; they are drawn, and show no patient."""
-    entry = services().registry.get(model_name)
+def send_example(model_name: str, file: str, version: str | None = None) -> ResponseReturnValue:
+    """Send an example picture of a version; they are drawn, and show no patient."""
+    entry = services().registry.get(model_name, version)
     if file not in entry.folder.find_examples():
         raise ResourceNotFoundError("The model has no such example.")
-    return send_from_directory(entry.folder.path / EXAMPLES_FOLDER, file)
+    return send_from_directory(entry.folder.path / EXAMPLES_FOLDER, file, conditional=False)
 
 
 def wants_page() -> bool:

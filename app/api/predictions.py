@@ -6,7 +6,7 @@ from flask import Blueprint, Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
 from app.api.auth import require
-from app.api.context import facts, services
+from app.api.context import NOTICE, facts, services
 from app.api.schemas import make_item, make_prediction
 from app.api.upload import read_images
 from app.errors import AnsweredError
@@ -75,4 +75,4 @@ def wants_plain_text() -> bool:
 
 def plain_text(text: str) -> Response:
     """Make a plain text answer."""
-    return Response(text + "\n", mimetype=PLAIN_TEXT)
+    return Response(text + "\n", mimetype=PLAIN_TEXT, headers={"X-Notice": NOTICE})

@@ -71,6 +71,9 @@ def make_description(entry: ModelEntry, versions: list[str]) -> dict[str, Any]:
     if entry.manifest is None:
         return description
     manifest = entry.manifest
+    chosen: dict[str, Any] = (
+        {"model_name": name} if version == versions[-1] else {"model_name": name, "version": version}
+    )
     return description | {
         "title": manifest.title,
         "description": manifest.description,
@@ -86,10 +89,8 @@ def make_description(entry: ModelEntry, versions: list[str]) -> dict[str, Any]:
             metric: {"value": value.value, "interval_95": [value.low, value.high], "n": value.n, "data": value.data}
             for metric, value in manifest.metrics.items()
         },
-        "examples": [
-            url_for("models.send_example", model_name=name, file=file) for file in entry.folder.find_examples()
-        ],
-        "predict_url": url_for("predictions.predict", model_name=name),
+        "examples": [url_for("models.send_example", **chosen, file=file) for file in entry.folder.find_examples()],
+        "predict_url": url_for("predictions.predict", **chosen),
     }
 
 

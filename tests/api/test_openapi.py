@@ -277,7 +277,9 @@ def test_answer_for_one_picture_is_as_documented(
 
 
 @pytest.mark.parametrize(
-    "make_body", [lambda *files: {"data": form(*files)}, lambda *files: {"json": instances(*files)}]
+    "make_body",
+    [lambda *files: {"data": form(*files)}, lambda *files: {"json": instances(*files)}],
+    ids=["form", "json"],
 )
 def test_answer_for_several_pictures_is_as_documented(
     make_body: Callable[..., Document],

@@ -1,5 +1,6 @@
-"""Every folder of models/: complete, sound, and answering as its framework did; found by itself, none is listed here."""
+"""Every folder of models/: complete, sound, and answering as its framework did. None is listed here."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,6 @@ def test_folder_holds_no_code(folder: ModelFolder) -> None:
 
 
 def test_no_example_is_a_picture_of_the_training_data(real_data: Path) -> None:
-    import hashlib
-
     known = "".join(path.read_text() for path in real_data.glob("*_manifest.csv"))
     for folder in FOLDERS:
         for name in folder.find_examples():

@@ -1,0 +1,39 @@
+"""The page in a real browser."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.conftest import PASSWORD, USER, LiveServer
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--virtual-time-budget=5000",
+)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
+@pytest.mark.parametrize("model", ["pcam-classification", "isic-classification"])
+def test_browser_shows_what_curl_is_told(server: LiveServer, tmp_path: Path, model: str) -> None:
+    url = f"{server.inference}/models/{model}"
+    facts = requests.get(url, auth=(USER, PASSWORD), timeout=10).json()
+    with_user = url.replace("http://", f"http://{USER}:{PASSWORD.replace(' ', '%20')}@")
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *OPTIONS, f"--user-data-dir={tmp_path}", "--enable-logging=stderr", "--dump-dom", with_user]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    for word in (*facts["output"]["classes"], facts["artifact"]["sha256"], facts["licence"], "READY", facts["notice"]):
+        assert word in done.stdout
+    # The browser says so in its console when the policy in our own header keeps it from loading something.
+    assert "Content Security Policy" not in done.stderr
+    assert "style.css" in server.log.read_text() or "/static/<path:filename>" in server.log.read_text()

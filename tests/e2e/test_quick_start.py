@@ -1,0 +1,90 @@
+"""The quick start, run as a newcomer runs it, from a clone of its own."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from app.config import PROJECT_ROOT
+from tests.conftest import find_free_ports
+
+TIMEOUT_S = 300
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+def clone(folder: Path) -> Path:
+    """A copy of what git tracks, without environments and build outputs."""
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT_ROOT, capture_output=True, check=True).stdout
+    for name in filter(None, names.decode().split("\0")):
+        if (PROJECT_ROOT / name).exists() and not name.startswith(("tests/", "training/", "benchmarks/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT_ROOT / name, folder / name)
+    return folder
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "get_started/quick_start.sh", *arguments]
+    environment = {**os.environ, **environment}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+
+
+def addresses(ports: list[int]) -> dict[str, str]:
+    names = ("INFERENCE", "MANAGEMENT", "METRICS")
+    return {f"SCANCER_{name}_ADDRESS": f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="installs an environment; runs where CI is set")
+def test_quick_start_ends_with_both_answers_and_stops_the_server(tmp_path: Path) -> None:
+    ports = find_free_ports(3)
+    done = run(clone(tmp_path), "--check", **addresses(ports))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count('"notice":"Research use only. Not for diagnosis."') == 2
+    password = re.search(r"^Password: (\S+)", done.stdout, re.MULTILINE)
+    assert password is not None
+    assert (
+        f"$ curl --user demo:{password[1]} http://127.0.0.1:{ports[0]}/predictions/pcam-classification" in done.stdout
+    )
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", ports[0])) != 0
+    site_packages = next((tmp_path / ".venv/lib").glob("python3*/site-packages"))
+    assert not (site_packages / "torch").exists()
+    assert sum(path.lstat().st_size for path in (tmp_path / ".venv").rglob("*")) < 400e6
+
+
+def test_wrong_python_gets_told_which_is_right(tmp_path: Path) -> None:
+    done = run(clone(tmp_path), "--check", PYTHON="/bin/false")
+    assert done.returncode == 1
+    assert "Python 3.11, 3.12 or 3.13 is needed" in done.stderr
+
+
+def test_unknown_option_is_named(tmp_path: Path) -> None:
+    done = run(clone(tmp_path), "--wrong")
+    assert (done.returncode, "unknown option --wrong" in done.stderr) == (1, True)
+
+
+def test_no_network_gets_told_what_to_do(tmp_path: Path) -> None:
+    offline = {
+        "PIP_INDEX_URL": "http://127.0.0.1:9/",
+        "PIP_EXTRA_INDEX_URL": "",
+        "PIP_FIND_LINKS": "",
+        "PIP_RETRIES": "0",
+    }
+    done = run(clone(tmp_path), "--check", PIP_NO_CACHE_DIR="1", PIP_CONFIG_FILE=os.devnull, **offline)
+    assert done.returncode == 1
+    assert "Is there a network" in done.stderr
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="installs an environment; runs where CI is set")
+def test_taken_port_is_named_with_what_to_do(tmp_path: Path) -> None:
+    ports = find_free_ports(3)
+    with socket.create_server(("127.0.0.1", ports[1])):
+        done = run(clone(tmp_path), "--check", **addresses(ports))
+    assert done.returncode == 1
+    assert f"127.0.0.1:{ports[1]} is taken" in done.stderr
+    assert "SCANCER_MANAGEMENT_ADDRESS" in done.stderr

@@ -1,0 +1,79 @@
+"""The documents tell the truth: the README's answers, links, maps and tables are compared with what is there."""
+
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import requests
+
+from app.config import PROJECT_ROOT, describe_settings
+from tests.conftest import PASSWORD, USER, LiveServer
+
+README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [
+    path
+    for path in sorted(PROJECT_ROOT.rglob("*.md"))
+    if not {"node_modules", ".venv", ".venv-check", ".pytest_cache"} & set(path.relative_to(PROJECT_ROOT).parts)
+]
+
+
+def answer_in_readme(name: str) -> dict[str, object]:
+    found = re.search(rf"<!-- answer: {name} -->\n```json\n(.*?)\n```", README, re.DOTALL)
+    assert found is not None
+    answer: dict[str, object] = json.loads(found[1])
+    return answer
+
+
+def curl_line_in_readme(name: str) -> list[str]:
+    found = re.search(rf"^curl --user demo:PASSWORD .*/predictions/{name}-classification .*$", README, re.MULTILINE)
+    assert found is not None
+    return shlex.split(found[0])
+
+
+@pytest.mark.parametrize("name", ["pcam", "isic"])
+def test_answer_in_the_readme_is_the_servers(server: LiveServer, name: str) -> None:
+    line = curl_line_in_readme(name)
+    url, file = line[3].replace("http://127.0.0.1:8080", server.inference), line[5]
+    body = (PROJECT_ROOT / file).read_bytes()
+    told, given = answer_in_readme(name), requests.put(url, data=body, auth=(USER, PASSWORD), timeout=30).json()
+    assert list(told) == list(given)
+    for key in set(told) - {"request_id", "confidence", "probabilities"}:
+        assert told[key] == given[key], key
+    # Processors round differently: the last digits may move from one machine to the next.
+    assert told["confidence"] == pytest.approx(given["confidence"], abs=1e-4)
+    assert told["probabilities"] == pytest.approx(given["probabilities"], abs=1e-4)
+
+
+def test_readme_names_the_two_commands() -> None:
+    assert "bash get_started/quick_start.sh" in README
+    assert "sh tests/check.sh" in README
+    assert README.count("Research use only. Not for diagnosis.") >= 1
+
+
+def test_readme_maps_every_folder_and_no_other() -> None:
+    tree = re.search(r"## Where things stand\n\n```\n(.*?)```", README, re.DOTALL)
+    assert tree is not None
+    named = set(re.findall(r"^(\w+)/", tree[1], re.MULTILINE))
+    there = {path.name for path in PROJECT_ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    assert named == there - {"instance", "node_modules"}
+
+
+def test_settings_document_is_what_the_command_prints() -> None:
+    text = (PROJECT_ROOT / "get_started/settings.md").read_text(encoding="utf-8")
+    assert text.endswith(describe_settings())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT_ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\((?!https?://)([^)#]+)\)", document.read_text(encoding="utf-8")):
+        assert (document.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("name", ["pcam", "isic"])
+def test_figures_in_the_readme_are_those_of_the_manifests(name: str) -> None:
+    manifest = tomllib.loads((PROJECT_ROOT / f"models/{name}-classification/1.0/model.toml").read_text())
+    for metric in manifest["metrics"].values():
+        assert f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})" in README

@@ -1,0 +1,78 @@
+"""The requirement files agree, and pip finds wheels for every platform they name."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+
+from app.config import PROJECT_ROOT
+
+FULL, DIRECT, SERVE = "requirements_linux_macos.txt", "requirements.txt", "requirements_serve.txt"
+PLATFORMS = {
+    "linux-x86_64": ("linux", "x86_64", [f"manylinux_2_{minor}_x86_64" for minor in range(5, 36)]),
+    "linux-arm64": ("linux", "aarch64", [f"manylinux_2_{minor}_aarch64" for minor in range(17, 36)]),
+    "macos-arm64": ("darwin", "arm64", [f"macosx_{major}_0_arm64" for major in range(11, 15)]),
+    "macos-intel": (
+        "darwin",
+        "x86_64",
+        [f"macosx_10_{minor}_x86_64" for minor in range(9, 17)] + [f"macosx_{m}_0_x86_64" for m in range(11, 15)],
+    ),
+}
+
+
+def read(name: str) -> list[Requirement]:
+    lines = (PROJECT_ROOT / name).read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def chosen(name: str, system: str, machine: str) -> dict[str, str]:
+    """Name and version of what a platform takes from a file."""
+    environment = {**default_environment(), "sys_platform": system, "platform_machine": machine}
+    environment |= {"python_version": "3.11", "python_full_version": "3.11.7"}
+    picked = [each for each in read(name) if each.marker is None or each.marker.evaluate(environment)]
+    assert len({each.name for each in picked}) == len(picked), "two versions of one package"
+    return {each.name: str(each.specifier).removeprefix("==") for each in picked}
+
+
+@pytest.mark.parametrize("name", [FULL, DIRECT, SERVE, "tests/requirements.txt", "training/requirements.txt"])
+def test_every_line_is_pinned(name: str) -> None:
+    for requirement in read(name):
+        assert re.fullmatch(r"==[0-9][0-9.]*", str(requirement.specifier)), requirement
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_files_agree_on_versions(platform: str) -> None:
+    system, machine, _ = PLATFORMS[platform]
+    full = chosen(FULL, system, machine)
+    for name in (DIRECT, SERVE):
+        assert chosen(name, system, machine).items() <= full.items()
+
+
+def test_serving_needs_no_framework() -> None:
+    names = {requirement.name for requirement in read(SERVE)}
+    assert names & {"torch", "tensorflow", "keras", "safetensors", "torchvision"} == set()
+
+
+def test_intel_macos_serves_without_the_frameworks() -> None:
+    taken = chosen(FULL, "darwin", "x86_64")
+    assert "openvino" in taken
+    assert "torch" not in taken
+    assert "tensorflow" not in taken
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="asks the package index about 60 packages; runs where CI is set")
+@pytest.mark.parametrize("name", [FULL, SERVE])
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_pip_finds_a_wheel_for_every_line(platform: str, name: str, tmp_path: Path) -> None:
+    system, machine, tags = PLATFORMS[platform]
+    specifications = [f"{package}=={version}" for package, version in chosen(name, system, machine).items()]
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet"]
+    command += ["--disable-pip-version-check", "--only-binary=:all:", "--python-version=3.11", f"--target={tmp_path}"]
+    command += [f"--platform={tag}" for tag in tags]
+    done = subprocess.run([*command, *specifications], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

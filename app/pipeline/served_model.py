@@ -90,7 +90,8 @@ class ServedModel:
         (width, height), conversions = image.pixels.size, image.conversions
         if pixels.shape[:2] != (height, width):
             conversions += (f"resized from {width}x{height} to {pixels.shape[1]}x{pixels.shape[0]}",)
-        single_colour = bool((pixels == pixels[0, 0]).all())
+        # Compared as bytes, which ends at the first other pixel; as arrays it would cost more than the resize.
+        single_colour = pixels.tobytes() == pixels[0, 0].tobytes() * (pixels.shape[0] * pixels.shape[1])
         warnings = ("The picture shows a single colour; the answer means nothing.",) if single_colour else ()
         return Picture(pixels, width, height, image.format, image.mode, conversions, warnings)
 

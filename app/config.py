@@ -43,17 +43,20 @@ class Address(NamedTuple):
 
 def parse_address(text: str) -> Address:
     """Read `host:port` or `[ipv6]:port`; a leading `http://`, as TorchServe writes it, is dropped."""
-    found = re.fullmatch(r"(?:http://)?(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})/?", text)
+    found = re.fullmatch(r"(?:http://)?(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})/?", text)
     if not found or not 1 <= int(found[2]) <= 65535:
         raise ValueError(text)
-    return Address(found[1].strip("[]"), int(found[2]))
+    host = found[1].strip("[]")
+    if host != found[1]:
+        ipaddress.IPv6Address(host)  # raises a ValueError of its own
+    return Address(host, int(found[2]))
 
 
 def parse_whole(low: int, high: int) -> Callable[[str], int]:
     """Make a reader of whole numbers from `low` to `high`."""
 
     def parse(text: str) -> int:
-        if not re.fullmatch(r"\d{1,15}", text) or not low <= int(text) <= high:
+        if not re.fullmatch(r"[0-9]{1,15}", text) or not low <= int(text) <= high:
             raise ValueError(text)
         return int(text)
 
@@ -76,7 +79,10 @@ def parse_folder(text: str) -> Path:
     """Read a folder path; a relative one stands in the project's root."""
     if not text or "\0" in text:
         raise ValueError(text)
-    return PROJECT_ROOT / Path(text).expanduser()
+    try:
+        return PROJECT_ROOT / Path(text).expanduser()
+    except RuntimeError as error:  # the home of a user who does not exist
+        raise ValueError(text) from error
 
 
 def setting(default: Any, parse: Callable[[str], Any], allowed: str, help: str) -> Any:
@@ -147,8 +153,9 @@ class Settings:
         values: dict[str, Any] = {}
         for name in sorted(name for name in given if name.startswith(PREFIX)):
             if name not in known:
-                close = get_close_matches(name, known, 1)
-                raise SettingsError(f"{name} is not a setting{f'; did you mean {close[0]}?' if close else '.'}")
+                close = get_close_matches(name.removeprefix(PREFIX), [item.name.upper() for item in fields(cls)], 1)
+                hint = f"; did you mean {PREFIX}{close[0]}?" if close else "."
+                raise SettingsError(f"{name} is not a setting{hint}")
             item = known[name]
             try:
                 values[item.name] = item.metadata["parse"](given[name].strip())

@@ -68,8 +68,7 @@ def when_ready(server: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Take what was made at the start out of the garbage collector's rounds.
 
-    Modules and models live as long as the worker; looking through them again and again empties the processor's caches and
-    costs a prediction about a fifth of its time (`get_started/decisions.md`).
+    Modules and models live as long as the worker; looking through them again and again empties the processor's caches.
     """
     gc.collect()
     gc.freeze()

@@ -208,7 +208,7 @@ def read_manifest(folder: Path) -> ModelManifest:
         raise ManifestError(f"{MANIFEST_FILE} is missing") from None
     except OSError as error:
         raise ManifestError(f"{MANIFEST_FILE} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # besides TOML's own errors: other encodings, endless digits
         raise ManifestError(f"{MANIFEST_FILE} is not TOML: {error}") from error
     manifest = parse_manifest(Table(document))
     if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
@@ -302,6 +302,8 @@ def parse_metrics(table: Table) -> dict[str, Metric]:
     for name in table.names():
         entry = table.table(name)
         value, low, high = (entry.number(key, 0, 1) for key in ("value", "low", "high"))
+        if not low <= value <= high:
+            raise entry.fail("value", "must be from low to high")
         metrics[name] = Metric(value, low, high, entry.whole("n", 1, 10**9), entry.text("data"))
         entry.end()
     return metrics

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from app.arrays import InputBatch, Scores
 from app.engines.base import Engine
-from app.errors import ServiceUnavailableError
+from app.errors import InferenceError, ServiceUnavailableError
 
 
 class BatchRunner:
@@ -22,6 +22,7 @@ class BatchRunner:
         self._engine = engine
         self._waiting = threading.BoundedSemaphore(queue_size + 1)
         self._slot = threading.Lock()
+        self._is_closed = False
 
     def infer(self, batch: InputBatch) -> tuple[Scores, float, float]:
         """Infer a batch.
@@ -33,13 +34,17 @@ class BatchRunner:
             The scores, float32 [N, outputs]; seconds waited in the queue; seconds inferring.
 
         Raises:
-            ServiceUnavailableError: the queue is full.
+            ServiceUnavailableError: the queue is full, or the model was closed.
             InferenceError: the engine failed.
         """
         arrived = time.perf_counter()
         with self._place(), self._slot:
+            if self._is_closed:
+                raise ServiceUnavailableError("The model was unloaded; try again shortly.")
             started = time.perf_counter()
             scores = self._engine.infer(batch)
+            if len(scores) != len(batch):
+                raise InferenceError("The model returned scores for another number of pictures.")
             return scores, started - arrived, time.perf_counter() - started
 
     @contextmanager
@@ -53,6 +58,7 @@ class BatchRunner:
             self._waiting.release()
 
     def close(self) -> None:
-        """Wait for the running batch and close the engine."""
+        """Wait for the running batch and close the engine; who still waits is answered that the model is gone."""
         with self._slot:
+            self._is_closed = True
             self._engine.close()

@@ -4,32 +4,66 @@ The rule (`get_started/images.md` says it for callers; the answer's `input.conve
 
 - PNG, JPEG, TIFF, BMP and WebP, told by content. One frame. Size within the limits, checked on the header.
 - EXIF orientation is applied. ICC profiles are ignored.
-- Grey is repeated into R, G and B. Palettes are looked up. CMYK and YCbCr are converted by Pillow's formulas.
-- 16-bit samples are scaled to 8 bits. 32-bit and floating-point samples are refused: their range is not defined.
+- Grey is repeated into R, G and B. Palettes are looked up. CMYK, YCbCr and LAB are converted by Pillow's formulas.
+- 16-bit samples are scaled to 8 bits: grey by rounding, colour by its high byte. Signed, 32-bit and floating-point
+  samples are refused: their range is not defined.
 - Transparency is composited over white, the colour of empty glass.
 """
 
 import io
+import logging
+import re
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401  # else Pillow imports all of its 40 formats
 
 from app.errors import BadRequestError, DamagedImageError, UnsupportedImageError, UnsupportedMediaError
+from app.pipeline.integrity import (
+    JPEG_SIGNATURE,
+    PNG_BIT_DEPTH_OFFSET,
+    PNG_SIGNATURE,
+    PNG_SIZE_OFFSET,
+    check_jpeg,
+    check_png,
+    check_png_rows,
+)
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 ACCEPTED = "PNG, JPEG, TIFF, BMP or WebP"
-# The first bytes of each format: a file that starts so and cannot be opened is damaged, not foreign.
-SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"BM", b"RIFF")
-# What Pillow's decoders raise on broken files; found by cutting and flipping bytes (tests/pipeline/test_decode.py).
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
-ORIENTATION_TAG = 0x0112  # Exif 2.32, table 4
-BITS_PER_SAMPLE_TAG = 258  # TIFF 6.0, section 8
-PNG_BIT_DEPTH_OFFSET = 24  # PNG, IHDR: signature 8, length 4, type 4, width 4, height 4
+# How each format begins; for BMP also the lengths that its second header may have.
+SIGNATURE = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|II[*+]\0|MM\0[*+]|RIFF.{4}WEBP|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+    re.DOTALL,
+)
+# What broken files raise in Pillow and here. The first four were met by cutting and flipping bytes
+# (tests/pipeline/test_decode.py); the others stand in the source of Pillow's readers.
+DAMAGE = (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError, KeyError, TypeError, zlib.error)
+ORIENTATION_TAG = 0x0112  # Exif 2.32, table 4; there too, what turns a picture of each orientation upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+UPRIGHT = 1
+# TIFF 6.0, sections 8, 15 and 19
+BITS_PER_SAMPLE_TAG, PHOTOMETRIC_TAG, TILE_WIDTH_TAG, TILE_LENGTH_TAG, SAMPLE_FORMAT_TAG = 258, 262, 322, 323, 339
+WHITE_IS_ZERO, UNSIGNED = 0, 1
 # Our own limits stand before Pillow's, which would warn rather than refuse.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow's own reader of uncompressed TIFFs leaves missing strips black, and takes 300 MB for a 1 MB table of strips.
+TiffImagePlugin.READ_LIBTIFF = True
+# The answer says what is wrong with a picture; Pillow need not log it too.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+PILLOW_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as `warnings.filters` holds it
 
 
 @dataclass(frozen=True)
@@ -80,44 +114,79 @@ def decode(body: bytes, limits: ImageLimits) -> DecodedImage:
     """
     if not body:
         raise BadRequestError("The body is empty; send one picture.")
-    check_webp(body, limits)
+    if not SIGNATURE.match(body):
+        raise UnsupportedMediaError(f"The body is not a {ACCEPTED} picture.")
+    ignore_pillow_warnings()
     try:
-        # A truncated TIFF directory only warns in Pillow; `load` below raises where pixels are missing.
+        check_body(body, limits)
         with Image.open(io.BytesIO(body), formats=FORMATS) as image:
-            limits.check(*image.size)
-            check_frames(image)
-            check_png(image, body)
-            image.load()
-            return to_rgb(image, body)
-    except UnidentifiedImageError:
-        if body.startswith(SIGNATURES) and not (body.startswith(b"RIFF") and body[8:12] != b"WEBP"):
-            raise DamagedImageError("The picture is damaged: its header cannot be read.") from None
-        raise UnsupportedMediaError(f"The body is not a {ACCEPTED} picture.") from None
+            check_header(image, limits)
+            upright, orientation = load(image)
+            if image.format == "PNG":
+                check_png_rows(image, body)
+            return to_rgb(upright, image, bits_per_sample(image, body), orientation)
+    except UnidentifiedImageError as error:
+        raise DamagedImageError("The picture's header is damaged, or of a kind that is not taken.") from error
     except DAMAGE as error:
         raise DamagedImageError("The picture is truncated or damaged.") from error
 
 
-def check_webp(body: bytes, limits: ImageLimits) -> None:
-    """Refuse an oversized or animated WebP by its header: Pillow allocates the whole canvas on opening one."""
-    if body[:4] != b"RIFF" or body[8:12] != b"WEBP" or len(body) < 30:
-        return
-    kind = body[12:16]
-    if kind == b"VP8X":
-        limits.check(1 + int.from_bytes(body[24:27], "little"), 1 + int.from_bytes(body[27:30], "little"))
-        if body[20] & 0x02:
+def ignore_pillow_warnings() -> None:
+    """Keep Pillow from warning of broken metadata that it can do without.
+
+    `warnings.catch_warnings` would not do, since threads share it. Looked at on every call: whoever sets filters later,
+    a test runner for one, comes before this one.
+    """
+    if warnings.filters[:1] != [PILLOW_FILTER]:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def check_body(body: bytes, limits: ImageLimits) -> None:
+    """Check what Pillow skips, or pays dearly for when it opens the file."""
+    if body.startswith(PNG_SIGNATURE):
+        limits.check(*struct.unpack_from(">II", body, PNG_SIZE_OFFSET))
+        check_png(body)
+    elif body.startswith(JPEG_SIGNATURE):
+        check_jpeg(body)
+    elif body.startswith(b"RIFF"):
+        check_webp(body[:30].ljust(30, b"\0"), limits)
+
+
+def check_webp(header: bytes, limits: ImageLimits) -> None:
+    """Refuse an oversized or animated WebP: Pillow allocates the whole canvas on opening one."""
+    kind = header[8:16]
+    if kind == b"WEBPVP8X":
+        limits.check(1 + int.from_bytes(header[24:27], "little"), 1 + int.from_bytes(header[27:30], "little"))
+        if header[20] & 0x02:
             raise several_frames()
-    elif kind == b"VP8L":
-        bits = int.from_bytes(body[21:25], "little")
+    elif kind == b"WEBPVP8L":
+        bits = int.from_bytes(header[21:25], "little")
         limits.check(1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
-    elif kind == b"VP8 ":
-        width, height = struct.unpack("<HH", body[26:30])
+    elif kind == b"WEBPVP8 ":
+        width, height = struct.unpack_from("<HH", header, 26)
         limits.check(width & 0x3FFF, height & 0x3FFF)
 
 
-def check_frames(image: Image.Image) -> None:
-    """Refuse animations and multi-page files; of a phone's multi-picture JPEG (MPO) the first, main one is taken."""
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+def check_header(image: ImageFile.ImageFile, limits: ImageLimits) -> None:
+    """Refuse an opened file by its header: its size, frames, samples, or what it would cost.
+
+    Of a phone's multi-picture JPEG (MPO) the first, main picture is taken.
+    """
+    limits.check(*image.size)
+    if image.format != "MPO" and getattr(image, "is_animated", False):
         raise several_frames()
+    signed = False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        limits.check(int(image.tag_v2.get(TILE_WIDTH_TAG, 1)), int(image.tag_v2.get(TILE_LENGTH_TAG, 1)))
+        signed = max(image.tag_v2.get(SAMPLE_FORMAT_TAG, (UNSIGNED,))) != UNSIGNED
+    if image.mode in ("I", "F") or signed:
+        raise UnsupportedImageError(
+            "Signed, 32-bit and floating-point samples are not taken: their range is not defined."
+        )
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise DamagedImageError("The picture is damaged: it has no palette.")
+    if image.tile and image.tile[0].codec_name == "bmp_rle":  # Pillow takes 0.25 s a megabyte for it
+        raise UnsupportedImageError("Run-length encoded BMP files are not taken.")
 
 
 def several_frames() -> UnsupportedImageError:
@@ -125,28 +194,45 @@ def several_frames() -> UnsupportedImageError:
     return UnsupportedImageError("The file holds several frames or pages; send one picture.")
 
 
-def check_png(image: Image.Image, body: bytes) -> None:
-    """Check a PNG's checksums: Pillow skips those of the pixel data, and would return other pixels."""
-    if image.format == "PNG":
-        with Image.open(io.BytesIO(body), formats=("PNG",)) as copy:
-            copy.verify()
+def load(image: ImageFile.ImageFile) -> tuple[Image.Image, int]:
+    """Decode the pixels; return them upright, and the orientation they were stored in."""
+    if image.format == "TIFF":  # Pillow turns these itself, and forgets that it did
+        orientation = read_orientation(image)
+        image.load()
+        return image, orientation
+    image.load()
+    orientation = read_orientation(image)
+    return (image if orientation == UPRIGHT else image.transpose(TURNS[orientation])), orientation
 
 
-def to_rgb(image: Image.Image, body: bytes) -> DecodedImage:
-    """Turn a loaded picture upright and into RGB, noting each step."""
+def read_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; a broken EXIF block says nothing of it, and does not make a picture unfit."""
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG)
+        return int(orientation) if orientation in TURNS else UPRIGHT
+    except DAMAGE:
+        return UPRIGHT
+
+
+def to_rgb(upright: Image.Image, image: Image.Image, bits: int, orientation: int) -> DecodedImage:
+    """Bring an upright picture to RGB, noting each step.
+
+    Args:
+        upright: the pixels.
+        image: the file they are from.
+        bits: bits of one sample, as the file stores it.
+        orientation: the one the pixels were turned from.
+    """
     mode, conversions = image.mode, []
-    orientation = image.getexif().get(ORIENTATION_TAG, 1)
-    upright = ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
-    if upright is not image:
+    if orientation != UPRIGHT:
         conversions.append(f"turned upright by EXIF orientation {orientation}")
+    scale_colour_key(upright, bits)
     if mode.startswith("I;16"):
-        upright = scale_16_bit(upright)
-        conversions.append("16-bit grey scaled to 8-bit RGB")
-    elif mode in ("I", "F"):
-        raise UnsupportedImageError("32-bit and floating-point samples are not taken: their range is not defined.")
-    elif bits_per_sample(image, body) == 16:
+        upright = scale_to_8_bits(upright, 2**bits - 1, is_white_zero(image))
+        conversions.append(f"{bits}-bit grey scaled to 8-bit RGB")
+    elif bits == 16:
         conversions.append("16-bit samples scaled to 8-bit")
-    if upright.has_transparency_data or upright.mode in ("La", "RGBa"):
+    if upright.has_transparency_data:
         upright = composite_over_white(upright)
         conversions.append(f"{mode} composited over white")
     elif upright.mode != "RGB":
@@ -156,22 +242,39 @@ def to_rgb(image: Image.Image, body: bytes) -> DecodedImage:
     return DecodedImage(upright, name, mode, tuple(conversions))
 
 
-def scale_16_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8-bit RGB: 65535 becomes 255, not cut."""
-    samples = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((samples * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-
-
 def bits_per_sample(image: Image.Image, body: bytes) -> int:
     """Bits of one sample as the file stores it; Pillow itself brings 16-bit RGB to 8."""
     if image.format == "PNG":
         return body[PNG_BIT_DEPTH_OFFSET]
-    if image.format == "TIFF":
-        return int(max(image.tag_v2.get(BITS_PER_SAMPLE_TAG, (8,))))  # type: ignore[attr-defined]  # TIFF only
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(BITS_PER_SAMPLE_TAG, (8,))))
     return 8
+
+
+def is_white_zero(image: Image.Image) -> bool:
+    """Whether 0 is white: Pillow turns 8-bit grey of this kind round, but not 16-bit grey."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return False
+    return bool(image.tag_v2.get(PHOTOMETRIC_TAG, WHITE_IS_ZERO) == WHITE_IS_ZERO)
+
+
+def scale_colour_key(image: Image.Image, bits: int) -> None:
+    """Scale a PNG's transparent grey as Pillow scales the pixels, which it then compares with it."""
+    key = image.info.get("transparency")
+    if image.mode == "L" and key is not None:
+        image.info["transparency"] = key * 255 // (2**bits - 1)
+    elif bits == 16 and key is not None:
+        raise UnsupportedImageError("16-bit samples with a transparent colour are not taken; send an alpha channel.")
+
+
+def scale_to_8_bits(image: Image.Image, largest: int, white_is_zero: bool) -> Image.Image:
+    """Scale grey to 8-bit RGB: the largest value becomes 255; it is not cut."""
+    samples = np.asarray(image).astype(np.uint32)
+    scaled = (samples * 255 + largest // 2) // largest
+    return Image.fromarray((255 - scaled if white_is_zero else scaled).astype(np.uint8)).convert("RGB")
 
 
 def composite_over_white(image: Image.Image) -> Image.Image:
     """Lay a picture with transparency over white."""
-    layer = image.convert("RGBA")
+    layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

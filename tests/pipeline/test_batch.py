@@ -1,0 +1,137 @@
+"""`BatchRunner`: one inference at a time, a bounded queue, and no place lost to an error."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from itertools import islice
+
+import crafted
+import numpy as np
+import pytest
+from small_engines import PATIENCE_S, FailingEngine, HeldEngine, MeanEngine
+
+from app.arrays import InputBatch, Scores
+from app.errors import InferenceError, ServiceUnavailableError
+from app.pipeline.batch import BatchRunner
+
+Answer = tuple[Scores, float, float]
+
+
+def make_batch(seed: int, count: int = 1) -> InputBatch:
+    # Of a seed's own brightness, so that no two answers are alike.
+    batch: InputBatch = (crafted.samples(seed, count, 4, 6, 3) // 8 + seed).astype(np.uint8)
+    return batch
+
+
+@contextmanager
+def held(runner: BatchRunner, engine: HeldEngine) -> Iterator[Future[Answer]]:
+    """Hold one inference inside the engine while the body runs, then let everything go."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(runner.infer, make_batch(1))
+        assert engine.entered.acquire(timeout=PATIENCE_S)
+        try:
+            yield running
+        finally:
+            engine.may_go.release(100)
+
+
+def test_scores_are_the_engines_and_times_are_not_negative() -> None:
+    engine = MeanEngine()
+    batch = make_batch(2, 5)
+    scores, queue_s, inference_s = BatchRunner(engine, 1).infer(batch)
+    np.testing.assert_array_equal(scores, MeanEngine().infer(batch))
+    assert engine.batch_sizes == [5]
+    assert queue_s >= 0
+    assert inference_s >= 0
+
+
+def test_one_inference_runs_at_a_time() -> None:
+    engine = HeldEngine()
+    runner = BatchRunner(engine, 7)
+    engine.may_go.release(100)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(runner.infer, [make_batch(seed) for seed in range(40)]))
+    assert len(engine.batch_sizes) == 40
+    assert engine.most_at_once == 1
+
+
+def test_every_caller_gets_the_scores_of_its_own_batch() -> None:
+    runner = BatchRunner(MeanEngine(), 100)
+    batches = [make_batch(seed, 1 + seed % 4) for seed in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(runner.infer, batches))
+    for batch, (scores, _, _) in zip(batches, answers, strict=True):
+        np.testing.assert_array_equal(scores, MeanEngine().infer(batch))
+
+
+@pytest.mark.parametrize("queue_size", [1, 3])
+def test_full_queue_answers_503_at_once_and_the_queued_are_served(queue_size: int) -> None:
+    engine = HeldEngine()
+    runner = BatchRunner(engine, queue_size)
+    too_many = 3
+    with ThreadPoolExecutor(queue_size + too_many) as pool:
+        with held(runner, engine) as running:
+            callers = {
+                pool.submit(runner.infer, make_batch(seed)): seed for seed in range(10, 10 + queue_size + too_many)
+            }
+            # While the engine is held, only callers that find the queue full can be done.
+            refused = list(islice(as_completed(callers, PATIENCE_S), too_many))
+            for future in refused:
+                with pytest.raises(ServiceUnavailableError, match=r"^Too many requests wait for this model"):
+                    future.result()
+            assert sum(future.done() for future in callers) == too_many
+        for future in set(callers) - set(refused):
+            scores, queue_s, _ = future.result(PATIENCE_S)
+            np.testing.assert_array_equal(scores, MeanEngine().infer(make_batch(callers[future])))
+            assert queue_s > 0
+        running.result(PATIENCE_S)
+    assert len(engine.batch_sizes) == 1 + queue_size
+    runner.infer(make_batch(4))  # the places are free again
+
+
+def test_engine_error_reaches_its_caller_and_frees_its_place() -> None:
+    runner = BatchRunner(FailingEngine(failures=10), 1)
+    for _ in range(10):  # more than there are places
+        with pytest.raises(InferenceError):
+            runner.infer(make_batch(5))
+    runner.infer(make_batch(5))
+
+
+def test_unforeseen_error_frees_its_place_too() -> None:
+    runner = BatchRunner(MeanEngine(), 1)
+    for _ in range(10):
+        with pytest.raises(TypeError):
+            runner.infer(None)  # type: ignore[arg-type]
+    runner.infer(make_batch(5))
+
+
+def test_close_waits_for_the_running_batch() -> None:
+    engine = HeldEngine()
+    runner = BatchRunner(engine, 1)
+    closing = threading.Thread(target=runner.close)
+    with held(runner, engine) as running:
+        closing.start()
+        assert not engine.closed
+    running.result(PATIENCE_S)
+    closing.join(PATIENCE_S)
+    assert engine.closed
+
+
+class MiscountingEngine(MeanEngine):
+    """Returns one row too few."""
+
+    def infer(self, batch: InputBatch) -> Scores:
+        return super().infer(batch)[:-1]
+
+
+def test_scores_of_another_number_of_pictures_are_refused() -> None:
+    with pytest.raises(InferenceError, match="another number of pictures"):
+        BatchRunner(MiscountingEngine(), 1).infer(np.zeros((2, 4, 4, 3), dtype=np.uint8))
+
+
+def test_closed_model_answers_503() -> None:
+    runner = BatchRunner(MeanEngine(), 1)
+    runner.close()
+    with pytest.raises(ServiceUnavailableError, match="unloaded"):
+        runner.infer(np.zeros((1, 4, 4, 3), dtype=np.uint8))

@@ -1,0 +1,65 @@
+"""`preprocess` squeezes the whole picture to the model's size with Pillow's filter, and leaves the right size alone."""
+
+from dataclasses import replace
+
+import crafted
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.manifest import InputSpec
+from app.pipeline.preprocess import FILTERS, preprocess
+
+SPEC = InputSpec(width_px=12, height_px=8, resize="bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), um_per_px=None)
+# The names a manifest may give, and what Pillow means by each.
+PILLOW = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def test_filter_table_is_pillows() -> None:
+    assert FILTERS == PILLOW
+
+
+@pytest.mark.parametrize("name", PILLOW)
+@pytest.mark.parametrize("size", [(40, 30), (5, 4), (12, 30), (1, 1), (300, 2)], ids=str)
+def test_any_size_is_squeezed_with_the_manifests_filter(name: str, size: tuple[int, int]) -> None:
+    picture = Image.fromarray(crafted.samples(30, size[1], size[0], 3))
+    found = preprocess(picture, replace(SPEC, resize=name))
+    assert found.dtype == np.uint8
+    assert found.shape == (8, 12, 3)
+    assert found.flags.c_contiguous
+    assert (found == np.asarray(picture.resize((12, 8), PILLOW[name]))).all()
+
+
+@pytest.mark.parametrize("name", PILLOW)
+def test_picture_of_the_exact_size_is_not_resampled(name: str) -> None:
+    pixels = crafted.samples(31, 8, 12, 3)
+    assert (preprocess(Image.fromarray(pixels), replace(SPEC, resize=name)) == pixels).all()
+
+
+def test_picture_turned_by_90_degrees_is_not_of_the_exact_size() -> None:
+    pixels = crafted.samples(31, 12, 8, 3)
+    assert preprocess(Image.fromarray(pixels), SPEC).shape == (8, 12, 3)
+
+
+def test_nothing_is_cut_off() -> None:
+    """A picture of four quarters keeps all four, whatever its shape."""
+    quarters = np.zeros((100, 400, 3), np.uint8)
+    quarters[:50, 200:] = (255, 0, 0)
+    quarters[50:, :200] = (0, 255, 0)
+    quarters[50:, 200:] = (0, 0, 255)
+    found = preprocess(Image.fromarray(quarters), SPEC)
+    corners = [tuple(int(value) for value in found[y, x]) for y in (0, -1) for x in (0, -1)]
+    assert corners == [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+def test_shrinking_antialiases() -> None:
+    """Stripes one pixel wide become even grey; a filter without antialiasing would return stripes."""
+    stripes = np.zeros((80, 240, 3), np.uint8)
+    stripes[:, ::2] = 255
+    found = preprocess(Image.fromarray(stripes), SPEC)
+    assert np.abs(found[:, 1:-1].astype(int) - 128).max() <= 2

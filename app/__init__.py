@@ -53,6 +53,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         MAX_CONTENT_LENGTH=settings.max_body_bytes,
         MAX_FORM_MEMORY_SIZE=settings.max_body_bytes,
         MAX_FORM_PARTS=settings.max_images + 16,
+        PROVIDE_AUTOMATIC_OPTIONS=False,
     )
     Services(settings, registry, metrics).install(app)
     register_auth(app, Authenticator(UsersFile(settings.instance), settings.login_memory_s))

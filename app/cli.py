@@ -8,7 +8,7 @@ from flask import Flask
 from flask.cli import AppGroup
 
 from app.api.context import services
-from app.api.users import ROLES, UsersFile
+from app.api.users import ROLES, SHORT_PASSWORD_LENGTH, UsersFile
 from app.config import describe_settings
 from app.errors import ModelFolderError, OperatorError
 from app.repository.compiler import compile_in_process
@@ -47,6 +47,8 @@ def add_user(name: str, role: str, password_stdin: bool) -> None:
     except OperatorError as error:
         raise click.ClickException(error.message) from None
     click.echo(f"{'added' if is_new else 'changed'} {name} ({role})")
+    if len(password) < SHORT_PASSWORD_LENGTH:
+        click.echo(f"warning: the password has fewer than {SHORT_PASSWORD_LENGTH} characters", err=True)
 
 
 @users_commands.command("remove")
@@ -121,7 +123,7 @@ def compile_models(name: str | None) -> None:
     for folder in choose_folders(name):
         click.echo(f"compiling {folder.name}/{folder.version} …")
         try:
-            report = compile_in_process(folder.path, services().settings.compile_timeout_s)
+            report = compile_in_process(folder.path, services().settings)
             click.echo(
                 f"ok {folder.name}/{folder.version}: largest probability difference "
                 f"{report.max_probability_difference:.1e} over {report.images} images ({report.framework})"

@@ -16,6 +16,10 @@ from typing import Any, NamedTuple
 from app.errors import SettingsError
 
 PREFIX = "SCANCER_"
+MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the folder of the workers' metrics; prometheus_client's own variable."""
+# What Kubernetes puts into every container beside a service called "scancer".
+FOREIGN_PATTERN = re.compile(r"SCANCER_(PORT|SERVICE)(_.*)?")
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 KIB = 1024
 MIB = 1024 * KIB
@@ -100,6 +104,11 @@ def address(port: int, help: str) -> Any:
     return setting(Address("127.0.0.1", port), parse_address, "host:port, e.g. 0.0.0.0:8080", help)
 
 
+def count_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings of one server, checked; see each field's `help` for its meaning."""
@@ -113,7 +122,7 @@ class Settings:
     instance: Path = setting(
         PROJECT_ROOT / "instance", parse_folder, "a folder", "Where users and run-time state are kept."
     )
-    workers: int = whole(os.cpu_count() or 1, 1, 256, "gunicorn worker processes; the default is the number of cores.")
+    workers: int = whole(count_cores(), 1, 256, "gunicorn worker processes; the default is the number of cores.")
     threads: int = whole(8, 1, 256, "Requests a worker handles at a time.")
     inference_threads: int = whole(1, 1, 256, "Cores one inference may use, in each worker.")
     queue_size: int = whole(16, 1, 10000, "Requests that may wait for one model in one worker; one more answers 503.")
@@ -151,7 +160,7 @@ class Settings:
         given = os.environ if environ is None else environ
         known = {PREFIX + item.name.upper(): item for item in fields(cls)}
         values: dict[str, Any] = {}
-        for name in sorted(name for name in given if name.startswith(PREFIX)):
+        for name in sorted(name for name in given if name.startswith(PREFIX) and not FOREIGN_PATTERN.fullmatch(name)):
             if name not in known:
                 close = get_close_matches(name.removeprefix(PREFIX), [item.name.upper() for item in fields(cls)], 1)
                 hint = f"; did you mean {PREFIX}{close[0]}?" if close else "."

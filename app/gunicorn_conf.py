@@ -2,15 +2,18 @@
 
 import gc
 import logging
+import logging.config
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
-from app.config import Settings
+from app.api.users import UsersFile
+from app.config import MULTIPROCESS_VARIABLE, Settings
+from app.errors import SettingsError, UsersError
 from app.logs import make_log_config
 
-MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108  # gunicorn's heartbeat files, which hold nothing
 
 
@@ -19,9 +22,17 @@ def make_config(settings: Settings) -> dict[str, Any]:
 
     Also names the folder of the workers' metrics in the environment: `prometheus_client` picks its multi-process mode
     when it is first imported, so this must come before.
+
+    Raises:
+        SettingsError: a folder cannot be used.
     """
     folder = settings.instance / f"metrics-{settings.metrics_address.port}"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"SCANCER_INSTANCE={settings.instance} cannot be written: {error.strerror}.") from error
+    if not settings.models.is_dir():
+        raise SettingsError(f"SCANCER_MODELS={settings.models} is not a folder.")
     os.environ[MULTIPROCESS_VARIABLE] = str(folder)
     return {
         "bind": [str(address) for address in settings.addresses],
@@ -41,27 +52,29 @@ def make_config(settings: Settings) -> dict[str, Any]:
         # Off: gunicorn's access log prints user names as they came. `app/api/observation.py` writes ours.
         "accesslog": None,
         "logconfig_dict": make_log_config(settings.log_level),
-        "on_starting": on_starting,
         "when_ready": when_ready,
         "post_worker_init": post_worker_init,
+        "worker_exit": worker_exit,
         "child_exit": child_exit,
     }
 
 
-def on_starting(server: Any) -> None:
-    """Empty the folder of metrics: totals of an earlier run would count again. A reload does not come here."""
+def when_ready(server: Any) -> None:
+    """Empty the folder of metrics, and say what an operator should know of this start.
+
+    Totals of an earlier run would count again. Only here is it certain that no other server uses the folder: the
+    addresses are bound. No worker is there yet, and a reload does not come here.
+    """
     folder = Path(os.environ[MULTIPROCESS_VARIABLE])
     shutil.rmtree(folder)
     folder.mkdir()
-
-
-def when_ready(server: Any) -> None:
-    """Say what an operator should know of this start."""
-    from app.api.users import UsersFile
-
-    settings = Settings.from_env()
     log = logging.getLogger("app.start")
-    if not UsersFile(settings.instance).read():
+    try:
+        users = UsersFile(Settings.from_env().instance).read()
+    except UsersError as error:
+        log.error("nobody can log in", extra={"reason": error.message})
+        return
+    if not users:
         log.warning("there are no users, every request answers 401: run 'flask --app wsgi users add NAME'")
 
 
@@ -72,6 +85,26 @@ def post_worker_init(worker: Any) -> None:
     """
     gc.collect()
     gc.freeze()
+    silence_native_libraries()
+
+
+def silence_native_libraries() -> None:
+    """Keep what C libraries print out of the log: libtiff writes bytes of damaged pictures to file descriptor 2.
+
+    Python's own standard error, and with it the log, moves to a copy of the descriptor.
+    """
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    logging.config.dictConfig(make_log_config(Settings.from_env().log_level))
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Let the worker's engines go, and with them the processes of natively run models."""
+    if worker.wsgi is not None:
+        worker.wsgi.extensions["scancer"].registry.close()
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -39,6 +39,19 @@ class JSONFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+class CallersTextFilter(logging.Filter):
+    """Takes what a caller sent out of gunicorn's own lines: it quotes request lines, header names and addresses."""
+
+    QUOTING = ("Invalid request", "Error handling request", "Ignored", "Socket error", "Error parsing")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Cut such a line down to its first words, without values and without a traceback."""
+        for words in self.QUOTING:
+            if str(record.msg).startswith(words):
+                record.msg, record.args, record.exc_info = words, None, None
+        return True
+
+
 def make_log_config(level: str) -> dict[str, Any]:
     """The `logging.config.dictConfig` of a server: gunicorn's own lines take the same shape."""
     own = {"level": level, "handlers": ["stderr"], "propagate": False}
@@ -46,10 +59,11 @@ def make_log_config(level: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": "app.logs.JSONFormatter"}},
+        "filters": {"callers text": {"()": "app.logs.CallersTextFilter"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
         "loggers": {
             "app": own,
-            "gunicorn.error": own,
+            "gunicorn.error": {**own, "filters": ["callers text"]},
             "py.warnings": own,
             # The development server's own lines hold paths as they came; ours hold route rules.
             "werkzeug": {**own, "level": "WARNING"},

@@ -35,7 +35,7 @@ find_python() {
   fail "Python 3.11, 3.12 or 3.13 is needed, and none was found. Install one, or name it: PYTHON=/path/to/python3.12 bash get_started/quick_start.sh"
 }
 
-is_usable() { .venv/bin/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
+is_usable() { .venv/bin/python -c 'import pip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 
 command -v curl >/dev/null || fail "curl is needed to send the examples; install it with your system's package manager."
 python=$(find_python)
@@ -70,7 +70,7 @@ for address in settings.addresses:
 print(settings.inference_address)
 ') || fail "the server cannot start with these addresses or settings; the line above says what to do."
 
-instance=${SCANCER_INSTANCE:-instance}
+instance=$(.venv/bin/python -c "from app.config import Settings; print(Settings.from_env().instance)")
 mkdir -p "$instance"
 password=$(.venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(12))')
 printf '%s\n' "$password" | .venv/bin/flask --app wsgi users add "$user" --password-stdin >/dev/null
@@ -78,18 +78,19 @@ printf '%s\n' "$password" | .venv/bin/flask --app wsgi users add "$user" --passw
 echo "Starting the server …"
 nohup .venv/bin/gunicorn wsgi:app --pid "$instance/server.pid" >"$instance/server.log" 2>&1 &
 server=$!
+is_ready() { curl --silent --noproxy "*" --fail --output /dev/null "http://$address/health/ready"; }
 stop() {
   kill "$server" 2>/dev/null || true
   wait "$server" || true
 }
 trap stop EXIT
 for _ in $(seq 1 300); do
-  curl --silent --fail --output /dev/null "http://$address/health/ready" && break
+  is_ready && break
   kill -0 "$server" 2>/dev/null || { cat "$instance/server.log" >&2; fail "the server stopped; its log is above."; }
   sleep 0.2
 done
-curl --silent --fail --output /dev/null "http://$address/health/ready" ||
-  { curl --silent "http://$address/health/ready" >&2 || true; fail "not every model is ready; $instance/server.log says why."; }
+is_ready ||
+  { curl --silent --noproxy "*" "http://$address/health/ready" >&2 || true; fail "not every model is ready; $instance/server.log says why."; }
 
 cat <<EOF
 
@@ -100,8 +101,12 @@ Password: $password   (shown once; a new one: .venv/bin/flask --app wsgi users a
 EOF
 ask() {
   printf '\n$ curl --user %s:%s http://%s/predictions/%s -T %s\n' "$user" "$password" "$address" "$1" "$2"
-  curl --silent --show-error --fail-with-body --user "$user:$password" "http://$address/predictions/$1" -T "$2" ||
-    fail "the example of $1 was not answered; $instance/server.log says why."
+  answer=$(curl --silent --show-error --noproxy "*" --user "$user:$password" "http://$address/predictions/$1" -T "$2")
+  printf '%s\n' "$answer"
+  case "$answer" in
+    *'"class"'*) ;;
+    *) fail "the example of $1 was not answered; $instance/server.log says why." ;;
+  esac
 }
 ask pcam-classification models/pcam-classification/1.0/examples/synthetic-metastatic.png
 ask isic-classification models/isic-classification/1.0/examples/synthetic-malignant.jpg

@@ -21,7 +21,7 @@ if [ "$(cat "$environment/installed" 2>/dev/null)" != "$wanted" ]; then
   echo "$wanted" >"$environment/installed"
 fi
 if command -v npm >/dev/null && [ ! -x node_modules/.bin/newman ]; then
-  npm install --no-save --no-audit --no-fund --loglevel=error newman@6.2.2
+  npm install --prefix . --no-save --no-audit --no-fund --loglevel=error newman@6.2.2 || [ -z "${CI:-}" ]
 fi
 
 "$bin/ruff" format --check .

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -57,8 +58,9 @@ def test_readme_maps_every_folder_and_no_other() -> None:
     tree = re.search(r"## Where things stand\n\n```\n(.*?)```", README, re.DOTALL)
     assert tree is not None
     named = set(re.findall(r"^(\w+)/", tree[1], re.MULTILINE))
-    there = {path.name for path in PROJECT_ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    assert named == there - {"instance", "node_modules"}
+    tracked = subprocess.run(["git", "ls-files"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout
+    folders = {line.split("/")[0] for line in tracked.splitlines() if "/" in line}
+    assert named == {folder for folder in folders if not folder.startswith(".")}
 
 
 def test_settings_document_is_what_the_command_prints() -> None:

@@ -166,13 +166,18 @@ def format_figures(facts: ModelFacts, figures: Figures) -> str:
         "| --- | --- | --- | --- |",
     ]
     for data, metrics in {figures.data: figures.metrics, **figures.others}.items():
-        cells = [f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f}; n = {e.n})" for e in metrics.values()]
+        cells = [f"{shorten(e.value)} ({shorten(e.low)} to {shorten(e.high)}; n = {e.n})" for e in metrics.values()]
         rows.append(f"| {data} | {' | '.join(cells)} |")
     rows += [
         "",
         "In brackets: 95 % intervals (AUC: bootstrap within each class; shares: Wilson) and the number of images.",
     ]
     return "\n".join(rows)
+
+
+def shorten(figure: float) -> str:
+    """Write three decimals of the four that the manifest has, so that the two never seem to differ."""
+    return f"{round(figure, 4):.3f}"
 
 
 def write_expected(folder: Path) -> None:

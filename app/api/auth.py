@@ -23,8 +23,8 @@ from app.errors import ForbiddenError, TooManyLoginsError, UnauthorizedError, Us
 log = logging.getLogger(__name__)
 
 MAX_PROOFS = 1024
-MAX_HASHING = 4
-"""Logins that may wait for their hash in one worker: scrypt takes 0.1 s and 32 MiB each."""
+MAX_WAITING = 4
+"""Different credentials that may wait, beside those being hashed, in one worker: scrypt takes 0.1 s and 32 MiB each."""
 
 auth = HTTPBasicAuth()
 
@@ -66,7 +66,7 @@ class Authenticator:
         self._key = os.urandom(32)
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
-        self._hashing_places = threading.BoundedSemaphore(MAX_HASHING)
+        self._waiting: dict[bytes, int] = {}
         self._proofs: OrderedDict[bytes, float] = OrderedDict()
         self._users: dict[str, User] = {}
         self._stamp: tuple[int, int, int] | None = None
@@ -84,28 +84,45 @@ class Authenticator:
         # An unknown user costs the same hash as a known one, so that timing does not tell them apart.
         user = self._users.get(name, self._nobody)
         proof = self._prove(user, password)
+        if self._is_remembered(proof) or self._check_slowly(user, password, proof):
+            return user if user is not self._nobody else None
+        return None
+
+    def _is_remembered(self, proof: bytes) -> bool:
         with self._lock:
-            if self._proofs.get(proof, 0) > time.monotonic():
-                return user
-        if not self._check_slowly(user, password) or user is self._nobody:
-            return None
+            return self._proofs.get(proof, 0) > time.monotonic()
+
+    def _remember(self, proof: bytes) -> None:
         with self._lock:
             self._proofs[proof] = time.monotonic() + self._memory_s
             if len(self._proofs) > MAX_PROOFS:
                 self._proofs.popitem(last=False)
-        return user
 
     def _prove(self, user: User, password: str) -> bytes:
         return hmac.digest(self._key, "\0".join((user.name, password, user.password_hash)).encode(), hashlib.sha256)
 
-    def _check_slowly(self, user: User, password: str) -> bool:
-        if not self._hashing_places.acquire(blocking=False):
-            raise TooManyLoginsError("Too many logins at a time; try again shortly.")
+    def _check_slowly(self, user: User, password: str, proof: bytes) -> bool:
+        """Check by the hash, one at a time; who waits with the same credentials shares the first one's success.
+
+        Only different credentials count as a crowd: a client that opens ten connections at once is one login.
+        """
+        with self._lock:
+            if proof not in self._waiting and len(self._waiting) > MAX_WAITING:
+                raise TooManyLoginsError("Too many logins at a time; try again shortly.")
+            self._waiting[proof] = self._waiting.get(proof, 0) + 1
         try:
             with self._hashing:
-                return check_password_hash(user.password_hash, password)
+                if self._is_remembered(proof):
+                    return True
+                is_right = check_password_hash(user.password_hash, password)
+                if is_right and user is not self._nobody:
+                    self._remember(proof)
+                return is_right
         finally:
-            self._hashing_places.release()
+            with self._lock:
+                self._waiting[proof] -= 1
+                if not self._waiting[proof]:
+                    del self._waiting[proof]
 
     def _refresh(self) -> None:
         """Read the users file again if it is another one than last time."""

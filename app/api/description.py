@@ -23,7 +23,7 @@ def read_document() -> dict[str, Any]:
 
 
 @blueprint.get("/api-description")
-@blueprint.route("/", methods=["OPTIONS"], provide_automatic_options=False)
+@blueprint.route("/", methods=["OPTIONS"])
 @require("predict")
 def describe_api() -> ResponseReturnValue:
     """Send the document."""

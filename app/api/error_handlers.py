@@ -3,7 +3,7 @@
 import logging
 from http import HTTPStatus
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from app.api.context import facts, services
@@ -29,9 +29,9 @@ def register_error_handlers(app: Flask) -> None:
 
     @app.errorhandler(AnsweredError)
     def answer(error: AnsweredError) -> Response:
-        facts().outcome = error.type
         if error.status is HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("request failed", exc_info=error, extra={"request_id": facts().request_id})
+            return answer_unexpected(error)
+        facts().outcome = error.type
         response = jsonify(error.to_json())
         response.status_code = error.status
         if isinstance(error, UnauthorizedError):
@@ -69,5 +69,7 @@ def translate(error: HTTPException) -> AnsweredError:
         return MethodNotAllowedError("Requested method is not allowed, please refer to API document.")
     if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         limit = services().settings.max_body_bytes
-        return BodyTooLargeError(f"The body is larger than {limit} bytes, or has too many parts.")
+        if (request.content_length or 0) <= limit:  # werkzeug's status for a form of too many parts
+            return BadRequestError("The form has too many parts.")
+        return BodyTooLargeError(f"The body is larger than {limit} bytes.")
     return BadRequestError("The request is malformed.")

@@ -11,9 +11,8 @@ from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMet
 
 from app.api.auth import require
 from app.api.context import services
+from app.config import MULTIPROCESS_VARIABLE
 from app.metrics import Metrics
-
-MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def make_exporter_blueprint(metrics: Metrics) -> Blueprint:
@@ -38,8 +37,11 @@ def open_on_loopback(view: Callable[[], ResponseReturnValue]) -> Callable[[], Re
 
     @wraps(view)
     def choose() -> ResponseReturnValue:
-        address = services().settings.metrics_address
-        own_port = request.environ.get("SERVER_PORT") == str(address.port)
-        return view() if own_port and address.is_loopback else guarded()
+        settings = services().settings
+        port = request.environ.get("SERVER_PORT")
+        # A request's port is known, its address is not: every address of this port must be a loopback one.
+        behind_port = [address for address in settings.addresses if str(address.port) == port]
+        is_open = str(settings.metrics_address.port) == port and all(each.is_loopback for each in behind_port)
+        return view() if is_open else guarded()
 
     return choose

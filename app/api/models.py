@@ -14,7 +14,7 @@ blueprint = Blueprint("models", __name__)
 HTML = "text/html"
 
 
-@blueprint.get("/", provide_automatic_options=False)  # OPTIONS / is the API description
+@blueprint.get("/")
 @require("predict")
 def index() -> ResponseReturnValue:
     """Lead a browser to the list of models."""

@@ -10,6 +10,7 @@ from flask import Request
 
 from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, UnsupportedMediaError
 
+STREAMS = "scancer.streams"
 JSON_HELP = 'send {"instances": [{"data": "<base64 of a picture>"}]}'
 
 
@@ -26,7 +27,16 @@ class MemoryRequest(Request):
         filename: str | None = None,  # noqa: ARG002  # as above
         content_length: int | None = None,  # noqa: ARG002  # as above
     ) -> IO[bytes]:
-        return io.BytesIO()
+        stream = io.BytesIO()
+        self.environ.setdefault(STREAMS, []).append(stream)
+        return stream
+
+
+def read_files(request: Request) -> list[bytes | AnsweredError]:
+    """Read the files of a form in the order they were sent: `request.files` puts those of one name together."""
+    parts = [part for _, part in request.files.items(multi=True)]
+    order = {id(stream): index for index, stream in enumerate(request.environ.get(STREAMS, []))}
+    return [part.read() for part in sorted(parts, key=lambda part: order[id(part.stream)])]
 
 
 def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError]:
@@ -49,7 +59,7 @@ def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError
         raise UnsupportedMediaError("Compressed bodies are not taken; send the picture as it is.")
     hold_chunked_body(request)
     if request.mimetype == "multipart/form-data":
-        images: list[bytes | AnsweredError] = [part.read() for _, part in request.files.items(multi=True)]
+        images = read_files(request)
         if not images:
             raise BadRequestError("The form holds no file; send the picture as a file part, e.g. -F image=@patch.png.")
     elif request.mimetype == "application/json":
@@ -67,12 +77,16 @@ def hold_chunked_body(request: Request) -> None:
     Werkzeug would cut such a body at the limit and go on, as if the picture were damaged.
 
     Raises:
+        BadRequestError: its chunks are malformed.
         BodyTooLargeError: it is over the limit.
     """
     limit = request.max_content_length
-    if "CONTENT_LENGTH" in request.environ or limit is None:
+    if "CONTENT_LENGTH" in request.environ or limit is None or not request.environ.get("wsgi.input_terminated"):
         return
-    body = request.environ["wsgi.input"].read(limit + 1)
+    try:
+        body = request.environ["wsgi.input"].read(limit + 1)
+    except OSError:  # gunicorn's errors about chunks, which quote what was sent
+        raise BadRequestError("The body's chunks are malformed.") from None
     if len(body) > limit:
         raise BodyTooLargeError(f"The body is larger than {limit} bytes.")
     request.environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
@@ -96,6 +110,6 @@ def read_instance(instance: Any) -> bytes | AnsweredError:
     if not isinstance(text, str):
         return BadRequestError(f"An instance holds no data; {JSON_HELP}.")
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)  # `base64 FILE` breaks its lines
     except (binascii.Error, ValueError):
         return BadRequestError("An instance's data is not base64.")

@@ -15,7 +15,8 @@ USERS_FILE = "users"
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 ROLES = ("predict", "manage")
 HASH_METHOD = "scrypt"
-MIN_PASSWORD_LENGTH = 8
+SHORT_PASSWORD_LENGTH = 8
+"""Below it the command that adds a user warns."""
 MAX_PASSWORD_LENGTH = 1024
 
 
@@ -81,10 +82,8 @@ class UsersFile:
             )
         if role not in ROLES:
             raise UsersError(f"a role is {' or '.join(ROLES)}")
-        if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH or has_control_characters(password):
-            raise UsersError(
-                f"a password has {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters and no control characters"
-            )
+        if not 1 <= len(password) <= MAX_PASSWORD_LENGTH or has_control_characters(password):
+            raise UsersError(f"a password has 1 to {MAX_PASSWORD_LENGTH} characters and no control characters")
         user = User(name, role, generate_password_hash(password, HASH_METHOD))
         with self._lock():
             users = self.read()

@@ -64,6 +64,7 @@ def read_report(model_folder: Path, manifest: ModelManifest) -> CompileReport:
     folder = model_folder / COMPILED_FOLDER
     try:
         report = CompileReport(**json.loads((folder / REPORT_FILE).read_text(encoding="utf-8")))
+        allowed, seen = min(float(report.tolerance), TOLERANCE), float(report.max_probability_difference)
         ir_sha256 = hash_files(folder / IR_FILE, folder / WEIGHTS_FILE)
     except FileNotFoundError:
         raise CompiledModelError("the model is not compiled") from None
@@ -75,9 +76,8 @@ def read_report(model_folder: Path, manifest: ModelManifest) -> CompileReport:
         raise CompiledModelError("the compiled model was made for another [input] or [output] of the manifest")
     if report.ir_sha256 != ir_sha256:
         raise CompiledModelError("the compiled model was changed after it was made")
-    if not report.max_probability_difference <= min(report.tolerance, TOLERANCE):
+    if not seen <= allowed:
         raise CompiledModelError(
-            f"the compiled model's probabilities differ from the framework's by {report.max_probability_difference}, "
-            f"more than {TOLERANCE}"
+            f"the compiled model's probabilities differ from the framework's by {seen}, more than {TOLERANCE}"
         )
     return report

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from app.arrays import InputBatch
-from app.config import PROJECT_ROOT
+from app.config import PROJECT_ROOT, Settings
 from app.engines.base import Engine, build_engine
 from app.engines.compile import ConvertibleEngine, converter_version, require_framework, write_ir
 from app.engines.report import (
@@ -30,16 +30,23 @@ from app.manifest import ModelManifest, read_manifest
 from app.pipeline.decode import ImageLimits, decode
 from app.pipeline.postprocess import to_probabilities
 from app.pipeline.preprocess import preprocess
+from app.repository.locking import hold_lock
 from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
 
 RANDOM_IMAGES = 32
 RANDOM_SEED = 0
 GRAIN_PX = 8
+STAGING_PATTERN = ".compiling-*"
 EXAMPLE_LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
 
 
-def compile_in_process(folder: Path, timeout_s: int) -> CompileReport:
+def compile_in_process(folder: Path, settings: Settings, only_if_invalid: bool = False) -> CompileReport:
     """Compile one model version in a new process and read its report.
+
+    Args:
+        folder: of the version.
+        settings: instance folder, for the lock that keeps two processes from compiling the same, and time limit.
+        only_if_invalid: leave a valid compiled model, which another process may have made meanwhile, as it is.
 
     Raises:
         FrameworkMissingError: the model's framework is not installed here.
@@ -47,6 +54,26 @@ def compile_in_process(folder: Path, timeout_s: int) -> CompileReport:
     """
     manifest = read_manifest(folder)
     require_framework(manifest)
+    with hold_lock(settings.instance / f"compile-{manifest.name}-{manifest.version}.lock"):
+        if only_if_invalid and has_valid_report(folder, manifest):
+            return read_report(folder, manifest)
+        for left in folder.glob(STAGING_PATTERN):  # by a compilation that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        run_compiler(folder, settings.compile_timeout_s)
+        return read_report(folder, manifest)
+
+
+def has_valid_report(folder: Path, manifest: ModelManifest) -> bool:
+    """Whether the folder's compiled model can be served as it is."""
+    try:
+        read_report(folder, manifest)
+    except CompiledModelError:
+        return False
+    return True
+
+
+def run_compiler(folder: Path, timeout_s: int) -> None:
+    """Run this module in a process of its own; raises `CompiledModelError` with its reason if it fails."""
     command = [sys.executable, "-m", "app.repository.compiler", str(folder.resolve())]
     try:
         done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
@@ -55,7 +82,6 @@ def compile_in_process(folder: Path, timeout_s: int) -> CompileReport:
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise CompiledModelError(lines[-1] if lines else f"compilation ended with code {done.returncode}")
-    return read_report(folder, manifest)
 
 
 def compile_model(folder: Path) -> CompileReport:
@@ -69,7 +95,7 @@ def compile_model(folder: Path) -> CompileReport:
     require_framework(manifest)
     reference: ConvertibleEngine = build_engine(manifest.framework, folder, manifest, os.cpu_count() or 1)  # type: ignore[assignment]  # the frameworks' own engines all convert
     reference.load()
-    staging = folder / f".compiling-{os.getpid()}"
+    staging = folder / STAGING_PATTERN.replace("*", str(os.getpid()))
     target = staging / COMPILED_FOLDER
     try:
         target.mkdir(parents=True)

@@ -22,7 +22,6 @@ from app.manifest import ModelManifest
 from app.pipeline.decode import ImageLimits
 from app.pipeline.served_model import ServedModel
 from app.repository.compiler import compile_in_process
-from app.repository.locking import hold_lock
 from app.repository.model_repository import ModelFolder, find_model_folders, order_version
 
 log = logging.getLogger(__name__)
@@ -178,7 +177,7 @@ class ModelRegistry:
                     engine = ProcessEngine(folder.path, manifest, self._settings)
                     self._serve(folder, manifest, manifest.framework, engine, None)
                 else:
-                    self._compile_once(folder, manifest)
+                    compile_in_process(folder.path, self._settings, only_if_invalid=True)
                     self._serve_compiled(folder, manifest)
             except ModelFolderError as error:
                 self._set(ModelEntry(folder, State.UNAVAILABLE, error.message, manifest))
@@ -198,14 +197,6 @@ class ModelRegistry:
         limits = ImageLimits(self._settings.max_pixels, self._settings.max_side_px)
         served = ServedModel(manifest, engine, limits, self._settings.queue_size)
         self._set(ModelEntry(folder, State.READY, "", manifest, name, report, served))
-
-    def _compile_once(self, folder: ModelFolder, manifest: ModelManifest) -> None:
-        """Compile a model unless another worker did so while this one waited for the lock."""
-        with hold_lock(self._settings.instance / f"compile-{folder.name}-{folder.version}.lock"):
-            try:
-                folder.read_report(manifest)
-            except CompiledModelError:
-                compile_in_process(folder.path, self._settings.compile_timeout_s)
 
 
 def choose_default(versions: dict[str, ModelEntry]) -> str:

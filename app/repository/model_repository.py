@@ -41,7 +41,11 @@ class ModelFolder:
         path = self.path / manifest.artifact.file
         if path.is_symlink() or not path.is_file():
             raise IntegrityError(f"{path.name} is missing, or is not a plain file")
-        if hash_files(path) != manifest.artifact.sha256:
+        try:
+            actual = hash_files(path)
+        except OSError as error:
+            raise IntegrityError(f"{path.name} cannot be read: {error.strerror}") from error
+        if actual != manifest.artifact.sha256:
             raise IntegrityError(f"{path.name} is not the file that the manifest's sha256 names")
 
     def read_report(self, manifest: ModelManifest) -> CompileReport:
@@ -72,6 +76,6 @@ def find_model_folders(root: Path) -> list[ModelFolder]:
 
 
 def order_version(version: str) -> tuple[tuple[int, int, str], ...]:
-    """Key that sorts versions as people count: 1.9 before 1.10."""
-    parts = re.findall(r"\d+|[^\d._-]+", version)
-    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts)
+    """Key that sorts versions as people count: 1.9 before 1.10, 1.0-rc1 before 1.0, 1.0 before 1.0.1."""
+    parts = re.findall(r"[0-9]+|[^0-9._-]+", version)
+    return (*((2, int(part), "") if part.isdigit() else (0, 0, part) for part in parts), (1, 0, ""))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from app.api.auth import MAX_HASHING, Authenticator
+from app.api.auth import MAX_WAITING, Authenticator
 from app.api.users import UsersFile
 from app.errors import TooManyLoginsError
 from tests.conftest import PASSWORD, USER, basic
@@ -113,20 +113,40 @@ def test_roles_include_the_lesser_one(users: UsersFile) -> None:
 def test_too_many_slow_logins_at_a_time_are_refused(users: UsersFile) -> None:
     authenticator = Authenticator(users, 300)
     outcomes: list[str] = []
-    barrier = threading.Barrier(MAX_HASHING * 4)
+    barrier = threading.Barrier(MAX_WAITING * 4)
 
-    def attempt() -> None:
+    def attempt(number: int) -> None:
         barrier.wait()
         try:
-            authenticator.verify("ada", "not the password")
+            authenticator.verify("ada", f"guess number {number}")
             outcomes.append("verified")
         except TooManyLoginsError:
             outcomes.append("refused")
 
-    threads = [threading.Thread(target=attempt) for _ in range(MAX_HASHING * 4)]
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(MAX_WAITING * 4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert "refused" in outcomes
-    assert outcomes.count("verified") >= MAX_HASHING
+    assert outcomes.count("verified") >= MAX_WAITING
+
+
+def test_first_burst_of_one_client_is_one_login(users: UsersFile) -> None:
+    authenticator = Authenticator(users, 300)
+    barrier = threading.Barrier(24)
+    verified = []
+
+    def attempt() -> None:
+        barrier.wait()
+        verified.append(authenticator.verify("ada", "ada's password"))
+
+    threads = [threading.Thread(target=attempt) for _ in range(24)]
+    started = time.process_time()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [user.name for user in verified if user] == ["ada"] * 24
+    one = cost_s(Authenticator(users, 300), "ada's password")
+    assert time.process_time() - started < 6 * one

@@ -12,7 +12,7 @@ import requests
 
 from tests.conftest import PASSWORD, USER, LiveServer
 
-GOLDEN_AUC = {"pcam": 0.0, "isic": 0.0}
+GOLDEN_AUC = {"pcam": 0.9583, "isic": 0.9361}
 """On the 400 pictures below; from this very test, after the models' last training."""
 GOLDEN_TOLERANCE = 0.001
 POSITIVE = {"pcam": "metastatic", "isic": "malignant"}
@@ -27,7 +27,7 @@ def predict(session: requests.Session, server: LiveServer, name: str, picture: b
 
 
 def test_smoke_pictures_get_an_answer(server: LiveServer, real_data: Path) -> None:
-    rows = list(csv.DictReader((real_data / "smoke/manifest.csv").open()))
+    rows = list(csv.DictReader((real_data / "smoke/manifest.csv").read_text().splitlines()))
     assert len(rows) == 7
     with requests.Session() as session:
         for row in rows:
@@ -67,7 +67,7 @@ def auc_of(labels: list[int], scores: list[float]) -> float:
 
 @pytest.mark.parametrize("name", ["pcam", "isic"])
 def test_auc_on_400_test_pictures_is_the_golden_one(server: LiveServer, real_data: Path, name: str) -> None:
-    rows = list(csv.DictReader((real_data / f"{name}_manifest.csv").open()))
+    rows = list(csv.DictReader((real_data / f"{name}_manifest.csv").read_text().splitlines()))
     chosen = choose_400(name, rows)
     assert len({row["file"] for row in chosen}) == 400
     with tarfile.open(real_data / f"{name}.tar") as archive, requests.Session() as session:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.config import Settings
 from app.engines.report import read_report
 from app.errors import CompiledModelError, IntegrityError, ModelFolderError
 from app.manifest import read_manifest
@@ -13,7 +14,7 @@ from app.repository.compiler import compile_in_process, compile_model, make_comp
 
 
 def test_report_says_what_was_compared_with_what(pcam: Path) -> None:
-    report = compile_in_process(pcam, 300)
+    report = compile_in_process(pcam, Settings(instance=pcam.parent))
     assert report.images == 32 + 3
     assert report.max_probability_difference <= report.tolerance == 1e-4
     assert report.framework.startswith("torch 2.")
@@ -57,12 +58,12 @@ def test_failure_in_the_process_comes_back_as_its_reason(pcam: Path) -> None:
     manifest = (pcam / "model.toml").read_text()
     (pcam / "model.toml").write_text(manifest.replace("efficientnet_lite0", "efficientnet_lite9"))
     with pytest.raises(CompiledModelError, match="architecture efficientnet_lite9 is not one of"):
-        compile_in_process(pcam, 300)
+        compile_in_process(pcam, Settings(instance=pcam.parent))
 
 
 def test_compilation_is_ended_at_its_timeout(pcam: Path) -> None:
     with pytest.raises(CompiledModelError, match="took longer than 0 s"):
-        compile_in_process(pcam, 0)
+        compile_in_process(pcam, Settings(instance=pcam.parent, compile_timeout_s=0))
 
 
 def test_comparison_pictures_are_the_same_every_time(pcam: Path) -> None:
@@ -79,3 +80,9 @@ def test_unwritable_folder_is_a_reason_and_no_crash(pcam: Path, monkeypatch: pyt
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(ModelFolderError, match="cannot be written: Permission denied"):
         compile_model(pcam)
+
+
+def test_leftovers_of_a_killed_compilation_are_taken_away(pcam: Path) -> None:
+    (pcam / ".compiling-1/compiled").mkdir(parents=True)
+    compile_in_process(pcam, Settings(instance=pcam.parent))
+    assert not list(pcam.glob(".compiling*"))

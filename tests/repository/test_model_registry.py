@@ -63,7 +63,8 @@ def test_default_is_the_newest_version_as_people_count(models: Path, pcam: Path,
 
 
 @pytest.mark.parametrize(
-    "older, newer", [("1.0", "1.1"), ("1.9", "1.10"), ("2", "10"), ("1.0-rc1", "1.0-rc2"), ("1.0", "1.0.1")]
+    "older, newer",
+    [("1.0", "1.1"), ("1.9", "1.10"), ("2", "10"), ("1.0-rc1", "1.0-rc2"), ("1.0-rc1", "1.0"), ("1.0", "1.0.1")],
 )
 def test_versions_are_ordered_as_people_count(older: str, newer: str) -> None:
     assert order_version(older) < order_version(newer)

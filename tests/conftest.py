@@ -114,14 +114,18 @@ class LiveServer:
 
     def start(self, wait_for: str = "/health/ready") -> "LiveServer":
         """Start gunicorn as an operator would, and wait until a path answers 200."""
+        self.launch()
+        self.wait_until_answered(wait_for)
+        return self
+
+    def launch(self) -> None:
+        """Start gunicorn and do not wait."""
         names = ("INFERENCE", "MANAGEMENT", "METRICS")
         addresses = {f"SCANCER_{n}_ADDRESS": f"127.0.0.1:{p}" for n, p in zip(names, self.ports, strict=True)}
         environment = {**os.environ, "SCANCER_INSTANCE": str(self.instance), **addresses, **self.environment}
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
             self.process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=log)
-        self.wait_until_answered(wait_for)
-        return self
 
     def wait_until_answered(self, path: str, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until a path answers 200."""

@@ -7,6 +7,7 @@ import json
 from typing import IO, Any
 
 from flask import Request
+from gunicorn.http.errors import ParseException
 
 from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, UnsupportedMediaError
 
@@ -85,7 +86,7 @@ def hold_chunked_body(request: Request) -> None:
         return
     try:
         body = request.environ["wsgi.input"].read(limit + 1)
-    except OSError:  # gunicorn's errors about chunks, which quote what was sent
+    except (OSError, ParseException):  # the connection broke, or gunicorn's parser, which quotes what was sent
         raise BadRequestError("The body's chunks are malformed.") from None
     if len(body) > limit:
         raise BodyTooLargeError(f"The body is larger than {limit} bytes.")

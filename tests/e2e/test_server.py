@@ -1,19 +1,22 @@
 """A real gunicorn: three ports, two workers, passwords, metrics, and what happens when a worker dies."""
 
 import base64
+import io
 import json
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
 import pytest
 import requests
+from PIL import Image
 
 from app.api.users import UsersFile
 from app.config import PROJECT_ROOT
-from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer
+from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic
 
 AUTH = (USER, PASSWORD)
 PCAM = "/predictions/pcam-classification"
@@ -269,3 +272,33 @@ def test_new_password_is_needed_at_once_after_a_change(tmp_path: Path, pcam_exam
         assert requests.get(url, auth=("changing", "second password"), timeout=10).status_code == 401
     finally:
         live.stop()
+
+
+def test_second_server_leaves_the_first_ones_metrics_alone(server: LiveServer, pcam_example: bytes) -> None:
+    assert predict(server, PCAM, pcam_example).status_code == 200
+    before = metric(server, "scancer_predictions_total")
+    second = LiveServer(server.instance, server.log.with_name("second"), ports=server.ports)
+    second.environment["GUNICORN_CMD_ARGS"] = "--bind=" + server.inference.removeprefix("http://")
+    second.launch()
+    assert second.process is not None
+    second.process.wait(30)
+    assert metric(server, "scancer_predictions_total") == before
+
+
+def test_what_a_caller_sent_stays_out_of_the_log(server: LiveServer, pcam_example: bytes) -> None:
+    host, port = server.inference.removeprefix("http://").split(":")
+    head = f"PUT {PCAM} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic()['Authorization']}\r\n"
+    for text, expected in (
+        ("Jane-Doe-secret\r\n\r\n", b"400"),
+        ("GET / HTTP/1.1\r\nJane Doe: x\r\n\r\n", b"400"),
+        (head + "Transfer-Encoding: chunked\r\n\r\nJane-Doe\r\n", b"400"),
+    ):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(text.encode())
+            assert expected in connection.recv(1000).split(b"\r\n")[0]
+    buffer = io.BytesIO()
+    Image.new("RGB", (200, 200), "red").save(buffer, "TIFF", compression="raw")
+    assert predict(server, PCAM, buffer.getvalue()[:60_000]).status_code == 422
+    for line in server.log.read_text().splitlines():
+        assert isinstance(json.loads(line), dict)
+    assert "Jane" not in server.log.read_text()

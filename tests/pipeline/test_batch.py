@@ -1,7 +1,8 @@
 """`BatchRunner`: one inference at a time, a bounded queue, and no place lost to an error."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from itertools import islice
@@ -36,6 +37,14 @@ def held(runner: BatchRunner, engine: HeldEngine) -> Iterator[Future[Answer]]:
             engine.may_go.release(100)
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a state of another thread that has no event."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_scores_are_the_engines_and_times_are_not_negative() -> None:
     engine = MeanEngine()
     batch = make_batch(2, 5)
@@ -52,7 +61,7 @@ def test_one_inference_runs_at_a_time() -> None:
     engine.may_go.release(100)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(runner.infer, [make_batch(seed) for seed in range(40)]))
-    assert len(engine.batch_sizes) == 40
+    assert sum(engine.batch_sizes) == 40
     assert engine.most_at_once == 1
 
 
@@ -86,7 +95,7 @@ def test_full_queue_answers_503_at_once_and_the_queued_are_served(queue_size: in
             np.testing.assert_array_equal(scores, MeanEngine().infer(make_batch(callers[future])))
             assert queue_s > 0
         running.result(PATIENCE_S)
-    assert len(engine.batch_sizes) == 1 + queue_size
+    assert engine.batch_sizes == [1, queue_size]  # who waited was inferred together
     runner.infer(make_batch(4))  # the places are free again
 
 
@@ -135,3 +144,38 @@ def test_closed_model_answers_503() -> None:
     runner.close()
     with pytest.raises(ServiceUnavailableError, match="unloaded"):
         runner.infer(np.zeros((1, 4, 4, 3), dtype=np.uint8))
+
+
+def test_waiting_callers_are_inferred_together_up_to_eight_pictures() -> None:
+    engine = HeldEngine()
+    runner = BatchRunner(engine, 20)
+    with ThreadPoolExecutor(12) as pool:
+        with held(runner, engine) as running:
+            callers = {pool.submit(runner.infer, make_batch(seed)): seed for seed in range(12)}
+            wait_until(lambda: runner.waiting == 12)
+        running.result(PATIENCE_S)
+        for future, seed in callers.items():
+            np.testing.assert_array_equal(future.result(PATIENCE_S)[0], MeanEngine().infer(make_batch(seed)))
+    assert engine.batch_sizes == [1, 8, 4]
+
+
+class CrashingEngine(HeldEngine):
+    """Works once, then raises what no engine should."""
+
+    def infer(self, batch: InputBatch) -> Scores:
+        scores = super().infer(batch)
+        if len(self.batch_sizes) > 1:
+            raise ZeroDivisionError
+        return scores
+
+
+def test_unforeseen_error_of_a_batch_leaves_nobody_waiting() -> None:
+    engine = CrashingEngine()
+    runner = BatchRunner(engine, 20)
+    with ThreadPoolExecutor(3) as pool:
+        with held(runner, engine) as running:
+            callers = [pool.submit(runner.infer, make_batch(seed)) for seed in range(3)]
+            wait_until(lambda: runner.waiting == 3)
+        running.result(PATIENCE_S)
+        errors = {type(future.exception(PATIENCE_S)) for future in callers}
+    assert errors == {ZeroDivisionError, InferenceError}

@@ -6,12 +6,21 @@ sum (`app/api/exporter.py`).
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
 OTHER = "other"
+
+
+@lru_cache(maxsize=4096)
+def find_series(collector: MetricWrapperBase, *labels: str) -> Any:
+    """Return the series of a collector with these labels; looking it up there anew costs more than counting."""
+    return collector.labels(*labels)
 
 
 class Metrics:
@@ -56,13 +65,17 @@ class Metrics:
     def count_request(self, rule: str, method: str, status: int, model: str, seconds: float) -> None:
         """Count one answered HTTP request."""
         method = method if method in METHODS else OTHER
-        self.requests.labels(rule, method, str(status), model).inc()
-        self.request_seconds.labels(rule).observe(seconds)
+        find_series(self.requests, rule, method, str(status), model).inc()
+        find_series(self.request_seconds, rule).observe(seconds)
 
     def observe_prediction(self, model: str, version: str, stages: dict[str, float]) -> None:
         """Record where the time of one prediction request went, in seconds by stage."""
         for stage, seconds in stages.items():
-            self.prediction_seconds.labels(model, version, stage).observe(seconds)
+            find_series(self.prediction_seconds, model, version, stage).observe(seconds)
+
+    def count_prediction(self, model: str, version: str, class_name: str) -> None:
+        """Count one picture that got a class."""
+        find_series(self.predictions, model, version, class_name).inc()
 
     def show_state(self, model: str, version: str, state: str, states: Iterable[str]) -> None:
         """Set the state of a model version in this worker; `states` are all there are."""

@@ -17,7 +17,7 @@ from benchmarks.server import MeasuredServer, make_headers
 
 ROUNDS = 5
 PREDICTIONS = 600
-CONNECTIONS = 2
+CONNECTIONS = (2, 8)
 CASES = (
     ("pcam-classification", "synthetic-normal.png", "96x96 PNG"),
     ("isic-classification", "synthetic-benign.jpg", "600x450 JPEG"),
@@ -52,14 +52,14 @@ def send(server: MeasuredServer, path: str, body: bytes, count: int) -> None:
     connection.close()
 
 
-def measure_server_ms(server: MeasuredServer, model: str, body: bytes) -> float:
-    """CPU milliseconds of all server processes by prediction."""
+def measure_server_ms(server: MeasuredServer, model: str, body: bytes, connections: int) -> float:
+    """CPU milliseconds of all server processes by prediction, over connections that are kept open."""
     path = f"/predictions/{model}"
     for _ in range(4):
         send(server, path, body, 10)
     before = server.cpu_s()
     threads = [
-        threading.Thread(target=send, args=(server, path, body, PREDICTIONS // CONNECTIONS)) for _ in range(CONNECTIONS)
+        threading.Thread(target=send, args=(server, path, body, PREDICTIONS // connections)) for _ in range(connections)
     ]
     for thread in threads:
         thread.start()
@@ -69,17 +69,21 @@ def measure_server_ms(server: MeasuredServer, model: str, body: bytes) -> float:
 
 
 def main() -> None:
-    """Print a line a model."""
-    print(f"{os.cpu_count()} cores; best of {ROUNDS} rounds of {PREDICTIONS} predictions, {CONNECTIONS} connections")
+    """Print a line a model and number of connections."""
+    print(f"{os.cpu_count()} cores; best of {ROUNDS} rounds of {PREDICTIONS} predictions")
     with MeasuredServer(workers="2") as server:
         for model, example, what in CASES:
             body = (PROJECT_ROOT / "models" / model / "1.0" / "examples" / example).read_bytes()
-            rounds = [(measure_server_ms(server, model, body), measure_bare_ms(model)) for _ in range(ROUNDS)]
-            whole, bare = (min(column) for column in zip(*rounds, strict=True))
-            print(
-                f"{model}, {what}: {whole:.2f} ms of CPU a prediction, bare compiled model {bare:.2f} ms, "
-                f"above it {whole - bare:.2f} ms"
-            )
+            rounds = [
+                (measure_bare_ms(model), *(measure_server_ms(server, model, body, count) for count in CONNECTIONS))
+                for _ in range(ROUNDS)
+            ]
+            bare, *through = (min(column) for column in zip(*rounds, strict=True))
+            for count, whole in zip(CONNECTIONS, through, strict=True):
+                print(
+                    f"{model}, {what}, {count} connections: {whole:.2f} ms of CPU a prediction, bare compiled model "
+                    f"{bare:.2f} ms, above it {whole - bare:.2f} ms"
+                )
 
 
 if __name__ == "__main__":

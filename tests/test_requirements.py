@@ -13,9 +13,14 @@ from packaging.requirements import Requirement
 from app.config import PROJECT_ROOT
 
 FULL, DIRECT, SERVE = "requirements_linux_macos.txt", "requirements.txt", "requirements_serve.txt"
+LEGACY_X86_64 = ("manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64")
 PLATFORMS = {
-    "linux-x86_64": ("linux", "x86_64", [f"manylinux_2_{minor}_x86_64" for minor in range(5, 36)]),
-    "linux-arm64": ("linux", "aarch64", [f"manylinux_2_{minor}_aarch64" for minor in range(17, 36)]),
+    "linux-x86_64": ("linux", "x86_64", [*LEGACY_X86_64, *(f"manylinux_2_{minor}_x86_64" for minor in range(5, 36))]),
+    "linux-arm64": (
+        "linux",
+        "aarch64",
+        ["manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, 36))],
+    ),
     "macos-arm64": ("darwin", "arm64", [f"macosx_{major}_0_arm64" for major in range(11, 15)]),
     "macos-intel": (
         "darwin",

@@ -62,7 +62,7 @@ def observe(manifest: ModelManifest, answers: list[Prediction | AnsweredError], 
     metrics = services().metrics
     for answer in answers:
         if isinstance(answer, Prediction):
-            metrics.predictions.labels(manifest.name, manifest.version, answer.decision.class_name).inc()
+            metrics.count_prediction(manifest.name, manifest.version, answer.decision.class_name)
     stages = {"decode": timing.decode_s, "queue": timing.queue_s, "inference": timing.inference_s}
     whole = time.perf_counter() - facts().started
     metrics.observe_prediction(manifest.name, manifest.version, {**stages, "whole": whole})

@@ -31,6 +31,5 @@ if command -v shellcheck >/dev/null; then shellcheck get_started/*.sh tests/*.sh
 rm -f .coverage .coverage.*
 "$bin/python" -m pytest --cov --cov-report= --durations=10 -ra "$@"
 if [ "$#" -eq 0 ]; then
-  "$bin/python" -m coverage combine --quiet --append 2>/dev/null || true
   "$bin/python" -m coverage report
 fi

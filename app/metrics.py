@@ -17,6 +17,11 @@ METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 OTHER = "other"
 
 
+def name_method(method: str) -> str:
+    """Return an HTTP method by its name, or `other`: a caller may send any word as one."""
+    return method if method in METHODS else OTHER
+
+
 @lru_cache(maxsize=4096)
 def find_series(collector: MetricWrapperBase, *labels: str) -> Any:
     """Return the series of a collector with these labels; looking it up there anew costs more than counting."""
@@ -64,8 +69,7 @@ class Metrics:
 
     def count_request(self, rule: str, method: str, status: int, model: str, seconds: float) -> None:
         """Count one answered HTTP request."""
-        method = method if method in METHODS else OTHER
-        find_series(self.requests, rule, method, str(status), model).inc()
+        find_series(self.requests, rule, name_method(method), str(status), model).inc()
         find_series(self.request_seconds, rule).observe(seconds)
 
     def observe_prediction(self, model: str, version: str, stages: dict[str, float]) -> None:

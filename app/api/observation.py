@@ -6,6 +6,7 @@ import time
 from flask import Flask, Response, request
 
 from app.api.context import facts, services
+from app.metrics import name_method
 
 log = logging.getLogger("app.access")
 
@@ -40,7 +41,7 @@ def register_observation(app: Flask) -> None:
             fields = {
                 "request_id": known.request_id,
                 "user": known.user,
-                "method": request.method if request.method.isalpha() and len(request.method) < 8 else "other",
+                "method": name_method(request.method),
                 "rule": rule,
                 "status": response.status_code,
                 "model": known.model,

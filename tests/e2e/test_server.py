@@ -165,11 +165,12 @@ def test_metrics_carry_no_path_of_a_caller(server: LiveServer) -> None:
 def test_log_is_json_and_holds_no_secret(server: LiveServer, pcam_example: bytes) -> None:
     requests.post(server.inference + PCAM, files={"image": ("patient-name.png", pcam_example)}, auth=AUTH, timeout=30)
     requests.get(server.inference + "/models", auth=("nobody\r\n{}", "wrong-password"), timeout=30)
+    requests.request("JANEDOE", server.inference + "/models", timeout=30)
     lines = server.log.read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert any(record.get("rule") == "/predictions/<model_name>" and record["status"] == 200 for record in records)
     text = server.log.read_text()
-    for secret in (PASSWORD, "wrong-password", "patient-name", "nobody"):
+    for secret in (PASSWORD, "wrong-password", "patient-name", "nobody", "JANEDOE"):
         assert secret not in text
 
 

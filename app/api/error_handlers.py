@@ -43,11 +43,7 @@ def register_error_handlers(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def answer_werkzeug(error: HTTPException) -> Response:
         response = answer(translate(error))
-        # Keeps what werkzeug adds, such as Allow, but for its own HTML body.
-        kept = {"Allow", "Location"}
-        response.headers.extend([(key, value) for key, value in error.get_headers() if key in kept])
-        if error.code is not None and error.code < 400:
-            response.status_code = error.code
+        response.headers.extend([(key, value) for key, value in error.get_headers() if key == "Allow"])
         return response
 
     @app.errorhandler(Exception)

@@ -1,6 +1,7 @@
 """Scancer API: serves cancer-image classifiers over HTTP. Research use only, never a diagnosis."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -38,6 +39,12 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from app.metrics import Metrics
     from app.repository.model_registry import ModelEntry, ModelRegistry, State
 
+    class PlainFlask(Flask):
+        """Flask without its search for coroutines, several times a request: no view here is one."""
+
+        def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+            return func
+
     settings = settings or Settings.from_env()
     metrics = Metrics()
 
@@ -45,7 +52,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         metrics.show_state(entry.folder.name, entry.folder.version, entry.state, State)
 
     registry = ModelRegistry(settings, show_state)
-    app = Flask(__name__, static_folder="web/static", template_folder="web/templates")
+    app = PlainFlask(__name__, static_folder="web/static", template_folder="web/templates")
     app.request_class = MemoryRequest
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
     app.url_map.strict_slashes = False
@@ -57,8 +64,8 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     )
     Services(settings, registry, metrics).install(app)
     register_auth(app, Authenticator(UsersFile(settings.instance), settings.login_memory_s))
-    register_observation(app)
-    register_surfaces(app)
+    register_observation(app, metrics)
+    register_surfaces(app, settings)
     register_error_handlers(app)
     for blueprint in (predictions.blueprint, models.blueprint, health.blueprint, description.blueprint):
         app.register_blueprint(blueprint)

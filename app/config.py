@@ -141,6 +141,9 @@ class Settings:
     login_memory_s: int = whole(300, 0, 86400, "Seconds a worker remembers a verified password; 0 forgets at once.")
     request_timeout_s: int = whole(60, 1, 3600, "Seconds after which gunicorn replaces a worker that hangs.")
     graceful_timeout_s: int = whole(30, 1, 3600, "Seconds that requests in flight get when the server stops.")
+    upload_timeout_s: int = whole(
+        60, 1, 3600, "Seconds a client may take to send one request; a slower one answers 408."
+    )
     keepalive_s: int = whole(5, 0, 3600, "Seconds an idle connection is kept open.")
     log_level: str = setting(
         "INFO",

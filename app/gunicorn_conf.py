@@ -4,6 +4,7 @@ import gc
 import logging
 import logging.config
 import os
+import select
 import shutil
 import sys
 from pathlib import Path
@@ -38,7 +39,8 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "bind": [str(address) for address in settings.addresses],
         "workers": settings.workers,
         "threads": settings.threads,
-        "worker_class": "gthread",
+        # Where the system has no epoll (macOS), gunicorn's own threads serve.
+        "worker_class": "app.server.worker.SharedPollWorker" if hasattr(select, "epoll") else "gthread",
         # A model or a framework that is loaded before the fork hangs in the children.
         "preload_app": False,
         "timeout": settings.request_timeout_s,

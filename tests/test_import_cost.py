@@ -18,6 +18,7 @@ ALLOWED = {
     "web": {"api", "repository", "pipeline", "engines"},
     "cli": {"api", "repository", "pipeline", "engines"},
     "gunicorn_conf": {"api"},
+    "server": {"server"},
     "__init__": {"api", "cli", "repository"},
     "repository": {"repository", "pipeline", "engines"},
     "pipeline": {"pipeline", "engines"},

@@ -1,6 +1,5 @@
 """HTTP Basic auth: who the caller is, and whether the role suffices."""
 
-import hashlib
 import hmac
 import logging
 import os
@@ -40,6 +39,10 @@ def require(role: str) -> Callable[[View], View]:
 
         @wraps(view)
         def check(*args: Any, **kwargs: Any) -> Any:
+            user = find_authenticator().recall(request.headers.get("Authorization", ""))
+            if user is not None and role in user.roles:
+                facts().user = user.name
+                return view(*args, **kwargs)
             # Flask-HTTPAuth lets every OPTIONS pass, for the sake of CORS; here one answers a document.
             if request.method == "OPTIONS" and not auth.authenticate(auth.get_auth(), None):
                 refuse(HTTPStatus.UNAUTHORIZED)
@@ -68,9 +71,29 @@ class Authenticator:
         self._hashing = threading.Lock()
         self._waiting: dict[bytes, int] = {}
         self._proofs: OrderedDict[bytes, float] = OrderedDict()
+        self._headers: OrderedDict[bytes, tuple[User, float]] = OrderedDict()
         self._users: dict[str, User] = {}
         self._stamp: tuple[int, int, int] | None = None
         self._nobody = User("", "predict", generate_password_hash("", HASH_METHOD))
+
+    def recall(self, header: str) -> User | None:
+        """Return the user whose password came before in the same `Authorization` header, if that is still known."""
+        self._refresh()
+        with self._lock:
+            user, until = self._headers.get(self._digest(header), (self._nobody, 0.0))
+            # The very object that the file gave: one of an earlier file may have been remembered a moment too late.
+            is_current = self._users.get(user.name) is user
+        return user if is_current and until > time.monotonic() else None
+
+    def remember(self, header: str, user: User) -> None:
+        """Remember a verified user's `Authorization` header, so that `recall` finds it."""
+        with self._lock:
+            self._headers[self._digest(header)] = (user, time.monotonic() + self._memory_s)
+            if len(self._headers) > MAX_PROOFS:
+                self._headers.popitem(last=False)
+
+    def _digest(self, text: str) -> bytes:
+        return hmac.digest(self._key, text.encode(), "sha256")
 
     def verify(self, name: str, password: str) -> User | None:
         """Return the user whose password this is, or None.
@@ -99,7 +122,7 @@ class Authenticator:
                 self._proofs.popitem(last=False)
 
     def _prove(self, user: User, password: str) -> bytes:
-        return hmac.digest(self._key, "\0".join((user.name, password, user.password_hash)).encode(), hashlib.sha256)
+        return self._digest("\0".join((user.name, password, user.password_hash)))
 
     def _check_slowly(self, user: User, password: str, proof: bytes) -> bool:
         """Check by the hash, one at a time; who waits with the same credentials shares the first one's success.
@@ -141,6 +164,7 @@ class Authenticator:
         with self._lock:
             self._users, self._stamp = users, stamp
             self._proofs.clear()
+            self._headers.clear()
 
 
 def register_auth(app: Flask, authenticator: Authenticator) -> None:
@@ -148,14 +172,20 @@ def register_auth(app: Flask, authenticator: Authenticator) -> None:
     app.extensions["authenticator"] = authenticator
 
 
+def find_authenticator() -> Authenticator:
+    """The authenticator of the current app."""
+    return cast(Authenticator, current_app.extensions["authenticator"])
+
+
 def verify_password(name: str, password: str) -> User | None:
     """Return the user of the request's credentials."""
     # Flask-HTTPAuth takes the credentials of any scheme for Basic ones.
     if request.authorization is None or request.authorization.type != "basic" or not name:
         return None
-    authenticator: Authenticator = current_app.extensions["authenticator"]
+    authenticator = find_authenticator()
     user = authenticator.verify(name, password or "")
     if user is not None:
+        authenticator.remember(request.headers["Authorization"], user)
         facts().user = user.name
     return user
 

@@ -30,7 +30,7 @@ class Services:
         app.extensions[EXTENSION] = self
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestFacts:
     """What the log line and the metrics say of a request; views fill it in as they learn it.
 
@@ -55,9 +55,12 @@ def services() -> Services:
     return cast(Services, current_app.extensions[EXTENSION])
 
 
+def begin_facts() -> None:
+    """Note when the current request began, and by which id it goes; called before anything else."""
+    given = request.environ.get("HTTP_X_REQUEST_ID", "")
+    g.facts = RequestFacts(given if REQUEST_ID_PATTERN.fullmatch(given) else str(uuid.uuid4()))
+
+
 def facts() -> RequestFacts:
     """The facts of the current request."""
-    if "facts" not in g:
-        given = request.headers.get("X-Request-ID", "")
-        g.facts = RequestFacts(given if REQUEST_ID_PATTERN.fullmatch(given) else str(uuid.uuid4()))
     return cast(RequestFacts, g.facts)

@@ -2,53 +2,73 @@
 
 import logging
 import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response
+from flask.globals import request_ctx
 
-from app.api.context import facts, services
-from app.metrics import name_method
+from app.api.context import begin_facts, facts
+from app.metrics import Metrics, name_method
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger("app.access")
 
 UNMATCHED = "unmatched"
 """Rule of a request that no route matches: its path is the caller's text, and goes nowhere."""
 
-HEADERS = {
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
-}
+COMMON_HEADERS = [
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'",
+    ),
+]
 
 
-def register_observation(app: Flask) -> None:
+def add_common_headers(app: "WSGIApplication") -> "WSGIApplication":
+    """Give every answer of a WSGI application the common headers; one that it sets itself stays."""
+
+    def call(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+            own = {name for name, _ in headers}
+            return start_response(status, headers + [each for each in COMMON_HEADERS if each[0] not in own], exc_info)
+
+        return app(environ, start)
+
+    return call
+
+
+def register_observation(app: Flask, metrics: Metrics) -> None:
     """Start the clock before each request; finish its answer after it."""
+    app.wsgi_app = add_common_headers(app.wsgi_app)  # type: ignore[method-assign, assignment]  # Flask's way to wrap itself
 
-    @app.before_request
-    def start() -> None:
-        facts()
+    app.before_request(begin_facts)
 
     @app.after_request
     def finish(response: Response) -> Response:
-        known = facts()
-        response.headers["X-Request-ID"] = known.request_id
-        response.headers.extend({name: text for name, text in HEADERS.items() if name not in response.headers})
+        known, asked = facts(), request_ctx.request
+        response.headers.add("X-Request-ID", known.request_id)
         seconds = time.perf_counter() - known.started
-        rule = request.url_rule.rule if request.url_rule else UNMATCHED
-        services().metrics.count_request(rule, request.method, response.status_code, known.model or "", seconds)
+        rule, method, status = asked.url_rule.rule if asked.url_rule else UNMATCHED, asked.method, response.status_code
+        metrics.count_request(rule, method, status, known.model or "", seconds)
         if log.isEnabledFor(logging.INFO):
             fields = {
                 "request_id": known.request_id,
                 "user": known.user,
-                "method": name_method(request.method),
+                "method": name_method(method),
                 "rule": rule,
-                "status": response.status_code,
+                "status": status,
                 "model": known.model,
                 "version": known.version,
                 "outcome": known.outcome,
                 "images": known.images,
-                "bytes": request.content_length,
+                "bytes": asked.content_length,
                 "ms": round(seconds * 1000, 2),
             }
             log.info("request", extra={name: value for name, value in fields.items() if value is not None})

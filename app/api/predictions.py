@@ -1,16 +1,20 @@
 """`POST` and `PUT /predictions/<model_name>[/<version>]`: pictures in, classes out."""
 
+import json
 import time
+from collections.abc import Sequence
+from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 
 from app.api.auth import require
-from app.api.context import NOTICE, facts, services
+from app.api.context import NOTICE, RequestFacts, facts, services
 from app.api.schemas import make_item, make_prediction
 from app.api.upload import read_images
 from app.errors import AnsweredError
 from app.manifest import ModelManifest
+from app.metrics import Metrics
 from app.pipeline.served_model import Prediction, ServedModel, Timing
 
 blueprint = Blueprint("predictions", __name__, url_prefix="/predictions")
@@ -29,48 +33,63 @@ def predict(model_name: str, version: str | None = None) -> ResponseReturnValue:
     `{"predictions": […]}` in request order, each a prediction or an error of its own.
     `Accept: text/plain` answers the class alone, one a line.
     """
-    served = services().registry.get_served(model_name, version)
-    known, manifest = facts(), served.manifest
+    known, service = facts(), services()
+    served = service.registry.get_served(model_name, version)
+    manifest = served.manifest
     known.model, known.version = manifest.name, manifest.version
-    images = read_images(request, services().settings.max_images)
+    images = read_images(request, service.settings.max_images)
     known.images = len(images)
     if len(images) == 1:
-        return answer_one(served, images[0])
+        return answer_one(served, images[0], known, service.metrics)
     answers, timing = served.predict_many(images)
     known.outcome = SEVERAL
-    observe(manifest, answers, timing)
+    observe(service.metrics, known, manifest, answers, timing)
     items = [make_item(answer, manifest, known.request_id) for answer in answers]
     if wants_plain_text():
         return plain_text("\n".join(item.get("class", item.get("type", "")) for item in items))
-    return jsonify({"predictions": items})
+    return json_text({"predictions": items})
 
 
-def answer_one(served: ServedModel, image: bytes | AnsweredError) -> ResponseReturnValue:
+def answer_one(
+    served: ServedModel, image: bytes | AnsweredError, known: RequestFacts, metrics: Metrics
+) -> ResponseReturnValue:
     """Answer a request of one picture."""
     if isinstance(image, AnsweredError):
         raise image
     prediction, timing = served.predict(image)
-    facts().outcome = prediction.decision.class_name
-    observe(served.manifest, [prediction], timing)
+    known.outcome = prediction.decision.class_name
+    observe(metrics, known, served.manifest, [prediction], timing)
     if wants_plain_text():
-        return plain_text(prediction.decision.class_name)
-    return jsonify(make_prediction(prediction, served.manifest, facts().request_id))
+        return plain_text(known.outcome)
+    return json_text(make_prediction(prediction, served.manifest, known.request_id))
 
 
-def observe(manifest: ModelManifest, answers: list[Prediction | AnsweredError], timing: Timing) -> None:
+def observe(
+    metrics: Metrics,
+    known: RequestFacts,
+    manifest: ModelManifest,
+    answers: Sequence[Prediction | AnsweredError],
+    timing: Timing,
+) -> None:
     """Count the classes answered, and record where the time went."""
-    metrics = services().metrics
     for answer in answers:
         if isinstance(answer, Prediction):
             metrics.count_prediction(manifest.name, manifest.version, answer.decision.class_name)
     stages = {"decode": timing.decode_s, "queue": timing.queue_s, "inference": timing.inference_s}
-    whole = time.perf_counter() - facts().started
+    whole = time.perf_counter() - known.started
     metrics.observe_prediction(manifest.name, manifest.version, {**stages, "whole": whole})
 
 
 def wants_plain_text() -> bool:
     """Whether the caller asks for plain text rather than JSON; `*/*` asks for JSON."""
+    if PLAIN_TEXT not in request.headers.get("Accept", ""):
+        return False
     return request.accept_mimetypes.best_match(["application/json", PLAIN_TEXT]) == PLAIN_TEXT
+
+
+def json_text(document: dict[str, Any]) -> Response:
+    """Make a JSON answer; the plain encoder takes a third of the time of Flask's, which knows more types."""
+    return Response(json.dumps(document) + "\n", mimetype="application/json")
 
 
 def plain_text(text: str) -> Response:

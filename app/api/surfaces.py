@@ -5,10 +5,10 @@ development server, a Unix socket) serves everything.
 """
 
 from enum import Enum, auto
+from functools import lru_cache
 
 from flask import Flask, request
 
-from app.api.context import services
 from app.config import Settings
 from app.errors import ResourceNotFoundError
 
@@ -31,23 +31,23 @@ BLUEPRINT_SURFACES = {
 """Where each blueprint is served; one that is not named here is served nowhere."""
 
 
-def find_surfaces(settings: Settings, port: str) -> set[Surface]:
-    """Return what is served on a port: one surface, several where addresses are the same, all on a foreign port."""
+@lru_cache(maxsize=16)
+def find_blueprints(settings: Settings, port: str) -> frozenset[str]:
+    """Return the blueprints served on a port: of one surface, or several where addresses are the same; else all."""
     ports = {
         Surface.INFERENCE: settings.inference_address.port,
         Surface.MANAGEMENT: settings.management_address.port,
         Surface.METRICS: settings.metrics_address.port,
     }
-    return {surface for surface, served in ports.items() if str(served) == port} or set(Surface)
+    served = {surface for surface, its_port in ports.items() if str(its_port) == port} or set(Surface)
+    return frozenset(name for name, surfaces in BLUEPRINT_SURFACES.items() if surfaces & served)
 
 
-def register_surfaces(app: Flask) -> None:
+def register_surfaces(app: Flask, settings: Settings) -> None:
     """Answer 404 for a route that exists, but not on the port asked."""
 
     @app.before_request
     def check_surface() -> None:
-        if request.blueprint is None:
-            return
-        served = find_surfaces(services().settings, request.environ.get("SERVER_PORT", ""))
-        if not served & BLUEPRINT_SURFACES[request.blueprint]:
+        blueprint = request.blueprint
+        if blueprint and blueprint not in find_blueprints(settings, request.environ.get("SERVER_PORT", "")):
             raise ResourceNotFoundError("Requested resource is not found, please refer to API document.")

@@ -58,22 +58,40 @@ def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaError("Compressed bodies are not taken; send the picture as it is.")
-    hold_chunked_body(request)
-    if request.mimetype == "multipart/form-data":
+    kind = request.mimetype
+    if kind == "multipart/form-data":
+        hold_chunked_body(request)
         images = read_files(request)
         if not images:
             raise BadRequestError("The form holds no file; send the picture as a file part, e.g. -F image=@patch.png.")
-    elif request.mimetype == "application/json":
-        images = read_instances(request.get_data(cache=False))
+    elif kind == "application/json":
+        images = read_instances(read_body(request))
     else:
-        images = [request.get_data(cache=False)]
+        images = [read_body(request)]
     if len(images) > max_images:
         raise BadRequestError(f"The request holds {len(images)} pictures; at most {max_images} are taken.")
     return images
 
 
+def read_body(request: Request) -> bytes:
+    """Read the whole body.
+
+    Raises:
+        BadRequestError: its chunks are malformed.
+        BodyTooLargeError, RequestEntityTooLarge: it is over the limit.
+    """
+    hold_chunked_body(request)
+    stream = request.environ["wsgi.input"]
+    if isinstance(stream, io.BytesIO):  # it was held in memory already, and its length is known
+        length, limit = int(request.environ.get("CONTENT_LENGTH") or 0), request.max_content_length
+        if limit is not None and length > limit:
+            raise BodyTooLargeError(f"The body is larger than {limit} bytes.")
+        return stream.read(length)
+    return request.get_data(cache=False)
+
+
 def hold_chunked_body(request: Request) -> None:
-    """Read a body of unknown length into memory, so that it has a length.
+    """Hold a body of unknown length in memory, so that it has a length.
 
     Werkzeug would cut such a body at the limit and go on, as if the picture were damaged.
 
@@ -81,8 +99,10 @@ def hold_chunked_body(request: Request) -> None:
         BadRequestError: its chunks are malformed.
         BodyTooLargeError: it is over the limit.
     """
+    if "CONTENT_LENGTH" in request.environ or not request.environ.get("wsgi.input_terminated"):
+        return
     limit = request.max_content_length
-    if "CONTENT_LENGTH" in request.environ or limit is None or not request.environ.get("wsgi.input_terminated"):
+    if limit is None:
         return
     try:
         body = request.environ["wsgi.input"].read(limit + 1)

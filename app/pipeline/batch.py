@@ -1,11 +1,9 @@
-"""The queue before an engine: callers that wait together are inferred together."""
+"""The queue before an engine: callers that come together are inferred together."""
 
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 
@@ -15,42 +13,181 @@ from app.errors import InferenceError, ScancerError, ServiceUnavailableError
 
 MAX_BATCH_PICTURES = 8
 """Pictures that are inferred together; more wait for the next batch."""
+MAX_BATCH_DELAY_S = 0.005
+"""How long a batch waits to be as large as the load of this moment makes it; a lone caller's never waits."""
+RECENT_S = 0.05
+"""How long after a batch the load is taken to be what it was then."""
 
 
-@dataclass
 class Job:
     """One caller's pictures, and later their scores or the error that kept them from having any."""
 
-    pictures: InputBatch
-    scores: Scores | None = None
-    error: ScancerError | None = None
-    started: float = 0.0
-    ended: float = 0.0
+    __slots__ = ("count", "ended", "error", "is_leader", "pictures", "scores", "started", "wake")
 
-    @property
-    def is_done(self) -> bool:
-        """Whether there is an outcome."""
-        return self.scores is not None or self.error is not None
+    def __init__(self, pictures: InputBatch) -> None:
+        self.pictures = pictures
+        self.count = len(pictures)
+        self.scores: Scores | None = None
+        self.error: ScancerError | None = None
+        self.started = self.ended = 0.0
+        self.is_leader = False
+        self.wake = threading.Lock()
+        self.wake.acquire()
 
 
 class BatchRunner:
     """Runs an engine for many callers: one batch at a time, made of all that came while the last one ran.
 
     A lone caller never waits for others. Under load a batch costs less than its pictures one by one: the weights pass
-    through the processor's caches once. At most `queue_size` callers may wait.
+    through the processor's caches once, and an engine likes batches of one size better than of many. So a batch waits
+    a moment for pictures that are being decoded, and, where callers came together just now, for as many as then.
+    At most `queue_size` callers may wait.
+
+    One caller leads: it runs the batch that holds its own pictures, then wakes the others, and the first that still
+    waits leads on.
 
     Thread safety: all methods may be called from any thread.
     """
 
     def __init__(self, engine: Engine, queue_size: int) -> None:
         self._engine = engine
-        self._places = threading.BoundedSemaphore(queue_size + 1)
-        self._slot = threading.Lock()
+        self._queue_size = queue_size
+        self._lock = threading.Lock()
+        self._came = threading.Condition(self._lock)
+        self._engine_lock = threading.Lock()
         self._jobs: deque[Job] = deque()
+        self._arriving = 0
+        self._last_load = 1
+        self._last_ended = 0.0
+        self._is_led = False
         self._is_closed = False
 
+    def arrival(self) -> "Arrival":
+        """Announce pictures: `with runner.arrival() as arrival: … arrival.infer(batch)`."""
+        return Arrival(self)
+
     def infer(self, batch: InputBatch) -> tuple[Scores, float, float]:
-        """Infer a caller's pictures, perhaps together with others'.
+        """Infer pictures that nothing announced; see `Arrival.infer`."""
+        with self.arrival() as arrival:
+            return arrival.infer(batch)
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for the next batch."""
+        return len(self._jobs)
+
+    def announce(self) -> None:
+        """Say that pictures are being decoded."""
+        with self._lock:
+            self._arriving += 1
+
+    def retract(self) -> None:
+        """Say that they do not come."""
+        with self._lock:
+            self._arriving -= 1
+            self._came.notify()
+
+    def infer_announced(self, job: Job) -> tuple[Scores, float, float]:
+        """Infer what was announced; see `Arrival.infer`."""
+        arrived = time.perf_counter()
+        with self._lock:
+            self._arriving -= 1
+            self._came.notify()
+            if len(self._jobs) >= self._queue_size:
+                raise ServiceUnavailableError("Too many requests wait for this model; try again shortly.")
+            self._jobs.append(job)
+            job.is_leader, self._is_led = not self._is_led, True
+        if not job.is_leader:
+            job.wake.acquire()
+        if job.is_leader:
+            self._lead()
+        if job.error is not None:
+            raise job.error
+        assert job.scores is not None, "a job without an error has scores"
+        return job.scores, job.started - arrived, job.ended - job.started
+
+    def _lead(self) -> None:
+        """Run the next batch, which the caller's own job begins; then hand on the lead."""
+        jobs = self._take_batch()
+        try:
+            self._run(jobs)
+        except ScancerError as error:
+            for job in jobs:
+                job.error = error
+        finally:
+            for job in jobs:  # whatever else was raised goes to the caller at hand; the others must not wait for ever
+                if job.scores is None and job.error is None:
+                    job.error = InferenceError("The model failed.")
+                job.wake.release()
+            with self._lock:
+                self._last_load, self._last_ended = len(jobs) + len(self._jobs) + self._arriving, time.perf_counter()
+                self._is_led = bool(self._jobs)
+                if self._jobs:
+                    self._jobs[0].is_leader = True
+                    self._jobs[0].wake.release()
+
+    def _take_batch(self) -> list[Job]:
+        """Take the jobs at the head of the queue, having waited for those that are about to come."""
+        with self._lock:
+            if not self._is_complete():
+                self._came.wait_for(self._is_complete, MAX_BATCH_DELAY_S)
+            jobs = [self._jobs.popleft()]
+            while self._jobs and sum(job.count for job in jobs) + self._jobs[0].count <= MAX_BATCH_PICTURES:
+                jobs.append(self._jobs.popleft())
+            return jobs
+
+    def _is_complete(self) -> bool:
+        """Whether there is nothing to wait for: the batch is full, or all are there who are likely to come."""
+        pictures = sum(job.count for job in self._jobs)
+        if pictures >= MAX_BATCH_PICTURES:
+            return True
+        is_recent = time.perf_counter() - self._last_ended < RECENT_S
+        return not self._arriving and (not is_recent or len(self._jobs) >= self._last_load)
+
+    def _run(self, jobs: list[Job]) -> None:
+        pictures = jobs[0].pictures if len(jobs) == 1 else np.concatenate([job.pictures for job in jobs])
+        with self._engine_lock:
+            if self._is_closed:
+                raise ServiceUnavailableError("The model was unloaded; try again shortly.")
+            started = time.perf_counter()
+            scores = self._engine.infer(pictures)
+            ended = time.perf_counter()
+        if len(scores) != len(pictures):
+            raise InferenceError("The model returned scores for another number of pictures.")
+        start = 0
+        for job in jobs:
+            job.started, job.ended = started, ended
+            job.scores = scores[start : start + job.count]
+            start += job.count
+
+    def close(self) -> None:
+        """Wait for the running batch and close the engine; who still waits is answered that the model is gone."""
+        with self._engine_lock:
+            self._is_closed = True
+            self._engine.close()
+
+
+class Arrival:
+    """Pictures that were announced: either they come, by `infer`, or leaving the `with` takes the word back."""
+
+    __slots__ = ("_is_pending", "_runner")
+
+    def __init__(self, runner: BatchRunner) -> None:
+        self._runner = runner
+        self._is_pending = True
+
+    def __enter__(self) -> "Arrival":
+        self._runner.announce()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._is_pending:
+            self._runner.retract()
+
+    def infer(self, batch: InputBatch) -> tuple[Scores, float, float]:
+        """Infer the pictures, perhaps together with others'.
 
         Args:
             batch: uint8, [N, H, W, 3].
@@ -62,65 +199,6 @@ class BatchRunner:
             ServiceUnavailableError: the queue is full, or the model was closed.
             InferenceError: the engine failed.
         """
-        arrived = time.perf_counter()
         job = Job(batch)
-        with self._hold_place():
-            self._jobs.append(job)
-            with self._slot:  # whoever holds it runs the next batch; the others find theirs done
-                while not job.is_done:
-                    self._run_next_batch()
-        if job.error is not None:
-            raise job.error
-        assert job.scores is not None, "a job without an error has scores"
-        return job.scores, job.started - arrived, job.ended - job.started
-
-    @property
-    def waiting(self) -> int:
-        """How many callers wait for the next batch."""
-        return len(self._jobs)
-
-    @contextmanager
-    def _hold_place(self) -> Iterator[None]:
-        """Hold a place in the queue."""
-        if not self._places.acquire(blocking=False):
-            raise ServiceUnavailableError("Too many requests wait for this model; try again shortly.")
-        try:
-            yield
-        finally:
-            self._places.release()
-
-    def _run_next_batch(self) -> None:
-        """Infer the jobs at the head of the queue; called by the holder of the slot alone."""
-        jobs = [self._jobs.popleft()]
-        while self._jobs and sum(len(job.pictures) for job in (*jobs, self._jobs[0])) <= MAX_BATCH_PICTURES:
-            jobs.append(self._jobs.popleft())
-        started = time.perf_counter()
-        try:
-            scores = self._infer(jobs)
-            ended = time.perf_counter()
-            ends = np.cumsum([len(job.pictures) for job in jobs])
-            for job, end in zip(jobs, ends, strict=True):
-                job.started, job.ended = started, ended
-                job.scores = scores[end - len(job.pictures) : end]
-        except ScancerError as error:
-            for job in jobs:
-                job.error = error
-        finally:
-            for job in jobs:  # whatever else was raised goes to the caller at hand; the others must not wait for ever
-                if not job.is_done:
-                    job.error = InferenceError("The model failed.")
-
-    def _infer(self, jobs: list[Job]) -> Scores:
-        if self._is_closed:
-            raise ServiceUnavailableError("The model was unloaded; try again shortly.")
-        pictures = jobs[0].pictures if len(jobs) == 1 else np.concatenate([job.pictures for job in jobs])
-        scores = self._engine.infer(pictures)
-        if len(scores) != len(pictures):
-            raise InferenceError("The model returned scores for another number of pictures.")
-        return scores
-
-    def close(self) -> None:
-        """Wait for the running batch and close the engine; who still waits is answered that the model is gone."""
-        with self._slot:
-            self._is_closed = True
-            self._engine.close()
+        self._is_pending = False
+        return self._runner.infer_announced(job)

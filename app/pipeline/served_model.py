@@ -54,6 +54,12 @@ class Prediction:
     picture: Picture
 
 
+def is_one_colour(pixels: RGBImage) -> bool:
+    """Whether every pixel is the same; compared as bytes, the first row first, since nearly always that is enough."""
+    colour, (height, width, _) = pixels[0, 0].tobytes(), pixels.shape
+    return bool(pixels[0].tobytes() == colour * width and pixels.tobytes() == colour * (width * height))
+
+
 class ServedModel:
     """One version of a model, ready to answer.
 
@@ -75,10 +81,11 @@ class ServedModel:
             RequestError: the picture cannot be taken; see `decode`.
             ServiceError: the queue is full, or the engine failed.
         """
-        started = time.perf_counter()
-        picture = self.understand(body)
-        decode_s = time.perf_counter() - started
-        scores, queue_s, inference_s = self._runner.infer(picture.pixels[np.newaxis])
+        with self._runner.arrival() as arrival:
+            started = time.perf_counter()
+            picture = self.understand(body)
+            decode_s = time.perf_counter() - started
+            scores, queue_s, inference_s = arrival.infer(picture.pixels[np.newaxis])
         probabilities = to_probabilities(scores, self.manifest.output)
         decision = decide(probabilities[0], self.manifest.output)
         return Prediction(decision, picture), Timing(decode_s, queue_s, inference_s)
@@ -90,9 +97,7 @@ class ServedModel:
         (width, height), conversions = image.pixels.size, image.conversions
         if pixels.shape[:2] != (height, width):
             conversions += (f"resized from {width}x{height} to {pixels.shape[1]}x{pixels.shape[0]}",)
-        # Compared as bytes, which ends at the first other pixel; as arrays it would cost more than the resize.
-        single_colour = pixels.tobytes() == pixels[0, 0].tobytes() * (pixels.shape[0] * pixels.shape[1])
-        warnings = ("The picture shows a single colour; the answer means nothing.",) if single_colour else ()
+        warnings = ("The picture shows a single colour; the answer means nothing.",) if is_one_colour(pixels) else ()
         return Picture(pixels, width, height, image.format, image.mode, conversions, warnings)
 
     def predict_many(self, bodies: Sequence[bytes | AnsweredError]) -> tuple[list[Prediction | AnsweredError], Timing]:
@@ -104,13 +109,14 @@ class ServedModel:
         Raises:
             ServiceError: the queue is full, or the engine failed: then no picture has an answer.
         """
-        started = time.perf_counter()
-        pictures = [self._try_to_understand(body) for body in bodies]
-        decode_s = time.perf_counter() - started
-        batch = [picture.pixels for picture in pictures if isinstance(picture, Picture)]
-        if not batch:
-            return [picture for picture in pictures if isinstance(picture, AnsweredError)], Timing(decode_s, 0, 0)
-        scores, queue_s, inference_s = self._runner.infer(np.stack(batch))
+        with self._runner.arrival() as arrival:
+            started = time.perf_counter()
+            pictures = [self._try_to_understand(body) for body in bodies]
+            decode_s = time.perf_counter() - started
+            batch = [picture.pixels for picture in pictures if isinstance(picture, Picture)]
+            if not batch:
+                return [picture for picture in pictures if isinstance(picture, AnsweredError)], Timing(decode_s, 0, 0)
+            scores, queue_s, inference_s = arrival.infer(np.stack(batch))
         rows = iter(to_probabilities(scores, self.manifest.output))
         answers = [
             Prediction(decide(next(rows), self.manifest.output), picture) if isinstance(picture, Picture) else picture

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from app.engines.report import CompileReport, hash_files, read_report
@@ -75,6 +76,7 @@ def find_model_folders(root: Path) -> list[ModelFolder]:
     ]
 
 
+@lru_cache(maxsize=1024)
 def order_version(version: str) -> tuple[tuple[int, int, str], ...]:
     """Key that sorts versions as people count: 1.9 before 1.10, 1.0-rc1 before 1.0, 1.0 before 1.0.1."""
     parts = re.findall(r"[0-9]+|[^0-9._-]+", version)

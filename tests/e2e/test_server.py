@@ -38,6 +38,14 @@ def metric(server: LiveServer, name: str, **labels: str) -> float:
     return total
 
 
+def wait_for_ready_workers(server: LiveServer, count: int) -> None:
+    """Wait until so many workers have the model ready: the server answers as soon as one has."""
+    deadline = time.monotonic() + 20
+    while metric(server, "scancer_model_state", model="pcam-classification", state="READY") != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def worker_pids(server: LiveServer) -> set[int]:
     assert server.process is not None
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
@@ -223,18 +231,14 @@ def test_dead_worker_is_replaced_and_counters_stay_right(instance: Path, tmp_pat
     try:
         for _ in range(10):
             assert predict(live, PCAM, pcam_example).status_code == 200
-        assert metric(live, "scancer_model_state", model="pcam-classification", state="READY") == 2
+        wait_for_ready_workers(live, 2)
         victim = min(worker_pids(live))
         os.kill(victim, signal.SIGKILL)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and (victim in worker_pids(live) or len(worker_pids(live)) < 2):
             time.sleep(0.05)
         assert len(worker_pids(live) - {victim}) == 2
-        while time.monotonic() < deadline:
-            if metric(live, "scancer_model_state", model="pcam-classification", state="READY") == 2:
-                break
-            time.sleep(0.05)
-        assert metric(live, "scancer_model_state", model="pcam-classification", state="READY") == 2
+        wait_for_ready_workers(live, 2)
         assert metric(live, "scancer_predictions_total", model="pcam-classification") == 10
         assert predict(live, PCAM, pcam_example).status_code == 200
         assert metric(live, "scancer_predictions_total", model="pcam-classification") == 11

@@ -1,0 +1,1 @@
+"""How requests come in and answers go out under gunicorn; knows HTTP and WSGI, nothing of Flask or models."""

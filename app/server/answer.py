@@ -1,0 +1,76 @@
+"""From a whole request to the bytes of its answer, through a WSGI application."""
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any
+
+from app.server.request_reader import Request
+
+WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+BODILESS = ("204", "304")
+LINE_BREAK = re.compile(r"[\r\n\0]")
+
+
+def answer(app: WSGIApp, request: Request, is_last: bool) -> bytes:
+    """Call the application and return status line, headers and body.
+
+    Args:
+        app: a WSGI application.
+        request: a whole request.
+        is_last: whether the connection ends after the answer.
+
+    Raises:
+        ValueError: a header of the answer holds a line break.
+    """
+    head: list[Any] = []
+    written: list[bytes] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], *_: Any) -> Callable[[bytes], None]:
+        head[:] = status, headers  # called again, with an exception, the later ones count: nothing was sent yet
+        return written.append
+
+    chunks = app(request.environ, start_response)
+    try:
+        written.extend(chunks)
+    finally:
+        if hasattr(chunks, "close"):
+            chunks.close()
+    status, headers = head
+    return write_answer(status, headers, b"".join(written), request.environ["REQUEST_METHOD"] == "HEAD", is_last)
+
+
+def write_answer(
+    status: str, headers: Iterable[tuple[str, str]], body: bytes, omits_body: bool, is_last: bool
+) -> bytes:
+    """Write an answer; its length is that of the body, unless the headers state one."""
+    lines = [f"HTTP/1.1 {status}", make_date(int(time.time())), f"Connection: {'close' if is_last else 'keep-alive'}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    text = "\r\n".join(lines)
+    if len(LINE_BREAK.findall(text)) != 2 * (len(lines) - 1):
+        raise ValueError("a header of the answer holds a line break")
+    if status[:3] in BODILESS or omits_body:
+        body = b""
+    elif "\r\ncontent-length:" not in text.lower():
+        text += f"\r\nContent-Length: {len(body)}"
+    return text.encode("latin-1") + b"\r\n\r\n" + body
+
+
+@lru_cache(maxsize=1)
+def make_date(second: int) -> str:
+    """The `Date` header of a second since 1970."""
+    return "Date: " + formatdate(second, usegmt=True)
+
+
+def write_refusal(status: HTTPStatus, message: str, retry_after_s: int | None = None) -> bytes:
+    """Write the answer to a request that never reaches the application; the connection ends with it."""
+    kind = status.phrase.title().replace(" ", "").replace("-", "") + "Exception"
+    body = b'{"code":%d,"type":"%s","message":"%s"}\n' % (status, kind.encode(), message.encode())
+    headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+    if retry_after_s is not None:
+        headers.append(("Retry-After", str(retry_after_s)))
+    return write_answer(f"{status.value} {status.phrase}", headers, body, omits_body=False, is_last=True)

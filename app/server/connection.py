@@ -1,0 +1,188 @@
+"""One client's connection: bytes in, whole requests out, answers back; it never waits for the client."""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+
+from app.server.answer import write_refusal
+from app.server.request_reader import CONTINUE, RefusedRequestError, Request, RequestReader
+
+RECEIVE_BYTES = 64 * 1024
+LINGER_S = 2.0
+"""How long the rest of a refused body is read and thrown away: closing at once would take the answer with it."""
+
+
+class Connection:
+    """A connection without blocking calls; whoever holds `lock` owns it.
+
+    Attributes:
+        lock: held by the thread that works on the connection, or that closes it.
+        deadline: `time.monotonic()` by which the client must go on; passed, the connection is closed.
+        is_closed: whether it is closed.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        reader: RequestReader,
+        idle_s: float,
+        upload_s: float,
+        on_close: Callable[[int], None],
+    ) -> None:
+        self.fd = sock.fileno()
+        self.lock = threading.Lock()
+        self.is_closed = False
+        self._on_close = on_close
+        self._socket = sock
+        self._reader = reader
+        self._idle_s = idle_s
+        self._upload_s = upload_s
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._unsent = b""
+        self._refusal: RefusedRequestError | None = None
+        self._is_ending = False  # after what is unsent
+        self._is_lingering = False
+        self._tls_wants_write = False
+        self._busy_since: float | None = None
+        self.deadline = time.monotonic() + upload_s
+        sock.setblocking(False)
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether an answer waits for the client to take more of it."""
+        return bool(self._unsent) or self._tls_wants_write
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the request that is not whole yet."""
+        return self._reader.held_bytes
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the client has sent nothing since the last answer."""
+        return self._reader.is_between and not self._unsent
+
+    def serve(self, buffer: bytearray, answer: Callable[[Request], tuple[bytes, bool]]) -> None:
+        """Read what is there and answer each request that is whole.
+
+        Args:
+            buffer: of the calling thread.
+            answer: returns the bytes of a request's answer, and whether the connection ends with it.
+        """
+        self._flush()
+        self._answer_ready(answer)
+        view = memoryview(buffer)
+        while not (self.is_closed or self._unsent):
+            count = self._receive(buffer)
+            if count < 0:
+                break
+            if count == 0:
+                self.close()
+                return
+            if self._is_lingering:
+                continue
+            try:
+                self._reader.feed(view[:count])
+            except RefusedRequestError as error:
+                self._refusal = error
+            self._answer_ready(answer)
+            if count < len(buffer) and not self._is_tls:
+                break  # the socket is empty; if not, the next poll tells
+        self._set_deadline()
+
+    def _answer_ready(self, answer: Callable[[Request], tuple[bytes, bool]]) -> None:
+        """Answer what is whole, one after the other, as far as the client takes the answers."""
+        reader = self._reader
+        while reader.requests and not (self._is_ending or self._unsent):
+            request = reader.requests.popleft()
+            text, is_last = answer(request)
+            self._send(text, ends=is_last, lingers=request.has_unread_body)
+        if reader.requests or self._is_ending or self._unsent:
+            return
+        if self._refusal is not None:
+            self.refuse(self._refusal.status, str(self._refusal))
+        elif reader.wants_continue:
+            reader.wants_continue = False
+            self._send(CONTINUE)
+
+    def refuse(self, status: HTTPStatus, message: str, retry_after_s: int | None = None) -> None:
+        """Answer for a request that never became whole, and end the connection."""
+        self._send(write_refusal(status, message, retry_after_s), ends=True, lingers=True)
+
+    def _receive(self, buffer: bytearray) -> int:
+        """Receive into the buffer; returns the number of bytes, 0 at the end, -1 if there is nothing now."""
+        self._tls_wants_write = False
+        try:
+            return self._socket.recv_into(buffer)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return -1
+        except ssl.SSLWantWriteError:
+            self._tls_wants_write = True
+            return -1
+        except OSError:
+            return 0
+
+    def _send(self, data: bytes, ends: bool = False, lingers: bool = False) -> None:
+        self._unsent += data
+        self._is_ending = self._is_ending or ends
+        self._is_lingering = self._is_lingering or lingers
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send as much as the client takes now; end the connection after the last byte of the last answer."""
+        while self._unsent:
+            try:
+                sent = self._socket.send(self._unsent)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except OSError:
+                self.close()
+                return
+            self._unsent = self._unsent[sent:]
+        if self._is_ending and not self._is_lingering:
+            self.close()
+
+    def _set_deadline(self) -> None:
+        now = time.monotonic()
+        if self._is_lingering and not self._unsent:
+            self._end_sending()
+            self._busy_since = self._busy_since or now
+            self.deadline = self._busy_since + LINGER_S
+        elif self.is_idle:
+            self._busy_since, self.deadline = None, now + self._idle_s
+        else:
+            self._busy_since = self._busy_since or now
+            self.deadline = self._busy_since + self._upload_s
+
+    def _end_sending(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+
+    @contextmanager
+    def try_to_own(self) -> Iterator[bool]:
+        """Own the connection if nobody works on it and it is not closed."""
+        is_owner = self.lock.acquire(blocking=False)
+        try:
+            yield is_owner and not self.is_closed
+        finally:
+            if is_owner:
+                self.lock.release()
+
+    def expire(self) -> None:
+        """Close, the deadline being past; say so to a client in the middle of a request."""
+        if not self.is_idle and not self._is_ending:
+            self.refuse(HTTPStatus.REQUEST_TIMEOUT, "The request did not come to its end in time.")
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._on_close(self.fd)
+            self._socket.close()

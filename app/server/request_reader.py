@@ -1,0 +1,209 @@
+"""From the bytes of a connection to whole requests, each as the environment of a WSGI call (PEP 3333)."""
+
+import io
+import sys
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+MAX_HEAD_BYTES = 32 * 1024
+MAX_URL_BYTES = 4096
+MAX_HEADER_FIELDS = 64
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class RefusedRequestError(Exception):
+    """The bytes are no request that is taken; the connection cannot go on after it."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Request:
+    """A whole request.
+
+    Attributes:
+        environ: of the WSGI call; `wsgi.input` holds the body, `CONTENT_LENGTH` its length.
+        keeps_alive: whether the connection may go on after the answer.
+        has_unread_body: whether the client is sending a body that nobody will read: it is over the limit.
+    """
+
+    environ: dict[str, Any]
+    keeps_alive: bool
+    has_unread_body: bool
+
+
+@lru_cache(maxsize=256)
+def name_variable(header: bytes) -> str | None:
+    """Return the environment variable of a header; None for one with an underscore, which could pose as another."""
+    if b"_" in header:
+        return None
+    name = header.decode("latin-1").upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + name
+
+
+class RequestReader:
+    """Reads the requests of one connection, one after another.
+
+    Bodies are held in memory. A request whose body is over the limit is handed over at once, without it: the
+    application answers 413, and the connection ends.
+
+    Attributes:
+        requests: those that are whole, in order.
+        is_between: whether no request has begun since the last whole one.
+        held_bytes: of the body that is not whole yet.
+        wants_continue: whether the client waits for `100 Continue` before it sends its body.
+    """
+
+    def __init__(self, base: Mapping[str, Any], max_body_bytes: int) -> None:
+        self._base = base
+        self._max_body_bytes = max_body_bytes
+        self._parser = HttpRequestParser(self)
+        self.requests: deque[Request] = deque()
+        self.is_between = True
+        self.wants_continue = False
+        self._is_closed = False
+        self._refusal: RefusedRequestError | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._environ: dict[str, Any] | None = None
+        self._body: list[bytes] = []
+        self._head_bytes = 0
+        self.held_bytes = 0
+
+    def feed(self, data: memoryview) -> None:
+        """Take what came next.
+
+        Raises:
+            RefusedRequestError: it is no HTTP, or its head is too long. Whole requests before it stay in `requests`.
+        """
+        if self._is_closed:
+            return
+        self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:
+            self._is_closed = True  # another protocol would follow; the request itself was read to its end
+        except HttpParserError:
+            self._is_closed = True
+            if self._refusal is None and not self.requests:
+                self._refusal = RefusedRequestError(HTTPStatus.BAD_REQUEST, "The request is no valid HTTP.")
+        if self._environ is None and not self.is_between and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too long.")
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        self._is_closed = True
+        self._refusal = RefusedRequestError(status, message)
+
+    # What the parser calls, in this order.
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self.is_between = False
+
+    def on_url(self, url: bytes) -> None:
+        """Take the target, or the next part of it."""
+        self._url += url
+        if len(self._url) > MAX_URL_BYTES:
+            self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, "The request's path is too long.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self._headers.append((name, value))
+        if len(self._headers) > MAX_HEADER_FIELDS:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request has too many headers.")
+
+    def on_headers_complete(self) -> None:
+        """Make the environment; look at how long the body will be."""
+        if self._is_closed:
+            return
+        path, _, query = self._url.partition(b"?")
+        if not path.startswith(b"/"):  # a proxy's form, `GET http://host/path`
+            path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+        environ = {
+            **self._base,
+            "REQUEST_METHOD": self._parser.get_method().decode("ascii"),
+            "PATH_INFO": (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1"),
+            "QUERY_STRING": query.decode("latin-1"),
+            "SERVER_PROTOCOL": "HTTP/" + self._parser.get_http_version(),
+        }
+        for name, value in self._headers:
+            variable = name_variable(name)
+            if variable is None or variable == "HTTP_TRANSFER_ENCODING":  # the body comes to the application whole
+                continue
+            text = value.decode("latin-1")
+            environ[variable] = f"{environ[variable]},{text}" if variable in environ else text
+        self._environ = environ
+        if int(environ.get("CONTENT_LENGTH") or 0) > self._max_body_bytes:
+            self._hand_over(has_unread_body=True)
+        elif environ.get("HTTP_EXPECT", "").lower() == "100-continue":
+            self.wants_continue = True
+
+    def on_body(self, data: bytes) -> None:
+        """Take the next part of the body."""
+        if self._is_closed:
+            return
+        self.wants_continue = False
+        self._body.append(data)
+        self.held_bytes += len(data)
+        if self.held_bytes > self._max_body_bytes:
+            self._hand_over(has_unread_body=True)
+
+    def on_message_complete(self) -> None:
+        """Hand the request over."""
+        if not self._is_closed:
+            self._hand_over(has_unread_body=False)
+
+    def _hand_over(self, has_unread_body: bool) -> None:
+        environ = self._environ
+        assert environ is not None, "the head comes before the body"
+        body = b"" if has_unread_body else self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        environ["wsgi.input"] = io.BytesIO(body)
+        if self.held_bytes:  # also where the body came in chunks, without a length
+            environ["CONTENT_LENGTH"] = str(self.held_bytes)
+        if has_unread_body or self._parser.should_upgrade():
+            self._is_closed = True
+        self.wants_continue = False
+        keeps_alive = not self._is_closed and self._parser.should_keep_alive()
+        self.requests.append(Request(environ, keeps_alive, has_unread_body))
+        self._begin()
+        self.is_between = True
+
+
+def make_base(server: tuple[str, int] | str, client: tuple[str, int] | str, scheme: str) -> dict[str, Any]:
+    """Make the part of the environment that all requests of a connection share.
+
+    Args:
+        server: our address and port, or the path of a Unix socket.
+        client: the same of the client.
+        scheme: http or https.
+    """
+    host, port = server[:2] if isinstance(server, tuple) else (server, "")
+    remote, remote_port = client[:2] if isinstance(client, tuple) else ("", "")
+    return {
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scheme,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "wsgi.input_terminated": True,
+        "SCRIPT_NAME": "",
+        "SERVER_NAME": host,
+        "SERVER_PORT": str(port),
+        "REMOTE_ADDR": remote,
+        "REMOTE_PORT": str(remote_port),
+    }

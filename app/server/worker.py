@@ -1,0 +1,205 @@
+"""A gunicorn worker whose threads share one epoll, so that only whole requests occupy a thread.
+
+gunicorn's own threads wait for the client they have accepted: a few clients that send slowly stop all others. Here a
+connection is read as its bytes come, by whichever thread is free, and a request is worked on once it is whole, by the
+thread that read its last byte. No request is handed from thread to thread, which also spares the processor.
+"""
+
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from http import HTTPStatus
+
+from gunicorn.sock import ssl_wrap_socket
+from gunicorn.workers.base import Worker
+
+from app.config import Settings
+from app.server.answer import answer
+from app.server.connection import RECEIVE_BYTES, Connection
+from app.server.request_reader import Request, RequestReader, make_base
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+"""How often deadlines and gunicorn's arbiter are looked at."""
+YIELD_S, MAX_YIELD_S = 0.0002, 0.002
+"""For each connection it has, a worker lets the others go first for a new one by so long, and by no more than that."""
+STOP_LINGER_S = 2.0
+"""How long a stopping worker keeps idle connections, for the request that a client may be sending just now."""
+RETRY_AFTER_S = 1
+HELD_BODIES = 8
+"""Bodies of the largest size that may be held at a time while they come in."""
+# Reported once, then not again before it is armed anew. Absent on macOS, where gunicorn's own threads serve.
+READ, WRITE = (
+    (select.EPOLLIN | select.EPOLLONESHOT, select.EPOLLOUT | select.EPOLLONESHOT)
+    if hasattr(select, "epoll")
+    else (0, 0)
+)
+
+
+class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotations
+    """Serves all connections of a process from a few threads.
+
+    Thread safety: what is armed is reported to one thread alone, which arms it again when it is done. A connection's
+    lock keeps out the main thread, which closes the late ones.
+    """
+
+    alive: bool
+
+    def init_process(self) -> None:
+        """Prepare what the threads share, in the worker's process; returns when the worker ends."""
+        settings = Settings.from_env()
+        self._max_body_bytes = settings.max_body_bytes
+        self._upload_s, self._idle_s = settings.upload_timeout_s, max(settings.keepalive_s, TICK_S)
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0)
+        self._connections: dict[int, Connection] = {}
+        self._listeners: dict[int, socket.socket] = {each.fileno(): each for each in self.sockets}
+        self._paused: set[int] = set()
+        self._threads: list[threading.Thread] = []
+        super().init_process()
+
+    def run(self) -> None:
+        """Serve until gunicorn says stop, then end what was begun."""
+        for fd, listener in self._listeners.items():
+            listener.setblocking(False)
+            self._epoll.register(fd, READ)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        while self.alive and self.ppid == os.getppid():
+            self._tend_threads()
+            self._tick()
+        self.alive = False
+        self._stop_listening()
+        self._drain()
+
+    def _tick(self) -> None:
+        """Wait for a signal or the next look round; then close who is late."""
+        self.notify()
+        if select.select([self.PIPE[0]], [], [], TICK_S)[0]:
+            os.read(self.PIPE[0], 4096)
+        now = time.monotonic()
+        for connection in list(self._connections.values()):
+            with connection.try_to_own() as is_owner:
+                if is_owner and connection.deadline < now:
+                    connection.expire()
+        self._resume_listening()
+
+    def _tend_threads(self) -> None:
+        """Have as many threads as were asked for; one that ended by a fault of ours was logged by `threading`."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        while len(self._threads) < self.cfg.threads:
+            thread = threading.Thread(target=self._work, name=f"requests-{len(self._threads)}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _work(self) -> None:
+        """What each thread does: take what is ready, until the worker stops."""
+        buffer = bytearray(RECEIVE_BYTES)
+        while True:
+            for fd, _ in self._epoll.poll(maxevents=1):
+                if fd == self._wake:
+                    return
+                if fd in self._listeners:
+                    self._accept(fd)
+                else:
+                    self._serve(fd, buffer)
+
+    def _accept(self, fd: int) -> None:
+        """Accept one connection; among several workers, the one with the fewest is the quickest."""
+        held = len(self._connections)
+        if held and self.cfg.workers > 1:
+            time.sleep(min(held * YIELD_S, MAX_YIELD_S))
+        if not self.alive:
+            return
+        listener = self._listeners[fd]
+        try:
+            client, peer = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            self._epoll.modify(fd, READ)
+            return
+        except OSError as error:  # no descriptors left
+            log.warning("no connection can be accepted", extra={"reason": error.strerror})
+            self._paused.add(fd)
+            return
+        if held + 1 < self.cfg.worker_connections:
+            self._epoll.modify(fd, READ)
+        else:
+            self._paused.add(fd)
+        self._adopt(client, listener.getsockname(), peer)
+
+    def _adopt(self, client: socket.socket, server: tuple[str, int] | str, peer: tuple[str, int] | str) -> None:
+        """Have a new connection polled."""
+        client.setblocking(False)
+        if client.family != socket.AF_UNIX:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.cfg.is_ssl:
+            client = ssl_wrap_socket(client, self.cfg)
+        base = make_base(server, peer, "https" if self.cfg.is_ssl else "http")
+        connection = Connection(
+            client, RequestReader(base, self._max_body_bytes), self._idle_s, self._upload_s, self._forget
+        )
+        self._connections[connection.fd] = connection
+        self._epoll.register(connection.fd, READ)
+
+    def _forget(self, fd: int) -> None:
+        """Called before a connection's descriptor is closed, after which another may have the number."""
+        self._connections.pop(fd, None)
+
+    def _resume_listening(self) -> None:
+        """Accept again after there was no room."""
+        if self._paused and len(self._connections) < self.cfg.worker_connections:
+            while self._paused:
+                self._epoll.modify(self._paused.pop(), READ)
+
+    def _serve(self, fd: int, buffer: bytearray) -> None:
+        """Go on with a connection that has something to read, or room to write."""
+        connection = self._connections.get(fd)
+        if connection is None:
+            return
+        with connection.lock:
+            if connection.is_closed:
+                return
+            is_served = False
+            try:
+                connection.serve(buffer, self._answer)
+                is_served = True
+            finally:
+                if not is_served:
+                    connection.close()
+            if connection.held_bytes > RECEIVE_BYTES and self._holds_too_much():
+                connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", RETRY_AFTER_S)
+            if not connection.is_closed:
+                self._epoll.modify(fd, WRITE if connection.wants_write else READ)
+
+    def _holds_too_much(self) -> bool:
+        held = sum(connection.held_bytes for connection in list(self._connections.values()))
+        return held > HELD_BODIES * self._max_body_bytes
+
+    def _answer(self, request: Request) -> tuple[bytes, bool]:
+        is_last = not (request.keeps_alive and self.alive)
+        return answer(self.wsgi, request, is_last), is_last
+
+    def _stop_listening(self) -> None:
+        for fd, listener in self._listeners.items():
+            self._epoll.unregister(fd)
+            listener.close()
+
+    def _drain(self) -> None:
+        """Answer what has begun, within gunicorn's grace; idle connections get a moment for one more request."""
+        started = time.monotonic()
+        while time.monotonic() - started < self.cfg.graceful_timeout:
+            is_late = time.monotonic() - started > STOP_LINGER_S
+            for connection in list(self._connections.values()):
+                with connection.try_to_own() as is_owner:
+                    if is_owner and is_late and connection.is_idle:
+                        connection.close()
+            if not self._connections:
+                break
+            self.notify()
+            time.sleep(0.01)
+        os.eventfd_write(self._wake, 1)
+        for thread in self._threads:
+            thread.join(timeout=1)

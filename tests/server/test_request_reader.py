@@ -1,0 +1,152 @@
+"""`RequestReader`: the same requests come out however the bytes come in, and what is no request is refused."""
+
+from typing import Any
+
+import pytest
+
+from app.server.request_reader import (
+    MAX_HEAD_BYTES,
+    MAX_HEADER_FIELDS,
+    MAX_URL_BYTES,
+    RefusedRequestError,
+    Request,
+    RequestReader,
+    make_base,
+)
+
+LIMIT = 1000
+BASE = make_base(("127.0.0.1", 8080), ("127.0.0.1", 50000), "http")
+PUT = b"PUT /predictions/a%20b?x=1%202 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nX-Request-ID: abc\r\n\r\nhello"
+CHUNKED = (
+    b"POST /p HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Type: image/png\r\n\r\n"
+    b"3\r\nabc\r\n4;name=value\r\ndefg\r\n0\r\n\r\n"
+)
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def read(*parts: bytes, limit: int = LIMIT) -> list[Request]:
+    reader = RequestReader(BASE, limit)
+    for part in parts:
+        reader.feed(memoryview(part))
+    return list(reader.requests)
+
+
+def plain(request: Request) -> dict[str, Any]:
+    return {**request.environ, "wsgi.input": request.environ["wsgi.input"].read()}
+
+
+def test_head_and_body_become_the_environment() -> None:
+    (request,) = read(PUT)
+    environ = plain(request)
+    assert environ["REQUEST_METHOD"] == "PUT"
+    assert (environ["PATH_INFO"], environ["QUERY_STRING"]) == ("/predictions/a b", "x=1%202")
+    assert (environ["CONTENT_LENGTH"], environ["wsgi.input"]) == ("5", b"hello")
+    assert (environ["HTTP_HOST"], environ["HTTP_X_REQUEST_ID"]) == ("h", "abc")
+    assert (environ["SERVER_PORT"], environ["REMOTE_ADDR"]) == ("8080", "127.0.0.1")
+    assert environ["SERVER_PROTOCOL"] == "HTTP/1.1"
+    assert request.keeps_alive
+    assert not request.has_unread_body
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 20, 64])
+def test_requests_are_the_same_however_they_are_cut(size: int) -> None:
+    whole = PUT + CHUNKED + GET
+    parts = [whole[start : start + size] for start in range(0, len(whole), size)]
+    assert [plain(each) for each in read(*parts)] == [plain(each) for each in read(whole)]
+
+
+def test_chunked_body_has_a_length_and_no_encoding() -> None:
+    environ = plain(read(CHUNKED)[0])
+    assert (environ["wsgi.input"], environ["CONTENT_LENGTH"]) == (b"abcdefg", "7")
+    assert "HTTP_TRANSFER_ENCODING" not in environ
+
+
+def test_repeated_headers_are_joined_and_underscored_ones_dropped() -> None:
+    environ = plain(read(b"GET / HTTP/1.1\r\nHost: h\r\nAccept: a\r\nAccept: b\r\nX_Request_ID: forged1\r\n\r\n")[0])
+    assert environ["HTTP_ACCEPT"] == "a,b"
+    assert "HTTP_X_REQUEST_ID" not in environ
+
+
+def test_bytes_of_a_path_reach_the_application_as_wsgi_wants_them() -> None:
+    environ = plain(read(b"GET /a%C3%A4 HTTP/1.1\r\nHost: h\r\n\r\n")[0])
+    assert environ["PATH_INFO"].encode("latin-1").decode() == "/aä"
+
+
+def test_target_of_a_proxy_is_taken_by_its_path() -> None:
+    assert plain(read(b"GET http://h/models?x HTTP/1.1\r\nHost: h\r\n\r\n")[0])["PATH_INFO"] == "/models"
+
+
+@pytest.mark.parametrize(
+    ("head", "keeps"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", True),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", False),
+        (b"GET / HTTP/1.0\r\n\r\n", False),
+        (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", True),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", False),
+    ],
+)
+def test_connection_lives_on_as_the_client_says(head: bytes, keeps: bool) -> None:
+    assert read(head)[0].keeps_alive is keeps
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 1001\r\n\r\n",
+        b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n" + bytes(1001),
+    ],
+)
+def test_body_over_the_limit_is_handed_over_at_once_without_it(message: bytes) -> None:
+    (request,) = read(message, b"more")
+    assert request.has_unread_body
+    assert not request.keeps_alive
+    assert int(request.environ["CONTENT_LENGTH"]) > LIMIT
+    assert request.environ["wsgi.input"].read() == b""
+
+
+def test_client_that_waits_is_told_to_continue_once() -> None:
+    reader = RequestReader(BASE, LIMIT)
+    reader.feed(memoryview(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"))
+    assert reader.wants_continue
+    assert not reader.requests
+    reader.feed(memoryview(b"ab"))
+    assert not reader.wants_continue
+    assert len(reader.requests) == 1
+
+
+def test_client_that_expects_to_send_too_much_is_not_told_to() -> None:
+    reader = RequestReader(BASE, LIMIT)
+    reader.feed(memoryview(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\nExpect: 100-continue\r\n\r\n"))
+    assert not reader.wants_continue
+    assert reader.requests[0].has_unread_body
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 400),  # a TLS client
+        (b"GET / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nName : space\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nName: a\0b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"GET /" + b"a" * MAX_URL_BYTES + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * (MAX_HEADER_FIELDS + 1) + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\nName: " + b"a" * MAX_HEAD_BYTES, 431),
+    ],
+)
+def test_what_is_no_request_is_refused(message: bytes, status: int) -> None:
+    with pytest.raises(RefusedRequestError) as caught:
+        read(message)
+    assert caught.value.status == status
+
+
+def test_request_before_the_nonsense_is_still_answered() -> None:
+    reader = RequestReader(BASE, LIMIT)
+    reader.feed(memoryview(GET + b"nonsense\r\n\r\n"))
+    assert len(reader.requests) == 1
+    reader.feed(memoryview(GET))
+    assert len(reader.requests) == 1

@@ -1,0 +1,272 @@
+"""The worker, from outside: what clients that send slowly, oddly or not at all get, and what the others notice."""
+
+import http.client
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.conftest import PASSWORD, USER, LiveServer, basic
+
+PATH = "/predictions/pcam-classification"
+AUTH = (USER, PASSWORD)
+HEAD = f"PUT {PATH} HTTP/1.1\r\nHost: h\r\nAuthorization: {basic()['Authorization']}\r\nContent-Length: %d\r\n"
+
+
+@pytest.fixture(scope="module")
+def live(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """One worker of two threads, which loses patience soon."""
+    settings = {
+        "SCANCER_WORKERS": "1",
+        "SCANCER_THREADS": "2",
+        "SCANCER_UPLOAD_TIMEOUT_S": "2",
+        "SCANCER_KEEPALIVE_S": "1",
+    }
+    live = LiveServer(instance, tmp_path_factory.mktemp("worker") / "log", settings)
+    try:
+        yield live.start()
+    finally:
+        live.stop()
+
+
+def connect(live: LiveServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", live.ports[0]), timeout=10)
+
+
+def read_answer(connection: socket.socket) -> tuple[int, bytes]:
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response.status, response.read()
+
+
+def read_answers(connection: socket.socket, count: int) -> list[tuple[int, bytes]]:
+    """Read several answers, which one buffer must hold."""
+    answers = []
+    with connection.makefile("rb") as stream:
+        for _ in range(count):
+            status = int(stream.readline().split()[1])
+            headers = http.client.parse_headers(stream)
+            answers.append((status, stream.read(int(headers["Content-Length"]))))
+    return answers
+
+
+def predict(live: LiveServer, picture: bytes) -> requests.Response:
+    return requests.put(live.inference + PATH, data=picture, auth=AUTH, timeout=10)
+
+
+def test_many_half_sent_requests_do_not_keep_others_waiting(live: LiveServer, pcam_example: bytes) -> None:
+    predict(live, pcam_example)
+    head = (HEAD % len(pcam_example) + "\r\n").encode()
+    slow = [connect(live) for _ in range(20)]
+    for number, connection in enumerate(slow):
+        connection.sendall((head + pcam_example)[: 10 + number * 40])
+    started = time.monotonic()
+    assert predict(live, pcam_example).status_code == 200
+    assert time.monotonic() - started < 0.5
+    for connection in slow:
+        status, body = read_answer(connection)
+        assert (status, json.loads(body)["code"]) == (408, 408)
+        connection.close()
+    assert 1 < time.monotonic() - started < 5
+
+
+def test_slow_request_that_ends_in_time_is_answered(live: LiveServer, pcam_example: bytes) -> None:
+    message = (HEAD % len(pcam_example) + "\r\n").encode() + pcam_example
+    with connect(live) as connection:
+        for start in range(0, len(message), 4000):
+            connection.sendall(message[start : start + 4000])
+            time.sleep(0.02)
+        assert read_answer(connection)[0] == 200
+
+
+def test_requests_sent_ahead_are_answered_in_order(live: LiveServer) -> None:
+    with connect(live) as connection:
+        connection.sendall(
+            b"".join(b"GET %s HTTP/1.1\r\nHost: h\r\n\r\n" % path for path in (b"/ping", b"/nope", b"/ping"))
+        )
+        assert [status for status, _ in read_answers(connection, 3)] == [200, 404, 200]
+
+
+def test_client_that_asks_first_is_told_to_continue(live: LiveServer, pcam_example: bytes) -> None:
+    with connect(live) as connection:
+        connection.sendall((HEAD % len(pcam_example) + "Expect: 100-continue\r\n\r\n").encode())
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(pcam_example)
+        assert read_answer(connection)[0] == 200
+
+
+def test_client_that_asks_first_to_send_too_much_sends_nothing(live: LiveServer) -> None:
+    with connect(live) as connection:
+        connection.sendall((HEAD % (64 * 1024 * 1024) + "Expect: 100-continue\r\n\r\n").encode())
+        assert read_answer(connection)[0] == 413
+
+
+def test_client_that_sends_too_much_gets_its_answer_all_the_same(live: LiveServer) -> None:
+    with connect(live) as connection:
+        connection.sendall((HEAD % (64 * 1024 * 1024) + "\r\n").encode())
+        for _ in range(64):
+            connection.sendall(bytes(64 * 1024))
+        status, body = read_answer(connection)
+        assert (status, json.loads(body)["type"]) == (413, "BodyTooLargeException")
+
+
+def test_idle_connection_is_closed_without_a_word(live: LiveServer) -> None:
+    with connect(live) as connection:
+        connection.sendall(b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert read_answer(connection)[0] == 200
+        started = time.monotonic()
+        assert connection.recv(1) == b""
+        assert 0.5 < time.monotonic() - started < 4
+
+
+@pytest.mark.parametrize(
+    "junk", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"\x16\x03\x01\x02\x00"]
+)
+def test_what_is_no_request_is_answered_in_the_one_shape(live: LiveServer, junk: bytes) -> None:
+    with connect(live) as connection:
+        connection.sendall(junk)
+        status, body = read_answer(connection)
+        assert status == 400
+        assert json.loads(body) == {
+            "code": 400,
+            "type": "BadRequestException",
+            "message": "The request is no valid HTTP.",
+        }
+        assert connection.recv(1) == b""
+
+
+def test_head_is_answered_without_a_body(live: LiveServer) -> None:
+    answer = requests.head(live.inference + "/ping", timeout=5)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert int(answer.headers["Content-Length"]) > 0
+
+
+def test_client_that_reads_slowly_gets_the_whole_answer(live: LiveServer) -> None:
+    head = f"GET /api-description HTTP/1.1\r\nHost: h\r\nAuthorization: {basic()['Authorization']}\r\n\r\n".encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", live.ports[0]))
+        connection.sendall(head * 100)  # more than the buffers of both sides hold
+        time.sleep(0.3)
+        assert requests.get(live.inference + "/ping", timeout=5).status_code == 200
+        answers = read_answers(connection, 100)
+    assert {status for status, _ in answers} == {200}
+    assert all(json.loads(body)["openapi"] for _, body in answers)
+
+
+def test_client_that_goes_away_costs_nothing(live: LiveServer, pcam_example: bytes) -> None:
+    for _ in range(20):
+        connection = connect(live)
+        connection.sendall((HEAD % len(pcam_example) + "\r\n").encode() + pcam_example)
+        connection.close()
+    assert predict(live, pcam_example).status_code == 200
+    assert "Traceback" not in live.log.read_text()
+
+
+def test_descriptors_are_given_back(live: LiveServer) -> None:
+    assert live.process is not None
+    (worker,) = Path(f"/proc/{live.process.pid}/task/{live.process.pid}/children").read_text().split()
+
+    def count() -> int:
+        return len(list(Path(f"/proc/{worker}/fd").iterdir()))
+
+    before = count()
+    connections = [connect(live) for _ in range(50)]
+    for connection in connections:
+        connection.sendall(b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert read_answer(connection)[0] == 200
+    assert count() >= before + 40
+    for connection in connections:
+        connection.close()
+    deadline = time.monotonic() + 5
+    while count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_uploads_that_would_fill_the_memory_are_refused(instance: Path, tmp_path: Path, pcam_example: bytes) -> None:
+    settings = {"SCANCER_WORKERS": "1", "SCANCER_MAX_BODY_BYTES": "262144"}
+    live = LiveServer(instance, tmp_path / "log", settings)
+    connections = []
+    try:
+        live.start()
+        for _ in range(12):
+            connections.append(connect(live))
+            connections[-1].sendall((HEAD % 262144 + "\r\n").encode() + bytes(260000))
+            time.sleep(0.05)
+        status, body = read_answer(connections[-1])
+        assert (status, json.loads(body)["message"]) == (503, "Too many uploads at a time.")
+        assert predict(live, pcam_example).status_code == 200
+    finally:
+        for connection in connections:
+            connection.close()
+        live.stop()
+
+
+def test_stop_and_reload_lose_no_request(instance: Path, tmp_path: Path, pcam_example: bytes) -> None:
+    live = LiveServer(instance, tmp_path / "log", {"SCANCER_WORKERS": "2"}).start()
+    statuses: list[int] = []
+    stops = threading.Event()
+
+    def send() -> None:
+        with requests.Session() as session:
+            while not stops.is_set():
+                statuses.append(
+                    session.put(live.inference + PATH, data=pcam_example, auth=AUTH, timeout=20).status_code
+                )
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    try:
+        for thread in threads:
+            thread.start()
+        assert live.process is not None
+        for _ in range(3):
+            time.sleep(1)
+            live.process.send_signal(signal.SIGHUP)
+        time.sleep(4)
+    finally:
+        stops.set()
+        for thread in threads:
+            thread.join()
+        live.stop()
+    assert len(statuses) > 100
+    assert set(statuses) == {200}
+
+
+def test_tls_from_gunicorns_own_options(instance: Path, tmp_path: Path, pcam_example: bytes) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*make, *names], check=True, capture_output=True)
+    options = f"--certfile {certificate} --keyfile {key}"
+    live = LiveServer(instance, tmp_path / "log", {"SCANCER_WORKERS": "1", "GUNICORN_CMD_ARGS": options})
+    address = f"https://localhost:{live.ports[0]}"
+    context = ssl.create_default_context(cafile=certificate)
+    try:
+        live.launch()
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with socket.create_connection(("localhost", live.ports[0]), timeout=5) as raw:
+                    context.wrap_socket(raw, server_hostname="localhost").close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        with requests.Session() as session:
+            session.trust_env, session.verify = False, str(certificate)
+            for _ in range(3):
+                assert session.put(address + PATH, data=pcam_example, auth=AUTH, timeout=20).status_code == 200
+            too_large = session.put(address + PATH, data=bytes(33 * 1024 * 1024), auth=AUTH, timeout=20)
+            assert too_large.status_code == 413
+    finally:
+        live.stop()

@@ -87,6 +87,9 @@ def post_worker_init(worker: Any) -> None:
     """
     gc.collect()
     gc.freeze()
+    # Our lines say nothing of these (Python's logging guide, "Optimization").
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     silence_native_libraries()
 
 

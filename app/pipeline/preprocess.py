@@ -30,4 +30,4 @@ def preprocess(image: Image.Image, spec: InputSpec) -> RGBImage:
     size = (spec.width_px, spec.height_px)
     if image.size != size:
         image = image.resize(size, FILTERS[spec.resize])
-    return np.asarray(image)
+    return np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(spec.height_px, spec.width_px, 3)

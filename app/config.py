@@ -123,14 +123,28 @@ class Settings:
         PROJECT_ROOT / "instance", parse_folder, "a folder", "Where users and run-time state are kept."
     )
     workers: int = whole(count_cores(), 1, 256, "gunicorn worker processes; the default is the number of cores.")
-    threads: int = whole(8, 1, 256, "Requests a worker handles at a time.")
-    inference_threads: int = whole(1, 1, 256, "Cores one inference may use, in each worker.")
+    threads: int = whole(32, 1, 256, "Requests a worker handles at a time.")
+    inference_threads: int = whole(
+        0, 0, 256, "Cores one inference may use, in each worker; 0: one, or all for a model that takes over 50 ms."
+    )
+    loaded_at_start: int = whole(
+        4,
+        0,
+        10000,
+        "Compiled models that a worker loads when it starts; others are loaded when they are first asked for.",
+    )
     queue_size: int = whole(16, 1, 10000, "Requests that may wait for one model in one worker; one more answers 503.")
     engine: str = setting(
         "auto",
         parse_choice("auto", "native"),
         "auto or native",
         "`auto` runs each model as its manifest says; `native` runs all in their own frameworks.",
+    )
+    prediction_timeout_ms: int = whole(
+        60_000,
+        1,
+        3_600_000,
+        "Milliseconds a prediction may take; past it 504. `X-Request-Timeout-Ms` may ask for less.",
     )
     native_timeout_s: int = whole(120, 1, 3600, "Seconds a natively run model may take for one batch.")
     compile_timeout_s: int = whole(600, 1, 86400, "Seconds a compilation at start may take.")
@@ -141,6 +155,9 @@ class Settings:
     login_memory_s: int = whole(300, 0, 86400, "Seconds a worker remembers a verified password; 0 forgets at once.")
     request_timeout_s: int = whole(60, 1, 3600, "Seconds after which gunicorn replaces a worker that hangs.")
     graceful_timeout_s: int = whole(30, 1, 3600, "Seconds that requests in flight get when the server stops.")
+    stop_delay_s: int = whole(
+        1, 0, 600, "Seconds a stopping server says that it is not ready and answers on, before it ends its connections."
+    )
     upload_timeout_s: int = whole(
         60, 1, 3600, "Seconds a client may take to send one request; a slower one answers 408."
     )

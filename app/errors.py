@@ -16,7 +16,8 @@
     │   └── TooManyLoginsError          429  TooManyLoginsException
     ├── ServiceError                    ours: answered with its status; the message says nothing of the inside
     │   ├── InferenceError              500  InternalServerException
-    │   └── ServiceUnavailableError     503  ServiceUnavailableException
+    │   ├── ServiceUnavailableError     503  ServiceUnavailableException
+    │   └── DeadlineError               504  GatewayTimeoutException
     └── OperatorError                   the operator's: never reaches a caller; stops a command or marks a model
         ├── SettingsError
         ├── UsersError
@@ -155,6 +156,13 @@ class ServiceUnavailableError(ServiceError):
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     type = "ServiceUnavailableException"
+
+
+class DeadlineError(ServiceError):
+    """The caller waits no longer: its deadline passed, or would before there is an answer, or it has gone."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    type = "GatewayTimeoutException"
 
 
 class OperatorError(ScancerError):

@@ -15,6 +15,7 @@ from app.config import MULTIPROCESS_VARIABLE, Settings
 from app.errors import SettingsError, UsersError
 from app.logs import make_log_config
 
+EPOLL_WORKER = "app.server.worker.SharedPollWorker"
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108  # gunicorn's heartbeat files, which hold nothing
 
 
@@ -40,7 +41,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "workers": settings.workers,
         "threads": settings.threads,
         # Where the system has no epoll (macOS), gunicorn's own threads serve.
-        "worker_class": "app.server.worker.SharedPollWorker" if hasattr(select, "epoll") else "gthread",
+        "worker_class": EPOLL_WORKER if hasattr(select, "epoll") else "gthread",
         # A model or a framework that is loaded before the fork hangs in the children.
         "preload_app": False,
         "timeout": settings.request_timeout_s,
@@ -55,6 +56,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "accesslog": None,
         "logconfig_dict": make_log_config(settings.log_level),
         "when_ready": when_ready,
+        "on_reload": on_reload,
         "post_worker_init": post_worker_init,
         "worker_exit": worker_exit,
         "child_exit": child_exit,
@@ -80,11 +82,20 @@ def when_ready(server: Any) -> None:
         log.warning("there are no users, every request answers 401: run 'flask --app wsgi users add NAME'")
 
 
+def on_reload(server: Any) -> None:
+    """Tell the old workers that others take over."""
+    if server.cfg.worker_class_str == EPOLL_WORKER:
+        from app.server.worker import note_reload
+
+        note_reload()
+
+
 def post_worker_init(worker: Any) -> None:
     """Take what was made at the start out of the garbage collector's rounds.
 
     Modules and models live as long as the worker; looking through them again and again empties the processor's caches.
     """
+    worker.count_refusal = worker.wsgi.extensions["scancer"].metrics.refused.labels("overload").inc
     gc.collect()
     gc.freeze()
     # Our lines say nothing of these (Python's logging guide, "Optimization").

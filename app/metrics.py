@@ -67,6 +67,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.refused = Counter(
+            "scancer_refused_total",
+            "Requests turned away before they reached the application, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+
     def count_request(self, rule: str, method: str, status: int, model: str, seconds: float) -> None:
         """Count one answered HTTP request."""
         find_series(self.requests, rule, name_method(method), str(status), model).inc()

@@ -122,7 +122,8 @@ class LiveServer:
         """Start gunicorn and do not wait."""
         names = ("INFERENCE", "MANAGEMENT", "METRICS")
         addresses = {f"SCANCER_{n}_ADDRESS": f"127.0.0.1:{p}" for n, p in zip(names, self.ports, strict=True)}
-        environment = {**os.environ, "SCANCER_INSTANCE": str(self.instance), **addresses, **self.environment}
+        own = {"SCANCER_INSTANCE": str(self.instance), "SCANCER_STOP_DELAY_S": "0"}
+        environment = {**os.environ, **own, **addresses, **self.environment}
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
             self.process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=log)

@@ -17,7 +17,7 @@ ALLOWED = {
     "api": {"api", "repository", "pipeline", "engines"},
     "web": {"api", "repository", "pipeline", "engines"},
     "cli": {"api", "repository", "pipeline", "engines"},
-    "gunicorn_conf": {"api"},
+    "gunicorn_conf": {"api", "server"},
     "server": {"server"},
     "__init__": {"api", "cli", "repository"},
     "repository": {"repository", "pipeline", "engines"},

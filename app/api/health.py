@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 
-from flask import Blueprint, jsonify
+from flask import Blueprint, jsonify, request
 from flask.typing import ResponseReturnValue
 
 from app.api.context import services
@@ -12,7 +12,9 @@ blueprint = Blueprint("health", __name__)
 
 
 def is_ready() -> bool:
-    """Whether the default version of every model is READY."""
+    """Whether the default version of every model is READY, and the server is not about to stop."""
+    if request.environ.get("scancer.is_stopping"):
+        return False
     return all(entry.state is State.READY for entry in services().registry.defaults())
 
 

@@ -1,6 +1,7 @@
 """`POST` and `PUT /predictions/<model_name>[/<version>]`: pictures in, classes out."""
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,15 +13,18 @@ from app.api.auth import require
 from app.api.context import NOTICE, RequestFacts, facts, services
 from app.api.schemas import make_item, make_prediction
 from app.api.upload import read_images
-from app.errors import AnsweredError
+from app.config import Settings
+from app.errors import AnsweredError, BadRequestError
 from app.manifest import ModelManifest
 from app.metrics import Metrics
+from app.pipeline.batch import Patience, never
 from app.pipeline.served_model import Prediction, ServedModel, Timing
 
 blueprint = Blueprint("predictions", __name__, url_prefix="/predictions")
 
 PLAIN_TEXT = "text/plain"
 SEVERAL = "several"
+JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 @blueprint.route("/<model_name>", methods=["POST", "PUT"])
@@ -37,11 +41,12 @@ def predict(model_name: str, version: str | None = None) -> ResponseReturnValue:
     served = service.registry.get_served(model_name, version)
     manifest = served.manifest
     known.model, known.version = manifest.name, manifest.version
+    patience = read_patience(known.started, service.settings)
     images = read_images(request, service.settings.max_images)
     known.images = len(images)
     if len(images) == 1:
-        return answer_one(served, images[0], known, service.metrics)
-    answers, timing = served.predict_many(images)
+        return answer_one(served, images[0], patience, known, service.metrics)
+    answers, timing = served.predict_many(images, patience)
     known.outcome = SEVERAL
     observe(service.metrics, known, manifest, answers, timing)
     items = [make_item(answer, manifest, known.request_id) for answer in answers]
@@ -50,13 +55,27 @@ def predict(model_name: str, version: str | None = None) -> ResponseReturnValue:
     return json_text({"predictions": items})
 
 
+def read_patience(started: float, settings: Settings) -> Patience:
+    """Read how long the caller waits: `X-Request-Timeout-Ms`, at most the setting.
+
+    Raises:
+        BadRequestError: it is no whole number of milliseconds.
+    """
+    text, timeout_ms = request.headers.get("X-Request-Timeout-Ms"), settings.prediction_timeout_ms
+    if text is not None:
+        if not re.fullmatch(r"[0-9]{1,9}", text):
+            raise BadRequestError("X-Request-Timeout-Ms must be a whole number of milliseconds.")
+        timeout_ms = min(timeout_ms, int(text))
+    return Patience(started + timeout_ms / 1000, request.environ.get("scancer.is_gone", never))
+
+
 def answer_one(
-    served: ServedModel, image: bytes | AnsweredError, known: RequestFacts, metrics: Metrics
+    served: ServedModel, image: bytes | AnsweredError, patience: Patience, known: RequestFacts, metrics: Metrics
 ) -> ResponseReturnValue:
     """Answer a request of one picture."""
     if isinstance(image, AnsweredError):
         raise image
-    prediction, timing = served.predict(image)
+    prediction, timing = served.predict(image, patience)
     known.outcome = prediction.decision.class_name
     observe(metrics, known, served.manifest, [prediction], timing)
     if wants_plain_text():
@@ -89,7 +108,7 @@ def wants_plain_text() -> bool:
 
 def json_text(document: dict[str, Any]) -> Response:
     """Make a JSON answer; the plain encoder takes a third of the time of Flask's, which knows more types."""
-    return Response(json.dumps(document) + "\n", mimetype="application/json")
+    return Response(JSON.encode(document) + "\n", mimetype="application/json")
 
 
 def plain_text(text: str) -> Response:

@@ -18,7 +18,7 @@ class Engine(Protocol):
     """
 
     def __init__(self, folder: Path, manifest: ModelManifest, threads: int) -> None:
-        """Remember what to load: the model folder, its manifest, and how many cores an inference may use."""
+        """Remember what to load: the model folder, its manifest, and how many cores an inference may use; 0: choose."""
 
     def load(self) -> None:
         """Load the model.

@@ -1,14 +1,19 @@
 """Runs a compiled model: the fast road. Needs neither PyTorch nor TensorFlow."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import openvino
 
 from app.arrays import InputBatch, Scores
+from app.config import count_cores
 from app.engines.report import COMPILED_FOLDER, IR_FILE
 from app.errors import CompiledModelError, InferenceError
 from app.manifest import ModelManifest
+
+SLOW_S = 0.05
+"""A model that takes longer for one picture on one core gets all cores for each."""
 
 
 class OpenVINOEngine:
@@ -23,10 +28,16 @@ class OpenVINOEngine:
 
     def load(self) -> None:
         """Read and compile the IR; its report was checked before (`repository/model_repository.py`)."""
+        self._compile(self._threads or 1)
+        # One core a picture serves most in all, but a slow model's lone caller would wait while other cores idle.
+        if not self._threads and count_cores() > 1 and self._time_one() > SLOW_S:
+            self._compile(count_cores())
+
+    def _compile(self, threads: int) -> None:
         options = {
-            "INFERENCE_NUM_THREADS": self._threads,
+            "INFERENCE_NUM_THREADS": threads,
             # For one core no stream of its own: the calling thread infers, which saves two thread switches a picture.
-            "NUM_STREAMS": 0 if self._threads == 1 else 1,
+            "NUM_STREAMS": 0 if threads == 1 else 1,
             # bfloat16, the default where the processor has it, moves probabilities by more than 1e-3.
             "INFERENCE_PRECISION_HINT": "f32",
         }
@@ -37,6 +48,13 @@ class OpenVINOEngine:
         # A request that shares its input's memory cannot change its batch size, so each kind has its own.
         self._request_one, self._request_many = compiled.create_infer_request(), compiled.create_infer_request()
         self._request_one.set_input_tensor(openvino.Tensor(self._one, shared_memory=True))
+
+    def _time_one(self) -> float:
+        """Seconds that one picture takes; the first inference prepares, and does not count."""
+        self.infer(self._one)
+        started = time.perf_counter()
+        self.infer(self._one)
+        return time.perf_counter() - started
 
     def infer(self, batch: InputBatch) -> Scores:
         """Infer: a lone picture through memory that the request keeps, several through a copy of OpenVINO's own."""

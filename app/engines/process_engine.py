@@ -84,7 +84,7 @@ class ProcessEngine:
         """
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "app.engines.process_engine", str(theirs.fileno()), str(self._folder)]
-        command += [self._manifest.framework, str(self._settings.inference_threads)]
+        command += [self._manifest.framework, str(self._settings.inference_threads or 1)]
         self._process = subprocess.Popen(command, cwd=PROJECT_ROOT, pass_fds=(theirs.fileno(),))
         theirs.close()
         ours.settimeout(START_TIMEOUT_S)

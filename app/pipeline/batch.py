@@ -1,15 +1,18 @@
 """The queue before an engine: callers that come together are inferred together."""
 
+import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
 
 from app.arrays import InputBatch, Scores
 from app.engines.base import Engine
-from app.errors import InferenceError, ScancerError, ServiceUnavailableError
+from app.errors import DeadlineError, InferenceError, ScancerError, ServiceUnavailableError
 
 MAX_BATCH_PICTURES = 8
 """Pictures that are inferred together; more wait for the next batch."""
@@ -19,12 +22,44 @@ RECENT_S = 0.05
 """How long after a batch the load is taken to be what it was then."""
 
 
+def never() -> bool:
+    """What `Patience.is_gone` is where nobody can tell."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a caller waits, and whether it still does.
+
+    Attributes:
+        until: `time.perf_counter()` of the deadline.
+        is_gone: tells whether the caller has gone; costs a system call.
+    """
+
+    until: float = math.inf
+    is_gone: Callable[[], bool] = never
+
+    def check(self, needed_s: float = 0.0) -> None:
+        """Raise `DeadlineError` if the deadline comes before `needed_s` from now."""
+        if time.perf_counter() + needed_s > self.until:
+            raise DeadlineError("The deadline passed before there was an answer.")
+
+    def check_presence(self) -> None:
+        """Raise `DeadlineError` if the caller has gone."""
+        if self.is_gone():
+            raise DeadlineError("The caller has gone.")
+
+
+ENDLESS = Patience()
+
+
 class Job:
     """One caller's pictures, and later their scores or the error that kept them from having any."""
 
-    __slots__ = ("count", "ended", "error", "is_leader", "pictures", "scores", "started", "wake")
+    __slots__ = ("count", "ended", "error", "is_leader", "patience", "pictures", "scores", "started", "wake")
 
-    def __init__(self, pictures: InputBatch) -> None:
+    def __init__(self, pictures: InputBatch, patience: Patience) -> None:
+        self.patience = patience
         self.pictures = pictures
         self.count = len(pictures)
         self.scores: Scores | None = None
@@ -59,6 +94,7 @@ class BatchRunner:
         self._arriving = 0
         self._last_load = 1
         self._last_ended = 0.0
+        self._needed_s = 0.0  # what a batch took lately
         self._is_led = False
         self._is_closed = False
 
@@ -66,10 +102,10 @@ class BatchRunner:
         """Announce pictures: `with runner.arrival() as arrival: … arrival.infer(batch)`."""
         return Arrival(self)
 
-    def infer(self, batch: InputBatch) -> tuple[Scores, float, float]:
+    def infer(self, batch: InputBatch, patience: Patience = ENDLESS) -> tuple[Scores, float, float]:
         """Infer pictures that nothing announced; see `Arrival.infer`."""
         with self.arrival() as arrival:
-            return arrival.infer(batch)
+            return arrival.infer(batch, patience)
 
     @property
     def waiting(self) -> int:
@@ -98,7 +134,7 @@ class BatchRunner:
             self._jobs.append(job)
             job.is_leader, self._is_led = not self._is_led, True
         if not job.is_leader:
-            job.wake.acquire()
+            self._wait(job)
         if job.is_leader:
             self._lead()
         if job.error is not None:
@@ -106,11 +142,25 @@ class BatchRunner:
         assert job.scores is not None, "a job without an error has scores"
         return job.scores, job.started - arrived, job.ended - job.started
 
+    def _wait(self, job: Job) -> None:
+        """Wait until the job is done, or leads, or its caller waits no longer."""
+        timeout_s = job.patience.until - time.perf_counter()
+        if job.wake.acquire(timeout=-1 if timeout_s > threading.TIMEOUT_MAX else max(timeout_s, 0)):
+            return
+        with self._lock:
+            if job.is_leader:  # from this moment on
+                job.wake.acquire()
+            elif job in self._jobs:
+                self._jobs.remove(job)
+        if not job.is_leader:
+            job.patience.check()
+
     def _lead(self) -> None:
-        """Run the next batch, which the caller's own job begins; then hand on the lead."""
+        """Run the next batch, then hand on the lead."""
         jobs = self._take_batch()
         try:
-            self._run(jobs)
+            if jobs:
+                self._run(jobs)
         except ScancerError as error:
             for job in jobs:
                 job.error = error
@@ -131,10 +181,24 @@ class BatchRunner:
         with self._lock:
             if not self._is_complete():
                 self._came.wait_for(self._is_complete, MAX_BATCH_DELAY_S)
-            jobs = [self._jobs.popleft()]
-            while self._jobs and sum(job.count for job in jobs) + self._jobs[0].count <= MAX_BATCH_PICTURES:
-                jobs.append(self._jobs.popleft())
+            jobs: list[Job] = []
+            while self._jobs and (not jobs or sum(job.count for job in (*jobs, self._jobs[0])) <= MAX_BATCH_PICTURES):
+                job = self._jobs.popleft()
+                if self._is_wanted(job):
+                    jobs.append(job)
             return jobs
+
+    def _is_wanted(self, job: Job) -> bool:
+        """Whether the job's caller will be there for the answer; if not, the job is done."""
+        try:
+            job.patience.check(self._needed_s)
+            job.patience.check_presence()
+        except DeadlineError as error:
+            self._needed_s *= 0.9  # else one slow batch could keep all hasty callers out for ever
+            job.error = error
+            job.wake.release()
+            return False
+        return True
 
     def _is_complete(self) -> bool:
         """Whether there is nothing to wait for: the batch is full, or all are there who are likely to come."""
@@ -152,6 +216,7 @@ class BatchRunner:
             started = time.perf_counter()
             scores = self._engine.infer(pictures)
             ended = time.perf_counter()
+        self._needed_s += (ended - started - self._needed_s) / 4
         if len(scores) != len(pictures):
             raise InferenceError("The model returned scores for another number of pictures.")
         start = 0
@@ -186,19 +251,21 @@ class Arrival:
         if self._is_pending:
             self._runner.retract()
 
-    def infer(self, batch: InputBatch) -> tuple[Scores, float, float]:
+    def infer(self, batch: InputBatch, patience: Patience = ENDLESS) -> tuple[Scores, float, float]:
         """Infer the pictures, perhaps together with others'.
 
         Args:
             batch: uint8, [N, H, W, 3].
+            patience: how long the caller waits. Pictures of one who does not are not inferred.
 
         Returns:
             The scores, float32 [N, outputs]; seconds waited in the queue; seconds inferring.
 
         Raises:
             ServiceUnavailableError: the queue is full, or the model was closed.
+            DeadlineError: the caller waits no longer.
             InferenceError: the engine failed.
         """
-        job = Job(batch)
+        job = Job(batch, patience)
         self._is_pending = False
         return self._runner.infer_announced(job)

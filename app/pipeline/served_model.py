@@ -10,7 +10,7 @@ from app.arrays import RGBImage
 from app.engines.base import Engine
 from app.errors import AnsweredError
 from app.manifest import ModelManifest
-from app.pipeline.batch import BatchRunner
+from app.pipeline.batch import ENDLESS, BatchRunner, Patience
 from app.pipeline.decode import ImageLimits, decode
 from app.pipeline.postprocess import Decision, decide, to_probabilities
 from app.pipeline.preprocess import preprocess
@@ -71,11 +71,12 @@ class ServedModel:
         self._limits = limits
         self._runner = BatchRunner(engine, queue_size)
 
-    def predict(self, body: bytes) -> tuple[Prediction, Timing]:
+    def predict(self, body: bytes, patience: Patience = ENDLESS) -> tuple[Prediction, Timing]:
         """Classify one picture: bytes in, answer out.
 
         Args:
             body: a PNG, JPEG, TIFF, BMP or WebP file.
+            patience: how long the caller waits.
 
         Raises:
             RequestError: the picture cannot be taken; see `decode`.
@@ -85,7 +86,7 @@ class ServedModel:
             started = time.perf_counter()
             picture = self.understand(body)
             decode_s = time.perf_counter() - started
-            scores, queue_s, inference_s = arrival.infer(picture.pixels[np.newaxis])
+            scores, queue_s, inference_s = arrival.infer(picture.pixels[np.newaxis], patience)
         probabilities = to_probabilities(scores, self.manifest.output)
         decision = decide(probabilities[0], self.manifest.output)
         return Prediction(decision, picture), Timing(decode_s, queue_s, inference_s)
@@ -100,14 +101,17 @@ class ServedModel:
         warnings = ("The picture shows a single colour; the answer means nothing.",) if is_one_colour(pixels) else ()
         return Picture(pixels, width, height, image.format, image.mode, conversions, warnings)
 
-    def predict_many(self, bodies: Sequence[bytes | AnsweredError]) -> tuple[list[Prediction | AnsweredError], Timing]:
+    def predict_many(
+        self, bodies: Sequence[bytes | AnsweredError], patience: Patience = ENDLESS
+    ) -> tuple[list[Prediction | AnsweredError], Timing]:
         """Classify several pictures as one batch; one that cannot be taken gets its own error, in its place.
 
         Args:
             bodies: files, or the errors that reading them from the request already gave.
+            patience: how long the caller waits.
 
         Raises:
-            ServiceError: the queue is full, or the engine failed: then no picture has an answer.
+            ServiceError: the queue is full, the deadline passed, or the engine failed: then no picture has an answer.
         """
         with self._runner.arrival() as arrival:
             started = time.perf_counter()
@@ -116,7 +120,7 @@ class ServedModel:
             batch = [picture.pixels for picture in pictures if isinstance(picture, Picture)]
             if not batch:
                 return [picture for picture in pictures if isinstance(picture, AnsweredError)], Timing(decode_s, 0, 0)
-            scores, queue_s, inference_s = arrival.infer(np.stack(batch))
+            scores, queue_s, inference_s = arrival.infer(np.stack(batch), patience)
         rows = iter(to_probabilities(scores, self.manifest.output))
         answers = [
             Prediction(decide(next(rows), self.manifest.output), picture) if isinstance(picture, Picture) else picture

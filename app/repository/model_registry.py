@@ -3,12 +3,13 @@
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from app.config import Settings
 from app.engines.base import Engine, build_engine
 from app.engines.compile import require_framework
+from app.engines.lazy_engine import LazyEngine
 from app.engines.process_engine import ProcessEngine
 from app.engines.report import CompileReport
 from app.errors import (
@@ -42,7 +43,7 @@ class ModelEntry:
 
     Attributes:
         folder: where it lies.
-        state, reason: whether it answers, and if not, why.
+        state, reason: whether it answers, and if not, why; of a ready one, that it is not in memory yet.
         manifest: None if it cannot be read.
         engine: name of the engine in use; None until one is chosen.
         report: of the compiled model in use.
@@ -75,6 +76,7 @@ class ModelRegistry:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._entries: dict[str, dict[str, ModelEntry]] = {}
+        self._at_start: set[tuple[str, str]] = set()
 
     def load_all(self) -> None:
         """Load what is ready to load, then what must first be compiled or started, in a thread of its own."""
@@ -83,6 +85,8 @@ class ModelRegistry:
         except ModelFolderError as error:
             log.error("no models", extra={"reason": error.message})
             return
+        defaults = {folder.name: folder.version for folder in folders}  # of each name the last, which is the newest
+        self._at_start = set(list(defaults.items())[: self._settings.loaded_at_start])
         slow = [folder for folder in folders if not self._load_at_once(folder)]
         if slow:
             threading.Thread(target=self._load_slowly, args=(slow,), name="load-models", daemon=True).start()
@@ -188,15 +192,32 @@ class ModelRegistry:
     def _serve_compiled(self, folder: ModelFolder, manifest: ModelManifest) -> None:
         report = folder.read_report(manifest)
         engine = build_engine("openvino", folder.path, manifest, self._settings.inference_threads)
-        self._serve(folder, manifest, "openvino", engine, report)
+        if (folder.name, folder.version) in self._at_start:
+            self._serve(folder, manifest, "openvino", engine, report)
+        else:
+            lazy = LazyEngine(engine, lambda fault: self._note_load(folder, fault))
+            self._serve(folder, manifest, "openvino", lazy, report, "it is loaded when it is first asked for")
+
+    def _note_load(self, folder: ModelFolder, fault: str | None) -> None:
+        """Bring the entry of a model that loads when first used up to date."""
+        entry = self.get(folder.name, folder.version)
+        state = State.READY if fault is None else State.UNAVAILABLE
+        served = entry.served if fault is None else None
+        self._set(replace(entry, state=state, reason=fault or "", served=served))
 
     def _serve(
-        self, folder: ModelFolder, manifest: ModelManifest, name: str, engine: Engine, report: CompileReport | None
+        self,
+        folder: ModelFolder,
+        manifest: ModelManifest,
+        name: str,
+        engine: Engine,
+        report: CompileReport | None,
+        reason: str = "",
     ) -> None:
         engine.load()
         limits = ImageLimits(self._settings.max_pixels, self._settings.max_side_px)
         served = ServedModel(manifest, engine, limits, self._settings.queue_size)
-        self._set(ModelEntry(folder, State.READY, "", manifest, name, report, served))
+        self._set(ModelEntry(folder, State.READY, reason, manifest, name, report, served))
 
 
 def choose_default(versions: dict[str, ModelEntry]) -> str:

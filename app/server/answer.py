@@ -41,14 +41,15 @@ def answer(app: WSGIApp, request: Request, is_last: bool) -> bytes:
         if hasattr(chunks, "close"):
             chunks.close()
     status, headers = head
-    return write_answer(status, headers, b"".join(written), request.environ["REQUEST_METHOD"] == "HEAD", is_last)
+    omits_body = request.environ["REQUEST_METHOD"] == "HEAD"
+    return write_answer(int(time.time()), status, headers, b"".join(written), omits_body, is_last)
 
 
 def write_answer(
-    status: str, headers: Iterable[tuple[str, str]], body: bytes, omits_body: bool, is_last: bool
+    second: int, status: str, headers: Iterable[tuple[str, str]], body: bytes, omits_body: bool, is_last: bool
 ) -> bytes:
     """Write an answer; its length is that of the body, unless the headers state one."""
-    lines = [f"HTTP/1.1 {status}", make_date(int(time.time())), f"Connection: {'close' if is_last else 'keep-alive'}"]
+    lines = [f"HTTP/1.1 {status}", make_date(second), f"Connection: {'close' if is_last else 'keep-alive'}"]
     lines += [f"{name}: {value}" for name, value in headers]
     text = "\r\n".join(lines)
     if len(LINE_BREAK.findall(text)) != 2 * (len(lines) - 1):
@@ -66,11 +67,17 @@ def make_date(second: int) -> str:
     return "Date: " + formatdate(second, usegmt=True)
 
 
-def write_refusal(status: HTTPStatus, message: str, retry_after_s: int | None = None) -> bytes:
-    """Write the answer to a request that never reaches the application; the connection ends with it."""
+def write_refusal(status: HTTPStatus, message: str, retry_after_s: int | None = None, is_last: bool = True) -> bytes:
+    """Write the answer to a request that never reaches the application; of a text of ours, never of a caller's."""
+    return write_refusal_of(int(time.time()), status, message, retry_after_s, is_last)
+
+
+@lru_cache(maxsize=16)
+def write_refusal_of(second: int, status: HTTPStatus, message: str, retry_after_s: int | None, is_last: bool) -> bytes:
+    """The same of a second since 1970: under overload thousands of them are alike."""
     kind = status.phrase.title().replace(" ", "").replace("-", "") + "Exception"
     body = b'{"code":%d,"type":"%s","message":"%s"}\n' % (status, kind.encode(), message.encode())
     headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
     if retry_after_s is not None:
         headers.append(("Retry-After", str(retry_after_s)))
-    return write_answer(f"{status.value} {status.phrase}", headers, body, omits_body=False, is_last=True)
+    return write_answer(second, f"{status.value} {status.phrase}", headers, body, omits_body=False, is_last=is_last)

@@ -99,6 +99,7 @@ class Connection:
         reader = self._reader
         while reader.requests and not (self._is_ending or self._unsent):
             request = reader.requests.popleft()
+            request.environ["scancer.is_gone"] = self.is_gone
             text, is_last = answer(request)
             self._send(text, ends=is_last, lingers=request.has_unread_body)
         if reader.requests or self._is_ending or self._unsent:
@@ -108,6 +109,17 @@ class Connection:
         elif reader.wants_continue:
             reader.wants_continue = False
             self._send(CONTINUE)
+
+    def is_gone(self) -> bool:
+        """Whether the client has closed its side; only for the thread that answers it."""
+        if self._is_tls:
+            return False  # what is there to read is not for us to tell
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def refuse(self, status: HTTPStatus, message: str, retry_after_s: int | None = None) -> None:
         """Answer for a request that never became whole, and end the connection."""

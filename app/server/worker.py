@@ -6,19 +6,23 @@ thread that read its last byte. No request is handed from thread to thread, whic
 """
 
 import logging
+import mmap
 import os
 import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
 from gunicorn.sock import ssl_wrap_socket
 from gunicorn.workers.base import Worker
 
 from app.config import Settings
-from app.server.answer import answer
+from app.server.answer import answer, write_refusal
 from app.server.connection import RECEIVE_BYTES, Connection
+from app.server.gate import RESERVED_THREADS, Gate
 from app.server.request_reader import Request, RequestReader, make_base
 
 log = logging.getLogger(__name__)
@@ -30,6 +34,8 @@ YIELD_S, MAX_YIELD_S = 0.0002, 0.002
 STOP_LINGER_S = 2.0
 """How long a stopping worker keeps idle connections, for the request that a client may be sending just now."""
 RETRY_AFTER_S = 1
+FULL = "Too many requests wait; try again shortly."
+MAX_BATCH_PICTURES = 8
 HELD_BODIES = 8
 """Bodies of the largest size that may be held at a time while they come in."""
 # Reported once, then not again before it is armed anew. Absent on macOS, where gunicorn's own threads serve.
@@ -40,6 +46,20 @@ READ, WRITE = (
 )
 
 
+RELOADS = mmap.mmap(-1, mmap.PAGESIZE)
+"""How often the server was reloaded; shared by the arbiter, which counts, and the workers that it forks."""
+
+
+def count_reloads() -> int:
+    """How often the server was reloaded."""
+    return int.from_bytes(RELOADS[:8], "little")
+
+
+def note_reload() -> None:
+    """Count a reload; for the arbiter, before it stops the old workers."""
+    RELOADS[:8] = (count_reloads() + 1).to_bytes(8, "little")
+
+
 class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotations
     """Serves all connections of a process from a few threads.
 
@@ -48,12 +68,17 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
     """
 
     alive: bool
+    count_refusal: Callable[[], object] = staticmethod(lambda: None)
+    """Called for each request that is turned away; `gunicorn_conf` puts a metric here."""
+    _stops_at: float | None
 
     def init_process(self) -> None:
         """Prepare what the threads share, in the worker's process; returns when the worker ends."""
         settings = Settings.from_env()
         self._max_body_bytes = settings.max_body_bytes
         self._upload_s, self._idle_s = settings.upload_timeout_s, max(settings.keepalive_s, TICK_S)
+        self._stop_delay_s, self._stops_at, self._reloads = settings.stop_delay_s, None, count_reloads()
+        self._model_places = settings.queue_size + MAX_BATCH_PICTURES
         self._epoll = select.epoll()
         self._wake = os.eventfd(0)
         self._connections: dict[int, Connection] = {}
@@ -64,6 +89,9 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     def run(self) -> None:
         """Serve until gunicorn says stop, then end what was begun."""
+        self._gate = Gate(
+            self._model_places, self.cfg.threads - min(RESERVED_THREADS, self.cfg.threads // 4), self.count_refusal
+        )
         for fd, listener in self._listeners.items():
             listener.setblocking(False)
             self._epoll.register(fd, READ)
@@ -71,14 +99,26 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         while self.alive and self.ppid == os.getppid():
             self._tend_threads()
             self._tick()
+            if self._stops_at is not None and time.monotonic() >= self._stops_at:
+                break
         self.alive = False
         self._stop_listening()
         self._drain()
 
+    def handle_exit(self, *_: Any) -> None:
+        """On TERM say that we are not ready, and go on for a while: who balances the load must hear of it first.
+
+        On a reload other workers have taken over, so there is nothing to say.
+        """
+        if self._stops_at is None:
+            delay_s = self._stop_delay_s if count_reloads() == self._reloads else 0
+            self._stops_at = time.monotonic() + delay_s
+
     def _tick(self) -> None:
         """Wait for a signal or the next look round; then close who is late."""
         self.notify()
-        if select.select([self.PIPE[0]], [], [], TICK_S)[0]:
+        wait_s = TICK_S if self._stops_at is None else min(TICK_S, max(0, self._stops_at - time.monotonic()))
+        if select.select([self.PIPE[0]], [], [], wait_s)[0]:
             os.read(self.PIPE[0], 4096)
         now = time.monotonic()
         for connection in list(self._connections.values()):
@@ -180,7 +220,14 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     def _answer(self, request: Request) -> tuple[bytes, bool]:
         is_last = not (request.keeps_alive and self.alive)
-        return answer(self.wsgi, request, is_last), is_last
+        request.environ["scancer.is_stopping"] = self._stops_at is not None
+        place = self._gate.enter(request.environ["PATH_INFO"])
+        if place is None:
+            return write_refusal(HTTPStatus.SERVICE_UNAVAILABLE, FULL, RETRY_AFTER_S, is_last), is_last
+        try:
+            return answer(self.wsgi, request, is_last), is_last
+        finally:
+            self._gate.leave(place)
 
     def _stop_listening(self) -> None:
         for fd, listener in self._listeners.items():

@@ -13,8 +13,8 @@ import pytest
 from small_engines import PATIENCE_S, FailingEngine, HeldEngine, MeanEngine
 
 from app.arrays import InputBatch, Scores
-from app.errors import InferenceError, ServiceUnavailableError
-from app.pipeline.batch import BatchRunner
+from app.errors import DeadlineError, InferenceError, ServiceUnavailableError
+from app.pipeline.batch import MAX_BATCH_DELAY_S, RECENT_S, BatchRunner, Patience
 
 Answer = tuple[Scores, float, float]
 
@@ -179,3 +179,72 @@ def test_unforeseen_error_of_a_batch_leaves_nobody_waiting() -> None:
         running.result(PATIENCE_S)
         errors = {type(future.exception(PATIENCE_S)) for future in callers}
     assert errors == {ZeroDivisionError, InferenceError}
+
+
+def test_late_caller_is_told_in_time_and_its_pictures_are_not_inferred() -> None:
+    engine = HeldEngine()
+    runner = BatchRunner(engine, 20)
+    with ThreadPoolExecutor(3) as pool:
+        with held(runner, engine) as running:
+            started = time.perf_counter()
+            late = [pool.submit(runner.infer, make_batch(2), Patience(started + 0.05)) for _ in range(2)]
+            patient = pool.submit(runner.infer, make_batch(3))
+            for future in late:
+                with pytest.raises(DeadlineError, match="deadline"):
+                    future.result(PATIENCE_S)
+            assert 0.05 <= time.perf_counter() - started < 0.15
+            wait_until(lambda: runner.waiting == 1)
+        running.result(PATIENCE_S)
+        np.testing.assert_array_equal(patient.result(PATIENCE_S)[0], MeanEngine().infer(make_batch(3)))
+    assert engine.batch_sizes == [1, 1]
+
+
+def test_caller_who_has_gone_is_not_inferred_for() -> None:
+    engine = HeldEngine()
+    runner = BatchRunner(engine, 20)
+    with ThreadPoolExecutor(2) as pool:
+        with held(runner, engine) as running:
+            gone = pool.submit(runner.infer, make_batch(2), Patience(is_gone=lambda: True))
+            wait_until(lambda: runner.waiting == 1)
+        running.result(PATIENCE_S)
+        with pytest.raises(DeadlineError, match="gone"):
+            gone.result(PATIENCE_S)
+    assert engine.batch_sizes == [1]
+    runner.infer(make_batch(4))
+
+
+def test_deadline_that_the_engine_cannot_meet_is_refused_at_once() -> None:
+    engine = HeldEngine()
+    runner = BatchRunner(engine, 20)
+    with held(runner, engine) as running:
+        time.sleep(0.5)
+    running.result(PATIENCE_S)  # a batch takes half a second, as far as is known
+    with pytest.raises(DeadlineError):
+        runner.infer(make_batch(2), Patience(time.perf_counter() + 0.05))
+    assert engine.batch_sizes == [1]
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 0.0005, 0.001, 0.002, 0.005])
+def test_deadlines_that_come_at_any_moment_leave_nobody_waiting(patience_s: float) -> None:
+    runner = BatchRunner(MeanEngine(), 100)
+
+    def call(seed: int) -> bool:
+        try:
+            runner.infer(make_batch(seed % 50), Patience(time.perf_counter() + patience_s * (seed % 3)))
+        except DeadlineError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        outcomes = list(pool.map(call, range(600), timeout=PATIENCE_S))
+    assert len(outcomes) == 600
+    runner.infer(make_batch(1))
+    assert runner.waiting == 0
+
+
+def test_lone_caller_does_not_wait_for_company_that_left() -> None:
+    runner = BatchRunner(MeanEngine(), 100)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(runner.infer, [make_batch(seed) for seed in range(40)]))
+    time.sleep(RECENT_S)
+    assert min(runner.infer(make_batch(1))[1] for _ in range(3)) < MAX_BATCH_DELAY_S / 2

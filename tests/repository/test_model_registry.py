@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.config import Settings
-from app.errors import ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
+from app.errors import InferenceError, ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
 from app.repository.model_registry import ModelEntry, ModelRegistry, State
 from app.repository.model_repository import order_version
 
@@ -174,3 +174,38 @@ def test_manifest_can_ask_for_the_native_engine(models: Path, pcam: Path, tmp_pa
     assert watched.settled.wait(WAIT_S)
     assert watched.registry.get("pcam-classification").engine == "torch"
     watched.registry.close()
+
+
+def test_model_beyond_those_loaded_at_start_loads_when_first_asked(
+    models: Path, tmp_path: Path, pcam_example: bytes
+) -> None:
+    registry = load(models, tmp_path, loaded_at_start=0)
+    before = registry.get("pcam-classification")
+    assert (before.state, before.reason) == (State.READY, "it is loaded when it is first asked for")
+    registry.get_served("pcam-classification").predict(pcam_example)
+    after = registry.get("pcam-classification")
+    assert (after.state, after.reason) == (State.READY, "")
+    registry.close()
+
+
+def test_default_versions_are_loaded_before_older_ones(models: Path, pcam: Path, tmp_path: Path) -> None:
+    add_version(pcam, "1.1")
+    registry = load(models, tmp_path, loaded_at_start=1)
+    assert registry.get("pcam-classification", "1.1").reason == ""
+    assert "first asked" in registry.get("pcam-classification", "1.0").reason
+    registry.close()
+
+
+def test_model_that_cannot_be_loaded_when_first_asked_says_so(
+    models: Path, pcam: Path, tmp_path: Path, pcam_example: bytes
+) -> None:
+    registry = load(models, tmp_path, loaded_at_start=0)
+    (pcam / "compiled" / "model.xml").write_text("<net/>")
+    served = registry.get_served("pcam-classification")
+    with pytest.raises(InferenceError, match="could not be loaded"):
+        served.predict(pcam_example)
+    entry = registry.get("pcam-classification")
+    assert entry.state is State.UNAVAILABLE
+    assert "OpenVINO cannot load" in entry.reason
+    with pytest.raises(ServiceUnavailableError):
+        registry.get_served("pcam-classification")

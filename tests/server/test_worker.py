@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import signal
 import socket
 import ssl
@@ -270,3 +271,79 @@ def test_tls_from_gunicorns_own_options(instance: Path, tmp_path: Path, pcam_exa
             assert too_large.status_code == 413
     finally:
         live.stop()
+
+
+def test_stopping_server_says_so_first_and_answers_on(instance: Path, tmp_path: Path, pcam_example: bytes) -> None:
+    live = LiveServer(instance, tmp_path / "log", {"SCANCER_WORKERS": "2", "SCANCER_STOP_DELAY_S": "2"}).start()
+    assert live.process is not None
+    try:
+        assert predict(live, pcam_example).status_code == 200
+        live.process.terminate()
+        started = time.monotonic()
+        while requests.get(live.inference + "/health/ready", timeout=5).status_code == 200:
+            assert time.monotonic() < started + 1
+        assert requests.get(live.inference + "/ping", timeout=5).status_code == 500
+        assert predict(live, pcam_example).status_code == 200
+    finally:
+        live.process.wait(15)
+    assert 1.5 < time.monotonic() - started < 8
+
+
+def test_deadline_of_the_caller_is_kept(live: LiveServer, pcam_example: bytes) -> None:
+    def ask(timeout_ms: str) -> requests.Response:
+        headers = {"X-Request-Timeout-Ms": timeout_ms}
+        return requests.put(live.inference + PATH, data=pcam_example, auth=AUTH, headers=headers, timeout=10)
+
+    assert ask("5000").status_code == 200
+    started = time.monotonic()
+    late = ask("0")
+    assert time.monotonic() - started < 0.5
+    assert (late.status_code, late.json()["type"]) == (504, "GatewayTimeoutException")
+    assert ask("soon").status_code == 400
+    assert ask("5000").status_code == 200
+
+
+def test_overload_is_turned_away_at_once_and_health_answers(
+    instance: Path, tmp_path: Path, isic_example: bytes
+) -> None:
+    settings = {
+        "SCANCER_WORKERS": "1",
+        "SCANCER_THREADS": "8",
+        "SCANCER_LOG_LEVEL": "WARNING",
+    }
+    live = LiveServer(instance, tmp_path / "log", settings).start()
+    answers: list[requests.Response] = []
+    stops = threading.Event()
+
+    def hammer() -> None:
+        with requests.Session() as session:
+            while not stops.is_set():
+                address = live.inference + "/predictions/isic-classification"
+                answers.append(session.put(address, data=isic_example, auth=AUTH, timeout=20))
+                time.sleep(0.01)
+
+    threads = [threading.Thread(target=hammer) for _ in range(24)]
+    try:
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        waits = []
+        for _ in range(20):
+            started = time.monotonic()
+            assert requests.get(live.inference + "/health/live", timeout=5).status_code == 200
+            waits.append(time.monotonic() - started)
+            time.sleep(0.05)
+    finally:
+        stops.set()
+        for thread in threads:
+            thread.join()
+        counted = requests.get(live.metrics + "/metrics", timeout=5).text
+        live.stop()
+    assert sorted(waits)[len(waits) // 2] < 0.3
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert {answer.headers["Retry-After"] for answer in refused} == {"1"}
+    assert {answer.json()["type"] for answer in refused} == {"ServiceUnavailableException"}
+    count = re.search(r'^scancer_refused_total{reason="overload"} (.+)', counted, re.MULTILINE)
+    assert count is not None
+    assert float(count[1]) == len(refused)

@@ -1,0 +1,49 @@
+"""Loads another engine when it is first used: a model that nobody asks for costs a worker next to nothing."""
+
+import logging
+from collections.abc import Callable
+
+from app.arrays import InputBatch, Scores
+from app.engines.base import Engine
+from app.errors import InferenceError, ModelFolderError
+
+log = logging.getLogger(__name__)
+
+
+class LazyEngine:
+    """Stands for an engine until the first batch comes.
+
+    Args:
+        engine: built, not loaded.
+        on_load: called with None once it is loaded, or with the reason why it cannot be.
+
+    Thread safety: as for any engine.
+    """
+
+    def __init__(self, engine: Engine, on_load: Callable[[str | None], None]) -> None:
+        self._engine = engine
+        self._on_load = on_load
+        self._is_loaded = False
+
+    def load(self) -> None:
+        """Leave it for later."""
+
+    def infer(self, batch: InputBatch) -> Scores:
+        """Infer, having loaded the engine if this is the first batch.
+
+        Raises:
+            InferenceError: the engine cannot be loaded, or failed.
+        """
+        if not self._is_loaded:
+            try:
+                self._engine.load()
+            except ModelFolderError as error:
+                self._on_load(error.message)
+                raise InferenceError("The model could not be loaded.") from error
+            self._is_loaded = True
+            self._on_load(None)
+        return self._engine.infer(batch)
+
+    def close(self) -> None:
+        """Let the engine go."""
+        self._engine.close()

@@ -1,0 +1,54 @@
+"""Turns predictions away while there is no room, for a fraction of what answering them takes."""
+
+import threading
+from collections.abc import Callable
+
+PREDICTIONS = "/predictions/"
+RESERVED_THREADS = 4
+"""Threads, at most a quarter of them, that no prediction takes: health and metrics answer under any load."""
+
+
+class Gate:
+    """Counts the predictions in work: of each model, and of all.
+
+    A model is told by its name in the path, as it came; a name that does not exist is answered so quickly that it takes
+    no room worth counting.
+
+    Args:
+        model_places: predictions of one model that may be in work or wait.
+        all_places: predictions of all models.
+        on_refusal: called for each request that finds no room.
+
+    Thread safety: all methods may be called from any thread.
+    """
+
+    def __init__(self, model_places: int, all_places: int, on_refusal: Callable[[], object] = lambda: None) -> None:
+        self._model_places = model_places
+        self._free = all_places
+        self._taken: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._on_refusal = on_refusal
+
+    def enter(self, path: str) -> str | None:
+        """Take a place for a request; return what to `leave` by, or None if there is no room."""
+        if not path.startswith(PREDICTIONS):
+            return ""
+        model = path.split("/", 3)[2]
+        with self._lock:
+            taken = self._taken.get(model, 0)
+            if self._free and taken < self._model_places:
+                self._free -= 1
+                self._taken[model] = taken + 1
+                return model
+        self._on_refusal()
+        return None
+
+    def leave(self, model: str) -> None:
+        """Give the place back."""
+        if not model:
+            return
+        with self._lock:
+            self._free += 1
+            self._taken[model] -= 1
+            if not self._taken[model]:
+                del self._taken[model]

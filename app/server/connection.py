@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from typing import NamedTuple
 
 from app.server.answer import write_refusal
 from app.server.request_reader import CONTINUE, RefusedRequestError, Request, RequestReader
@@ -16,11 +17,26 @@ LINGER_S = 2.0
 """How long the rest of a refused body is read and thrown away: closing at once would take the answer with it."""
 
 
+class Answer(NamedTuple):
+    """What goes back for one request.
+
+    Attributes:
+        text: status line, headers and body.
+        is_last: whether the connection ends with it.
+        delay_s: how long it is withheld.
+    """
+
+    text: bytes
+    is_last: bool
+    delay_s: float = 0.0
+
+
 class Connection:
     """A connection without blocking calls; whoever holds `lock` owns it.
 
     Attributes:
         lock: held by the thread that works on the connection, or that closes it.
+        due: `time.monotonic()` at which a withheld answer is due for `release`; None if there is none.
         deadline: `time.monotonic()` by which the client must go on; passed, the connection is closed.
         is_closed: whether it is closed.
     """
@@ -43,6 +59,8 @@ class Connection:
         self._upload_s = upload_s
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._unsent = b""
+        self._withheld = b""
+        self.due: float | None = None
         self._refusal: RefusedRequestError | None = None
         self._is_ending = False  # after what is unsent
         self._is_lingering = False
@@ -53,8 +71,8 @@ class Connection:
 
     @property
     def wants_write(self) -> bool:
-        """Whether an answer waits for the client to take more of it."""
-        return bool(self._unsent) or self._tls_wants_write
+        """Whether there is work as soon as the client takes more."""
+        return bool(self._unsent or self._reader.requests) or self._tls_wants_write
 
     @property
     def held_bytes(self) -> int:
@@ -64,19 +82,19 @@ class Connection:
     @property
     def is_idle(self) -> bool:
         """Whether the client has sent nothing since the last answer."""
-        return self._reader.is_between and not self._unsent
+        return self._reader.is_between and not self._unsent and self.due is None
 
-    def serve(self, buffer: bytearray, answer: Callable[[Request], tuple[bytes, bool]]) -> None:
+    def serve(self, buffer: bytearray, answer: Callable[[Request], Answer]) -> None:
         """Read what is there and answer each request that is whole.
 
         Args:
             buffer: of the calling thread.
-            answer: returns the bytes of a request's answer, and whether the connection ends with it.
+            answer: returns a request's answer.
         """
         self._flush()
         self._answer_ready(answer)
         view = memoryview(buffer)
-        while not (self.is_closed or self._unsent):
+        while not (self.is_closed or self._unsent or self.due):
             count = self._receive(buffer)
             if count < 0:
                 break
@@ -90,18 +108,23 @@ class Connection:
             except RefusedRequestError as error:
                 self._refusal = error
             self._answer_ready(answer)
-            if count < len(buffer) and not self._is_tls:
-                break  # the socket is empty; if not, the next poll tells
+            if count < len(buffer) and self._reader.is_between and not self._is_tls:
+                break  # the socket is empty, or the next poll tells; in mid-request the rest is often there already
         self._set_deadline()
 
-    def _answer_ready(self, answer: Callable[[Request], tuple[bytes, bool]]) -> None:
+    def _answer_ready(self, answer: Callable[[Request], Answer]) -> None:
         """Answer what is whole, one after the other, as far as the client takes the answers."""
         reader = self._reader
         while reader.requests and not (self._is_ending or self._unsent):
             request = reader.requests.popleft()
             request.environ["scancer.is_gone"] = self.is_gone
-            text, is_last = answer(request)
+            text, is_last, delay_s = answer(request)
+            if delay_s:
+                self._withheld, self.due = text, time.monotonic() + delay_s
+                text = b""
             self._send(text, ends=is_last, lingers=request.has_unread_body)
+            if delay_s:
+                return
         if reader.requests or self._is_ending or self._unsent:
             return
         if self._refusal is not None:
@@ -109,6 +132,12 @@ class Connection:
         elif reader.wants_continue:
             reader.wants_continue = False
             self._send(CONTINUE)
+
+    def release(self) -> None:
+        """Send the withheld answer; what comes after it is for `serve`."""
+        self._unsent, self._withheld, self.due = self._withheld, b"", None
+        self._flush()
+        self._set_deadline()
 
     def is_gone(self) -> bool:
         """Whether the client has closed its side; only for the thread that answers it."""
@@ -155,10 +184,12 @@ class Connection:
                 self.close()
                 return
             self._unsent = self._unsent[sent:]
-        if self._is_ending and not self._is_lingering:
+        if self._is_ending and not self._is_lingering and self.due is None:
             self.close()
 
     def _set_deadline(self) -> None:
+        if self.is_closed:
+            return
         now = time.monotonic()
         if self._is_lingering and not self._unsent:
             self._end_sending()

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from http import HTTPStatus
+from queue import SimpleQueue
 from typing import Any
 
 from gunicorn.sock import ssl_wrap_socket
@@ -21,7 +22,7 @@ from gunicorn.workers.base import Worker
 
 from app.config import Settings
 from app.server.answer import answer, write_refusal
-from app.server.connection import RECEIVE_BYTES, Connection
+from app.server.connection import RECEIVE_BYTES, Answer, Connection
 from app.server.gate import RESERVED_THREADS, Gate
 from app.server.request_reader import Request, RequestReader, make_base
 
@@ -34,6 +35,8 @@ YIELD_S, MAX_YIELD_S = 0.0002, 0.002
 STOP_LINGER_S = 2.0
 """How long a stopping worker keeps idle connections, for the request that a client may be sending just now."""
 RETRY_AFTER_S = 1
+REFUSAL_DELAY_S = 0.015
+"""How long a refusal is withheld: clients that try again at once would take the processor from those being served."""
 FULL = "Too many requests wait; try again shortly."
 MAX_BATCH_PICTURES = 8
 HELD_BODIES = 8
@@ -83,6 +86,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         self._wake = os.eventfd(0)
         self._connections: dict[int, Connection] = {}
         self._listeners: dict[int, socket.socket] = {each.fileno(): each for each in self.sockets}
+        self._withheld: SimpleQueue[Connection] = SimpleQueue()
         self._paused: set[int] = set()
         self._threads: list[threading.Thread] = []
         super().init_process()
@@ -96,6 +100,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             listener.setblocking(False)
             self._epoll.register(fd, READ)
         self._epoll.register(self._wake, select.EPOLLIN)
+        threading.Thread(target=self._release_withheld, name="withheld", daemon=True).start()
         while self.alive and self.ppid == os.getppid():
             self._tend_threads()
             self._tick()
@@ -211,21 +216,39 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
                     connection.close()
             if connection.held_bytes > RECEIVE_BYTES and self._holds_too_much():
                 connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", RETRY_AFTER_S)
-            if not connection.is_closed:
-                self._epoll.modify(fd, WRITE if connection.wants_write else READ)
+            if connection.due is not None:
+                self._withheld.put(connection)
+            else:
+                self._arm(connection)
+
+    def _arm(self, connection: Connection) -> None:
+        """Have the connection reported when there is something to do for it; called by its owner."""
+        if not connection.is_closed:
+            self._epoll.modify(connection.fd, WRITE if connection.wants_write else READ)
 
     def _holds_too_much(self) -> bool:
         held = sum(connection.held_bytes for connection in list(self._connections.values()))
         return held > HELD_BODIES * self._max_body_bytes
 
-    def _answer(self, request: Request) -> tuple[bytes, bool]:
+    def _release_withheld(self) -> None:
+        """What one thread does: let withheld answers go when they are due, which is in the order they came."""
+        while True:
+            connection = self._withheld.get()
+            time.sleep(max(0.0, (connection.due or 0.0) - time.monotonic()))
+            with connection.lock:
+                if not connection.is_closed:
+                    connection.release()
+                self._arm(connection)
+
+    def _answer(self, request: Request) -> Answer:
         is_last = not (request.keeps_alive and self.alive)
         request.environ["scancer.is_stopping"] = self._stops_at is not None
         place = self._gate.enter(request.environ["PATH_INFO"])
         if place is None:
-            return write_refusal(HTTPStatus.SERVICE_UNAVAILABLE, FULL, RETRY_AFTER_S, is_last), is_last
+            text = write_refusal(HTTPStatus.SERVICE_UNAVAILABLE, FULL, RETRY_AFTER_S, is_last)
+            return Answer(text, is_last, REFUSAL_DELAY_S)
         try:
-            return answer(self.wsgi, request, is_last), is_last
+            return Answer(answer(self.wsgi, request, is_last), is_last)
         finally:
             self._gate.leave(place)
 

@@ -128,7 +128,7 @@ class Settings:
         0, 0, 256, "Cores one inference may use, in each worker; 0: one, or all for a model that takes over 50 ms."
     )
     loaded_at_start: int = whole(
-        4,
+        2,
         0,
         10000,
         "Compiled models that a worker loads when it starts; others are loaded when they are first asked for.",

@@ -39,7 +39,7 @@ def require(role: str) -> Callable[[View], View]:
 
         @wraps(view)
         def check(*args: Any, **kwargs: Any) -> Any:
-            user = find_authenticator().recall(request.headers.get("Authorization", ""))
+            user = find_authenticator().recall(request.environ.get("HTTP_AUTHORIZATION", ""))
             if user is not None and role in user.roles:
                 facts().user = user.name
                 return view(*args, **kwargs)
@@ -185,7 +185,7 @@ def verify_password(name: str, password: str) -> User | None:
     authenticator = find_authenticator()
     user = authenticator.verify(name, password or "")
     if user is not None:
-        authenticator.remember(request.headers["Authorization"], user)
+        authenticator.remember(request.environ["HTTP_AUTHORIZATION"], user)
         facts().user = user.name
     return user
 

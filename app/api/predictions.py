@@ -61,7 +61,7 @@ def read_patience(started: float, settings: Settings) -> Patience:
     Raises:
         BadRequestError: it is no whole number of milliseconds.
     """
-    text, timeout_ms = request.headers.get("X-Request-Timeout-Ms"), settings.prediction_timeout_ms
+    text, timeout_ms = request.environ.get("HTTP_X_REQUEST_TIMEOUT_MS"), settings.prediction_timeout_ms
     if text is not None:
         if not re.fullmatch(r"[0-9]{1,9}", text):
             raise BadRequestError("X-Request-Timeout-Ms must be a whole number of milliseconds.")
@@ -101,7 +101,7 @@ def observe(
 
 def wants_plain_text() -> bool:
     """Whether the caller asks for plain text rather than JSON; `*/*` asks for JSON."""
-    if PLAIN_TEXT not in request.headers.get("Accept", ""):
+    if PLAIN_TEXT not in request.environ.get("HTTP_ACCEPT", ""):
         return False
     return request.accept_mimetypes.best_match(["application/json", PLAIN_TEXT]) == PLAIN_TEXT
 

@@ -56,9 +56,9 @@ def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError
         UnsupportedMediaError: the body is compressed.
         BodyTooLargeError, RequestEntityTooLarge: the body is over the limit, of unknown or of stated length.
     """
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
         raise UnsupportedMediaError("Compressed bodies are not taken; send the picture as it is.")
-    kind = request.mimetype
+    kind = request.mimetype if "CONTENT_TYPE" in request.environ else ""
     if kind == "multipart/form-data":
         hold_chunked_body(request)
         images = read_files(request)

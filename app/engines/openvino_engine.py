@@ -40,6 +40,8 @@ class OpenVINOEngine:
             "NUM_STREAMS": 0 if threads == 1 else 1,
             # bfloat16, the default where the processor has it, moves probabilities by more than 1e-3.
             "INFERENCE_PRECISION_HINT": "f32",
+            # Every worker would pin its threads to the same cores.
+            "ENABLE_CPU_PINNING": False,
         }
         try:
             compiled = openvino.Core().compile_model(self._path, "CPU", options)

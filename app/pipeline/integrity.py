@@ -61,6 +61,11 @@ def check_png(body: bytes) -> None:
         pass
 
 
+def is_lit(pixel: float | tuple[int, ...] | None) -> bool:
+    """Whether a pixel is not black; most pictures' first one tells already."""
+    return any(pixel) if isinstance(pixel, tuple) else bool(pixel)
+
+
 def check_png_rows(image: Image.Image, body: bytes) -> None:
     """Check that a loaded PNG has all its rows: Pillow leaves those that the file lacks black.
 
@@ -71,7 +76,9 @@ def check_png_rows(image: Image.Image, body: bytes) -> None:
     """
     width, height = image.size
     interlaced = bool(image.info.get("interlace"))
-    if not interlaced and image.crop((0, height - 1, width, height)).getbbox(alpha_only=False):
+    if not interlaced and (
+        is_lit(image.getpixel((0, height - 1))) or image.crop((0, height - 1, width, height)).getbbox(alpha_only=False)
+    ):
         return
     depth, colour_type = body[PNG_BIT_DEPTH_OFFSET], body[PNG_BIT_DEPTH_OFFSET + 1]
     expected = 0

@@ -1,5 +1,6 @@
 """From scores to a decision."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,7 @@ def to_probabilities(scores: Scores, spec: OutputSpec) -> Probabilities:
     Raises:
         InferenceError: wrong shape, or a score that is not finite.
     """
-    if scores.ndim != 2 or scores.shape[1] != spec.outputs or not np.isfinite(scores).all():
+    if scores.ndim != 2 or scores.shape[1] != spec.outputs or not math.isfinite(scores.sum(dtype=np.float64)):
         raise InferenceError("The model returned no valid scores.")
     exact = scores.astype(np.float64)
     if spec.activation == "sigmoid":

@@ -1,0 +1,51 @@
+"""A lone request on a slow model, beside the bare compiled model with all cores.
+
+`python -m benchmarks.lone_request MODELS NAME PICTURE`: a folder of models, one of its names, a picture. Both take
+turns; the median of each counts.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import openvino
+
+from app.config import count_cores
+from app.engines.report import COMPILED_FOLDER, IR_FILE
+from benchmarks.server import MeasuredServer, make_headers
+
+ROUNDS = 30
+
+
+def main(models: Path, name: str, picture: bytes) -> None:
+    """Print both medians and their ratio."""
+    options = {"INFERENCE_NUM_THREADS": count_cores(), "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(models / name / "1.0" / COMPILED_FOLDER / IR_FILE, "CPU", options)
+    request = compiled.create_infer_request()
+    shape = [1, *(dimension.get_length() for dimension in list(compiled.input(0).partial_shape)[1:])]
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    bare, served = [], []
+    with MeasuredServer(workers="2", models=str(models)) as server:
+        connection = server.connect()
+        for round_ in range(ROUNDS + 3):
+            started = time.perf_counter()
+            request.infer({0: image})
+            between = time.perf_counter()
+            connection.request("PUT", f"/predictions/{name}", picture, make_headers())
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                raise RuntimeError(f"answered {answer.status}")
+            if round_ >= 3:
+                bare.append(between - started)
+                served.append(time.perf_counter() - between)
+    one, other = statistics.median(bare) * 1000, statistics.median(served) * 1000
+    print(
+        f"{name}: bare compiled model, {count_cores()} cores {one:.1f} ms; a request {other:.1f} ms; {other / one:.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve(), sys.argv[2], Path(sys.argv[3]).read_bytes())

@@ -1,5 +1,6 @@
 """How gunicorn runs the service; `gunicorn.conf.py` in the root hands it over."""
 
+import ctypes
 import gc
 import logging
 import logging.config
@@ -15,6 +16,7 @@ from app.config import MULTIPROCESS_VARIABLE, Settings
 from app.errors import SettingsError, UsersError
 from app.logs import make_log_config
 
+M_ARENA_MAX = -8  # malloc.h of glibc
 EPOLL_WORKER = "app.server.worker.SharedPollWorker"
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108  # gunicorn's heartbeat files, which hold nothing
 
@@ -101,7 +103,18 @@ def post_worker_init(worker: Any) -> None:
     # Our lines say nothing of these (Python's logging guide, "Optimization").
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    share_heaps()
     silence_native_libraries()
+
+
+def share_heaps() -> None:
+    """Have all threads share two heaps where the C library is glibc, which would give every other thread its own.
+
+    A heap keeps the room of the largest picture that was ever decoded in it.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(M_ARENA_MAX, 2)
 
 
 def silence_native_libraries() -> None:

@@ -1,0 +1,98 @@
+"""Reloads and dying workers under load: `python -m benchmarks.reload`.
+
+Eight clients send two pictures at random and compare each answer with the first one they got. First the server is
+reloaded (HUP) again and again until 2,000 predictions are through: none may fail. Then a worker is killed (KILL) every
+five seconds for a minute: what it had in hand is lost, but no answer may be wrong.
+"""
+
+import http.client
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+
+from app.config import PROJECT_ROOT
+from benchmarks.server import MeasuredServer, make_headers
+
+CLIENTS = 8
+RELOADED_PREDICTIONS = 2000
+RELOAD_EVERY_S, KILL_EVERY_S, KILLS_FOR_S = 1.5, 5.0, 60.0
+TOLERANCE = 1e-5
+MODEL = "pcam-classification"
+PICTURES = ("synthetic-normal.png", "synthetic-metastatic.png")
+
+
+class Clients:
+    """Clients that send until they are stopped; `counts` says what came of it."""
+
+    def __init__(self, server: MeasuredServer) -> None:
+        folder = PROJECT_ROOT / "models" / MODEL / "1.0/examples"
+        self._server = server
+        self._bodies = [(folder / name).read_bytes() for name in PICTURES]
+        self._expected = [server.request("PUT", f"/predictions/{MODEL}", body)[1] for body in self._bodies]
+        self._stops = threading.Event()
+        self._lock = threading.Lock()
+        self.counts: Counter[str] = Counter()
+        self._threads = [threading.Thread(target=self._send, args=(seed,)) for seed in range(CLIENTS)]
+
+    def __enter__(self) -> "Clients":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stops.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _send(self, seed: int) -> None:
+        chooser, connection = random.Random(seed), self._server.connect()
+        while not self._stops.is_set():
+            index = chooser.randrange(len(self._bodies))
+            try:
+                connection.request("PUT", f"/predictions/{MODEL}", self._bodies[index], make_headers())
+                response = connection.getresponse()
+                text = response.read()
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                connection = self._server.connect()
+                outcome = "lost"
+            else:
+                outcome = self._judge(response.status, text, self._expected[index]["probabilities"])
+            with self._lock:
+                self.counts[outcome] += 1
+
+    @staticmethod
+    def _judge(status: int, text: bytes, expected: dict[str, float]) -> str:
+        if status != 200:
+            return f"status {status}"
+        given = json.loads(text)["probabilities"]
+        is_right = all(abs(given[name] - value) <= TOLERANCE for name, value in expected.items())
+        return "right" if is_right else "wrong"
+
+
+def main() -> None:
+    """Print what the clients got."""
+    with MeasuredServer(workers="2") as server:
+        with Clients(server) as clients:
+            reloads = 0
+            while clients.counts.total() < RELOADED_PREDICTIONS:
+                time.sleep(RELOAD_EVERY_S)
+                server.process.send_signal(signal.SIGHUP)
+                reloads += 1
+            time.sleep(RELOAD_EVERY_S)
+        print(f"{reloads} reloads: {dict(clients.counts)}")
+        with Clients(server) as clients:
+            end, kills = time.monotonic() + KILLS_FOR_S, 0
+            while time.monotonic() < end:
+                time.sleep(KILL_EVERY_S)
+                os.kill(random.choice(server.worker_pids()), signal.SIGKILL)
+                kills += 1
+        print(f"{kills} workers killed in {KILLS_FOR_S:.0f} s: {dict(clients.counts)}")
+
+
+if __name__ == "__main__":
+    main()

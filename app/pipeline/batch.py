@@ -20,6 +20,7 @@ MAX_BATCH_DELAY_S = 0.005
 """How long a batch waits to be as large as the load of this moment makes it; a lone caller's never waits."""
 RECENT_S = 0.05
 """How long after a batch the load is taken to be what it was then."""
+LATE = "The deadline passed before there was an answer."
 
 
 def never() -> bool:
@@ -42,7 +43,7 @@ class Patience:
     def check(self, needed_s: float = 0.0) -> None:
         """Raise `DeadlineError` if the deadline comes before `needed_s` from now."""
         if time.perf_counter() + needed_s > self.until:
-            raise DeadlineError("The deadline passed before there was an answer.")
+            raise DeadlineError(LATE)
 
     def check_presence(self) -> None:
         """Raise `DeadlineError` if the caller has gone."""
@@ -153,12 +154,13 @@ class BatchRunner:
             elif job in self._jobs:
                 self._jobs.remove(job)
         if not job.is_leader:
-            job.patience.check()
+            raise DeadlineError(LATE)
 
     def _lead(self) -> None:
         """Run the next batch, then hand on the lead."""
-        jobs = self._take_batch()
+        jobs: list[Job] = []
         try:
+            jobs += self._take_batch()
             if jobs:
                 self._run(jobs)
         except ScancerError as error:

@@ -13,6 +13,8 @@ from app.server.answer import write_refusal
 from app.server.request_reader import CONTINUE, RefusedRequestError, Request, RequestReader
 
 RECEIVE_BYTES = 64 * 1024
+MAX_RECEIVES, MAX_REQUESTS = 64, 16
+"""So many parts are read, and requests answered, before others and the deadline have their turn."""
 LINGER_S = 2.0
 """How long the rest of a refused body is read and thrown away: closing at once would take the answer with it."""
 
@@ -66,6 +68,7 @@ class Connection:
         self._is_lingering = False
         self._tls_wants_write = False
         self._busy_since: float | None = None
+        self._lingers_since: float | None = None
         self.deadline = time.monotonic() + upload_s
         sock.setblocking(False)
 
@@ -78,6 +81,15 @@ class Connection:
     def held_bytes(self) -> int:
         """Of the request that is not whole yet."""
         return self._reader.held_bytes
+
+    def is_open(self) -> bool:
+        """Whether there may be something to do: it is neither closed, nor withholding an answer."""
+        return not self.is_closed and self.due is None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the last answer was given."""
+        return self._is_ending
 
     @property
     def is_idle(self) -> bool:
@@ -94,7 +106,9 @@ class Connection:
         self._flush()
         self._answer_ready(answer)
         view = memoryview(buffer)
-        while not (self.is_closed or self._unsent or self.due):
+        for _ in range(MAX_RECEIVES):
+            if self.is_closed or self._unsent or self.due is not None:
+                break
             count = self._receive(buffer)
             if count < 0:
                 break
@@ -115,7 +129,9 @@ class Connection:
     def _answer_ready(self, answer: Callable[[Request], Answer]) -> None:
         """Answer what is whole, one after the other, as far as the client takes the answers."""
         reader = self._reader
-        while reader.requests and not (self._is_ending or self._unsent):
+        for _ in range(MAX_REQUESTS):
+            if not reader.requests or self._is_ending or self._unsent or self.due is not None:
+                break
             request = reader.requests.popleft()
             request.environ["scancer.is_gone"] = self.is_gone
             text, is_last, delay_s = answer(request)
@@ -123,9 +139,7 @@ class Connection:
                 self._withheld, self.due = text, time.monotonic() + delay_s
                 text = b""
             self._send(text, ends=is_last, lingers=request.has_unread_body)
-            if delay_s:
-                return
-        if reader.requests or self._is_ending or self._unsent:
+        if reader.requests or self._is_ending or self._unsent or self.due is not None:
             return
         if self._refusal is not None:
             self.refuse(self._refusal.status, str(self._refusal))
@@ -151,7 +165,8 @@ class Connection:
             return True
 
     def refuse(self, status: HTTPStatus, message: str, retry_after_s: int | None = None) -> None:
-        """Answer for a request that never became whole, and end the connection."""
+        """Answer for a request that never became whole, and end the connection; what came of it is let go."""
+        self._reader.drop()
         self._send(write_refusal(status, message, retry_after_s), ends=True, lingers=True)
 
     def _receive(self, buffer: bytearray) -> int:
@@ -191,10 +206,11 @@ class Connection:
         if self.is_closed:
             return
         now = time.monotonic()
-        if self._is_lingering and not self._unsent:
-            self._end_sending()
-            self._busy_since = self._busy_since or now
-            self.deadline = self._busy_since + LINGER_S
+        if self._is_lingering and not self._unsent and self.due is None:
+            if self._lingers_since is None:
+                self._lingers_since = now
+                self._end_sending()
+            self.deadline = self._lingers_since + LINGER_S
         elif self.is_idle:
             self._busy_since, self.deadline = None, now + self._idle_s
         else:

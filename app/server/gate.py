@@ -34,6 +34,8 @@ class Gate:
         if not path.startswith(PREDICTIONS):
             return ""
         model = path.split("/", 3)[2]
+        if not model:  # no route has it
+            return ""
         with self._lock:
             taken = self._taken.get(model, 0)
             if self._free and taken < self._model_places:

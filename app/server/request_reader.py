@@ -78,7 +78,7 @@ class RequestReader:
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._environ: dict[str, Any] | None = None
-        self._body: list[bytes] = []
+        self._body = bytearray()
         self._head_bytes = 0
         self.held_bytes = 0
 
@@ -97,12 +97,18 @@ class RequestReader:
             self._is_closed = True  # another protocol would follow; the request itself was read to its end
         except HttpParserError:
             self._is_closed = True
-            if self._refusal is None and not self.requests:
+            if self._refusal is None:
                 self._refusal = RefusedRequestError(HTTPStatus.BAD_REQUEST, "The request is no valid HTTP.")
-        if self._environ is None and not self.is_between and self._head_bytes > MAX_HEAD_BYTES:
+        # Between two parts of a body there may be no more than a head's worth either: trailers have no other limit.
+        if not self.is_between and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too long.")
         if self._refusal is not None:
             raise self._refusal
+
+    def drop(self) -> None:
+        """Let go of what was read of a request that will not become whole; nothing is read after it."""
+        self._is_closed = True
+        self._begin()
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         self._is_closed = True
@@ -157,7 +163,8 @@ class RequestReader:
         if self._is_closed:
             return
         self.wants_continue = False
-        self._body.append(data)
+        self._body += data
+        self._head_bytes = 0
         self.held_bytes += len(data)
         if self.held_bytes > self._max_body_bytes:
             self._hand_over(has_unread_body=True)
@@ -170,8 +177,7 @@ class RequestReader:
     def _hand_over(self, has_unread_body: bool) -> None:
         environ = self._environ
         assert environ is not None, "the head comes before the body"
-        body = b"" if has_unread_body else self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        environ["wsgi.input"] = io.BytesIO(body)
+        environ["wsgi.input"] = io.BytesIO(b"" if has_unread_body else self._body)
         if self.held_bytes:  # also where the body came in chunks, without a length
             environ["CONTENT_LENGTH"] = str(self.held_bytes)
         if has_unread_body or self._parser.should_upgrade():

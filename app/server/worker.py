@@ -34,6 +34,8 @@ YIELD_S, MAX_YIELD_S = 0.0002, 0.002
 """For each connection it has, a worker lets the others go first for a new one by so long, and by no more than that."""
 STOP_LINGER_S = 2.0
 """How long a stopping worker keeps idle connections, for the request that a client may be sending just now."""
+STOP_MARGIN_S = 2.0
+"""By so much a stopping worker ends before gunicorn would kill it."""
 RETRY_AFTER_S = 1
 REFUSAL_DELAY_S = 0.015
 """How long a refusal is withheld: clients that try again at once would take the processor from those being served."""
@@ -86,6 +88,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         self._wake = os.eventfd(0)
         self._connections: dict[int, Connection] = {}
         self._listeners: dict[int, socket.socket] = {each.fileno(): each for each in self.sockets}
+        self._names = {fd: listener.getsockname() for fd, listener in self._listeners.items()}
         self._withheld: SimpleQueue[Connection] = SimpleQueue()
         self._paused: set[int] = set()
         self._threads: list[threading.Thread] = []
@@ -163,17 +166,28 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         try:
             client, peer = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
-            self._epoll.modify(fd, READ)
+            self._listen(fd)
             return
         except OSError as error:  # no descriptors left
             log.warning("no connection can be accepted", extra={"reason": error.strerror})
             self._paused.add(fd)
             return
         if held + 1 < self.cfg.worker_connections:
-            self._epoll.modify(fd, READ)
+            self._listen(fd)
         else:
             self._paused.add(fd)
-        self._adopt(client, listener.getsockname(), peer)
+        try:
+            self._adopt(client, self._names[fd], peer)
+        except OSError:  # the client has gone already
+            client.close()
+
+    def _listen(self, fd: int) -> None:
+        """Have the next connection reported, unless the worker stops listening at this very moment."""
+        try:
+            self._epoll.modify(fd, READ)
+        except (OSError, ValueError):
+            if self.alive:
+                raise
 
     def _adopt(self, client: socket.socket, server: tuple[str, int] | str, peer: tuple[str, int] | str) -> None:
         """Have a new connection polled."""
@@ -205,7 +219,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         if connection is None:
             return
         with connection.lock:
-            if connection.is_closed:
+            if not connection.is_open():  # a report from before, or of another's number
                 return
             is_served = False
             try:
@@ -214,7 +228,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             finally:
                 if not is_served:
                     connection.close()
-            if connection.held_bytes > RECEIVE_BYTES and self._holds_too_much():
+            if connection.held_bytes > RECEIVE_BYTES and not connection.is_ending and self._holds_too_much():
                 connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", RETRY_AFTER_S)
             if connection.due is not None:
                 self._withheld.put(connection)
@@ -260,7 +274,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
     def _drain(self) -> None:
         """Answer what has begun, within gunicorn's grace; idle connections get a moment for one more request."""
         started = time.monotonic()
-        while time.monotonic() - started < self.cfg.graceful_timeout:
+        while time.monotonic() - started < self.cfg.graceful_timeout - self._stop_delay_s - STOP_MARGIN_S:
             is_late = time.monotonic() - started > STOP_LINGER_S
             for connection in list(self._connections.values()):
                 with connection.try_to_own() as is_owner:
@@ -272,4 +286,4 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             time.sleep(0.01)
         os.eventfd_write(self._wake, 1)
         for thread in self._threads:
-            thread.join(timeout=1)
+            thread.join(timeout=STOP_MARGIN_S / 2 / len(self._threads))

@@ -22,3 +22,12 @@ def test_what_is_no_prediction_always_comes_in() -> None:
         assert place == ""
         gate.leave(place)
     assert gate.enter("/predictions/a") is None
+
+
+def test_path_without_a_model_takes_no_place() -> None:
+    gate = Gate(model_places=1, all_places=1)
+    for path in ("/predictions/", "/predictions//x", "/predictions/") * 3:
+        place = gate.enter(path)
+        assert place == ""
+        gate.leave(place)
+    assert gate.enter("/predictions/a") == "a"

@@ -144,9 +144,18 @@ def test_what_is_no_request_is_refused(message: bytes, status: int) -> None:
     assert caught.value.status == status
 
 
-def test_request_before_the_nonsense_is_still_answered() -> None:
+def test_request_before_the_nonsense_is_kept_and_nothing_is_read_after_it() -> None:
     reader = RequestReader(BASE, LIMIT)
-    reader.feed(memoryview(GET + b"nonsense\r\n\r\n"))
+    with pytest.raises(RefusedRequestError):
+        reader.feed(memoryview(GET + b"nonsense\r\n\r\n"))
     assert len(reader.requests) == 1
     reader.feed(memoryview(GET))
     assert len(reader.requests) == 1
+
+
+def test_endless_trailer_is_refused() -> None:
+    reader = RequestReader(BASE, LIMIT)
+    reader.feed(memoryview(b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: "))
+    with pytest.raises(RefusedRequestError) as caught:
+        reader.feed(memoryview(b"a" * 2 * MAX_HEAD_BYTES))
+    assert caught.value.status == 431

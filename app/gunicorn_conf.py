@@ -47,7 +47,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
         # A model or a framework that is loaded before the fork hangs in the children.
         "preload_app": False,
         "timeout": settings.request_timeout_s,
-        "graceful_timeout": settings.graceful_timeout_s,
+        "graceful_timeout": settings.stop_delay_s + settings.graceful_timeout_s,
         "keepalive": settings.keepalive_s,
         "backlog": 128,
         "limit_request_fields": 64,
@@ -93,11 +93,9 @@ def on_reload(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Take what was made at the start out of the garbage collector's rounds.
-
-    Modules and models live as long as the worker; looking through them again and again empties the processor's caches.
-    """
-    worker.count_refusal = worker.wsgi.extensions["scancer"].metrics.refused.labels("overload").inc
+    """Settle a worker that has loaded everything: what it counts, what it collects, logs and prints."""
+    worker.count_refusal = worker.wsgi.extensions["scancer"].metrics.count_refusal
+    # Modules and models live as long as the worker; looking through them again and again empties the caches.
     gc.collect()
     gc.freeze()
     # Our lines say nothing of these (Python's logging guide, "Optimization").

@@ -66,7 +66,6 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=self.registry,
         )
-
         self.refused = Counter(
             "scancer_refused_total",
             "Requests turned away before they reached the application, by reason.",
@@ -87,6 +86,10 @@ class Metrics:
     def count_prediction(self, model: str, version: str, class_name: str) -> None:
         """Count one picture that got a class."""
         find_series(self.predictions, model, version, class_name).inc()
+
+    def count_refusal(self, reason: str) -> None:
+        """Count one request that was turned away."""
+        find_series(self.refused, reason).inc()
 
     def show_state(self, model: str, version: str, state: str, states: Iterable[str]) -> None:
         """Set the state of a model version in this worker; `states` are all there are."""

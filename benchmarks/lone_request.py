@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import openvino
 
 from app.config import count_cores
-from app.engines.report import COMPILED_FOLDER, IR_FILE
+from benchmarks.bare import open_bare
 from benchmarks.server import MeasuredServer, make_headers
 
 ROUNDS = 30
@@ -21,17 +20,14 @@ ROUNDS = 30
 
 def main(models: Path, name: str, picture: bytes) -> None:
     """Print both medians and their ratio."""
-    options = {"INFERENCE_NUM_THREADS": count_cores(), "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(models / name / "1.0" / COMPILED_FOLDER / IR_FILE, "CPU", options)
-    request = compiled.create_infer_request()
-    shape = [1, *(dimension.get_length() for dimension in list(compiled.input(0).partial_shape)[1:])]
-    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    infer, shape = open_bare(name, models, count_cores())
+    image = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
     bare, served = [], []
     with MeasuredServer(workers="2", models=str(models)) as server:
         connection = server.connect()
         for round_ in range(ROUNDS + 3):
             started = time.perf_counter()
-            request.infer({0: image})
+            infer(image)
             between = time.perf_counter()
             connection.request("PUT", f"/predictions/{name}", picture, make_headers())
             answer = connection.getresponse()

@@ -29,6 +29,12 @@ def find_free_ports(count: int) -> list[int]:
     return ports
 
 
+def sum_cpu_s(pids: list[int]) -> float:
+    """User and system time that several processes have had so far, in seconds."""
+    fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
+    return sum(int(each[11]) + int(each[12]) for each in fields) / TICKS_PER_S
+
+
 class MeasuredServer:
     """Starts on entering, stops on leaving."""
 
@@ -87,11 +93,7 @@ class MeasuredServer:
 
     def cpu_s(self) -> float:
         """User and system time of all server processes so far, in seconds."""
-        total = 0
-        for pid in (self.process.pid, *self.worker_pids()):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-        return total / TICKS_PER_S
+        return sum_cpu_s([self.process.pid, *self.worker_pids()])
 
     def rss_bytes(self, pid: int) -> int:
         """Resident memory of a process."""

@@ -70,8 +70,7 @@ class Authenticator:
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
         self._waiting: dict[bytes, int] = {}
-        self._proofs: OrderedDict[bytes, float] = OrderedDict()
-        self._headers: OrderedDict[bytes, tuple[User, float]] = OrderedDict()
+        self._proofs: OrderedDict[bytes, tuple[User, float]] = OrderedDict()
         self._users: dict[str, User] = {}
         self._stamp: tuple[int, int, int] | None = None
         self._nobody = User("", "predict", generate_password_hash("", HASH_METHOD))
@@ -79,21 +78,11 @@ class Authenticator:
     def recall(self, header: str) -> User | None:
         """Return the user whose password came before in the same `Authorization` header, if that is still known."""
         self._refresh()
-        with self._lock:
-            user, until = self._headers.get(self._digest(header), (self._nobody, 0.0))
-            # The very object that the file gave: one of an earlier file may have been remembered a moment too late.
-            is_current = self._users.get(user.name) is user
-        return user if is_current and until > time.monotonic() else None
+        return self._find_remembered(self._prove("header", header))
 
     def remember(self, header: str, user: User) -> None:
-        """Remember a verified user's `Authorization` header, so that `recall` finds it."""
-        with self._lock:
-            self._headers[self._digest(header)] = (user, time.monotonic() + self._memory_s)
-            if len(self._headers) > MAX_PROOFS:
-                self._headers.popitem(last=False)
-
-    def _digest(self, text: str) -> bytes:
-        return hmac.digest(self._key, text.encode(), "sha256")
+        """Remember the `Authorization` header that a verified user sent, for `recall`."""
+        self._remember(self._prove("header", header), user)
 
     def verify(self, name: str, password: str) -> User | None:
         """Return the user whose password this is, or None.
@@ -106,23 +95,26 @@ class Authenticator:
         self._refresh()
         # An unknown user costs the same hash as a known one, so that timing does not tell them apart.
         user = self._users.get(name, self._nobody)
-        proof = self._prove(user, password)
-        if self._is_remembered(proof) or self._check_slowly(user, password, proof):
+        proof = self._prove("password", user.name, password, user.password_hash)
+        if self._find_remembered(proof) is not None or self._check_slowly(user, password, proof):
             return user if user is not self._nobody else None
         return None
 
-    def _is_remembered(self, proof: bytes) -> bool:
+    def _find_remembered(self, proof: bytes) -> User | None:
         with self._lock:
-            return self._proofs.get(proof, 0) > time.monotonic()
+            user, until = self._proofs.get(proof, (self._nobody, 0.0))
+            # Compared whole, hash and role too: one of an earlier file may have been remembered a moment too late.
+            is_current = self._users.get(user.name) == user
+        return user if is_current and until > time.monotonic() else None
 
-    def _remember(self, proof: bytes) -> None:
+    def _remember(self, proof: bytes, user: User) -> None:
         with self._lock:
-            self._proofs[proof] = time.monotonic() + self._memory_s
+            self._proofs[proof] = (user, time.monotonic() + self._memory_s)
             if len(self._proofs) > MAX_PROOFS:
                 self._proofs.popitem(last=False)
 
-    def _prove(self, user: User, password: str) -> bytes:
-        return self._digest("\0".join((user.name, password, user.password_hash)))
+    def _prove(self, *parts: str) -> bytes:
+        return hmac.digest(self._key, "\0".join(parts).encode(), "sha256")
 
     def _check_slowly(self, user: User, password: str, proof: bytes) -> bool:
         """Check by the hash, one at a time; who waits with the same credentials shares the first one's success.
@@ -135,11 +127,11 @@ class Authenticator:
             self._waiting[proof] = self._waiting.get(proof, 0) + 1
         try:
             with self._hashing:
-                if self._is_remembered(proof):
+                if self._find_remembered(proof) is not None:
                     return True
                 is_right = check_password_hash(user.password_hash, password)
                 if is_right and user is not self._nobody:
-                    self._remember(proof)
+                    self._remember(proof, user)
                 return is_right
         finally:
             with self._lock:
@@ -164,7 +156,6 @@ class Authenticator:
         with self._lock:
             self._users, self._stamp = users, stamp
             self._proofs.clear()
-            self._headers.clear()
 
 
 def register_auth(app: Flask, authenticator: Authenticator) -> None:

@@ -6,6 +6,7 @@ from flask import Blueprint, jsonify, request
 from flask.typing import ResponseReturnValue
 
 from app.api.context import services
+from app.config import SERVER_IS_STOPPING
 from app.repository.model_registry import State
 
 blueprint = Blueprint("health", __name__)
@@ -13,7 +14,7 @@ blueprint = Blueprint("health", __name__)
 
 def is_ready() -> bool:
     """Whether the default version of every model is READY, and the server is not about to stop."""
-    if request.environ.get("scancer.is_stopping"):
+    if request.environ.get(SERVER_IS_STOPPING):
         return False
     return all(entry.state is State.READY for entry in services().registry.defaults())
 

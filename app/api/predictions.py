@@ -13,7 +13,7 @@ from app.api.auth import require
 from app.api.context import NOTICE, RequestFacts, facts, services
 from app.api.schemas import make_item, make_prediction
 from app.api.upload import read_images
-from app.config import Settings
+from app.config import CALLER_IS_GONE, Settings
 from app.errors import AnsweredError, BadRequestError
 from app.manifest import ModelManifest
 from app.metrics import Metrics
@@ -66,7 +66,7 @@ def read_patience(started: float, settings: Settings) -> Patience:
         if not re.fullmatch(r"[0-9]{1,9}", text):
             raise BadRequestError("X-Request-Timeout-Ms must be a whole number of milliseconds.")
         timeout_ms = min(timeout_ms, int(text))
-    return Patience(started + timeout_ms / 1000, request.environ.get("scancer.is_gone", never))
+    return Patience(started + timeout_ms / 1000, request.environ.get(CALLER_IS_GONE, never))
 
 
 def answer_one(

@@ -1,13 +1,10 @@
 """Loads another engine when it is first used: a model that nobody asks for costs a worker next to nothing."""
 
-import logging
 from collections.abc import Callable
 
 from app.arrays import InputBatch, Scores
 from app.engines.base import Engine
 from app.errors import InferenceError, ModelFolderError
-
-log = logging.getLogger(__name__)
 
 
 class LazyEngine:

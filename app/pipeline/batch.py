@@ -11,11 +11,10 @@ from types import TracebackType
 import numpy as np
 
 from app.arrays import InputBatch, Scores
+from app.config import MAX_BATCH_PICTURES
 from app.engines.base import Engine
 from app.errors import DeadlineError, InferenceError, ScancerError, ServiceUnavailableError
 
-MAX_BATCH_PICTURES = 8
-"""Pictures that are inferred together; more wait for the next batch."""
 MAX_BATCH_DELAY_S = 0.005
 """How long a batch waits to be as large as the load of this moment makes it; a lone caller's never waits."""
 RECENT_S = 0.05

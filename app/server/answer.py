@@ -16,7 +16,7 @@ BODILESS = ("204", "304")
 LINE_BREAK = re.compile(r"[\r\n\0]")
 
 
-def answer(app: WSGIApp, request: Request, is_last: bool) -> bytes:
+def call_application(app: WSGIApp, request: Request, is_last: bool) -> bytes:
     """Call the application and return status line, headers and body.
 
     Args:
@@ -69,11 +69,11 @@ def make_date(second: int) -> str:
 
 def write_refusal(status: HTTPStatus, message: str, retry_after_s: int | None = None, is_last: bool = True) -> bytes:
     """Write the answer to a request that never reaches the application; of a text of ours, never of a caller's."""
-    return write_refusal_of(int(time.time()), status, message, retry_after_s, is_last)
+    return write_refusal_at(int(time.time()), status, message, retry_after_s, is_last)
 
 
 @lru_cache(maxsize=16)
-def write_refusal_of(second: int, status: HTTPStatus, message: str, retry_after_s: int | None, is_last: bool) -> bytes:
+def write_refusal_at(second: int, status: HTTPStatus, message: str, retry_after_s: int | None, is_last: bool) -> bytes:
     """The same of a second since 1970: under overload thousands of them are alike."""
     kind = status.phrase.title().replace(" ", "").replace("-", "") + "Exception"
     body = b'{"code":%d,"type":"%s","message":"%s"}\n' % (status, kind.encode(), message.encode())

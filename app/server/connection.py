@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import NamedTuple
 
+from app.config import CALLER_IS_GONE
 from app.server.answer import write_refusal
 from app.server.request_reader import CONTINUE, RefusedRequestError, Request, RequestReader
 
@@ -133,7 +134,7 @@ class Connection:
             if not reader.requests or self._is_ending or self._unsent or self.due is not None:
                 break
             request = reader.requests.popleft()
-            request.environ["scancer.is_gone"] = self.is_gone
+            request.environ[CALLER_IS_GONE] = self.is_gone
             text, is_last, delay_s = answer(request)
             if delay_s:
                 self._withheld, self.due = text, time.monotonic() + delay_s

@@ -1,7 +1,6 @@
 """Turns predictions away while there is no room, for a fraction of what answering them takes."""
 
 import threading
-from collections.abc import Callable
 
 PREDICTIONS = "/predictions/"
 RESERVED_THREADS = 4
@@ -17,17 +16,15 @@ class Gate:
     Args:
         model_places: predictions of one model that may be in work or wait.
         all_places: predictions of all models.
-        on_refusal: called for each request that finds no room.
 
     Thread safety: all methods may be called from any thread.
     """
 
-    def __init__(self, model_places: int, all_places: int, on_refusal: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, model_places: int, all_places: int) -> None:
         self._model_places = model_places
         self._free = all_places
         self._taken: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._on_refusal = on_refusal
 
     def enter(self, path: str) -> str | None:
         """Take a place for a request; return what to `leave` by, or None if there is no room."""
@@ -42,7 +39,6 @@ class Gate:
                 self._free -= 1
                 self._taken[model] = taken + 1
                 return model
-        self._on_refusal()
         return None
 
     def leave(self, model: str) -> None:

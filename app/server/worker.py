@@ -20,8 +20,8 @@ from typing import Any
 from gunicorn.sock import ssl_wrap_socket
 from gunicorn.workers.base import Worker
 
-from app.config import Settings
-from app.server.answer import answer, write_refusal
+from app.config import MAX_BATCH_PICTURES, SERVER_IS_STOPPING, Settings
+from app.server.answer import call_application, write_refusal
 from app.server.connection import RECEIVE_BYTES, Answer, Connection
 from app.server.gate import RESERVED_THREADS, Gate
 from app.server.request_reader import Request, RequestReader, make_base
@@ -34,13 +34,12 @@ YIELD_S, MAX_YIELD_S = 0.0002, 0.002
 """For each connection it has, a worker lets the others go first for a new one by so long, and by no more than that."""
 STOP_LINGER_S = 2.0
 """How long a stopping worker keeps idle connections, for the request that a client may be sending just now."""
-STOP_MARGIN_S = 2.0
-"""By so much a stopping worker ends before gunicorn would kill it."""
+STOP_MARGIN = 0.9
+"""The part of its grace that a stopping worker uses, so that it ends before gunicorn would kill it."""
 RETRY_AFTER_S = 1
 REFUSAL_DELAY_S = 0.015
 """How long a refusal is withheld: clients that try again at once would take the processor from those being served."""
 FULL = "Too many requests wait; try again shortly."
-MAX_BATCH_PICTURES = 8
 HELD_BODIES = 8
 """Bodies of the largest size that may be held at a time while they come in."""
 # Reported once, then not again before it is armed anew. Absent on macOS, where gunicorn's own threads serve.
@@ -73,8 +72,8 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
     """
 
     alive: bool
-    count_refusal: Callable[[], object] = staticmethod(lambda: None)
-    """Called for each request that is turned away; `gunicorn_conf` puts a metric here."""
+    count_refusal: Callable[[str], object] = staticmethod(lambda _: None)
+    """Called with the reason for each request that is turned away; `gunicorn_conf` puts a metric here."""
     _stops_at: float | None
 
     def init_process(self) -> None:
@@ -83,6 +82,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         self._max_body_bytes = settings.max_body_bytes
         self._upload_s, self._idle_s = settings.upload_timeout_s, max(settings.keepalive_s, TICK_S)
         self._stop_delay_s, self._stops_at, self._reloads = settings.stop_delay_s, None, count_reloads()
+        self._grace_s = settings.graceful_timeout_s * STOP_MARGIN
         self._model_places = settings.queue_size + MAX_BATCH_PICTURES
         self._epoll = select.epoll()
         self._wake = os.eventfd(0)
@@ -96,9 +96,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     def run(self) -> None:
         """Serve until gunicorn says stop, then end what was begun."""
-        self._gate = Gate(
-            self._model_places, self.cfg.threads - min(RESERVED_THREADS, self.cfg.threads // 4), self.count_refusal
-        )
+        self._gate = Gate(self._model_places, self.cfg.threads - min(RESERVED_THREADS, self.cfg.threads // 4))
         for fd, listener in self._listeners.items():
             listener.setblocking(False)
             self._epoll.register(fd, READ)
@@ -229,6 +227,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
                 if not is_served:
                     connection.close()
             if connection.held_bytes > RECEIVE_BYTES and not connection.is_ending and self._holds_too_much():
+                self.count_refusal("uploads")
                 connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", RETRY_AFTER_S)
             if connection.due is not None:
                 self._withheld.put(connection)
@@ -256,13 +255,14 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     def _answer(self, request: Request) -> Answer:
         is_last = not (request.keeps_alive and self.alive)
-        request.environ["scancer.is_stopping"] = self._stops_at is not None
+        request.environ[SERVER_IS_STOPPING] = self._stops_at is not None
         place = self._gate.enter(request.environ["PATH_INFO"])
         if place is None:
+            self.count_refusal("overload")
             text = write_refusal(HTTPStatus.SERVICE_UNAVAILABLE, FULL, RETRY_AFTER_S, is_last)
             return Answer(text, is_last, REFUSAL_DELAY_S)
         try:
-            return Answer(answer(self.wsgi, request, is_last), is_last)
+            return Answer(call_application(self.wsgi, request, is_last), is_last)
         finally:
             self._gate.leave(place)
 
@@ -274,7 +274,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
     def _drain(self) -> None:
         """Answer what has begun, within gunicorn's grace; idle connections get a moment for one more request."""
         started = time.monotonic()
-        while time.monotonic() - started < self.cfg.graceful_timeout - self._stop_delay_s - STOP_MARGIN_S:
+        while time.monotonic() - started < self._grace_s:
             is_late = time.monotonic() - started > STOP_LINGER_S
             for connection in list(self._connections.values()):
                 with connection.try_to_own() as is_owner:
@@ -286,4 +286,4 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             time.sleep(0.01)
         os.eventfd_write(self._wake, 1)
         for thread in self._threads:
-            thread.join(timeout=STOP_MARGIN_S / 2 / len(self._threads))
+            thread.join(timeout=self._grace_s * (1 - STOP_MARGIN) / len(self._threads) / 2)

@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 
 from app.config import PROJECT_ROOT
 from benchmarks.load import Load, run_wrk, write_script
-from benchmarks.server import TICKS_PER_S, MeasuredServer, find_free_ports
+from benchmarks.server import MeasuredServer, find_free_ports, sum_cpu_s
 
 ROUNDS, CONNECTIONS = 3, 8
 MODEL = "pcam-classification"
@@ -67,11 +67,7 @@ class TorchServe:
 
     def cpu_s(self) -> float:
         """User and system time of all its processes so far."""
-        total = 0
-        for pid in self.pids():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-        return total / TICKS_PER_S
+        return sum_cpu_s(self.pids())
 
 
 def pack(environment: Path, folder: Path) -> None:

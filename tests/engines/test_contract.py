@@ -8,6 +8,7 @@ import pytest
 
 from app.arrays import InputBatch
 from app.config import PROJECT_ROOT, Settings
+from app.engines import openvino_engine
 from app.engines.base import ENGINES, Engine, build_engine
 from app.engines.process_engine import ProcessEngine
 from app.manifest import ModelManifest, read_manifest
@@ -89,3 +90,29 @@ def test_engine_agrees_with_the_compiled_model(case: tuple[Engine, ModelManifest
     ours, theirs = (to_probabilities(each.infer(batch), manifest.output) for each in (compiled, engine))
     compiled.close()
     assert np.abs(ours - theirs).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(("slow_s", "threads"), [(0.0, 2), (60.0, 1)])
+def test_slow_model_gets_all_cores_and_answers_the_same(
+    monkeypatch: pytest.MonkeyPatch, slow_s: float, threads: int
+) -> None:
+    monkeypatch.setattr(openvino_engine, "SLOW_S", slow_s)
+    monkeypatch.setattr(openvino_engine, "count_cores", lambda: 2)
+    manifest = read_manifest(PCAM)
+    batch = random_batch(manifest, 1)
+    compiled_with: list[int] = []
+    compile_model = openvino_engine.OpenVINOEngine._compile
+
+    def note(engine: openvino_engine.OpenVINOEngine, threads: int) -> None:
+        compiled_with.append(threads)
+        compile_model(engine, threads)
+
+    monkeypatch.setattr(openvino_engine.OpenVINOEngine, "_compile", note)
+    chosen, given = build_engine("openvino", PCAM, manifest, 0), build_engine("openvino", PCAM, manifest, 1)
+    chosen.load()
+    assert compiled_with[-1] == threads
+    given.load()
+    assert compiled_with[-1] == 1
+    np.testing.assert_allclose(chosen.infer(batch), given.infer(batch), atol=TOLERANCE)
+    chosen.close()
+    given.close()

@@ -243,8 +243,10 @@ def test_deadlines_that_come_at_any_moment_leave_nobody_waiting(patience_s: floa
 
 
 def test_lone_caller_does_not_wait_for_company_that_left() -> None:
-    runner = BatchRunner(MeanEngine(), 100)
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(runner.infer, [make_batch(seed) for seed in range(40)]))
-    time.sleep(RECENT_S)
-    assert min(runner.infer(make_batch(1))[1] for _ in range(3)) < MAX_BATCH_DELAY_S / 2
+    runner, waits_s = BatchRunner(MeanEngine(), 100), []
+    for _ in range(5):  # the first caller after a crowd counts; on a busy machine not every time
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(runner.infer, [make_batch(seed) for seed in range(40)]))
+        time.sleep(RECENT_S)
+        waits_s.append(runner.infer(make_batch(1))[1])
+    assert min(waits_s) < MAX_BATCH_DELAY_S / 2

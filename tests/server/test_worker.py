@@ -213,8 +213,11 @@ def test_uploads_that_would_fill_the_memory_are_refused(instance: Path, tmp_path
         live.stop()
 
 
-def test_stop_and_reload_lose_no_request(instance: Path, tmp_path: Path, pcam_example: bytes) -> None:
+def test_reload_loses_no_request(instance: Path, tmp_path: Path, pcam_example: bytes) -> None:
     live = LiveServer(instance, tmp_path / "log", {"SCANCER_WORKERS": "2"}).start()
+    assert live.process is not None
+    children = Path(f"/proc/{live.process.pid}/task/{live.process.pid}/children")
+    first_workers = set(children.read_text().split())
     statuses: list[int] = []
     stops = threading.Event()
 
@@ -229,11 +232,11 @@ def test_stop_and_reload_lose_no_request(instance: Path, tmp_path: Path, pcam_ex
     try:
         for thread in threads:
             thread.start()
-        assert live.process is not None
         for _ in range(3):
             time.sleep(1)
             live.process.send_signal(signal.SIGHUP)
         time.sleep(4)
+        assert not first_workers & set(children.read_text().split())
     finally:
         stops.set()
         for thread in threads:
@@ -347,3 +350,28 @@ def test_overload_is_turned_away_at_once_and_health_answers(
     count = re.search(r'^scancer_refused_total{reason="overload"} (.+)', counted, re.MULTILINE)
     assert count is not None
     assert float(count[1]) == len(refused)
+
+
+def test_client_that_never_stops_sending_is_left(live: LiveServer, pcam_example: bytes) -> None:
+    connections = [connect(live) for _ in range(3)]  # more than there are threads
+    ends = [0.0] * len(connections)
+
+    def send_for_ever(index: int) -> None:
+        connection = connections[index]
+        try:
+            connection.sendall((HEAD % (64 * 1024 * 1024) + "\r\n").encode())
+            while True:
+                connection.sendall(bytes(256 * 1024))
+        except OSError:
+            ends[index] = time.monotonic()
+
+    threads = [threading.Thread(target=send_for_ever, args=(index,)) for index in range(len(connections))]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    assert predict(live, pcam_example).status_code == 200
+    for thread in threads:
+        thread.join(10)
+    for connection in connections:
+        connection.close()
+    assert all(0 < end - started < 8 for end in ends)

@@ -1,0 +1,83 @@
+"""`Connection` on a socket pair: what is withheld, and what is refused, reaches the client whole."""
+
+import json
+import socket
+from collections.abc import Iterator
+from http import HTTPStatus
+
+import pytest
+
+from app.server.connection import RECEIVE_BYTES, Answer, Connection
+from app.server.request_reader import Request, RequestReader, make_base
+
+LIMIT = 1000
+OVERSIZED = b"PUT /p HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n" + bytes(500)
+TEXT = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Connection, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(5)
+    base = make_base("socket", "socket", "http")
+    connection = Connection(ours, RequestReader(base, LIMIT), 1.0, 1.0, lambda _: None)
+    yield connection, theirs
+    connection.close()
+    theirs.close()
+
+
+def withhold(request: Request) -> Answer:
+    return Answer(TEXT, is_last=not request.keeps_alive, delay_s=0.01)
+
+
+def serve(connection: Connection) -> None:
+    connection.serve(bytearray(RECEIVE_BYTES), withhold)
+
+
+def test_withheld_answer_goes_out_on_release_and_not_before(pair: tuple[Connection, socket.socket]) -> None:
+    connection, client = pair
+    client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    serve(connection)
+    assert connection.due is not None
+    client.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        client.recv(1)
+    connection.release()
+    assert client.recv(1000) == TEXT
+    assert (connection.due, connection.is_closed) == (None, False)
+
+
+def test_withheld_refusal_of_an_oversized_body_reaches_the_client(pair: tuple[Connection, socket.socket]) -> None:
+    connection, client = pair
+    client.sendall(OVERSIZED)
+    serve(connection)
+    connection.release()
+    assert client.recv(1000) == TEXT
+    assert client.recv(1000) == b""  # the end; what is still sent is thrown away
+    client.sendall(bytes(500))
+    serve(connection)
+    assert not connection.is_closed
+
+
+def test_requests_after_a_withheld_answer_wait_for_it(pair: tuple[Connection, socket.socket]) -> None:
+    connection, client = pair
+    client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 2)
+    serve(connection)
+    connection.release()
+    assert client.recv(1000) == TEXT
+    assert connection.wants_write  # there is another to answer
+    serve(connection)
+    connection.release()
+    assert client.recv(1000) == TEXT
+
+
+def test_refused_upload_is_let_go_and_refused_once(pair: tuple[Connection, socket.socket]) -> None:
+    connection, client = pair
+    client.sendall(b"PUT /p HTTP/1.1\r\nHost: h\r\nContent-Length: 900\r\n\r\n" + bytes(500))
+    serve(connection)
+    assert connection.held_bytes == 500
+    connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", 1)
+    assert (connection.held_bytes, connection.is_ending) == (0, True)
+    head, _, body = client.recv(1000).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert json.loads(body)["code"] == 503

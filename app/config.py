@@ -18,8 +18,8 @@ from app.errors import SettingsError
 PREFIX = "SCANCER_"
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder of the workers' metrics; prometheus_client's own variable."""
-MAX_BATCH_PICTURES = 8
-"""Pictures that are inferred together; more wait for the next batch."""
+DEFAULT_BATCH_SIZE = 8
+"""Pictures that are inferred together, unless a model's manifest says otherwise; more wait for the next batch."""
 CALLER_IS_GONE, SERVER_IS_STOPPING = "scancer.caller_is_gone", "scancer.server_is_stopping"
 """What our gunicorn worker tells the application in a request's environment: a callable, and a truth value."""
 # What Kubernetes puts into every container beside a service called "scancer".

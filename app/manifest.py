@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from app.config import DEFAULT_BATCH_SIZE
 from app.errors import ManifestError
 
 MANIFEST_FILE = "model.toml"
@@ -19,6 +21,7 @@ SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 MAX_NAME_LENGTH = 63
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_SIDE_PX = 4096
+MAX_BATCH_SIZE, MAX_BATCH_DELAY_MS = 64, 1000
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class InputSpec:
         resize: Pillow filter used for it, the one of the training; part of the model.
         mean, std: per channel, R G B, on the scale 0 to 255; the network sees (pixel - mean) / std.
         um_per_px: micrometres a pixel of the training pictures, where that has a meaning.
+        jpeg_min_scale: a JPEG may be decoded at a half, a quarter or an eighth of its size, if that is still at least
+            this many times the size above; None: never.
     """
 
     width_px: int
@@ -47,6 +52,28 @@ class InputSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     um_per_px: float | None
+    jpeg_min_scale: float | None = None
+
+    @property
+    def jpeg_min_size(self) -> tuple[int, int] | None:
+        """Width and height that a JPEG must have where it is not decoded at its full size; None: it always is."""
+        if self.jpeg_min_scale is None:
+            return None
+        return math.ceil(self.width_px * self.jpeg_min_scale), math.ceil(self.height_px * self.jpeg_min_scale)
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """How pictures that come together are inferred together.
+
+    Attributes:
+        max_size: most pictures in a batch.
+        max_delay_ms: how long a batch waits to be as large as the load of this moment makes it; a lone caller's never
+            waits.
+    """
+
+    max_size: int = DEFAULT_BATCH_SIZE
+    max_delay_ms: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -100,14 +127,17 @@ class ModelManifest:
     input: InputSpec
     output: OutputSpec
     metrics: Mapping[str, Metric]
+    batch: BatchSpec = BatchSpec()
 
     @property
     def graph_sha256(self) -> str:
         """SHA-256 of everything besides the artifact that decides the compiled model's numbers."""
+        graph_input = asdict(self.input)
+        del graph_input["jpeg_min_scale"]  # how a file is decoded is no part of the network
         parts: dict[str, Any] = {
             "framework": self.framework,
             "architecture": self.artifact.architecture,
-            "input": asdict(self.input),
+            "input": graph_input,
         }
         parts |= {"outputs": self.output.outputs}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -158,9 +188,9 @@ class Table:
             raise self.fail(key, f"must be from {low} to {high}")
         return float(value)
 
-    def whole(self, key: str, low: int, high: int) -> int:
+    def whole(self, key: str, low: int, high: int, default: Any = ...) -> int:
         """Take a whole number from `low` to `high`."""
-        value = self._take(key, (int,), ...)
+        value = self._take(key, (int,), default)
         if not low <= value <= high:
             raise self.fail(key, f"must be from {low} to {high}")
         return int(value)
@@ -235,6 +265,7 @@ def parse_manifest(table: Table) -> ModelManifest:
         input=parse_input(table.table("input")),
         output=parse_output(table.table("output")),
         metrics=parse_metrics(table.table("metrics", {})),
+        batch=parse_batch(table.table("batch", {})),
     )
     table.end()
     return manifest
@@ -269,8 +300,20 @@ def parse_input(table: Table) -> InputSpec:
         mean=table.numbers("mean", 0, 255),
         std=table.numbers("std", 1e-3, 1e3),
         um_per_px=table.number("um_per_px", 1e-3, 1e4, default=None),
+        jpeg_min_scale=table.number("jpeg_min_scale", 2, 100, default=None),
     )
     table.choice("colour", "RGB", default="RGB")
+    table.end()
+    return spec
+
+
+def parse_batch(table: Table) -> BatchSpec:
+    """Read `[batch]`; every key has a default."""
+    default = BatchSpec()
+    spec = BatchSpec(
+        max_size=table.whole("max_size", 1, MAX_BATCH_SIZE, default=default.max_size),
+        max_delay_ms=table.number("max_delay_ms", 0, MAX_BATCH_DELAY_MS, default=default.max_delay_ms),
+    )
     table.end()
     return spec
 

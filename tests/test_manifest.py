@@ -33,7 +33,12 @@ resize = "bilinear"
 mean = [127.0, 126, 125.5]
 std = [128, 64.0, 1]
 um_per_px = 0.972
+jpeg_min_scale = 3
 colour = "RGB"
+
+[batch]
+max_size = 12
+max_delay_ms = 2.5
 
 [output]
 classes = ["normal", "metastatic"]
@@ -89,6 +94,8 @@ def test_valid_manifest_is_read_whole() -> None:
     assert (manifest.input.width_px, manifest.input.height_px, manifest.input.resize) == (96, 64, "bilinear")
     assert (manifest.input.mean, manifest.input.std) == ((127.0, 126.0, 125.5), (128.0, 64.0, 1.0))
     assert manifest.input.um_per_px == 0.972
+    assert (manifest.input.jpeg_min_scale, manifest.input.jpeg_min_size) == (3.0, (288, 192))
+    assert (manifest.batch.max_size, manifest.batch.max_delay_ms) == (12, 2.5)
     assert (manifest.output.classes, manifest.output.activation) == (("normal", "metastatic"), "softmax")
     assert (manifest.output.positive_class, manifest.output.threshold) == ("metastatic", 0.41)
     assert manifest.output.threshold_source == "validation split"
@@ -103,8 +110,11 @@ def test_shipped_manifests_are_valid(path: Path) -> None:
 
 
 def test_optional_keys_may_be_left_out() -> None:
-    manifest = parse({"engine": GONE, "input.um_per_px": GONE, "input.colour": GONE, "metrics": GONE})
+    optional = ("engine", "input.um_per_px", "input.colour", "input.jpeg_min_scale", "batch", "metrics")
+    manifest = parse(dict.fromkeys(optional, GONE))
     assert (manifest.engine, manifest.input.um_per_px, dict(manifest.metrics)) == ("compiled", None, {})
+    assert manifest.input.jpeg_min_size is None
+    assert (manifest.batch.max_size, manifest.batch.max_delay_ms) == (8, 5.0)
 
 
 def test_keras_manifest_has_no_architecture() -> None:
@@ -210,6 +220,10 @@ BROKEN_RULES = [
     ("input.std", [1.0, 1.0, float("inf")], "must be three numbers from"),
     ("input.um_per_px", 0, "must be from 0.001 to 10000"),
     ("input.um_per_px", float("nan"), "must be from 0.001 to 10000"),
+    ("input.jpeg_min_scale", 1.5, "must be from 2 to 100"),
+    ("batch.max_size", 0, "must be from 1 to 64"),
+    ("batch.max_size", 65, "must be from 1 to 64"),
+    ("batch.max_delay_ms", -1, "must be from 0 to 1000"),
     ("output.classes", ["metastatic"], "must be at least two"),
     ("output.classes", [], "must be at least two"),
     ("output.classes", ["metastatic", "metastatic"], "must be distinct, non-empty strings"),
@@ -305,6 +319,7 @@ def test_artifact_that_may_run_code_is_refused(framework: str, suffix: str, file
 def test_graph_hash_follows_what_decides_the_numbers_and_nothing_else() -> None:
     plain = parse({}).graph_sha256
     same = {"title": "Another", "output.threshold": 0.9, "output.classes": ["other", "metastatic"], "metrics": GONE}
+    same |= {"input.jpeg_min_scale": GONE, "batch": GONE}
     assert parse(same).graph_sha256 == plain
     for key, value in (
         ("input.mean", [0, 0, 0]),

@@ -17,7 +17,7 @@ from app.config import CALLER_IS_GONE, Settings
 from app.errors import AnsweredError, BadRequestError
 from app.manifest import ModelManifest
 from app.metrics import Metrics
-from app.pipeline.batch import Patience, never
+from app.pipeline.patience import Patience, never
 from app.pipeline.served_model import Prediction, ServedModel, Timing
 
 blueprint = Blueprint("predictions", __name__, url_prefix="/predictions")

@@ -8,6 +8,7 @@ The rule (`get_started/images.md` says it for callers; the answer's `input.conve
 - 16-bit samples are scaled to 8 bits: grey by rounding, colour by its high byte. Signed, 32-bit and floating-point
   samples are refused: their range is not defined.
 - Transparency is composited over white, the colour of empty glass.
+- A JPEG much larger than the model's input is decoded at a reduced scale where the model's manifest allows it.
 """
 
 import io
@@ -32,6 +33,7 @@ from app.pipeline.integrity import (
     check_png,
     check_png_rows,
 )
+from app.pipeline.patience import Turn
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 ACCEPTED = "PNG, JPEG, TIFF, BMP or WebP"
@@ -54,6 +56,10 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 UPRIGHT = 1
+SIDEWAYS = (5, 6, 7, 8)
+JPEG_SCALES = (8, 4, 2)
+LONG_BYTES = 256 * 1024
+"""Shorter files are decoded so quickly that nobody need ask meanwhile whether their caller still waits."""
 # TIFF 6.0, sections 8, 15 and 19
 BITS_PER_SAMPLE_TAG, PHOTOMETRIC_TAG, TILE_WIDTH_TAG, TILE_LENGTH_TAG, SAMPLE_FORMAT_TAG = 258, 262, 322, 323, 339
 WHITE_IS_ZERO, UNSIGNED = 0, 1
@@ -88,25 +94,46 @@ class DecodedImage:
 
     Attributes:
         pixels: in mode RGB, upright.
+        size: width and height of the file's picture, upright; `pixels` may be of a reduced scale.
         format: PNG, JPEG, TIFF, BMP or WEBP.
         mode: the file's own pixel mode, in Pillow's names.
         conversions: what was done to reach RGB, in order; empty for plain 8-bit RGB.
     """
 
     pixels: Image.Image
+    size: tuple[int, int]
     format: str
     mode: str
     conversions: tuple[str, ...]
 
 
-def decode(body: bytes, limits: ImageLimits) -> DecodedImage:
+class PatientFile(io.BytesIO):
+    """A file in memory that is read for as long as its caller waits."""
+
+    def __init__(self, body: bytes, turn: Turn) -> None:
+        super().__init__(body)
+        self._turn = turn
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read on, or raise `DeadlineError`."""
+        self._turn.check()
+        return super().read(size)
+
+
+def decode(
+    body: bytes, limits: ImageLimits, jpeg_min_size: tuple[int, int] | None = None, turn: Turn | None = None
+) -> DecodedImage:
     """Decode one picture.
 
     Args:
         body: the file.
         limits: checked on the header, before any pixel is decoded.
+        jpeg_min_size: width and height that a JPEG must keep where it is decoded at a reduced scale; None: never.
+        turn: taken before any pixel is decoded, and asked meanwhile whether the caller still waits; None: nobody else
+            decodes, and nobody waits.
 
     Raises:
+        DeadlineError: the caller waits no longer.
         BadRequestError: the body is empty.
         UnsupportedMediaError: not a picture, or of another format.
         UnsupportedImageError: too large, several frames, or samples without a defined range.
@@ -119,12 +146,16 @@ def decode(body: bytes, limits: ImageLimits) -> DecodedImage:
     ignore_pillow_warnings()
     try:
         check_body(body, limits)
-        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
+        file = io.BytesIO(body) if turn is None or len(body) < LONG_BYTES else PatientFile(body, turn)
+        with Image.open(file, formats=FORMATS) as image:
             check_header(image, limits)
+            if turn is not None:
+                turn.take(*image.size)
+            scale = reduce_scale(image, jpeg_min_size)
             upright, orientation = load(image)
             if image.format == "PNG":
                 check_png_rows(image, body)
-            return to_rgb(upright, image, bits_per_sample(image, body), orientation)
+            return to_rgb(upright, image, bits_per_sample(image, body), orientation, scale)
     except UnidentifiedImageError as error:
         raise DamagedImageError("The picture's header is damaged, or of a kind that is not taken.") from error
     except DAMAGE as error:
@@ -194,6 +225,27 @@ def several_frames() -> UnsupportedImageError:
     return UnsupportedImageError("The file holds several frames or pages; send one picture.")
 
 
+def reduce_scale(image: ImageFile.ImageFile, min_size: tuple[int, int] | None) -> int:
+    """Have a JPEG decoded at a half, a quarter or an eighth where it divides evenly and stays large enough.
+
+    The inverse transform of a JPEG's blocks can give fewer pixels for a fraction of the time; they are the means of
+    those left out, but for rounding.
+
+    Returns:
+        By how much each side was divided.
+    """
+    if min_size is None or image.format not in ("JPEG", "MPO"):
+        return 1
+    if read_orientation(image) in SIDEWAYS:
+        min_size = min_size[::-1]
+    sides = list(zip(image.size, min_size, strict=True))
+    for scale in JPEG_SCALES:
+        if all(side % scale == 0 and side // scale >= least for side, least in sides):
+            image.draft(None, (image.width // scale, image.height // scale))
+            return scale
+    return 1
+
+
 def load(image: ImageFile.ImageFile) -> tuple[Image.Image, int]:
     """Decode the pixels; return them upright, and the orientation they were stored in."""
     if image.format == "TIFF":  # Pillow turns these itself, and forgets that it did
@@ -214,7 +266,7 @@ def read_orientation(image: Image.Image) -> int:
         return UPRIGHT
 
 
-def to_rgb(upright: Image.Image, image: Image.Image, bits: int, orientation: int) -> DecodedImage:
+def to_rgb(upright: Image.Image, image: Image.Image, bits: int, orientation: int, scale: int) -> DecodedImage:
     """Bring an upright picture to RGB, noting each step.
 
     Args:
@@ -222,8 +274,11 @@ def to_rgb(upright: Image.Image, image: Image.Image, bits: int, orientation: int
         image: the file they are from.
         bits: bits of one sample, as the file stores it.
         orientation: the one the pixels were turned from.
+        scale: by which each side was divided.
     """
     mode, conversions = image.mode, []
+    if scale != 1:
+        conversions.append(f"decoded at 1/{scale} of its size")
     if orientation != UPRIGHT:
         conversions.append(f"turned upright by EXIF orientation {orientation}")
     scale_colour_key(upright, bits)
@@ -239,7 +294,8 @@ def to_rgb(upright: Image.Image, image: Image.Image, bits: int, orientation: int
         upright = upright.convert("RGB")
         conversions.append(f"{mode} converted to RGB")
     name = "JPEG" if image.format == "MPO" else str(image.format)
-    return DecodedImage(upright, name, mode, tuple(conversions))
+    size = (upright.width * scale, upright.height * scale)
+    return DecodedImage(upright, size, name, mode, tuple(conversions))
 
 
 def bits_per_sample(image: Image.Image, body: bytes) -> int:

@@ -8,10 +8,11 @@ import numpy as np
 
 from app.arrays import RGBImage
 from app.engines.base import Engine
-from app.errors import AnsweredError
+from app.errors import AnsweredError, RequestError
 from app.manifest import ModelManifest
-from app.pipeline.batch import ENDLESS, BatchRunner, Patience
+from app.pipeline.batch import BatchRunner
 from app.pipeline.decode import ImageLimits, decode
+from app.pipeline.patience import ENDLESS, Patience, Turn
 from app.pipeline.postprocess import Decision, decide, to_probabilities
 from app.pipeline.preprocess import preprocess
 
@@ -69,7 +70,7 @@ class ServedModel:
     def __init__(self, manifest: ModelManifest, engine: Engine, limits: ImageLimits, queue_size: int) -> None:
         self.manifest = manifest
         self._limits = limits
-        self._runner = BatchRunner(engine, queue_size)
+        self._runner = BatchRunner(engine, queue_size, manifest.batch)
 
     def predict(self, body: bytes, patience: Patience = ENDLESS) -> tuple[Prediction, Timing]:
         """Classify one picture: bytes in, answer out.
@@ -84,18 +85,20 @@ class ServedModel:
         """
         with self._runner.arrival() as arrival:
             started = time.perf_counter()
-            picture = self.understand(body)
+            picture = self.understand(body, patience)
             decode_s = time.perf_counter() - started
             scores, queue_s, inference_s = arrival.infer(picture.pixels[np.newaxis], patience)
         probabilities = to_probabilities(scores, self.manifest.output)
         decision = decide(probabilities[0], self.manifest.output)
         return Prediction(decision, picture), Timing(decode_s, queue_s, inference_s)
 
-    def understand(self, body: bytes) -> Picture:
+    def understand(self, body: bytes, patience: Patience = ENDLESS) -> Picture:
         """Decode one file and bring it to the model's size; raises as `decode` does."""
-        image = decode(body, self._limits)
-        pixels = preprocess(image.pixels, self.manifest.input)
-        (width, height), conversions = image.pixels.size, image.conversions
+        spec = self.manifest.input
+        with Turn(patience) as turn:
+            image = decode(body, self._limits, spec.jpeg_min_size, turn)
+            pixels = preprocess(image.pixels, spec)
+        (width, height), conversions = image.size, image.conversions
         if pixels.shape[:2] != (height, width):
             conversions += (f"resized from {width}x{height} to {pixels.shape[1]}x{pixels.shape[0]}",)
         warnings = ("The picture shows a single colour; the answer means nothing.",) if is_one_colour(pixels) else ()
@@ -115,7 +118,7 @@ class ServedModel:
         """
         with self._runner.arrival() as arrival:
             started = time.perf_counter()
-            pictures = [self._try_to_understand(body) for body in bodies]
+            pictures = [self._try_to_understand(body, patience) for body in bodies]
             decode_s = time.perf_counter() - started
             batch = [picture.pixels for picture in pictures if isinstance(picture, Picture)]
             if not batch:
@@ -128,13 +131,18 @@ class ServedModel:
         ]
         return answers, Timing(decode_s, queue_s, inference_s)
 
-    def _try_to_understand(self, body: bytes | AnsweredError) -> Picture | AnsweredError:
+    def _try_to_understand(self, body: bytes | AnsweredError, patience: Patience) -> Picture | AnsweredError:
         if isinstance(body, AnsweredError):
             return body
         try:
-            return self.understand(body)
-        except AnsweredError as error:
+            return self.understand(body, patience)
+        except RequestError as error:
             return error
+
+    def warm_up(self) -> None:
+        """Infer once at each size of batch, so that the first caller need not wait for it; raises `InferenceError`."""
+        spec = self.manifest.input
+        self._runner.warm_up(np.zeros((1, spec.height_px, spec.width_px, 3), dtype=np.uint8))
 
     def close(self) -> None:
         """Let the engine go, after the batch it is running."""

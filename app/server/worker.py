@@ -20,7 +20,7 @@ from typing import Any
 from gunicorn.sock import ssl_wrap_socket
 from gunicorn.workers.base import Worker
 
-from app.config import MAX_BATCH_PICTURES, SERVER_IS_STOPPING, Settings
+from app.config import DEFAULT_BATCH_SIZE, SERVER_IS_STOPPING, Settings
 from app.server.answer import call_application, write_refusal
 from app.server.connection import RECEIVE_BYTES, Answer, Connection
 from app.server.gate import RESERVED_THREADS, Gate
@@ -83,7 +83,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         self._upload_s, self._idle_s = settings.upload_timeout_s, max(settings.keepalive_s, TICK_S)
         self._stop_delay_s, self._stops_at, self._reloads = settings.stop_delay_s, None, count_reloads()
         self._grace_s = settings.graceful_timeout_s * STOP_MARGIN
-        self._model_places = settings.queue_size + MAX_BATCH_PICTURES
+        self._model_places = settings.queue_size + DEFAULT_BATCH_SIZE
         self._epoll = select.epoll()
         self._wake = os.eventfd(0)
         self._connections: dict[int, Connection] = {}

@@ -14,9 +14,12 @@ from small_engines import PATIENCE_S, FailingEngine, HeldEngine, MeanEngine
 
 from app.arrays import InputBatch, Scores
 from app.errors import DeadlineError, InferenceError, ServiceUnavailableError
-from app.pipeline.batch import MAX_BATCH_DELAY_S, RECENT_S, BatchRunner, Patience
+from app.manifest import BatchSpec
+from app.pipeline.batch import RECENT_S, BatchRunner, list_sizes
+from app.pipeline.patience import Patience
 
 Answer = tuple[Scores, float, float]
+SPEC = BatchSpec()
 
 
 def make_batch(seed: int, count: int = 1) -> InputBatch:
@@ -48,7 +51,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_scores_are_the_engines_and_times_are_not_negative() -> None:
     engine = MeanEngine()
     batch = make_batch(2, 5)
-    scores, queue_s, inference_s = BatchRunner(engine, 1).infer(batch)
+    scores, queue_s, inference_s = BatchRunner(engine, 1, SPEC).infer(batch)
     np.testing.assert_array_equal(scores, MeanEngine().infer(batch))
     assert engine.batch_sizes == [5]
     assert queue_s >= 0
@@ -57,7 +60,7 @@ def test_scores_are_the_engines_and_times_are_not_negative() -> None:
 
 def test_one_inference_runs_at_a_time() -> None:
     engine = HeldEngine()
-    runner = BatchRunner(engine, 7)
+    runner = BatchRunner(engine, 7, SPEC)
     engine.may_go.release(100)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(runner.infer, [make_batch(seed) for seed in range(40)]))
@@ -66,7 +69,7 @@ def test_one_inference_runs_at_a_time() -> None:
 
 
 def test_every_caller_gets_the_scores_of_its_own_batch() -> None:
-    runner = BatchRunner(MeanEngine(), 100)
+    runner = BatchRunner(MeanEngine(), 100, SPEC)
     batches = [make_batch(seed, 1 + seed % 4) for seed in range(60)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(runner.infer, batches))
@@ -77,7 +80,7 @@ def test_every_caller_gets_the_scores_of_its_own_batch() -> None:
 @pytest.mark.parametrize("queue_size", [1, 3])
 def test_full_queue_answers_503_at_once_and_the_queued_are_served(queue_size: int) -> None:
     engine = HeldEngine()
-    runner = BatchRunner(engine, queue_size)
+    runner = BatchRunner(engine, queue_size, SPEC)
     too_many = 3
     with ThreadPoolExecutor(queue_size + too_many) as pool:
         with held(runner, engine) as running:
@@ -100,7 +103,7 @@ def test_full_queue_answers_503_at_once_and_the_queued_are_served(queue_size: in
 
 
 def test_engine_error_reaches_its_caller_and_frees_its_place() -> None:
-    runner = BatchRunner(FailingEngine(failures=10), 1)
+    runner = BatchRunner(FailingEngine(failures=10), 1, SPEC)
     for _ in range(10):  # more than there are places
         with pytest.raises(InferenceError):
             runner.infer(make_batch(5))
@@ -108,7 +111,7 @@ def test_engine_error_reaches_its_caller_and_frees_its_place() -> None:
 
 
 def test_unforeseen_error_frees_its_place_too() -> None:
-    runner = BatchRunner(MeanEngine(), 1)
+    runner = BatchRunner(MeanEngine(), 1, SPEC)
     for _ in range(10):
         with pytest.raises(TypeError):
             runner.infer(None)  # type: ignore[arg-type]
@@ -117,7 +120,7 @@ def test_unforeseen_error_frees_its_place_too() -> None:
 
 def test_close_waits_for_the_running_batch() -> None:
     engine = HeldEngine()
-    runner = BatchRunner(engine, 1)
+    runner = BatchRunner(engine, 1, SPEC)
     closing = threading.Thread(target=runner.close)
     with held(runner, engine) as running:
         closing.start()
@@ -136,11 +139,11 @@ class MiscountingEngine(MeanEngine):
 
 def test_scores_of_another_number_of_pictures_are_refused() -> None:
     with pytest.raises(InferenceError, match="another number of pictures"):
-        BatchRunner(MiscountingEngine(), 1).infer(np.zeros((2, 4, 4, 3), dtype=np.uint8))
+        BatchRunner(MiscountingEngine(), 1, SPEC).infer(np.zeros((2, 4, 4, 3), dtype=np.uint8))
 
 
 def test_closed_model_answers_503() -> None:
-    runner = BatchRunner(MeanEngine(), 1)
+    runner = BatchRunner(MeanEngine(), 1, SPEC)
     runner.close()
     with pytest.raises(ServiceUnavailableError, match="unloaded"):
         runner.infer(np.zeros((1, 4, 4, 3), dtype=np.uint8))
@@ -148,7 +151,7 @@ def test_closed_model_answers_503() -> None:
 
 def test_waiting_callers_are_inferred_together_up_to_eight_pictures() -> None:
     engine = HeldEngine()
-    runner = BatchRunner(engine, 20)
+    runner = BatchRunner(engine, 20, SPEC)
     with ThreadPoolExecutor(12) as pool:
         with held(runner, engine) as running:
             callers = {pool.submit(runner.infer, make_batch(seed)): seed for seed in range(12)}
@@ -157,6 +160,53 @@ def test_waiting_callers_are_inferred_together_up_to_eight_pictures() -> None:
         for future, seed in callers.items():
             np.testing.assert_array_equal(future.result(PATIENCE_S)[0], MeanEngine().infer(make_batch(seed)))
     assert engine.batch_sizes == [1, 8, 4]
+
+
+@pytest.mark.parametrize(
+    ("max_size", "sizes"),
+    [(1, [1]), (3, [3, 2, 1]), (8, [8, 7, 6, 5, 4, 3, 2, 1]), (20, [20, 16, 8, 7, 6, 5, 4, 3, 2, 1])],
+)
+def test_engine_sees_few_sizes_of_batch_and_warms_up_with_them(max_size: int, sizes: list[int]) -> None:
+    assert list(list_sizes(max_size)) == sizes
+    engine = MeanEngine()
+    runner = BatchRunner(engine, 100, BatchSpec(max_size=max_size))
+    runner.warm_up(make_batch(1))
+    assert engine.batch_sizes == sizes
+    for count in range(1, 65):
+        batch = make_batch(count, count)
+        np.testing.assert_array_equal(runner.infer(batch)[0], MeanEngine().infer(batch))
+    assert set(engine.batch_sizes) == set(sizes)
+
+
+def test_batches_are_no_larger_than_the_manifest_says() -> None:
+    engine = HeldEngine()
+    runner = BatchRunner(engine, 20, BatchSpec(max_size=3))
+    with ThreadPoolExecutor(7) as pool:
+        with held(runner, engine) as running:
+            callers = [pool.submit(runner.infer, make_batch(seed)) for seed in range(7)]
+            wait_until(lambda: runner.waiting == 7)
+        running.result(PATIENCE_S)
+        for future in callers:
+            future.result(PATIENCE_S)
+    assert engine.batch_sizes == [1, 3, 3, 1]
+
+
+def test_batch_waits_for_company_as_long_as_the_manifest_says() -> None:
+    waits_s = []
+    for delay_ms in (0.0, 200.0):
+        runner = BatchRunner(MeanEngine(), 20, BatchSpec(max_delay_ms=delay_ms))
+        with runner.arrival():  # one who is announced, and does not come
+            started = time.perf_counter()
+            runner.infer(make_batch(1))
+            waits_s.append(time.perf_counter() - started)
+    assert waits_s[0] < 0.1
+    assert waits_s[1] >= 0.2
+
+
+def test_closed_model_is_not_warmed_up() -> None:
+    runner = BatchRunner(MeanEngine(), 1, SPEC)
+    runner.close()
+    runner.warm_up(make_batch(1))
 
 
 class CrashingEngine(HeldEngine):
@@ -171,7 +221,7 @@ class CrashingEngine(HeldEngine):
 
 def test_unforeseen_error_of_a_batch_leaves_nobody_waiting() -> None:
     engine = CrashingEngine()
-    runner = BatchRunner(engine, 20)
+    runner = BatchRunner(engine, 20, SPEC)
     with ThreadPoolExecutor(3) as pool:
         with held(runner, engine) as running:
             callers = [pool.submit(runner.infer, make_batch(seed)) for seed in range(3)]
@@ -183,7 +233,7 @@ def test_unforeseen_error_of_a_batch_leaves_nobody_waiting() -> None:
 
 def test_late_caller_is_told_in_time_and_its_pictures_are_not_inferred() -> None:
     engine = HeldEngine()
-    runner = BatchRunner(engine, 20)
+    runner = BatchRunner(engine, 20, SPEC)
     with ThreadPoolExecutor(3) as pool:
         with held(runner, engine) as running:
             started = time.perf_counter()
@@ -201,7 +251,7 @@ def test_late_caller_is_told_in_time_and_its_pictures_are_not_inferred() -> None
 
 def test_caller_who_has_gone_is_not_inferred_for() -> None:
     engine = HeldEngine()
-    runner = BatchRunner(engine, 20)
+    runner = BatchRunner(engine, 20, SPEC)
     with ThreadPoolExecutor(2) as pool:
         with held(runner, engine) as running:
             gone = pool.submit(runner.infer, make_batch(2), Patience(is_gone=lambda: True))
@@ -215,7 +265,7 @@ def test_caller_who_has_gone_is_not_inferred_for() -> None:
 
 def test_deadline_that_the_engine_cannot_meet_is_refused_at_once() -> None:
     engine = HeldEngine()
-    runner = BatchRunner(engine, 20)
+    runner = BatchRunner(engine, 20, SPEC)
     with held(runner, engine) as running:
         time.sleep(0.5)
     running.result(PATIENCE_S)  # a batch takes half a second, as far as is known
@@ -226,7 +276,7 @@ def test_deadline_that_the_engine_cannot_meet_is_refused_at_once() -> None:
 
 @pytest.mark.parametrize("patience_s", [0.0, 0.0005, 0.001, 0.002, 0.005])
 def test_deadlines_that_come_at_any_moment_leave_nobody_waiting(patience_s: float) -> None:
-    runner = BatchRunner(MeanEngine(), 100)
+    runner = BatchRunner(MeanEngine(), 100, SPEC)
 
     def call(seed: int) -> bool:
         try:
@@ -243,10 +293,10 @@ def test_deadlines_that_come_at_any_moment_leave_nobody_waiting(patience_s: floa
 
 
 def test_lone_caller_does_not_wait_for_company_that_left() -> None:
-    runner, waits_s = BatchRunner(MeanEngine(), 100), []
+    runner, waits_s = BatchRunner(MeanEngine(), 100, SPEC), []
     for _ in range(5):  # the first caller after a crowd counts; on a busy machine not every time
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(runner.infer, [make_batch(seed) for seed in range(40)]))
         time.sleep(RECENT_S)
         waits_s.append(runner.infer(make_batch(1))[1])
-    assert min(waits_s) < MAX_BATCH_DELAY_S / 2
+    assert min(waits_s) < SPEC.max_delay_ms / 1000 / 2

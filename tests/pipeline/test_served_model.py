@@ -80,7 +80,7 @@ def test_picture_of_the_models_size_has_no_conversions() -> None:
     assert make_model().predict(png_of(noise(3)))[0].picture.conversions == ()
 
 
-def test_many_pictures_of_mixed_sizes_keep_their_order_in_one_batch() -> None:
+def test_many_pictures_of_mixed_sizes_keep_their_order() -> None:
     chance = np.random.default_rng(50)
     engine = MeanEngine()
     model = make_model(engine)
@@ -89,7 +89,7 @@ def test_many_pictures_of_mixed_sizes_keep_their_order_in_one_batch() -> None:
         for seed in range(60)
     ]
     answers, timing = model.predict_many(bodies)
-    assert engine.batch_sizes == [60]
+    assert engine.batch_sizes == [8] * 7 + [4]
     alone = [probability(make_model().predict(body)[0]) for body in bodies]
     assert [probability(answer) for answer in answers] == pytest.approx(alone, abs=1e-9)
     assert len(set(alone)) > 50

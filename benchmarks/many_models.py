@@ -7,6 +7,7 @@ as the worker's own (`Private_*` of `/proc/<pid>/smaps_rollup`) and what it shar
 import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from app.config import PROJECT_ROOT
@@ -14,6 +15,7 @@ from benchmarks.server import MeasuredServer
 
 COPIES = 10
 SOURCE = "pcam-classification"
+SETTLE_S = 1.0
 
 
 def copy_model(models: Path, name: str) -> None:
@@ -52,8 +54,14 @@ def main() -> None:
 
 
 def print_line(what: str, server: MeasuredServer) -> None:
-    """Print a worker's memory."""
-    private, shared = measure_memory_mb(server.worker_pids()[0])
+    """Print a worker's memory, once it has finished what it does after it is ready."""
+    pid = server.worker_pids()[0]
+    private, shared = measure_memory_mb(pid)
+    while True:
+        time.sleep(SETTLE_S)
+        before, (private, shared) = private, measure_memory_mb(pid)
+        if abs(private - before) < 0.1:
+            break
     print(f"{what}: ready after {server.ready_s:.2f} s, {private:.1f} MB private, {shared:.1f} MB shared")
 
 

@@ -21,6 +21,7 @@
     └── OperatorError                   the operator's: never reaches a caller; stops a command or marks a model
         ├── SettingsError
         ├── UsersError
+        ├── PicturesError
         └── ModelFolderError
             ├── ManifestError
             ├── IntegrityError
@@ -177,6 +178,10 @@ class UsersError(OperatorError):
     """The users file cannot be read or changed as asked."""
 
 
+class PicturesError(OperatorError):
+    """A folder of labelled pictures cannot be used."""
+
+
 class ModelFolderError(OperatorError):
     """A model folder cannot be served; the message is the reason shown in `/models`."""
 
@@ -194,7 +199,7 @@ class CompiledModelError(ModelFolderError):
 
 
 class FrameworkMissingError(ModelFolderError):
-    """The framework that the model needs is not installed."""
+    """The framework that the model needs, or what quantizes it, is not installed."""
 
 
 class ModelProcessError(ModelFolderError):

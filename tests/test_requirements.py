@@ -44,7 +44,9 @@ def chosen(name: str, system: str, machine: str) -> dict[str, str]:
     return {each.name: str(each.specifier).removeprefix("==") for each in picked}
 
 
-@pytest.mark.parametrize("name", [FULL, DIRECT, SERVE, "tests/requirements.txt", "training/requirements.txt"])
+@pytest.mark.parametrize(
+    "name", [FULL, DIRECT, SERVE, "tests/requirements.txt", "training/requirements.txt", "requirements_int8.txt"]
+)
 def test_every_line_is_pinned(name: str) -> None:
     for requirement in read(name):
         assert re.fullmatch(r"==[0-9][0-9.]*", str(requirement.specifier)), requirement

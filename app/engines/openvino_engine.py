@@ -17,17 +17,22 @@ SLOW_S = 0.05
 
 
 class OpenVINOEngine:
-    """OpenVINO on the CPU, in float32; the weights are mapped from the file, so workers share their pages."""
+    """OpenVINO on the CPU; the weights are mapped from the file, so workers share their pages.
 
-    def __init__(self, folder: Path, manifest: ModelManifest, threads: int) -> None:
-        self._path = folder / COMPILED_FOLDER / IR_FILE
+    Args:
+        folder, manifest, threads: as for any engine.
+        compiled: which of the folder's compiled models to run; what is not quantized in it runs in float32.
+    """
+
+    def __init__(self, folder: Path, manifest: ModelManifest, threads: int, compiled: str = COMPILED_FOLDER) -> None:
+        self._path = folder / compiled / IR_FILE
         self._threads = threads
         self._one = np.zeros((1, manifest.input.height_px, manifest.input.width_px, 3), dtype=np.uint8)
         self._request_one: openvino.InferRequest | None = None
         self._request_many: openvino.InferRequest | None = None
 
     def load(self) -> None:
-        """Read and compile the IR; its report was checked before (`repository/model_repository.py`)."""
+        """Read and compile the IR; its report was checked before (`engines/report.py`)."""
         self._compile(self._threads or 1)
         # One core a picture serves most in all, but a slow model's lone caller would wait while other cores idle.
         if not self._threads and count_cores() > 1 and self._time_one() > SLOW_S:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from app.engines.int8_report import Int8Report, read_int8_report
 from app.engines.report import CompileReport, hash_files, read_report
 from app.errors import IntegrityError, ManifestError
 from app.manifest import MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, read_manifest
@@ -52,6 +53,10 @@ class ModelFolder:
     def read_report(self, manifest: ModelManifest) -> CompileReport:
         """Read the compiled model's report; raises `CompiledModelError` unless it is valid."""
         return read_report(self.path, manifest)
+
+    def read_int8_report(self, manifest: ModelManifest, report: CompileReport) -> Int8Report:
+        """Read the INT8 model's report; raises `CompiledModelError` unless it fits the compiled model of `report`."""
+        return read_int8_report(self.path, manifest, report)
 
     def find_examples(self) -> tuple[str, ...]:
         """File names of the example pictures, sorted."""

@@ -144,6 +144,12 @@ class Settings:
         "auto or native",
         "`auto` runs each model as its manifest says; `native` runs all in their own frameworks.",
     )
+    precision: str = setting(
+        "f32",
+        parse_choice("f32", "int8"),
+        "f32 or int8",
+        "`int8` serves the INT8 version of each compiled model that has an accepted one, the others in float32.",
+    )
     prediction_timeout_ms: int = whole(
         60_000,
         1,

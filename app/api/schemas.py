@@ -5,6 +5,7 @@ from typing import Any
 from flask import url_for
 
 from app.api.context import NOTICE
+from app.engines.int8_report import Int8Report
 from app.errors import AnsweredError
 from app.manifest import ModelManifest
 from app.pipeline.decode import ACCEPTED
@@ -99,11 +100,28 @@ def make_compiled(entry: ModelEntry) -> dict[str, Any] | None:
     if entry.report is None:
         return None
     return {
-        "ir_sha256": entry.report.ir_sha256,
+        "precision": "int8" if entry.int8 else "f32",
+        "ir_sha256": (entry.int8 or entry.report).ir_sha256,
         "max_probability_difference": entry.report.max_probability_difference,
         "images_compared": entry.report.images,
         "framework": entry.report.framework,
         "converter": entry.report.converter,
+        "int8": make_int8(entry.int8),
+    }
+
+
+def make_int8(report: Int8Report | None) -> dict[str, Any] | None:
+    """What the INT8 model in use loses against float32; None where float32 serves."""
+    if report is None:
+        return None
+    return {
+        "quantizer": report.quantizer,
+        "images_measured": sum(report.measured_pictures.values()),
+        "auc_f32": report.auc_f32,
+        "auc_drop": report.auc_drop,
+        "auc_drop_interval_95": [report.auc_drop_low, report.auc_drop_high],
+        "max_probability_change": report.max_probability_change,
+        "decisions_changed": report.decisions_changed,
     }
 
 

@@ -4,6 +4,7 @@ import json
 
 from app.config import Settings
 from app.engines.base import Engine, build_engine
+from app.engines.int8_report import INT8_FOLDER
 from app.engines.process_engine import ProcessEngine
 from app.errors import AnsweredError, IntegrityError
 from app.manifest import ModelManifest
@@ -15,7 +16,7 @@ EXPECTED_FILE = "expected.json"
 
 
 def check_folder(folder: ModelFolder, settings: Settings) -> float:
-    """Check one model version.
+    """Check one model version; of an INT8 model the report and hashes alone, for its scores are meant to differ.
 
     Returns:
         The largest difference of an example's probability from the expected one.
@@ -28,7 +29,9 @@ def check_folder(folder: ModelFolder, settings: Settings) -> float:
     if settings.engine == "native" or manifest.engine == "native":
         engine: Engine = ProcessEngine(folder.path, manifest, settings)
     else:
-        folder.read_report(manifest)
+        report = folder.read_report(manifest)
+        if (folder.path / INT8_FOLDER).exists():
+            folder.read_int8_report(manifest, report)
         engine = build_engine("openvino", folder.path, manifest, settings.inference_threads)
     engine.load()
     limits = ImageLimits(settings.max_pixels, settings.max_side_px)

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from app.config import Settings
-from app.engines.base import Engine, build_engine
+from app.engines.base import Engine
 from app.engines.compile import require_framework
+from app.engines.int8_report import INT8_FOLDER, Int8Report
 from app.engines.lazy_engine import LazyEngine
+from app.engines.openvino_engine import OpenVINOEngine
 from app.engines.process_engine import ProcessEngine
-from app.engines.report import CompileReport
+from app.engines.report import COMPILED_FOLDER, CompileReport
 from app.errors import (
     CompiledModelError,
     InferenceError,
@@ -47,7 +49,8 @@ class ModelEntry:
         state, reason: whether it answers, and if not, why; of a ready one, that it is not in memory yet.
         manifest: None if it cannot be read.
         engine: name of the engine in use; None until one is chosen.
-        report: of the compiled model in use.
+        report: of the compiled model in use, or that the INT8 model in use was made from.
+        int8: of the INT8 model in use; None where float32 serves.
         served: the model itself, in state READY only.
     """
 
@@ -57,6 +60,7 @@ class ModelEntry:
     manifest: ModelManifest | None = None
     engine: str | None = None
     report: CompileReport | None = None
+    int8: Int8Report | None = None
     served: ServedModel | None = None
 
 
@@ -190,7 +194,7 @@ class ModelRegistry:
                 require_framework(manifest)
                 if self._runs_natively(manifest):
                     engine = ProcessEngine(folder.path, manifest, self._settings)
-                    self._serve(folder, manifest, manifest.framework, engine, None)
+                    self._serve(ModelEntry(folder, State.READY, "", manifest, manifest.framework), manifest, engine)
                 else:
                     compile_in_process(folder.path, self._settings, only_if_invalid=True)
                     self._serve_compiled(folder, manifest)
@@ -202,12 +206,29 @@ class ModelRegistry:
 
     def _serve_compiled(self, folder: ModelFolder, manifest: ModelManifest) -> None:
         report = folder.read_report(manifest)
-        engine = build_engine("openvino", folder.path, manifest, self._settings.inference_threads)
-        if (folder.name, folder.version) in self._at_start:
-            self._serve(folder, manifest, "openvino", engine, report)
-        else:
-            lazy = LazyEngine(engine, lambda fault: self._note_load(folder, fault))
-            self._serve(folder, manifest, "openvino", lazy, report, "it is loaded when it is first asked for")
+        int8 = self._find_int8(folder, manifest, report)
+        compiled = INT8_FOLDER if int8 else COMPILED_FOLDER
+        engine: Engine = OpenVINOEngine(folder.path, manifest, self._settings.inference_threads, compiled)
+        entry = ModelEntry(folder, State.READY, "", manifest, "openvino", report, int8)
+        if (folder.name, folder.version) not in self._at_start:
+            engine = LazyEngine(engine, lambda fault: self._note_load(folder, fault))
+            entry = replace(entry, reason="it is loaded when it is first asked for")
+        self._serve(entry, manifest, engine)
+
+    def _find_int8(self, folder: ModelFolder, manifest: ModelManifest, report: CompileReport) -> Int8Report | None:
+        """The report of the INT8 model that shall serve; None where float32 shall."""
+        if self._settings.precision != "int8":
+            return None
+        try:
+            int8 = folder.read_int8_report(manifest, report)
+            reason = int8.refusal
+        except CompiledModelError as error:
+            reason = error.message
+        if not reason:
+            return int8
+        extra = {"model": folder.name, "version": folder.version, "reason": reason}
+        log.warning("model served in float32", extra=extra)
+        return None
 
     def _note_load(self, folder: ModelFolder, fault: str | None) -> None:
         """Bring the entry of a model that loads when first used up to date."""
@@ -216,19 +237,11 @@ class ModelRegistry:
         served = entry.served if fault is None else None
         self._set(replace(entry, state=state, reason=fault or "", served=served))
 
-    def _serve(
-        self,
-        folder: ModelFolder,
-        manifest: ModelManifest,
-        name: str,
-        engine: Engine,
-        report: CompileReport | None,
-        reason: str = "",
-    ) -> None:
+    def _serve(self, entry: ModelEntry, manifest: ModelManifest, engine: Engine) -> None:
         engine.load()
         limits = ImageLimits(self._settings.max_pixels, self._settings.max_side_px)
         served = ServedModel(manifest, engine, limits, self._settings.queue_size)
-        self._set(ModelEntry(folder, State.READY, reason, manifest, name, report, served))
+        self._set(replace(entry, served=served))
 
 
 def choose_default(versions: dict[str, ModelEntry]) -> str:

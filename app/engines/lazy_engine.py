@@ -12,13 +12,15 @@ class LazyEngine:
 
     Args:
         engine: built, not loaded.
+        check: raises a `ModelFolderError` if what shall be loaded is no longer what was chosen.
         on_load: called with None once it is loaded, or with the reason why it cannot be.
 
     Thread safety: as for any engine.
     """
 
-    def __init__(self, engine: Engine, on_load: Callable[[str | None], None]) -> None:
+    def __init__(self, engine: Engine, check: Callable[[], None], on_load: Callable[[str | None], None]) -> None:
         self._engine = engine
+        self._check = check
         self._on_load = on_load
         self._is_loaded = False
 
@@ -33,6 +35,7 @@ class LazyEngine:
         """
         if not self._is_loaded:
             try:
+                self._check()
                 self._engine.load()
             except ModelFolderError as error:
                 self._on_load(error.message)

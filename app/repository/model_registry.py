@@ -211,7 +211,7 @@ class ModelRegistry:
         engine: Engine = OpenVINOEngine(folder.path, manifest, self._settings.inference_threads, compiled)
         entry = ModelEntry(folder, State.READY, "", manifest, "openvino", report, int8)
         if (folder.name, folder.version) not in self._at_start:
-            engine = LazyEngine(engine, lambda fault: self._note_load(folder, fault))
+            engine = LazyEngine(engine, lambda: check_int8(entry), lambda fault: self._note_load(folder, fault))
             entry = replace(entry, reason="it is loaded when it is first asked for")
         self._serve(entry, manifest, engine)
 
@@ -242,6 +242,16 @@ class ModelRegistry:
         limits = ImageLimits(self._settings.max_pixels, self._settings.max_side_px)
         served = ServedModel(manifest, engine, limits, self._settings.queue_size)
         self._set(replace(entry, served=served))
+
+
+def check_int8(entry: ModelEntry) -> None:
+    """Raise `CompiledModelError` if the entry's INT8 model is not the one that was accepted when it was chosen."""
+    if entry.int8 is None:
+        return
+    assert entry.manifest is not None, "a model that is served has a manifest"
+    assert entry.report is not None, "an INT8 model is made from a compiled one"
+    if entry.folder.read_int8_report(entry.manifest, entry.report) != entry.int8:
+        raise CompiledModelError("the INT8 model was made anew since the server started; restart it")
 
 
 def choose_default(versions: dict[str, ModelEntry]) -> str:

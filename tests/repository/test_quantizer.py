@@ -13,7 +13,7 @@ from app.api.users import UsersFile
 from app.config import Settings
 from app.engines.int8_report import Int8Report, read_int8_report
 from app.engines.report import read_report
-from app.errors import CompiledModelError, FrameworkMissingError, IntegrityError, PicturesError
+from app.errors import CompiledModelError, FrameworkMissingError, InferenceError, IntegrityError, PicturesError
 from app.manifest import read_manifest
 from app.pipeline.decode import ImageLimits
 from app.repository.labelled_folder import find_pictures, read_picture, split_pictures
@@ -228,6 +228,21 @@ def test_int8_model_that_does_not_fit_leaves_float32_serving_and_the_log_says_wh
         ("model served in float32", True)
     ]
     registry.close()
+
+
+def test_int8_model_made_anew_is_not_loaded_by_a_server_that_accepted_the_old_one(
+    models: Path, tiny: Path, tmp_path: Path
+) -> None:
+    settings = Settings(models=models, instance=tmp_path, precision="int8", loaded_at_start=0)
+    registry = ModelRegistry(settings, lambda _: None)
+    registry.load_all()
+    edit_report(tiny, auc_drop=0.5)
+    picture = write_pictures(tmp_path / "pictures", 1, 80, 120) / "1/000.png"
+    with pytest.raises(InferenceError):
+        registry.get_served("tiny-brightness").predict(picture.read_bytes())
+    entry = registry.get("tiny-brightness")
+    assert entry.state is State.UNAVAILABLE
+    assert "made anew since the server started" in entry.reason
 
 
 def test_check_finds_an_int8_model_that_was_changed(models: Path, tiny: Path, tmp_path: Path) -> None:

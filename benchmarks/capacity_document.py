@@ -28,6 +28,7 @@ Written by `python -m benchmarks.capacity`, from what it measured on {cores} cor
 For a p99 of {p99:g} ms at the peak, which is {factor:g} times the mean rate, and nobody refused:
 
 {needs}
+The waiting times are simulated; the p99 must be under its bound by the {tolerance:.0%} that the simulation may be off.
 The first number of replicas carries the peak alone, the other is spare. No replica gets more than {limit:.0f}/s, the
 highest load that the simulation was compared at. Arrivals are random (Poisson), and spread over replicas and workers
 by chance. Memory is the resident memory of all processes of a replica after these loads, {rss:.0f} MB; pages that
@@ -43,8 +44,8 @@ each load were simulated.
 {most:g} was repeated, {repeats} times at most in all, and the quietest counted. The load itself took {load_ms:.2f} ms
 of CPU a request on the same cores; 99 of 100 requests were sent no later than {late:.1f} ms after they were due.
 
-One more check: {callers} callers, each asking again at once, get {peak:.0f}/s, with {peak_others:.2f} of a core taken by
-others meanwhile; simulated, with nothing taken, {simulated:.0f}/s.
+One more check: {callers} callers, each asking again at once, get {peak:.0f}/s, with {peak_others:.2f} of a core
+taken by others meanwhile; simulated, with nothing taken, {simulated:.0f}/s.
 
 ## What the simulation knows
 Costs, from requests sent one at a time to the idle server (medians of {rounds} rounds). Nothing is fitted to the loads:
@@ -93,9 +94,11 @@ def show_compared(compared: list[Compared]) -> str:
 def show_costs(costs: Costs) -> str:
     """Write the costs."""
     batches = ", ".join(f"{seconds * 1000:.1f}" for seconds in costs.inference_s)
+    changes = ", ".join(f"{seconds * 1000:.1f}" for seconds in costs.change_s)
     python_ms = (costs.before_s + costs.after_s) * 1000
     rows = [
         ["inference of a batch of 1, 2, … 8 pictures", f"{batches} ms"],
+        ["added to it after a batch of another size", f"{changes} ms"],
         ["decoding", f"{costs.decode_s * 1000:.2f} ms"],
         ["the rest of the CPU time of a request, half of it before the inference", f"{python_ms:.2f} ms"],
         ["the caller's own work, and waking up", f"{costs.caller_s * 1000:.2f} ms"],
@@ -154,4 +157,5 @@ def describe_measurement(figures: Figures) -> dict[str, object]:
         "most": MAX_OTHERS,
         "repeats": REPEATS,
         "requests": REQUESTS,
+        "tolerance": TOLERANCE,
     }

@@ -74,10 +74,14 @@ class Run:
 
 @dataclass
 class Figures:
-    """Everything measured; lists hold a run a round, lone requests by the number of pictures, loads by their part."""
+    """Everything measured; lists hold a run a round, lone requests by the number of pictures, loads by their part.
+
+    `mixed_s` holds waiting times by the number of pictures, where each request had another number than the one before.
+    """
 
     peak: list[Run] = field(default_factory=list)
     lone: dict[str, list[Run]] = field(default_factory=dict)
+    mixed_s: dict[str, list[float]] = field(default_factory=dict)
     loads: dict[str, list[Run]] = field(default_factory=dict)
     beside: list[float] = field(default_factory=list)
     connections: list[int] = field(default_factory=list)
@@ -109,6 +113,13 @@ def find_costs(figures: Figures) -> Costs:
         median_of(figures.lone[str(size)], lambda run: run.stages_s["inference"])
         for size in range(1, MAX_BATCH_PICTURES + 1)
     ]
+    change = [
+        max(
+            0.0,
+            statistics.median(mixed) - statistics.median(wait for run in figures.lone[size] for wait in run.waits_s),
+        )
+        for size, mixed in sorted(figures.mixed_s.items())
+    ]
     decode = median_of(lone, lambda run: run.stages_s["decode"])
     wait = median_of(lone, lambda run: statistics.mean(run.waits_s))
     python = median_of(lone, lambda run: run.cpu_s) - inference[0] - decode
@@ -119,6 +130,7 @@ def find_costs(figures: Figures) -> Costs:
         after_s=python / 2,
         caller_s=max(0.0, wait - inference[0] - decode - python),
         inference_s=inference,
+        change_s=change,
         beside=statistics.median(figures.beside),
         noise=noise,
     )
@@ -203,10 +215,19 @@ class Measurement:
             count = LONE if size == 1 else LONE_OF_SEVERAL
             run = observe(self._server, lambda r=request, c=count: load.run_alone(r, c, PAUSE_S, chance))
             figures.lone.setdefault(str(size), []).append(run)
+        self._measure_mixed(load, chance)
         for part in LOADS:
             arrivals = make_arrivals(peak * part, LOAD_S, chance)
             run = self._observe(f"load {part}", lambda a=arrivals: load.run(self._requests[0], a, chance))
             figures.loads.setdefault(str(part), []).append(run)
+
+    def _measure_mixed(self, load: Load, chance: random.Random) -> None:
+        sizes = list(range(1, MAX_BATCH_PICTURES + 1))
+        for _ in range(LONE_OF_SEVERAL):
+            chance.shuffle(sizes)
+            for size in sizes:
+                seen = load.run_alone(self._requests[size - 1], 1, PAUSE_S, chance)
+                self._figures.mixed_s.setdefault(str(size), []).extend(seen.waits_s)
 
     def _observe(self, name: str, load: Callable[[], Seen]) -> Run:
         """Run a load, again if others took too much of the machine; the quietest run counts."""

@@ -89,12 +89,15 @@ def compare(figures: Figures, model: Model) -> list[Compared]:
 
 
 def find_needs(model: Model, rate_per_s: float, p99_ms: float, peak_factor: float) -> list[Need]:
-    """Find the fewest replicas that keep the p99 at the peak, none of them loaded more than `rate_per_s`."""
+    """Find the fewest replicas that keep the p99 at the peak, none of them loaded more than `rate_per_s`.
+
+    The simulated p99 must be lower by as much as the simulation may be off.
+    """
     needs = []
     for per_day in PER_DAY:
         peak_per_s = per_day / SECONDS_A_DAY * peak_factor
         serving = math.ceil(peak_per_s / rate_per_s)
-        while (waits := model.wait(peak_per_s / serving)).p99_ms > p99_ms or waits.refused:
+        while (waits := model.wait(peak_per_s / serving)).p99_ms * (1 + TOLERANCE) > p99_ms or waits.refused:
             serving += 1
         needs.append(Need(per_day, peak_per_s, serving, waits))
     return needs

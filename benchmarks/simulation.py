@@ -32,6 +32,7 @@ class Costs:
         after_s: CPU time from the scores to the last byte.
         caller_s: what else passes of a request's time: the caller's own work on the same cores, and waking up.
         inference_s: time of a batch by the number of its pictures, from one on.
+        change_s: what is added for a batch of another size than the one before: the engine prepares itself anew.
         beside: how much slower a core is while the other works too.
         noise: factors by which single requests were slower or quicker than their mean on an idle server.
     """
@@ -41,6 +42,7 @@ class Costs:
     after_s: float
     caller_s: float
     inference_s: Sequence[float]
+    change_s: Sequence[float]
     beside: float
     noise: Sequence[float]
 
@@ -162,8 +164,10 @@ class Worker:
         while not self._is_complete() and not late.processed:
             yield self._came | late
         batch = [self._jobs.popleft() for _ in range(min(len(self._jobs), MAX_BATCH_PICTURES))]
-        self.batches.append(len(batch))
-        yield self._cores.work(self._costs.inference_s[len(batch) - 1] * noise)
+        size, is_change = len(batch), not self.batches or self.batches[-1] != len(batch)
+        self.batches.append(size)
+        cost_s = self._costs.inference_s[size - 1] + (self._costs.change_s[size - 1] if is_change else 0.0)
+        yield self._cores.work(cost_s * noise)
         for job in batch:
             job.done.succeed()
         self._last_load = len(batch) + len(self._jobs) + self._arriving

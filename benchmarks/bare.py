@@ -40,9 +40,9 @@ def time_calls_ms(call: Callable[[], object], count: int, clock: Callable[[], fl
     return (clock() - started) / count * 1000
 
 
-def measure_bare_ms(model: str, predictions: int) -> float:
+def measure_bare_ms(model: str, predictions: int, models: Path = PROJECT_ROOT / "models") -> float:
     """CPU milliseconds of one inference on one thread of this process."""
-    infer, shape = open_bare(model)
+    infer, shape = open_bare(model, models)
     image = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
     return time_calls_ms(lambda: infer(image), predictions)
 

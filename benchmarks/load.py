@@ -40,10 +40,10 @@ CASES = (
     ("isic-classification", "synthetic-benign.jpg", "600x450 JPEG"),
 )
 SCRIPT = """
-wrk.method = "PUT"
-local file = io.open("{picture}", "rb")
+wrk.method = "{method}"
+local file = io.open("{body}", "rb")
 wrk.body = file:read("*all")
-wrk.headers["Authorization"] = "{authorization}"
+{headers}
 local threads = {{}}
 function setup(thread) table.insert(threads, thread) end
 function init() answered, refused, others = 0, 0, 0 end
@@ -110,10 +110,11 @@ def watch_health(server: MeasuredServer) -> Iterator[list[float]]:
         thread.join()
 
 
-def write_script(folder: Path, picture: Path) -> Path:
-    """Write what wrk sends."""
-    script = folder / f"{picture.stem}.lua"
-    script.write_text(SCRIPT.format(picture=picture, authorization=make_headers()["Authorization"]))
+def write_script(folder: Path, body: Path, method: str = "PUT", headers: dict[str, str] | None = None) -> Path:
+    """Write what wrk sends; the headers are by default those of a user of ours."""
+    script = folder / f"{body.stem}.lua"
+    lines = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in (headers or make_headers()).items())
+    script.write_text(SCRIPT.format(method=method, body=body, headers=lines))
     return script
 
 

@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,14 +112,15 @@ class PeerServer:
     def stop(self) -> None:
         """Stop all of it; what does not stop when asked is killed."""
         pids = self.pids()
-        os.killpg(self.process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
         try:
             self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
         for pid in pids:
-            if Path(f"/proc/{pid}").exists():
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 

@@ -31,7 +31,7 @@ def prepare(setup: Setup) -> Peer:
         "ray",
         [setup.bin("serve"), "run", "serve.yaml"],
         "/",
-        settings={"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"},
+        settings={"HOME": str(folder), "RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"},
     )
 
 

@@ -21,9 +21,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 from app.config import PROJECT_ROOT
@@ -90,16 +92,18 @@ def run_wrk(server: MeasuredServer, script: Path, path: str, connections: int, s
 
 
 @contextmanager
-def watch_health(server: MeasuredServer) -> Iterator[list[float]]:
-    """Ask for health ten times a second meanwhile; the list fills with milliseconds."""
-    waits: list[float] = []
+def watch(
+    server: MeasuredServer, method: str, path: str, body: bytes | None = None
+) -> Iterator[dict[int, list[float]]]:
+    """Ask ten times a second meanwhile; the lists fill with milliseconds, by status."""
+    waits: dict[int, list[float]] = defaultdict(list)
     stops = threading.Event()
 
     def ask() -> None:
         while not stops.wait(0.1):
             started = time.perf_counter()
-            server.request("GET", "/health/live")
-            waits.append((time.perf_counter() - started) * 1000)
+            status, _ = server.request(method, path, body)
+            waits[status].append((time.perf_counter() - started) * 1000)
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -149,15 +153,21 @@ def measure_case(server: MeasuredServer, folder: Path, case: tuple[str, str, str
 def measure_overload(server: MeasuredServer, folder: Path, seconds: int) -> None:
     """Print what ten times the load gets."""
     model, example, _ = CASES[0]
-    script = write_script(folder, PROJECT_ROOT / "models" / model / "1.0" / "examples" / example)
+    picture = PROJECT_ROOT / "models" / model / "1.0" / "examples" / example
+    script = write_script(folder, picture)
+    path = f"/predictions/{model}"
     for connections in OVERLOAD:
-        with watch_health(server) as waits:
-            load = run_wrk(server, script, f"/predictions/{model}", connections, seconds)
+        with watch(server, "GET", "/health/live") as health, watch(server, "PUT", path, picture.read_bytes()) as asked:
+            load = run_wrk(server, script, path, connections, seconds)
+        waits = [wait for status in health.values() for wait in status]
         print(
             f"  {connections} connections for {seconds} s: {load.answered_per_s:.0f}/s answered, "
             f"{load.refused_per_s:.0f}/s refused, {load.others} others; health p50 {statistics.median(waits):.0f} ms, "
             f"longest {max(waits):.0f} ms"
         )
+        if refused := asked[HTTPStatus.SERVICE_UNAVAILABLE]:
+            tail = statistics.quantiles(refused, n=20)[-1]
+            print(f"  refused after: p50 {statistics.median(refused):.0f} ms, p95 {tail:.0f} ms ({len(refused)} timed)")
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ STOP_LINGER_S = 2.0
 STOP_MARGIN = 0.9
 """The part of its grace that a stopping worker uses, so that it ends before gunicorn would kill it."""
 RETRY_AFTER_S = 1
-REFUSAL_DELAY_S = 0.015
+REFUSAL_DELAY_S = 0.012
 """How long a refusal is withheld: clients that try again at once would take the processor from those being served."""
 FULL = "Too many requests wait; try again shortly."
 HELD_BODIES = 8

@@ -1,7 +1,7 @@
 """What ten more models cost a worker until they are asked for: `python -m benchmarks.many_models`.
 
-The models are copies of the shipped pcam model (14 MB of weights) under other names. Memory is what the kernel counts
-as the worker's own (`Private_*` of `/proc/<pid>/smaps_rollup`) and what it shares with others.
+The models are copies of the shipped pcam model (14 MB of weights) under names that come after the shipped ones. Memory
+is what the kernel counts as the worker's own (`Private_*` of `/proc/<pid>/smaps_rollup`), and what it shares.
 """
 
 import re
@@ -40,7 +40,7 @@ def main() -> None:
         models = Path(name)
         for number in range(COPIES + 1):
             if number:
-                copy_model(models, f"copy{number:02}-classification")
+                copy_model(models, f"spare{number:02}-classification")
             else:
                 shutil.copytree(PROJECT_ROOT / "models", models, dirs_exist_ok=True)
             if number not in (0, COPIES):
@@ -49,7 +49,7 @@ def main() -> None:
                 server.request("PUT", f"/predictions/{SOURCE}", body)
                 print_line(f"{number} more models", server)
                 if number:
-                    server.request("PUT", "/predictions/copy01-classification", body)
+                    server.request("PUT", "/predictions/spare01-classification", body)
                     print_line("one of them in use", server)
 
 

@@ -27,6 +27,8 @@ class OpenVINOEngine:
     def __init__(self, folder: Path, manifest: ModelManifest, threads: int, compiled: str = COMPILED_FOLDER) -> None:
         self._path = folder / compiled / IR_FILE
         self._threads = threads
+        self._sizes = manifest.batch.sizes
+        self._is_warm = False
         self._one = np.zeros((1, manifest.input.height_px, manifest.input.width_px, 3), dtype=np.uint8)
         self._request_one: openvino.InferRequest | None = None
         self._request_many: openvino.InferRequest | None = None
@@ -64,7 +66,11 @@ class OpenVINOEngine:
         return time.perf_counter() - started
 
     def infer(self, batch: InputBatch) -> Scores:
-        """Infer: a lone picture through memory that the request keeps, several through a copy of OpenVINO's own."""
+        """Infer: a lone picture through memory that the request keeps, several through a copy of OpenVINO's own.
+
+        The first several wait until every size of batch was met once, 0.1 to 0.3 s: OpenVINO keeps memory for each, and
+        least of it where the largest comes first. Where callers never come together, none of it is spent.
+        """
         assert self._request_one is not None, "load() comes first"
         assert self._request_many is not None, "load() comes first"
         try:
@@ -72,6 +78,10 @@ class OpenVINOEngine:
                 np.copyto(self._one, batch)
                 self._request_one.infer()
                 return np.array(self._request_one.get_output_tensor(0).data)
+            if not self._is_warm:
+                self._is_warm = True
+                for size in self._sizes:
+                    self._request_many.infer({0: np.repeat(self._one, size, axis=0)})
             return np.array(self._request_many.infer({0: batch}, share_outputs=True)[0])
         except RuntimeError as error:
             raise InferenceError("The model failed.") from error

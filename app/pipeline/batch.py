@@ -17,15 +17,6 @@ RECENT_S = 0.05
 """How long after a batch the load is taken to be what it was then."""
 
 
-def list_sizes(max_size: int) -> tuple[int, ...]:
-    """The sizes of batch that an engine sees, from large to small: every one up to 8, of larger ones a few.
-
-    It keeps memory for each. Fewer small ones would cost time: with only 1, 2, 4 and 8, eight connections took 13 %
-    more of the processor.
-    """
-    return (*sorted({max_size, *range(8, max_size, 8)} - set(range(8)), reverse=True), *range(min(max_size, 7), 0, -1))
-
-
 class Job:
     """One caller's pictures, and later their scores or the error that kept them from having any."""
 
@@ -60,7 +51,7 @@ class BatchRunner:
     def __init__(self, engine: Engine, queue_size: int, spec: BatchSpec) -> None:
         self._engine = engine
         self._queue_size = queue_size
-        self._sizes = list_sizes(spec.max_size)
+        self._sizes = spec.sizes
         self._max_delay_s = spec.max_delay_ms / 1000
         self._lock = threading.Lock()
         self._came = threading.Condition(self._lock)
@@ -215,20 +206,6 @@ class BatchRunner:
             parts.append(self._engine.infer(pictures[start : start + size]))
             start += size
         return np.concatenate(parts)
-
-    def warm_up(self, picture: InputBatch) -> None:
-        """Infer batches of every size, the largest first, so that the engine has its memory before the first caller.
-
-        Args:
-            picture: any, uint8, [1, H, W, 3].
-
-        Raises:
-            InferenceError: the engine failed.
-        """
-        for size in self._sizes:
-            with self._engine_lock:
-                if not self._is_closed:
-                    self._engine.infer(np.repeat(picture, size, axis=0))
 
     def close(self) -> None:
         """Wait for the running batch and close the engine; who still waits is answered that the model is gone."""

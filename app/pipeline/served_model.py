@@ -139,11 +139,6 @@ class ServedModel:
         except RequestError as error:
             return error
 
-    def warm_up(self) -> None:
-        """Infer once at each size of batch, so that the first caller need not wait for it; raises `InferenceError`."""
-        spec = self.manifest.input
-        self._runner.warm_up(np.zeros((1, spec.height_px, spec.width_px, 3), dtype=np.uint8))
-
     def close(self) -> None:
         """Let the engine go, after the batch it is running."""
         self._runner.close()

@@ -16,7 +16,6 @@ from app.engines.process_engine import ProcessEngine
 from app.engines.report import COMPILED_FOLDER, CompileReport
 from app.errors import (
     CompiledModelError,
-    InferenceError,
     ModelFolderError,
     ModelNotFoundError,
     ModelVersionNotFoundError,
@@ -93,7 +92,8 @@ class ModelRegistry:
         defaults = {folder.name: folder.version for folder in folders}  # of each name the last, which is the newest
         self._at_start = set(list(defaults.items())[: self._settings.loaded_at_start])
         slow = [folder for folder in folders if not self._load_at_once(folder)]
-        threading.Thread(target=self._finish_loading, args=(slow,), name="load-models", daemon=True).start()
+        if slow:
+            threading.Thread(target=self._load_slowly, args=(slow,), name="load-models", daemon=True).start()
 
     def get(self, name: str, version: str | None = None) -> ModelEntry:
         """Return the entry of a version, or of the default version.
@@ -173,17 +173,6 @@ class ModelRegistry:
         except ModelFolderError as error:
             self._set(ModelEntry(folder, State.UNAVAILABLE, error.message, manifest))
         return True
-
-    def _finish_loading(self, slow: list[ModelFolder]) -> None:
-        """Do what no caller need wait for: warm up the models that are loaded, then load the slow ones."""
-        for name, version in self._at_start:
-            entry = self.get(name, version)
-            if entry.served is not None:
-                try:
-                    entry.served.warm_up()
-                except InferenceError as error:
-                    self._set(replace(entry, state=State.UNAVAILABLE, reason=error.message, served=None))
-        self._load_slowly(slow)
 
     def _load_slowly(self, folders: list[ModelFolder]) -> None:
         """Compile, or start the framework, one folder after the other."""

@@ -15,7 +15,7 @@ from small_engines import PATIENCE_S, FailingEngine, HeldEngine, MeanEngine
 from app.arrays import InputBatch, Scores
 from app.errors import DeadlineError, InferenceError, ServiceUnavailableError
 from app.manifest import BatchSpec
-from app.pipeline.batch import RECENT_S, BatchRunner, list_sizes
+from app.pipeline.batch import RECENT_S, BatchRunner
 from app.pipeline.patience import Patience
 
 Answer = tuple[Scores, float, float]
@@ -166,12 +166,10 @@ def test_waiting_callers_are_inferred_together_up_to_eight_pictures() -> None:
     ("max_size", "sizes"),
     [(1, [1]), (3, [3, 2, 1]), (8, [8, 7, 6, 5, 4, 3, 2, 1]), (20, [20, 16, 8, 7, 6, 5, 4, 3, 2, 1])],
 )
-def test_engine_sees_few_sizes_of_batch_and_warms_up_with_them(max_size: int, sizes: list[int]) -> None:
-    assert list(list_sizes(max_size)) == sizes
+def test_engine_sees_few_sizes_of_batch(max_size: int, sizes: list[int]) -> None:
+    assert list(BatchSpec(max_size=max_size).sizes) == sizes
     engine = MeanEngine()
     runner = BatchRunner(engine, 100, BatchSpec(max_size=max_size))
-    runner.warm_up(make_batch(1))
-    assert engine.batch_sizes == sizes
     for count in range(1, 65):
         batch = make_batch(count, count)
         np.testing.assert_array_equal(runner.infer(batch)[0], MeanEngine().infer(batch))
@@ -201,12 +199,6 @@ def test_batch_waits_for_company_as_long_as_the_manifest_says() -> None:
             waits_s.append(time.perf_counter() - started)
     assert waits_s[0] < 0.1
     assert waits_s[1] >= 0.2
-
-
-def test_closed_model_is_not_warmed_up() -> None:
-    runner = BatchRunner(MeanEngine(), 1, SPEC)
-    runner.close()
-    runner.warm_up(make_batch(1))
 
 
 class CrashingEngine(HeldEngine):

@@ -26,7 +26,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from flask import Flask
 
     from app import cli
-    from app.api import description, exporter, health, models, predictions
+    from app.api import description, exporter, health, models, open_inference, open_models, predictions
     from app.api.auth import Authenticator, register_auth
     from app.api.context import Services
     from app.api.error_handlers import register_error_handlers
@@ -67,8 +67,8 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     register_observation(app, metrics)
     register_surfaces(app, settings)
     register_error_handlers(app)
-    for blueprint in (predictions.blueprint, models.blueprint, health.blueprint, description.blueprint):
-        app.register_blueprint(blueprint)
+    for module in (predictions, open_inference, open_models, models, health, description):
+        app.register_blueprint(module.blueprint)
     app.register_blueprint(exporter.make_exporter_blueprint(metrics))
     cli.register_commands(app)
 

@@ -22,6 +22,8 @@ DEFAULT_BATCH_SIZE = 8
 """Pictures that are inferred together, unless a model's manifest says otherwise; more wait for the next batch."""
 CALLER_IS_GONE, SERVER_IS_STOPPING = "scancer.caller_is_gone", "scancer.server_is_stopping"
 """What our gunicorn worker tells the application in a request's environment: a callable, and a truth value."""
+OPEN_INFERENCE_PATHS = ("/v1/", "/v2")
+"""How the paths of KServe's protocols begin: there an error is `{"error": "…"}`."""
 # What Kubernetes puts into every container beside a service called "scancer".
 FOREIGN_PATTERN = re.compile(r"SCANCER_(PORT|SERVICE)(_.*)?")
 PROJECT_ROOT = Path(__file__).resolve().parent.parent

@@ -1,4 +1,4 @@
-"""Every failure, whoever raised it, becomes the one error shape."""
+"""Every failure, whoever raised it, becomes the one error shape; KServe's protocols have one of their own."""
 
 import logging
 from http import HTTPStatus
@@ -7,6 +7,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from app.api.context import facts, services
+from app.config import OPEN_INFERENCE_PATHS
 from app.errors import (
     AnsweredError,
     BadRequestError,
@@ -32,7 +33,7 @@ def register_error_handlers(app: Flask) -> None:
         if error.status is HTTPStatus.INTERNAL_SERVER_ERROR:
             return answer_unexpected(error)
         facts().outcome = error.type
-        response = jsonify(error.to_json())
+        response = jsonify(shape_error(error.to_json()))
         response.status_code = error.status
         if isinstance(error, UnauthorizedError):
             response.headers["WWW-Authenticate"] = f'Basic realm="{REALM}", charset="UTF-8"'
@@ -52,9 +53,14 @@ def register_error_handlers(app: Flask) -> None:
         log.error("unexpected error", exc_info=error, extra={"request_id": known.request_id})
         known.outcome = "InternalServerException"
         message = f"The server failed unexpectedly; its log has the details of request {known.request_id}."
-        response = jsonify({"code": 500, "type": "InternalServerException", "message": message})
+        response = jsonify(shape_error({"code": 500, "type": "InternalServerException", "message": message}))
         response.status_code = HTTPStatus.INTERNAL_SERVER_ERROR
         return response
+
+
+def shape_error(error: dict[str, object]) -> dict[str, object]:
+    """Bring an error to the shape that the path's protocol has for it."""
+    return {"error": error["message"]} if request.path.startswith(OPEN_INFERENCE_PATHS) else error
 
 
 def translate(error: HTTPException) -> AnsweredError:

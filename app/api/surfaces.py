@@ -23,6 +23,8 @@ class Surface(Enum):
 
 BLUEPRINT_SURFACES = {
     "predictions": {Surface.INFERENCE},
+    "open_inference": {Surface.INFERENCE},
+    "open_models": {Surface.INFERENCE, Surface.MANAGEMENT},
     "models": {Surface.INFERENCE, Surface.MANAGEMENT},
     "description": {Surface.INFERENCE, Surface.MANAGEMENT},
     "health": {Surface.INFERENCE, Surface.MANAGEMENT, Surface.METRICS},

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,6 +16,10 @@ from app.pipeline.decode import ImageLimits, decode
 from app.pipeline.patience import ENDLESS, Patience, Turn
 from app.pipeline.postprocess import Decision, decide, to_probabilities
 from app.pipeline.preprocess import preprocess
+from app.pipeline.raw_pixels import wrap_pixels
+
+Upload: TypeAlias = bytes | RGBImage
+"""One picture as it came: a PNG, JPEG, TIFF, BMP or WebP file, or bare pixels of any size."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,11 @@ class ServedModel:
         self._limits = limits
         self._runner = BatchRunner(engine, queue_size, manifest.batch)
 
-    def predict(self, body: bytes, patience: Patience = ENDLESS) -> tuple[Prediction, Timing]:
+    def predict(self, upload: Upload, patience: Patience = ENDLESS) -> tuple[Prediction, Timing]:
         """Classify one picture: bytes in, answer out.
 
         Args:
-            body: a PNG, JPEG, TIFF, BMP or WebP file.
+            upload: the picture.
             patience: how long the caller waits.
 
         Raises:
@@ -85,18 +90,21 @@ class ServedModel:
         """
         with self._runner.arrival() as arrival:
             started = time.perf_counter()
-            picture = self.understand(body, patience)
+            picture = self.understand(upload, patience)
             decode_s = time.perf_counter() - started
             scores, queue_s, inference_s = arrival.infer(picture.pixels[np.newaxis], patience)
         probabilities = to_probabilities(scores, self.manifest.output)
         decision = decide(probabilities[0], self.manifest.output)
         return Prediction(decision, picture), Timing(decode_s, queue_s, inference_s)
 
-    def understand(self, body: bytes, patience: Patience = ENDLESS) -> Picture:
-        """Decode one file and bring it to the model's size; raises as `decode` does."""
+    def understand(self, upload: Upload, patience: Patience = ENDLESS) -> Picture:
+        """Decode one picture and bring it to the model's size; raises as `decode` does."""
         spec = self.manifest.input
         with Turn(patience) as turn:
-            image = decode(body, self._limits, spec.jpeg_min_size, turn)
+            if isinstance(upload, bytes):
+                image = decode(upload, self._limits, spec.jpeg_min_size, turn)
+            else:
+                image = wrap_pixels(upload, self._limits, turn)
             pixels = preprocess(image.pixels, spec)
         (width, height), conversions = image.size, image.conversions
         if pixels.shape[:2] != (height, width):
@@ -105,12 +113,12 @@ class ServedModel:
         return Picture(pixels, width, height, image.format, image.mode, conversions, warnings)
 
     def predict_many(
-        self, bodies: Sequence[bytes | AnsweredError], patience: Patience = ENDLESS
+        self, uploads: Sequence[Upload | AnsweredError], patience: Patience = ENDLESS
     ) -> tuple[list[Prediction | AnsweredError], Timing]:
         """Classify several pictures as one batch; one that cannot be taken gets its own error, in its place.
 
         Args:
-            bodies: files, or the errors that reading them from the request already gave.
+            uploads: pictures, or the errors that reading them from the request already gave.
             patience: how long the caller waits.
 
         Raises:
@@ -118,7 +126,7 @@ class ServedModel:
         """
         with self._runner.arrival() as arrival:
             started = time.perf_counter()
-            pictures = [self._try_to_understand(body, patience) for body in bodies]
+            pictures = [self._try_to_understand(upload, patience) for upload in uploads]
             decode_s = time.perf_counter() - started
             batch = [picture.pixels for picture in pictures if isinstance(picture, Picture)]
             if not batch:
@@ -131,11 +139,11 @@ class ServedModel:
         ]
         return answers, Timing(decode_s, queue_s, inference_s)
 
-    def _try_to_understand(self, body: bytes | AnsweredError, patience: Patience) -> Picture | AnsweredError:
-        if isinstance(body, AnsweredError):
-            return body
+    def _try_to_understand(self, upload: Upload | AnsweredError, patience: Patience) -> Picture | AnsweredError:
+        if isinstance(upload, AnsweredError):
+            return upload
         try:
-            return self.understand(body, patience)
+            return self.understand(upload, patience)
         except RequestError as error:
             return error
 

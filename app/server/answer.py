@@ -8,6 +8,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
+from app.config import OPEN_INFERENCE_PATHS
 from app.server.request_reader import Request
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -67,16 +68,24 @@ def make_date(second: int) -> str:
     return "Date: " + formatdate(second, usegmt=True)
 
 
-def write_refusal(status: HTTPStatus, message: str, retry_after_s: int | None = None, is_last: bool = True) -> bytes:
+def write_refusal(
+    status: HTTPStatus, message: str, retry_after_s: int | None = None, is_last: bool = True, path: str = ""
+) -> bytes:
     """Write the answer to a request that never reaches the application; of a text of ours, never of a caller's."""
-    return write_refusal_at(int(time.time()), status, message, retry_after_s, is_last)
+    is_open_inference = path.startswith(OPEN_INFERENCE_PATHS)
+    return write_refusal_at(int(time.time()), status, message, retry_after_s, is_last, is_open_inference)
 
 
 @lru_cache(maxsize=16)
-def write_refusal_at(second: int, status: HTTPStatus, message: str, retry_after_s: int | None, is_last: bool) -> bytes:
+def write_refusal_at(
+    second: int, status: HTTPStatus, message: str, retry_after_s: int | None, is_last: bool, is_open_inference: bool
+) -> bytes:
     """The same of a second since 1970: under overload thousands of them are alike."""
-    kind = status.phrase.title().replace(" ", "").replace("-", "") + "Exception"
-    body = b'{"code":%d,"type":"%s","message":"%s"}\n' % (status, kind.encode(), message.encode())
+    if is_open_inference:
+        body = b'{"error":"%s"}\n' % message.encode()
+    else:
+        kind = status.phrase.title().replace(" ", "").replace("-", "") + "Exception"
+        body = b'{"code":%d,"type":"%s","message":"%s"}\n' % (status, kind.encode(), message.encode())
     headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
     if retry_after_s is not None:
         headers.append(("Retry-After", str(retry_after_s)))

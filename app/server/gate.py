@@ -1,8 +1,12 @@
 """Turns predictions away while there is no room, for a fraction of what answering them takes."""
 
+import re
 import threading
 
-PREDICTIONS = "/predictions/"
+PREDICTION = re.compile(
+    r"/predictions/([^/]+)|/v2/models/([^/]+)/(?:versions/[^/]+/)?infer/?\Z|/v1/models/([^/:]+):predict/?\Z"
+)
+"""Paths that ask for a prediction, and the model they name."""
 RESERVED_THREADS = 4
 """Threads, at most a quarter of them, that no prediction takes: health and metrics answer under any load."""
 
@@ -28,11 +32,10 @@ class Gate:
 
     def enter(self, path: str) -> str | None:
         """Take a place for a request; return what to `leave` by, or None if there is no room."""
-        if not path.startswith(PREDICTIONS):
+        found = PREDICTION.match(path)
+        if found is None:
             return ""
-        model = path.split("/", 3)[2]
-        if not model:  # no route has it
-            return ""
+        model: str = found[found.lastindex or 0]
         with self._lock:
             taken = self._taken.get(model, 0)
             if self._free and taken < self._model_places:

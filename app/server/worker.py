@@ -256,10 +256,11 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
     def _answer(self, request: Request) -> Answer:
         is_last = not (request.keeps_alive and self.alive)
         request.environ[SERVER_IS_STOPPING] = self._stops_at is not None
-        place = self._gate.enter(request.environ["PATH_INFO"])
+        path = request.environ["PATH_INFO"]
+        place = self._gate.enter(path)
         if place is None:
             self.count_refusal("overload")
-            text = write_refusal(HTTPStatus.SERVICE_UNAVAILABLE, FULL, RETRY_AFTER_S, is_last)
+            text = write_refusal(HTTPStatus.SERVICE_UNAVAILABLE, FULL, RETRY_AFTER_S, is_last, path)
             return Answer(text, is_last, REFUSAL_DELAY_S)
         try:
             return Answer(call_application(self.wsgi, request, is_last), is_last)

@@ -24,6 +24,37 @@ def test_what_is_no_prediction_always_comes_in() -> None:
     assert gate.enter("/predictions/a") is None
 
 
+def test_every_way_of_asking_for_a_prediction_counts_for_its_model() -> None:
+    gate = Gate(model_places=5, all_places=5)
+    for path in (
+        "/predictions/a",
+        "/v2/models/a/infer",
+        "/v2/models/a/versions/1.0/infer",
+        "/v2/models/a/infer/",
+        "/v1/models/a:predict",
+    ):
+        assert gate.enter(path) == "a"
+    assert gate.enter("/v1/models/a:predict") is None
+
+
+def test_what_the_protocols_ask_of_a_model_besides_takes_no_place() -> None:
+    gate = Gate(model_places=0, all_places=0)
+    for path in (
+        "/v2",
+        "/v2/health/ready",
+        "/v2/models/a",
+        "/v2/models/a/ready",
+        "/v2/models/a/versions/1.0",
+        "/v2/models/infer",
+        "/v2/models//infer",
+        "/v2/repository/index",
+        "/v1/models/a",
+        "/v1/models/:predict",
+        "/v2/models/a/infer\n",
+    ):
+        assert gate.enter(path) == ""
+
+
 def test_path_without_a_model_takes_no_place() -> None:
     gate = Gate(model_places=1, all_places=1)
     for path in ("/predictions/", "/predictions//x", "/predictions/") * 3:

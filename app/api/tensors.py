@@ -1,0 +1,241 @@
+"""Tensors of the Open Inference Protocol v2, as JSON and as binary parts: read from a request, written into an answer.
+
+A binary tensor is row-major and little-endian. An element of a BYTES tensor is its length, uint32, and so many bytes.
+A request with binary tensors is its JSON, as long as `Inference-Header-Content-Length` says, and then the tensors.
+"""
+
+import base64
+import binascii
+import json
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import BadRequestError
+
+LENGTH_BYTES = 4
+MAX_DIMENSIONS = 4
+NUMBERS: dict[str, tuple[str, set[type]]] = {"UINT8": ("|u1", {int}), "FP32": ("<f4", {int, float})}
+"""Of each datatype of numbers: what numpy calls it, and what it is written with in JSON."""
+DATATYPES = ("BYTES", *NUMBERS)
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+
+@dataclass(frozen=True)
+class InputTensor:
+    """A tensor of a request.
+
+    Attributes:
+        datatype: BYTES, UINT8 or FP32.
+        shape: as the request states it; only the first number may be unknown (-1), and that only of BYTES.
+        data: its binary part, or its JSON values in one flat list.
+    """
+
+    datatype: str
+    shape: tuple[int, ...]
+    data: memoryview | list[Any]
+
+    def to_array(self) -> NDArray[Any]:
+        """Read the numbers; raises `BadRequestError` if they are not as many as the shape says, or of another type."""
+        dtype, types = NUMBERS[self.datatype]
+        size = math.prod(self.shape)
+        if isinstance(self.data, memoryview):
+            if len(self.data) != size * np.dtype(dtype).itemsize:
+                raise BadRequestError(f"The input has {len(self.data)} bytes, which is not what its shape needs.")
+            return np.frombuffer(self.data, dtype).reshape(self.shape)
+        if len(self.data) != size or not set(map(type, self.data)) <= types:
+            raise BadRequestError(f"The input's data must be as many {self.datatype} numbers as its shape says.")
+        if self.datatype == "UINT8" and not 0 <= min(self.data) <= max(self.data) <= 255:
+            raise BadRequestError("UINT8 numbers must be from 0 to 255.")
+        try:
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and no pixel is
+                return np.array(self.data, dtype).reshape(self.shape)
+        except OverflowError:
+            raise BadRequestError("A number is too large.") from None
+
+    def to_elements(self, most: int) -> list[bytes]:
+        """Read the elements of a BYTES tensor.
+
+        Raises:
+            BadRequestError: they are more than `most`, or not as many as the shape says, or malformed.
+        """
+        count = math.prod(self.shape)
+        most = min(most, count) if count > 0 else most
+        if isinstance(self.data, memoryview):
+            elements = split_elements(self.data, most)
+        else:
+            elements = decode_texts(self.data[: most + 1])
+        if len(elements) > most or (count > 0 and len(elements) != count):
+            raise BadRequestError("The input does not hold as many elements as its shape says, or too many.")
+        return elements
+
+
+def split_elements(data: memoryview, most: int) -> list[bytes]:
+    """Split the binary part of a BYTES tensor, up to one element over `most`."""
+    elements: list[bytes] = []
+    place = 0
+    while place + LENGTH_BYTES <= len(data) and len(elements) <= most:
+        end = place + LENGTH_BYTES + int.from_bytes(data[place : place + LENGTH_BYTES], "little")
+        elements.append(bytes(data[place + LENGTH_BYTES : end]))
+        place = end
+    if place != len(data) and len(elements) <= most:
+        raise BadRequestError("The lengths of the input's BYTES elements do not fit its binary data.")
+    return elements
+
+
+def decode_texts(texts: list[Any]) -> list[bytes]:
+    """Decode the JSON values of a BYTES tensor: base64, since no picture is text."""
+    try:
+        return [base64.b64decode("".join(text.split()), validate=True) for text in texts]
+    except (AttributeError, binascii.Error, ValueError):
+        raise BadRequestError("In JSON an element of a BYTES input is a picture as base64.") from None
+
+
+def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
+    """Split a request into its JSON and its binary part.
+
+    Args:
+        body: the whole of it.
+        header_length: bytes of the JSON, as the header says; None: all of it is JSON.
+
+    Raises:
+        BadRequestError: the header is no such number, or the JSON is no object.
+    """
+    length = len(body)
+    if header_length is not None:
+        if not (header_length.isascii() and header_length.isdecimal() and len(header_length) < 16):
+            raise BadRequestError(f"{HEADER_LENGTH} must be a whole number of bytes.")
+        length = int(header_length)
+        if length > len(body):
+            raise BadRequestError(f"The body is shorter than {HEADER_LENGTH} says.")
+    return read_object(body[:length]), memoryview(body)[length:]
+
+
+def read_object(text: bytes) -> dict[str, Any]:
+    """Read a JSON object; raises `BadRequestError` if it is none."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadRequestError("The body is not JSON.") from None
+    if not isinstance(document, dict):
+        raise BadRequestError("The body's JSON is not an object.")
+    return document
+
+
+def read_parameters(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the `parameters` of a request, an input or an output; raises `BadRequestError` for what is not taken."""
+    parameters = node.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise BadRequestError("parameters must be an object.")
+    if "shared_memory_region" in parameters:
+        raise BadRequestError("Shared memory is not taken; send the data.")
+    return parameters
+
+
+def read_input(document: dict[str, Any], binary: memoryview) -> InputTensor:
+    """Read the one input of a request, by whatever name.
+
+    Args:
+        document: the request's JSON.
+        binary: what follows it.
+
+    Raises:
+        BadRequestError: there is none, or several, or it is malformed.
+    """
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        raise BadRequestError("The request must have one input, which holds one picture or more.")
+    tensor = inputs[0]
+    datatype, shape, parameters = tensor.get("datatype"), tensor.get("shape"), read_parameters(tensor)
+    if datatype not in DATATYPES:
+        raise BadRequestError(f"The input's datatype must be one of {', '.join(DATATYPES)}.")
+    if not is_shape(shape, least_first=-1 if datatype == "BYTES" else 1):
+        raise BadRequestError("The input's shape must be a list of one to four positive whole numbers.")
+    if parameters.get("content_type", "base64") != "base64":
+        raise BadRequestError('The input\'s content_type must be "base64".')
+    return InputTensor(datatype, tuple(shape), read_data(tensor, parameters, binary))
+
+
+def is_shape(shape: Any, least_first: int) -> TypeGuard[list[int]]:
+    """Whether a JSON value is a shape: no number is 0, and only the first may be less, where that has a meaning."""
+    if not isinstance(shape, list) or not 1 <= len(shape) <= MAX_DIMENSIONS:
+        return False
+    if any(type(number) is not int for number in shape):
+        return False
+    return min(shape[1:], default=1) > 0 and shape[0] >= least_first and shape[0] != 0
+
+
+def read_data(tensor: dict[str, Any], parameters: dict[str, Any], binary: memoryview) -> memoryview | list[Any]:
+    """Find an input's data: what follows the JSON, or `data`, flat or nested."""
+    if "binary_data_size" in parameters:
+        size = parameters["binary_data_size"]
+        if type(size) is not int or size != len(binary):
+            raise BadRequestError("binary_data_size is not the number of bytes that follow the JSON.")
+        return binary
+    if len(binary):
+        raise BadRequestError("Binary data follows the JSON, but the input has no binary_data_size.")
+    data = tensor.get("data")
+    if not isinstance(data, list):
+        raise BadRequestError("The input has neither a list of data nor a binary_data_size.")
+    while any(isinstance(value, list) for value in data):
+        if not all(isinstance(value, list) for value in data):
+            raise BadRequestError("The input's data is nested unevenly.")
+        data = list(chain.from_iterable(data))
+    return data
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """A tensor of an answer.
+
+    Attributes:
+        name: of the output.
+        shape: of the values.
+        values: float32 of this shape, or texts in one list.
+        is_binary: whether it goes after the JSON, not into it.
+    """
+
+    name: str
+    shape: Sequence[int]
+    values: NDArray[np.float32] | list[str]
+    is_binary: bool
+
+    def to_json(self, size: int) -> dict[str, Any]:
+        """The tensor's part of the JSON; `size` is the length of its binary part."""
+        head = {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+        if self.is_binary:
+            return {**head, "parameters": {"binary_data_size": size}}
+        return {**head, "data": self.values if isinstance(self.values, list) else self.values.ravel().tolist()}
+
+    @property
+    def datatype(self) -> str:
+        """BYTES or FP32."""
+        return "BYTES" if isinstance(self.values, list) else "FP32"
+
+    def to_binary(self) -> bytes:
+        """The tensor's binary part."""
+        if not isinstance(self.values, list):
+            return self.values.astype("<f4").tobytes()
+        return b"".join(struct.pack("<I", len(text)) + text for text in (value.encode() for value in self.values))
+
+
+def write_answer(document: dict[str, Any], outputs: Sequence[OutputTensor]) -> tuple[bytes, int | None]:
+    """Write an answer.
+
+    Args:
+        document: its JSON but for the outputs.
+        outputs: in order.
+
+    Returns:
+        The body, and how much of it is JSON; None: all.
+    """
+    parts = [output.to_binary() if output.is_binary else b"" for output in outputs]
+    tensors = [output.to_json(len(part)) for output, part in zip(outputs, parts, strict=True)]
+    text = json.dumps({**document, "outputs": tensors}).encode()
+    return b"".join([text, *parts]), len(text) if any(output.is_binary for output in outputs) else None

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
@@ -105,6 +106,8 @@ def validate_answer(document: Document, path: str, answer: TestResponse) -> Any:
     response = resolve(document, operation["responses"][str(answer.status_code)])
     for name, reference in response["headers"].items():
         header = resolve(document, reference)
+        if not header["required"] and name not in answer.headers:
+            continue
         value = answer.headers[name]
         validate(document, header["schema"], int(value) if header["schema"]["type"] == "integer" else value)
     assert answer.mimetype in response["content"]
@@ -155,7 +158,7 @@ def test_every_path_names_its_own_parameters(document: Document) -> None:
     for path, item in document["paths"].items():
         parameters = [resolve(document, parameter) for parameter in item["parameters"]]
         named = {parameter["name"] for parameter in parameters if parameter["in"] == "path"}
-        assert named == {part[1:-1] for part in path.split("/") if part.startswith("{")}
+        assert named == set(re.findall(r"\{(\w+)\}", path))
 
 
 def test_operation_ids_are_unique(document: Document) -> None:
@@ -308,13 +311,53 @@ def test_plain_text_answer_is_as_documented(
 
 @pytest.mark.parametrize(
     "path",
-    ["/models", "/models/{model_name}", "/models/{model_name}/{version}", "/ping", "/health/live", "/health/ready"],
+    [
+        "/models",
+        "/models/{model_name}",
+        "/models/{model_name}/{version}",
+        "/ping",
+        "/health/live",
+        "/health/ready",
+        "/v1/models/{model_name}",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/{model_name}",
+        "/v2/models/{model_name}/ready",
+        "/v2/models/{model_name}/versions/{version}",
+        "/v2/models/{model_name}/versions/{version}/ready",
+    ],
 )
 def test_answer_of_a_get_is_as_documented(path: str, document: Document, client: FlaskClient) -> None:
     answer = client.get(path.format(model_name=MODEL, version="1.0"), headers=basic())
     assert answer.status_code == 200
     assert answer.is_json
     validate_answer(document, path, answer)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("path", ["/v2/models/{model_name}/infer", "/v2/models/{model_name}/versions/{version}/infer"])
+def test_inference_is_as_documented(
+    path: str, binary: bool, document: Document, client: FlaskClient, pcam_example: bytes
+) -> None:
+    body = json.loads(json.dumps(document["components"]["schemas"]["InferRequest"]["examples"][0]))
+    body |= {"parameters": {"binary_data_output": binary}}
+    body["inputs"][0]["data"] = [base64.b64encode(pcam_example).decode()]
+    answer = client.post(path.format(model_name=MODEL, version="1.0"), headers=basic(), json=body)
+    assert answer.status_code == 200
+    assert answer.is_json is not binary
+    validate_answer(document, path, answer)
+
+
+def test_answers_of_kserve_v1_and_of_the_index_are_as_documented(
+    document: Document, client: FlaskClient, pcam_example: bytes
+) -> None:
+    path = "/v1/models/{model_name}:predict"
+    for files in ([pcam_example], [pcam_example] * 2):
+        answer = client.post(path.format(model_name=MODEL), headers=basic(), json=instances(*files))
+        assert len(validate_answer(document, path, answer)["predictions"]) == len(files)
+    answer = client.post("/v2/repository/index", headers=basic())
+    assert validate_answer(document, "/v2/repository/index", answer)
 
 
 @pytest.mark.parametrize("path", ["/models", "/models/{model_name}"])
@@ -372,7 +415,10 @@ def test_wrong_method_is_answered_as_documented(document: Document, client: Flas
         assert answer.status_code == 405
         for method in METHODS & item.keys():
             assert method.upper() in answer.headers["Allow"]
-        assert answer.json["type"] == "MethodNotAllowedException"
+        if path.startswith(("/v1", "/v2")):
+            assert list(answer.json) == ["error"]
+        else:
+            assert answer.json["type"] == "MethodNotAllowedException"
 
 
 # Any answer: pictures and requests made up

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -61,6 +62,22 @@ def test_readme_maps_every_folder_and_no_other() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout
     folders = {line.split("/")[0] for line in tracked.splitlines() if "/" in line}
     assert named == {folder for folder in folders if not folder.startswith(".")}
+
+
+def test_tritonclient_example_of_the_guide_answers_as_the_readme_does(server: LiveServer) -> None:
+    guide = (PROJECT_ROOT / "get_started/README.md").read_text(encoding="utf-8")
+    found = re.search(r"^```python\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    program = found[1].replace("127.0.0.1:8080", server.inference.removeprefix("http://"))
+    program = program.replace('"demo", "PASSWORD"', f'"{USER}", "{PASSWORD}"')
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = answer_in_readme("pcam")
+    label, *numbers = done.stdout.replace("[", "").replace("]", "").split()
+    assert label == told["class"]
+    assert [float(number) for number in numbers] == pytest.approx(list(told["probabilities"].values()), abs=1e-4)  # type: ignore[attr-defined]
 
 
 def test_settings_document_is_what_the_command_prints() -> None:

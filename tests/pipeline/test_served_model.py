@@ -49,6 +49,22 @@ def probability(answer: Prediction | AnsweredError) -> float:
     return answer.decision.probabilities["bright"]
 
 
+def test_bare_pixels_are_answered_as_the_file_that_holds_them() -> None:
+    for width, height in ((6, 4), (23, 17)):
+        pixels = noise(1, width, height)
+        alone, as_file = (make_model().predict(upload)[0] for upload in (pixels, png_of(pixels)))
+        assert alone.decision == as_file.decision
+        assert (alone.picture.width_px, alone.picture.height_px) == (width, height)
+        answers, _ = make_model().predict_many([png_of(pixels), pixels])
+        assert probability(answers[0]) == probability(answers[1]) == probability(alone)
+
+
+def test_bare_pixels_over_the_limits_are_refused_alone() -> None:
+    answers, _ = make_model().predict_many([noise(1, 201, 2), noise(2)])
+    assert isinstance(answers[0], UnsupportedImageError)
+    assert probability(answers[1]) == pytest.approx(bright(noise(2)), abs=1e-6)
+
+
 def test_prediction_is_the_engines_for_these_pixels() -> None:
     for seed in range(20):
         pixels = noise(seed)

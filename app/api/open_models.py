@@ -6,7 +6,7 @@ from typing import Any
 from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
-from app import __version__
+import app
 from app.api.auth import require
 from app.api.context import NOTICE, facts, services
 from app.api.health import is_ready
@@ -25,7 +25,7 @@ EXTENSIONS = ["binary_tensor_data", "classification"]
 @require("predict")
 def describe_server() -> ResponseReturnValue:
     """Name the server and what it can beyond the protocol's core."""
-    return jsonify({"name": "scancer-api", "version": __version__, "extensions": EXTENSIONS})
+    return jsonify({"name": "scancer-api", "version": app.__version__, "extensions": EXTENSIONS})
 
 
 @blueprint.get("/v2/health/live")

@@ -65,14 +65,15 @@ class InputTensor:
         Raises:
             BadRequestError: they are more than `most`, or not as many as the shape says, or malformed.
         """
-        count = math.prod(self.shape)
-        most = min(most, count) if count > 0 else most
+        count, *others = self.shape
+        if max(others, default=1) > 1:
+            raise BadRequestError("A BYTES input must have the shape [N] or [N, 1].")
         if isinstance(self.data, memoryview):
             elements = split_elements(self.data, most)
         else:
             elements = decode_texts(self.data[: most + 1])
-        if len(elements) > most or (count > 0 and len(elements) != count):
-            raise BadRequestError("The input does not hold as many elements as its shape says, or too many.")
+        if len(elements) > most or count not in (-1, len(elements)):
+            raise BadRequestError(f"The input must hold as many elements as its shape says, and at most {most}.")
         return elements
 
 

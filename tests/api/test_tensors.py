@@ -253,6 +253,8 @@ WRONG: dict[str, tuple[Any, bytes | None, int]] = {
     "no pictures": (describe("BYTES", [-1], data=[]), None, 400),
     "fewer files than stated": (describe("BYTES", [2], data=[TEXT]), None, 400),
     "more files than stated": (describe("BYTES", [1], data=[TEXT] * 2), None, 400),
+    "files in a square": (describe("BYTES", [2, 2], data=[TEXT] * 4), None, 400),
+    "files in a square, number left open": (describe("BYTES", [-1, 2], data=[TEXT] * 4), None, 400),
     "no data": (describe("BYTES", [1]), None, 400),
     "data that is a text": (describe("BYTES", [1], data=TEXT), None, 400),
     "file that is a number": (describe("BYTES", [1], data=[1]), None, 400),

@@ -49,7 +49,10 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     metrics = Metrics()
 
     def show_state(entry: ModelEntry) -> None:
-        metrics.show_state(entry.folder.name, entry.folder.version, entry.state, State)
+        name, version = entry.folder.name, entry.folder.version
+        metrics.show_state(name, version, entry.state, State)
+        if entry.load_s is not None:
+            metrics.show_load(name, version, entry.load_s)
 
     registry = ModelRegistry(settings, show_state)
     app = PlainFlask(__name__, static_folder="web/static", template_folder="web/templates")

@@ -35,8 +35,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "scancer_requests_total",
-            "HTTP requests by route rule, method, status and model.",
-            ("rule", "method", "status", "model"),
+            "HTTP requests by route rule, method, status, model and version.",
+            ("rule", "method", "status", "model", "version"),
             registry=self.registry,
         )
         self.request_seconds = Histogram(
@@ -54,8 +54,8 @@ class Metrics:
         )
         self.prediction_seconds = Histogram(
             "scancer_prediction_seconds",
-            "Time of one prediction request by stage: decode, queue, inference, whole.",
-            ("model", "version", "stage"),
+            "Time of one prediction request by route rule and stage: decode, queue, inference, whole.",
+            ("rule", "model", "version", "stage"),
             buckets=SECONDS,
             registry=self.registry,
         )
@@ -66,6 +66,13 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=self.registry,
         )
+        self.model_load_seconds = Gauge(
+            "scancer_model_load_seconds",
+            "Time that loading the model version took in the worker in which it took longest.",
+            ("model", "version"),
+            multiprocess_mode="livemax",
+            registry=self.registry,
+        )
         self.refused = Counter(
             "scancer_refused_total",
             "Requests turned away before they reached the application, by reason.",
@@ -73,15 +80,15 @@ class Metrics:
             registry=self.registry,
         )
 
-    def count_request(self, rule: str, method: str, status: int, model: str, seconds: float) -> None:
+    def count_request(self, rule: str, method: str, status: int, model: str, version: str, seconds: float) -> None:
         """Count one answered HTTP request."""
-        find_series(self.requests, rule, name_method(method), str(status), model).inc()
+        find_series(self.requests, rule, name_method(method), str(status), model, version).inc()
         find_series(self.request_seconds, rule).observe(seconds)
 
-    def observe_prediction(self, model: str, version: str, stages: dict[str, float]) -> None:
+    def observe_prediction(self, rule: str, model: str, version: str, stages: dict[str, float]) -> None:
         """Record where the time of one prediction request went, in seconds by stage."""
         for stage, seconds in stages.items():
-            find_series(self.prediction_seconds, model, version, stage).observe(seconds)
+            find_series(self.prediction_seconds, rule, model, version, stage).observe(seconds)
 
     def count_prediction(self, model: str, version: str, class_name: str) -> None:
         """Count one picture that got a class."""
@@ -95,3 +102,7 @@ class Metrics:
         """Set the state of a model version in this worker; `states` are all there are."""
         for other in states:
             self.model_state.labels(model, version, other).set(int(other == state))
+
+    def show_load(self, model: str, version: str, seconds: float) -> None:
+        """Set how long loading a model version took in this worker."""
+        self.model_load_seconds.labels(model, version).set(seconds)

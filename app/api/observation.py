@@ -56,7 +56,7 @@ def register_observation(app: Flask, metrics: Metrics) -> None:
         response.headers.add("X-Request-ID", known.request_id)
         seconds = time.perf_counter() - known.started
         rule, method, status = asked.url_rule.rule if asked.url_rule else UNMATCHED, asked.method, response.status_code
-        metrics.count_request(rule, method, status, known.model or "", seconds)
+        metrics.count_request(rule, method, status, known.model or "", known.version or "", seconds)
         if log.isEnabledFor(logging.INFO):
             fields = {
                 "request_id": known.request_id,

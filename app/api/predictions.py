@@ -96,7 +96,8 @@ def observe(
             metrics.count_prediction(manifest.name, manifest.version, answer.decision.class_name)
     stages = {"decode": timing.decode_s, "queue": timing.queue_s, "inference": timing.inference_s}
     whole = time.perf_counter() - known.started
-    metrics.observe_prediction(manifest.name, manifest.version, {**stages, "whole": whole})
+    rule = request.url_rule.rule if request.url_rule else ""
+    metrics.observe_prediction(rule, manifest.name, manifest.version, {**stages, "whole": whole})
 
 
 def wants_plain_text() -> bool:

@@ -1,5 +1,6 @@
 """Loads another engine when it is first used: a model that nobody asks for costs a worker next to nothing."""
 
+import time
 from collections.abc import Callable
 
 from app.arrays import InputBatch, Scores
@@ -13,12 +14,12 @@ class LazyEngine:
     Args:
         engine: built, not loaded.
         check: raises a `ModelFolderError` if what shall be loaded is no longer what was chosen.
-        on_load: called with None once it is loaded, or with the reason why it cannot be.
+        on_load: called once it is loaded with None and the seconds that took, or with the reason why it cannot be.
 
     Thread safety: as for any engine.
     """
 
-    def __init__(self, engine: Engine, check: Callable[[], None], on_load: Callable[[str | None], None]) -> None:
+    def __init__(self, engine: Engine, check: Callable[[], None], on_load: Callable[[str | None, float], None]) -> None:
         self._engine = engine
         self._check = check
         self._on_load = on_load
@@ -34,14 +35,15 @@ class LazyEngine:
             InferenceError: the engine cannot be loaded, or failed.
         """
         if not self._is_loaded:
+            started = time.perf_counter()
             try:
                 self._check()
                 self._engine.load()
             except ModelFolderError as error:
-                self._on_load(error.message)
+                self._on_load(error.message, 0.0)
                 raise InferenceError("The model could not be loaded.") from error
             self._is_loaded = True
-            self._on_load(None)
+            self._on_load(None, time.perf_counter() - started)
         return self._engine.infer(batch)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -51,6 +52,7 @@ class ModelEntry:
         report: of the compiled model in use, or that the INT8 model in use was made from.
         int8: of the INT8 model in use; None where float32 serves.
         served: the model itself, in state READY only.
+        load_s: seconds that loading took; None while it is not loaded.
     """
 
     folder: ModelFolder
@@ -61,6 +63,7 @@ class ModelEntry:
     report: CompileReport | None = None
     int8: Int8Report | None = None
     served: ServedModel | None = None
+    load_s: float | None = None
 
 
 class ModelRegistry:
@@ -200,7 +203,11 @@ class ModelRegistry:
         engine: Engine = OpenVINOEngine(folder.path, manifest, self._settings.inference_threads, compiled)
         entry = ModelEntry(folder, State.READY, "", manifest, "openvino", report, int8)
         if (folder.name, folder.version) not in self._at_start:
-            engine = LazyEngine(engine, lambda: check_int8(entry), lambda fault: self._note_load(folder, fault))
+            engine = LazyEngine(
+                engine,
+                lambda: check_int8(entry),
+                lambda fault, load_s: self._note_load(folder, fault, load_s),
+            )
             entry = replace(entry, reason="it is loaded when it is first asked for")
         self._serve(entry, manifest, engine)
 
@@ -219,18 +226,20 @@ class ModelRegistry:
         log.warning("model served in float32", extra=extra)
         return None
 
-    def _note_load(self, folder: ModelFolder, fault: str | None) -> None:
+    def _note_load(self, folder: ModelFolder, fault: str | None, load_s: float) -> None:
         """Bring the entry of a model that loads when first used up to date."""
         entry = self.get(folder.name, folder.version)
         state = State.READY if fault is None else State.UNAVAILABLE
         served = entry.served if fault is None else None
-        self._set(replace(entry, state=state, reason=fault or "", served=served))
+        self._set(replace(entry, state=state, reason=fault or "", served=served, load_s=load_s if served else None))
 
     def _serve(self, entry: ModelEntry, manifest: ModelManifest, engine: Engine) -> None:
+        started = time.perf_counter()
         engine.load()
+        load_s = None if isinstance(engine, LazyEngine) else time.perf_counter() - started
         limits = ImageLimits(self._settings.max_pixels, self._settings.max_side_px)
         served = ServedModel(manifest, engine, limits, self._settings.queue_size)
-        self._set(replace(entry, served=served))
+        self._set(replace(entry, served=served, load_s=load_s))
 
 
 def check_int8(entry: ModelEntry) -> None:

@@ -85,8 +85,8 @@ def parse_choice(*choices: str) -> Callable[[str], str]:
     return parse
 
 
-def parse_folder(text: str) -> Path:
-    """Read a folder path; a relative one stands in the project's root."""
+def parse_path(text: str) -> Path:
+    """Read a path; a relative one stands in the project's root."""
     if not text or "\0" in text:
         raise ValueError(text)
     try:
@@ -124,9 +124,16 @@ class Settings:
     metrics_address: Address = address(
         8082, "Where Prometheus reads `/metrics`; open on loopback, behind a password elsewhere."
     )
-    models: Path = setting(PROJECT_ROOT / "models", parse_folder, "a folder", "The model repository.")
+    tls_certificate: Path | None = setting(
+        None,
+        parse_path,
+        "a file",
+        "The server's certificate and its chain, PEM; with it all three addresses speak TLS, and nothing else.",
+    )
+    tls_key: Path | None = setting(None, parse_path, "a file", "The certificate's private key, PEM, not encrypted.")
+    models: Path = setting(PROJECT_ROOT / "models", parse_path, "a folder", "The model repository.")
     instance: Path = setting(
-        PROJECT_ROOT / "instance", parse_folder, "a folder", "Where users and run-time state are kept."
+        PROJECT_ROOT / "instance", parse_path, "a folder", "Where users and run-time state are kept."
     )
     workers: int = whole(count_cores(), 1, 256, "gunicorn worker processes; the default is the number of cores.")
     threads: int = whole(32, 1, 256, "Requests a worker handles at a time.")
@@ -186,8 +193,8 @@ class Settings:
         """Read the settings from the environment.
 
         Raises:
-            SettingsError: a variable has a value that is not allowed, or is not a setting at all; the message names
-                it and what is allowed.
+            SettingsError: a variable has a value that is not allowed, or is not a setting at all, or wants another
+                beside it; the message names it and what is allowed.
         """
         given = os.environ if environ is None else environ
         known = {PREFIX + item.name.upper(): item for item in fields(cls)}
@@ -204,6 +211,8 @@ class Settings:
                 raise SettingsError(
                     f"{name}={given[name]!r} is not allowed: it must be {item.metadata['allowed']}."
                 ) from None
+        if ("tls_certificate" in values) != ("tls_key" in values):
+            raise SettingsError("SCANCER_TLS_CERTIFICATE and SCANCER_TLS_KEY go together: one of them is not set.")
         return cls(**values)
 
     @property
@@ -221,6 +230,8 @@ def describe_settings() -> str:
             default = f"{default.relative_to(PROJECT_ROOT)}/"
         if item.name == "workers":
             default = "number of cores"
+        if default is None:
+            default = "not set"
         name = PREFIX + item.name.upper()
         rows.append(f"| `{name}` | `{default}` | {item.metadata['allowed']} | {item.metadata['help']} |")
     return "\n".join(rows) + "\n"

@@ -15,6 +15,7 @@ from app.api.users import UsersFile
 from app.config import MULTIPROCESS_VARIABLE, Settings
 from app.errors import SettingsError, UsersError
 from app.logs import make_log_config
+from app.server.tls import load_context
 
 M_ARENA_MAX = -8  # malloc.h of glibc
 EPOLL_WORKER = "app.server.worker.SharedPollWorker"
@@ -28,7 +29,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
     when it is first imported, so this must come before.
 
     Raises:
-        SettingsError: a folder cannot be used.
+        SettingsError: a folder, or a file of TLS, cannot be used.
     """
     folder = settings.instance / f"metrics-{settings.metrics_address.port}"
     try:
@@ -62,6 +63,23 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "post_worker_init": post_worker_init,
         "worker_exit": worker_exit,
         "child_exit": child_exit,
+        **configure_tls(settings),
+    }
+
+
+def configure_tls(settings: Settings) -> dict[str, Any]:
+    """Make gunicorn's settings of TLS, if it is wanted.
+
+    Raises:
+        SettingsError: the files cannot be used.
+    """
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return {}
+    context = load_context(settings.tls_certificate, settings.tls_key)
+    return {
+        "certfile": str(settings.tls_certificate),
+        "keyfile": str(settings.tls_key),
+        "ssl_context": lambda _conf, _make_default: context,
     }
 
 

@@ -61,6 +61,7 @@ class Connection:
         self._idle_s = idle_s
         self._upload_s = upload_s
         self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._is_shaking_hands = self._is_tls
         self._unsent = b""
         self._withheld = b""
         self.due: float | None = None
@@ -204,7 +205,7 @@ class Connection:
             self.close()
 
     def _set_deadline(self) -> None:
-        if self.is_closed:
+        if self.is_closed or self._is_handshake_unfinished():
             return
         now = time.monotonic()
         if self._is_lingering and not self._unsent and self.due is None:
@@ -217,6 +218,13 @@ class Connection:
         else:
             self._busy_since = self._busy_since or now
             self.deadline = self._busy_since + self._upload_s
+
+    def _is_handshake_unfinished(self) -> bool:
+        """Whether the client has yet to finish the handshake of TLS, for which it has its first deadline only."""
+        if self._is_shaking_hands:
+            assert isinstance(self._socket, ssl.SSLSocket)
+            self._is_shaking_hands = self._socket.version() is None
+        return self._is_shaking_hands
 
     def _end_sending(self) -> None:
         try:

@@ -10,6 +10,7 @@ import mmap
 import os
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from http import HTTPStatus
 from queue import SimpleQueue
 from typing import Any
 
-from gunicorn.sock import ssl_wrap_socket
+from gunicorn.sock import ssl_context
 from gunicorn.workers.base import Worker
 
 from app.config import DEFAULT_BATCH_SIZE, SERVER_IS_STOPPING, Settings
@@ -84,6 +85,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         self._stop_delay_s, self._stops_at, self._reloads = settings.stop_delay_s, None, count_reloads()
         self._grace_s = settings.graceful_timeout_s * STOP_MARGIN
         self._model_places = settings.queue_size + DEFAULT_BATCH_SIZE
+        self._tls: ssl.SSLContext | None = ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._epoll = select.epoll()
         self._wake = os.eventfd(0)
         self._connections: dict[int, Connection] = {}
@@ -192,9 +194,9 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         client.setblocking(False)
         if client.family != socket.AF_UNIX:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.cfg.is_ssl:
-            client = ssl_wrap_socket(client, self.cfg)
-        base = make_base(server, peer, "https" if self.cfg.is_ssl else "http")
+        if self._tls is not None:  # the handshake comes with the first bytes, as far as they go
+            client = self._tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+        base = make_base(server, peer, "http" if self._tls is None else "https")
         connection = Connection(
             client, RequestReader(base, self._max_body_bytes), self._idle_s, self._upload_s, self._forget
         )

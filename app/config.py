@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.errors import SettingsError
+from app.ts_config import read_config
 
 PREFIX = "SCANCER_"
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -110,6 +111,28 @@ def address(port: int, help: str) -> Any:
     return setting(Address("127.0.0.1", port), parse_address, "host:port, e.g. 0.0.0.0:8080", help)
 
 
+def is_ours(name: str) -> bool:
+    """Whether an environment variable is meant to be a setting."""
+    return name.startswith(PREFIX) and not FOREIGN_PATTERN.fullmatch(name)
+
+
+def read_value(item: Any, name: str, text: str) -> Any:
+    """Read the text of a setting.
+
+    Args:
+        item: the field of `Settings`.
+        name: by which whoever wrote the text knows it.
+        text: the value as it was written.
+
+    Raises:
+        SettingsError: it is not allowed.
+    """
+    try:
+        return item.metadata["parse"](text.strip())
+    except ValueError:
+        raise SettingsError(f"{name}={text!r} is not allowed: it must be {item.metadata['allowed']}.") from None
+
+
 def count_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -131,6 +154,12 @@ class Settings:
         "The server's certificate and its chain, PEM; with it all three addresses speak TLS, and nothing else.",
     )
     tls_key: Path | None = setting(None, parse_path, "a file", "The certificate's private key, PEM, not encrypted.")
+    ts_config: Path | None = setting(
+        None,
+        parse_path,
+        "a file",
+        "TorchServe's `config.properties`: its keys give the settings that no variable gives; see from_torchserve.md.",
+    )
     models: Path = setting(PROJECT_ROOT / "models", parse_path, "a folder", "The model repository.")
     instance: Path = setting(
         PROJECT_ROOT / "instance", parse_path, "a folder", "Where users and run-time state are kept."
@@ -198,19 +227,18 @@ class Settings:
         """
         given = os.environ if environ is None else environ
         known = {PREFIX + item.name.upper(): item for item in fields(cls)}
-        values: dict[str, Any] = {}
-        for name in sorted(name for name in given if name.startswith(PREFIX) and not FOREIGN_PATTERN.fullmatch(name)):
-            if name not in known:
-                close = get_close_matches(name.removeprefix(PREFIX), [item.name.upper() for item in fields(cls)], 1)
-                hint = f"; did you mean {PREFIX}{close[0]}?" if close else "."
-                raise SettingsError(f"{name} is not a setting{hint}")
-            item = known[name]
-            try:
-                values[item.name] = item.metadata["parse"](given[name].strip())
-            except ValueError:
-                raise SettingsError(
-                    f"{name}={given[name]!r} is not allowed: it must be {item.metadata['allowed']}."
-                ) from None
+        own = {name: text for name, text in given.items() if is_ours(name)}
+        for name in sorted(own.keys() - known):
+            close = get_close_matches(name.removeprefix(PREFIX), [item.name.upper() for item in fields(cls)], 1)
+            hint = f"; did you mean {PREFIX}{close[0]}?" if close else "."
+            raise SettingsError(f"{name} is not a setting{hint}")
+        values = {known[name].name: read_value(known[name], name, text) for name, text in own.items()}
+        if values.get("ts_config"):
+            theirs = read_config(values["ts_config"], given).settings
+            items = {item.name: item for item in fields(cls)}
+            values = {
+                name: read_value(items[name], *text) for name, text in theirs.items() if name not in values
+            } | values
         if ("tls_certificate" in values) != ("tls_key" in values):
             raise SettingsError("SCANCER_TLS_CERTIFICATE and SCANCER_TLS_KEY go together: one of them is not set.")
         return cls(**values)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from app.api.users import UsersFile
-from app.config import MULTIPROCESS_VARIABLE, Settings
+from app.config import MULTIPROCESS_VARIABLE, PREFIX, Settings
 from app.errors import SettingsError, UsersError
 from app.logs import make_log_config
 from app.server.tls import load_context
+from app.ts_config import read_config
 
 M_ARENA_MAX = -8  # malloc.h of glibc
 EPOLL_WORKER = "app.server.worker.SharedPollWorker"
@@ -39,6 +40,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
     if not settings.models.is_dir():
         raise SettingsError(f"SCANCER_MODELS={settings.models} is not a folder.")
     os.environ[MULTIPROCESS_VARIABLE] = str(folder)
+    ts_remarks = adopt_ts_config(settings)
     return {
         "bind": [str(address) for address in settings.addresses],
         "workers": settings.workers,
@@ -58,7 +60,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
         # Off: gunicorn's access log prints user names as they came. `app/api/observation.py` writes ours.
         "accesslog": None,
         "logconfig_dict": make_log_config(settings.log_level),
-        "when_ready": when_ready,
+        "when_ready": lambda _server: when_ready(ts_remarks),
         "on_reload": on_reload,
         "post_worker_init": post_worker_init,
         "worker_exit": worker_exit,
@@ -83,8 +85,22 @@ def configure_tls(settings: Settings) -> dict[str, Any]:
     }
 
 
-def when_ready(server: Any) -> None:
-    """Empty the folder of metrics, and say what an operator should know of this start.
+def adopt_ts_config(settings: Settings) -> list[str]:
+    """Put what TorchServe's file gives into the environment; return what is to be said of its other keys.
+
+    Workers read the environment when they start, at any time: they must not meet another file than the arbiter did.
+    """
+    if settings.ts_config is None:
+        return []
+    given, remarks = read_config(settings.ts_config, os.environ)
+    for name, (_, text) in given.items():
+        os.environ.setdefault(PREFIX + name.upper(), text)
+    os.environ.pop(f"{PREFIX}TS_CONFIG", None)
+    return remarks
+
+
+def when_ready(ts_remarks: list[str]) -> None:
+    """Empty the folder of metrics, and say what an operator should know of this start, also of TorchServe's file.
 
     Totals of an earlier run would count again. Only here is it certain that no other server uses the folder: the
     addresses are bound. No worker is there yet, and a reload does not come here.
@@ -93,6 +109,8 @@ def when_ready(server: Any) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
     log = logging.getLogger("app.start")
+    for remark in ts_remarks:
+        log.warning("a key of SCANCER_TS_CONFIG is not taken", extra={"reason": remark})
     try:
         users = UsersFile(Settings.from_env().instance).read()
     except UsersError as error:

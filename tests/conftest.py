@@ -124,6 +124,7 @@ class LiveServer:
         addresses = {f"SCANCER_{n}_ADDRESS": f"127.0.0.1:{p}" for n, p in zip(names, self.ports, strict=True)}
         own = {"SCANCER_INSTANCE": str(self.instance), "SCANCER_STOP_DELAY_S": "0"}
         environment = {**os.environ, **own, **addresses, **self.environment}
+        environment = {name: value for name, value in environment.items() if value or name not in addresses}
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
             self.process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=log)

@@ -40,8 +40,8 @@ FAMILIES = {
 }
 """TorchServe's families that mean something here: name, kind and unit."""
 
-PREDICTION_RULE = re.compile(r"/predictions/")
-"""Rules of the routes that predict: a request there counts as an inference, also where it fails."""
+PREDICTION_RULE = re.compile(r"/(predictions|explanations)/|.*(/infer|:predict)$")
+"""Rules of the routes that predict, whatever their protocol: a request there is an inference, also where it fails."""
 VERSION_IN_RULE, DEFAULT = "<version>", "default"
 WORKER_NAME = "W-9000-{}_{}"
 MS_PER_S, US_PER_S = 1e3, 1e6

@@ -70,6 +70,22 @@ def test_version_is_default_unless_the_url_names_one() -> None:
         assert float(lines["ts_queue_latency_microseconds" + label_model(version)]) == pytest.approx(answered * 2000)
 
 
+@pytest.mark.parametrize(
+    "rule, version",
+    [
+        ("/predictions/<model_name>", "default"),
+        ("/predictions/<model_name>/<version>", "1.0"),
+        ("/v1/models/<model_name>:predict", "default"),
+        ("/v2/models/<model_name>/infer", "default"),
+        ("/v2/models/<model_name>/versions/<version>/infer", "1.0"),
+    ],
+)
+def test_prediction_of_any_protocol_is_an_inference(rule: str, version: str) -> None:
+    metrics = Metrics()
+    metrics.count_request(rule, "POST", 200, "m", "1.0", 0.01)
+    assert write(metrics)["ts_inference_requests_total" + label_model(version)] == "1.0"
+
+
 def test_what_is_no_prediction_of_a_known_model_is_no_inference() -> None:
     metrics = Metrics()
     metrics.count_request(UNNAMED, "PUT", 404, "", "", 0.01)

@@ -43,7 +43,7 @@ def read_clocks(server: MeasuredServer, model: str) -> dict[str, float]:
     for labels, value in SERIES.findall(text):
         if f'model="{model}"' in labels:
             clocks[re.search(r'stage="(\w+)"', labels)[1]] = float(value)
-        elif 'rule="/predictions/<model_name>"' in labels:
+        elif 'rule="/predictions/<model_name>"' in labels and "stage=" not in labels:
             clocks["request"] = float(value)
     return clocks
 

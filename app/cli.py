@@ -16,11 +16,13 @@ from app.engines.int8_report import Int8Report
 from app.errors import ModelFolderError, OperatorError
 from app.repository.compiler import compile_in_process
 from app.repository.model_check import check_folder
+from app.repository.model_importer import add_model
 from app.repository.model_repository import CARD_FILE, ModelFolder, find_model_folders
+from app.repository.packing import pack_model
 from app.repository.quantizer import quantize_in_process
 
 users_commands = AppGroup("users", help="Add, remove and list the users of the API.")
-models_commands = AppGroup("models", help="List, check and compile the model folders.")
+models_commands = AppGroup("models", help="List, add, pack, check and compile the model folders.")
 
 
 def register_commands(app: Flask) -> None:
@@ -190,3 +192,40 @@ def print_card(name: str) -> None:
             click.echo((folder.path / CARD_FILE).read_text(encoding="utf-8"), nl=False)
         except FileNotFoundError:
             raise click.ClickException(f"{folder.name}/{folder.version} has no {CARD_FILE}") from None
+
+
+def choose_folder(name: str) -> ModelFolder:
+    """The model folder NAME/VERSION, or the newest version of NAME."""
+    return list(choose_folders(name))[-1]
+
+
+@models_commands.command("pack")
+@click.argument("name")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="The archive; NAME-VERSION.zip if absent."
+)
+def pack_folder(name: str, output: Path | None) -> None:
+    """Write NAME[/VERSION], or the newest version of NAME, as one archive that `models add` takes."""
+    folder = choose_folder(name)
+    target = output or Path(f"{folder.name}-{folder.version}.zip")
+    try:
+        pack_model(folder, target)
+    except ModelFolderError as error:
+        raise click.ClickException(f"{folder.name}/{folder.version}: {error.message}") from None
+    except OSError as error:
+        raise click.ClickException(f"{target} cannot be written: {error.strerror}") from None
+    click.echo(f"packed {folder.name}/{folder.version} as {target}: {target.stat().st_size} bytes")
+
+
+@models_commands.command("add")
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--manifest", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Of a bare weights file."
+)
+def add_folder(source: Path, manifest: Path | None) -> None:
+    """Add a model: an archive of `models pack`, a model folder, or a .keras or .safetensors file with --manifest."""
+    try:
+        folder = add_model(source, services().settings, manifest)
+    except ModelFolderError as error:
+        raise click.ClickException(f"{source.name} is not added: {error.message}") from None
+    click.echo(f"ok {folder.name}/{folder.version}: added, compiled and tried out")

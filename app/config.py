@@ -200,6 +200,12 @@ class Settings:
     max_pixels: int = whole(25_000_000, 1, 1_000_000_000, "Largest picture, in pixels; a larger one answers 422.")
     max_side_px: int = whole(16_384, 1, 65_535, "Longest side of a picture, in pixels; a longer one answers 422.")
     max_images: int = whole(64, 1, 10000, "Most pictures in one request; more answer 400.")
+    max_model_bytes: int = whole(
+        1024 * MIB,
+        MIB,
+        64 * 1024 * MIB,
+        "Largest model that is added, in bytes; an archive may unpack to four times as many.",
+    )
     login_memory_s: int = whole(300, 0, 86400, "Seconds a worker remembers a verified password; 0 forgets at once.")
     request_timeout_s: int = whole(60, 1, 3600, "Seconds after which gunicorn replaces a worker that hangs.")
     graceful_timeout_s: int = whole(30, 1, 3600, "Seconds that requests in flight get when the server stops.")

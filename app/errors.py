@@ -27,7 +27,13 @@
             ├── IntegrityError
             ├── CompiledModelError
             ├── FrameworkMissingError
-            └── ModelProcessError
+            ├── ModelProcessError
+            └── ModelFileError          a model that somebody brings, and that is not taken
+                ├── ArchiveError
+                ├── ModelFormatError
+                ├── SignatureError
+                ├── ModelExistsError
+                └── StorageFullError
 
 The `type` texts of the statuses that TorchServe also has are TorchServe's: clients compare them.
 """
@@ -204,3 +210,27 @@ class FrameworkMissingError(ModelFolderError):
 
 class ModelProcessError(ModelFolderError):
     """The process that runs a model natively could not start, died, or took too long."""
+
+
+class ModelFileError(ModelFolderError):
+    """A model that is to be added is not taken; the message is the reason."""
+
+
+class ArchiveError(ModelFileError):
+    """An archive or folder is damaged, too large, or holds what an archive of a model may not hold."""
+
+
+class ModelFormatError(ModelFileError):
+    """A file is of no format that is taken, or of one that can run code."""
+
+
+class SignatureError(ModelFileError):
+    """A signature does not hold, or its key is not trusted here."""
+
+
+class ModelExistsError(ModelFileError):
+    """The model repository has this version already."""
+
+
+class StorageFullError(ModelFileError):
+    """There is no space left for the model."""

@@ -18,6 +18,8 @@ MODEL_NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}")
 FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
+UNKNOWN_LICENCE = "not stated"
+INTENDED_USE = "Research use only. Not for diagnosis."
 MAX_NAME_LENGTH = 63
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_SIDE_PX = 4096
@@ -238,18 +240,7 @@ def read_manifest(folder: Path) -> ModelManifest:
     Raises:
         ManifestError: it is missing, is not TOML, breaks a rule, or names another model or version than its folder.
     """
-    path = folder / MANIFEST_FILE
-    try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise ManifestError(f"{MANIFEST_FILE} is larger than {MAX_MANIFEST_BYTES} bytes")
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ManifestError(f"{MANIFEST_FILE} is missing") from None
-    except OSError as error:
-        raise ManifestError(f"{MANIFEST_FILE} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # besides TOML's own errors: other encodings, endless digits
-        raise ManifestError(f"{MANIFEST_FILE} is not TOML: {error}") from error
-    manifest = parse_manifest(Table(document))
+    manifest = parse_manifest(Table(read_document(folder / MANIFEST_FILE)))
     if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
         raise ManifestError(
             f"{MANIFEST_FILE} is of {manifest.name}/{manifest.version}, but its folder is "
@@ -258,18 +249,33 @@ def read_manifest(folder: Path) -> ModelManifest:
     return manifest
 
 
+def read_document(path: Path) -> dict[str, Any]:
+    """Read a manifest's TOML as it is; raises `ManifestError` if there is none."""
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ManifestError(f"{MANIFEST_FILE} is larger than {MAX_MANIFEST_BYTES} bytes")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(f"{MANIFEST_FILE} is missing") from None
+    except OSError as error:
+        raise ManifestError(f"{MANIFEST_FILE} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # besides TOML's own errors: other encodings, endless digits
+        raise ManifestError(f"{MANIFEST_FILE} is not TOML: {error}") from error
+
+
 def parse_manifest(table: Table) -> ModelManifest:
     """Turn the parsed TOML into a manifest, or raise `ManifestError`."""
     framework = table.choice("framework", "torch", "keras")
+    name = parse_name(table)
     manifest = ModelManifest(
-        name=parse_name(table),
+        name=name,
         version=table.text("version", VERSION_PATTERN),
-        title=table.text("title"),
-        description=table.text("description"),
+        title=table.text("title", default=name),
+        description=table.text("description", default=""),
         framework=framework,
         engine=table.choice("engine", "compiled", "native", default="compiled"),
-        licence=table.text("licence"),
-        intended_use=table.text("intended_use"),
+        licence=table.text("licence", default=UNKNOWN_LICENCE),
+        intended_use=table.text("intended_use", default=INTENDED_USE),
         artifact=parse_artifact(table.table("artifact"), framework),
         input=parse_input(table.table("input")),
         output=parse_output(table.table("output")),

@@ -117,6 +117,12 @@ def test_optional_keys_may_be_left_out() -> None:
     assert (manifest.batch.max_size, manifest.batch.max_delay_ms) == (8, 5.0)
 
 
+def test_words_that_only_describe_may_be_left_out() -> None:
+    manifest = parse(dict.fromkeys(("title", "description", "licence", "intended_use"), GONE))
+    assert (manifest.title, manifest.description, manifest.licence) == ("pcam-classification", "", "not stated")
+    assert manifest.intended_use == "Research use only. Not for diagnosis."
+
+
 def test_keras_manifest_has_no_architecture() -> None:
     changes = {"framework": "keras", "artifact.file": "model.keras", "artifact.architecture": GONE}
     assert parse(changes).artifact.architecture is None
@@ -135,11 +141,7 @@ def test_three_classes_need_no_threshold() -> None:
 REQUIRED = [
     "name",
     "version",
-    "title",
-    "description",
     "framework",
-    "licence",
-    "intended_use",
     "artifact",
     "artifact.file",
     "artifact.sha256",

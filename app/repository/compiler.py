@@ -25,7 +25,7 @@ from app.engines.report import (
     hash_files,
     read_report,
 )
-from app.errors import CompiledModelError, ModelFolderError
+from app.errors import CompiledModelError, ScancerError
 from app.manifest import ModelManifest, read_manifest
 from app.pipeline.decode import ImageLimits, decode
 from app.pipeline.postprocess import to_probabilities
@@ -161,7 +161,7 @@ def main() -> int:
     """Compile the model folder named on the command line."""
     try:
         report = compile_model(Path(sys.argv[1]))
-    except ModelFolderError as error:
+    except ScancerError as error:  # also of the engines and of example pictures
         print(error.message.replace("\n", " "), file=sys.stderr)
         return 1
     print(f"largest probability difference {report.max_probability_difference:.2e} over {report.images} images")

@@ -1,0 +1,205 @@
+"""Takes a model that somebody brings into the model repository, after everything that can be known of it holds.
+
+The way: quarantine, unpack, manifest, files, signature, compile, examples, then one rename. What fails leaves nothing.
+"""
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from app.config import MIB, Settings
+from app.engines.base import Engine, build_engine
+from app.engines.int8_report import INT8_FOLDER
+from app.engines.process_engine import ProcessEngine
+from app.engines.report import COMPILED_FOLDER, hash_files
+from app.errors import (
+    AnsweredError,
+    CompiledModelError,
+    IntegrityError,
+    ModelExistsError,
+    ModelFileError,
+    ModelFormatError,
+    StorageFullError,
+)
+from app.manifest import FILE_PATTERN, MANIFEST_FILE, ModelManifest, Table, parse_manifest, read_document
+from app.pipeline.postprocess import to_probabilities
+from app.repository.archive import ArchiveLimits, unpack, verify_zip
+from app.repository.compiler import compile_in_process
+from app.repository.model_check import EXPECTED_FILE, check_folder
+from app.repository.model_format import ModelFormat, Trust, identify
+from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
+from app.repository.quarantine import Quarantine
+
+UNPACKED_FACTOR = 4
+BARE = (ModelFormat.KERAS, ModelFormat.SAFETENSORS)
+UNPACKABLE = (ModelFormat.FOLDER, ModelFormat.PACKED, ModelFormat.ARCHIVE, ModelFormat.UNKNOWN)
+"""What is unpacked, or refused by `unpack` with a better reason than that its kind is unknown."""
+ARTIFACT_FORMATS = {"torch": ModelFormat.SAFETENSORS, "keras": ModelFormat.KERAS}
+OTHER_FILES = re.compile(
+    rf"{re.escape(MANIFEST_FILE)}|[A-Za-z0-9_-]+\.(md|txt)|LICEN[CS]E"
+    rf"|{EXAMPLES_FOLDER}/({re.escape(EXPECTED_FILE)}|[A-Za-z0-9._-]+\.(png|jpg))|({COMPILED_FOLDER}|{INT8_FOLDER})/[a-z0-9._-]+\.(xml|bin|json)"
+)
+"""What a model folder may hold beside its artifact."""
+ARTIFACT_TABLE = re.compile(r"^[ \t]*\[[ \t]*artifact[ \t]*\][ \t]*(#.*)?$", re.MULTILINE)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def add_model(source: Path, settings: Settings, manifest: Path | None = None) -> ModelFolder:
+    """Add a model version to the model repository.
+
+    Args:
+        source: an archive that `pack_model` wrote, a folder that holds a `model.toml`, or a `.keras` or `.safetensors`
+            file. It is what its content says, whatever its name.
+        settings: the model repository, limits, and how models are compiled.
+        manifest: the `model.toml` of a bare file; its `sha256` may be left out.
+
+    Returns:
+        The folder in the model repository.
+
+    Raises:
+        ModelFolderError: it is not taken, for the reason that the message says; nothing of it is left. Of its kinds,
+            `ModelExistsError` and `StorageFullError` say that the model itself is not at fault.
+    """
+    with explain_failures(settings), Quarantine(settings.models) as quarantine:
+        limits = ArchiveLimits(bytes=UNPACKED_FACTOR * settings.max_model_bytes)
+        folder = bring_in(source, manifest, quarantine.path, settings, limits)
+        admit(folder, settings, limits)
+        return quarantine.publish(folder)
+
+
+@contextmanager
+def explain_failures(settings: Settings) -> Iterator[None]:
+    """Turn the system's errors into reasons, and tell a full disk from all others."""
+    try:
+        yield
+    except CompiledModelError as error:
+        if settings.models.is_dir() and shutil.disk_usage(settings.models).free < MIB:
+            raise StorageFullError("there is no space left for the model") from error
+        raise
+    except OSError as error:
+        if error.errno in FULL:
+            raise StorageFullError("there is no space left for the model") from error
+        raise ModelFileError(f"the model cannot be read or written: {error.strerror}") from error
+
+
+def bring_in(
+    source: Path, manifest: Path | None, quarantine: Path, settings: Settings, limits: ArchiveLimits
+) -> ModelFolder:
+    """Bring the source into the quarantine as `<name>/<version>`."""
+    kind = identify(source)
+    if source.is_file() and source.stat().st_size > settings.max_model_bytes:
+        raise ModelFormatError(f"{source.name} is larger than the {settings.max_model_bytes} bytes that are allowed")
+    unpacked = quarantine / "unpacked"
+    if kind in BARE:
+        root = lay_out(source, manifest, unpacked)
+    elif kind not in UNPACKABLE:
+        raise refuse(source.name, kind)
+    elif manifest is not None and kind in (ModelFormat.FOLDER, ModelFormat.PACKED):
+        raise ModelFormatError(f"{source.name} is {kind.title} and has a manifest of its own; name none beside it")
+    else:
+        root = unpack(source, unpacked, limits)
+    fill_in_sha256(root)
+    parsed = parse_manifest(Table(read_document(root / MANIFEST_FILE)))
+    if (settings.models / parsed.name / parsed.version).exists():
+        raise ModelExistsError(f"{parsed.name}/{parsed.version} exists already")
+    folder = quarantine / "model" / parsed.name / parsed.version
+    folder.parent.mkdir(parents=True)
+    return ModelFolder(root.rename(folder))
+
+
+def refuse(name: str, kind: ModelFormat) -> ModelFormatError:
+    """Make the error that says why a kind is not taken."""
+    if kind.trust is Trust.DATA:
+        return ModelFormatError(f"{name} is {kind.title}, which is not taken; convert it to .keras or .safetensors")
+    return ModelFormatError(f"{name} is {kind.title}, which is not taken: loading it can run code")
+
+
+def lay_out(source: Path, manifest: Path | None, target: Path) -> Path:
+    """Make a model folder of a bare file and its manifest."""
+    if manifest is None:
+        raise ModelFormatError(f"{source.name} comes without a manifest; name one")
+    artifact = read_document(manifest).get("artifact")
+    name = artifact.get("file") if isinstance(artifact, dict) else None
+    if not isinstance(name, str) or not FILE_PATTERN.fullmatch(name):
+        name = "model"  # parse_manifest will say what is wrong
+    target.mkdir()
+    shutil.copyfile(manifest, target / MANIFEST_FILE)
+    shutil.copyfile(source, target / name)
+    return target
+
+
+def fill_in_sha256(folder: Path) -> None:
+    """Add the artifact's SHA-256 to a manifest that leaves it out; any other fault is left to `parse_manifest`."""
+    path = folder / MANIFEST_FILE
+    artifact = read_document(path).get("artifact")
+    if not isinstance(artifact, dict) or "sha256" in artifact:
+        return
+    name = artifact.get("file")
+    if isinstance(name, str) and FILE_PATTERN.fullmatch(name) and (folder / name).is_file():
+        line = f'\nsha256 = "{hash_files(folder / name)}"'
+        text = path.read_text(encoding="utf-8")
+        path.write_text(ARTIFACT_TABLE.sub(lambda found: found[0] + line, text, count=1), encoding="utf-8")
+
+
+def admit(folder: ModelFolder, settings: Settings, limits: ArchiveLimits) -> None:
+    """Check everything about a model folder, and compile it; raises `ModelFolderError` with the first fault."""
+    manifest = folder.read_manifest()
+    folder.verify_artifact(manifest)
+    check_files(folder, manifest)
+    check_artifact(folder, manifest, limits)
+    # Whoever made a compiled model can have made it anything: without a signature it is made anew from the artifact.
+    for made in (COMPILED_FOLDER, INT8_FOLDER):
+        shutil.rmtree(folder.path / made, ignore_errors=True)
+    if not runs_natively(manifest, settings):
+        compile_in_process(folder.path, settings)
+    try_out(folder, manifest, settings)
+
+
+def runs_natively(manifest: ModelManifest, settings: Settings) -> bool:
+    """Whether the model is served by its own framework."""
+    return "native" in (settings.engine, manifest.engine)
+
+
+def check_files(folder: ModelFolder, manifest: ModelManifest) -> None:
+    """Refuse a folder that holds more than a model."""
+    for path in sorted(folder.path.rglob("*")):
+        name = path.relative_to(folder.path).as_posix()
+        if path.is_file() and name != manifest.artifact.file and not OTHER_FILES.fullmatch(name):
+            raise ModelFormatError(f"{name} is no part of a model folder")
+
+
+def check_artifact(folder: ModelFolder, manifest: ModelManifest, limits: ArchiveLimits) -> None:
+    """Refuse an artifact that is not what its framework's must be."""
+    path = folder.path / manifest.artifact.file
+    kind = identify(path)
+    if kind is not ARTIFACT_FORMATS[manifest.framework]:
+        if kind in UNPACKABLE:
+            wanted = ARTIFACT_FORMATS[manifest.framework].title
+            raise ModelFormatError(f"{path.name} is {kind.title} or damaged; {wanted} is wanted")
+        raise refuse(path.name, kind)
+    if kind is ModelFormat.KERAS:
+        verify_zip(path, limits)
+
+
+def try_out(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> None:
+    """Compare the examples with their expected scores, or, where there are none, see that the model answers at all."""
+    if (folder.path / EXAMPLES_FOLDER).is_dir():
+        check_folder(folder, settings)
+        return
+    if runs_natively(manifest, settings):
+        engine: Engine = ProcessEngine(folder.path, manifest, settings)
+    else:
+        engine = build_engine("openvino", folder.path, manifest, settings.inference_threads)
+    try:
+        engine.load()
+        grey = np.full((1, manifest.input.height_px, manifest.input.width_px, 3), 128, np.uint8)
+        to_probabilities(engine.infer(grey), manifest.output)
+    except AnsweredError as error:
+        raise IntegrityError(f"the model does not answer: {error.message}") from error
+    finally:
+        engine.close()

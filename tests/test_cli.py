@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from werkzeug.security import check_password_hash
 
 from app.config import PROJECT_ROOT, describe_settings
@@ -120,3 +122,38 @@ def test_short_password_is_taken_with_a_warning(tmp_path: Path) -> None:
     done = flask("users", "add", "ada", "--password-stdin", text="short\n", instance=str(tmp_path))
     assert (done.returncode, done.stdout) == (0, "added ada (predict)\n")
     assert "fewer than 8 characters" in done.stderr
+
+
+def test_model_is_packed_signed_trusted_and_added_elsewhere(tmp_path: Path) -> None:
+    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "here/pcam-classification")
+    (tmp_path / "there").mkdir()
+    here = {"models": str(tmp_path / "here"), "instance": str(tmp_path)}
+    there = {"models": str(tmp_path / "there"), "instance": str(tmp_path)}
+    key = Ed25519PrivateKey.generate()
+    (tmp_path / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    (tmp_path / "key.pub").write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b" me\n")
+
+    done = flask("models", "verify", "pcam-classification", **here)
+    assert (done.returncode, done.stderr) == (1, "Error: pcam-classification/1.0 is not signed\n")
+    done = flask("models", "sign", "pcam-classification", "--key", str(tmp_path / "key"), **here)
+    assert done.stdout == "signed pcam-classification/1.0\n"
+    done = flask("models", "pack", "pcam-classification/1.0", "--output", str(tmp_path / "a.zip"), **here)
+    assert done.stdout.startswith(f"packed pcam-classification/1.0 as {tmp_path / 'a.zip'}: ")
+
+    done = flask("models", "add", str(tmp_path / "a.zip"), **there)
+    assert done.returncode == 1
+    assert "a.zip is not added: the model is signed by a key that is not trusted here" in done.stderr
+    assert flask("models", "trust", str(tmp_path / "key.pub"), **there).stdout.startswith("me\tAAAA")
+    done = flask("models", "add", str(tmp_path / "a.zip"), **there)
+    assert (done.stdout, done.stderr) == ("ok pcam-classification/1.0: added and tried out\n", "")
+    done = flask("models", "verify", "pcam-classification", **there)
+    assert done.stdout == "ok pcam-classification/1.0: signed by me\n"
+    done = flask("models", "add", str(tmp_path / "a.zip"), **there)
+    assert (done.returncode, "pcam-classification/1.0 exists already" in done.stderr) == (1, True)
+
+
+def test_file_that_is_no_key_is_not_trusted(tmp_path: Path) -> None:
+    (tmp_path / "key.pub").write_text("ssh-rsa AAAA")
+    done = flask("models", "trust", str(tmp_path / "key.pub"), instance=str(tmp_path))
+    assert (done.returncode, "no public key of the form" in done.stderr) == (1, True)
+    assert list(tmp_path.iterdir()) == [tmp_path / "key.pub"]

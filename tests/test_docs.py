@@ -1,10 +1,13 @@
 """The documents tell the truth: the README's answers, links, maps and tables are compared with what is there."""
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -96,3 +99,28 @@ def test_figures_in_the_readme_are_those_of_the_manifests(name: str) -> None:
     manifest = tomllib.loads((PROJECT_ROOT / f"models/{name}-classification/1.0/model.toml").read_text())
     for metric in manifest["metrics"].values():
         assert f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})" in README
+
+
+@pytest.mark.parametrize(
+    "framework, file, artifact",
+    [
+        ("keras", "lesions.toml", "isic-classification/1.0/model.keras"),
+        ("torch", "patches.toml", "pcam-classification/1.0/model.safetensors"),
+    ],
+)
+def test_guide_to_adding_a_model_ends_in_ok(tmp_path: Path, framework: str, file: str, artifact: str) -> None:
+    guide = textwrap.dedent((PROJECT_ROOT / "get_started/add_a_model.md").read_text(encoding="utf-8"))
+    manifest = re.search(rf"<!-- file: {file} -->\n +```toml\n(.*?) +```", guide, re.DOTALL)
+    command = re.search(rf"<!-- run: {framework} -->\n +```sh\n +flask (.*?)\n +```\n\n +It prints `(.*?)`", guide)
+    assert manifest is not None
+    assert command is not None
+    text = textwrap.dedent(manifest[1])
+    assert len(text.splitlines()) < 20
+    (tmp_path / file).write_text(text)
+    shutil.copy(PROJECT_ROOT / "models" / artifact, tmp_path / tomllib.loads(text)["artifact"]["file"])
+    (tmp_path / "models").mkdir()
+    folders = {"SCANCER_MODELS": str(tmp_path / "models"), "SCANCER_INSTANCE": str(tmp_path / "instance")}
+    environment = {**os.environ, **folders, "PYTHONPATH": str(PROJECT_ROOT)}
+    arguments = [sys.executable, "-m", "flask", *shlex.split(command[1])]
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == (command[2], 0), done.stderr

@@ -239,7 +239,7 @@ def read_fields(file: BinaryIO) -> Iterator[tuple[int, int]]:
         elif kind in (1, 5):
             file.seek(8 if kind == 1 else 4, 1)
         elif kind == 2:
-            file.seek(read_varint(file), 1)
+            file.seek(min(read_varint(file), size + 1), 1)
         if kind not in (0, 1, 2, 5) or not number or file.tell() > size:
             raise ValueError("no protobuf")
         yield number, kind

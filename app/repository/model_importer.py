@@ -34,6 +34,7 @@ from app.repository.model_check import EXPECTED_FILE, check_folder
 from app.repository.model_format import ModelFormat, Trust, identify
 from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
 from app.repository.quarantine import Quarantine
+from app.repository.signing import SIGNATURE_FILE, verify_folder
 
 UNPACKED_FACTOR = 4
 BARE = (ModelFormat.KERAS, ModelFormat.SAFETENSORS)
@@ -41,7 +42,7 @@ UNPACKABLE = (ModelFormat.FOLDER, ModelFormat.PACKED, ModelFormat.ARCHIVE, Model
 """What is unpacked, or refused by `unpack` with a better reason than that its kind is unknown."""
 ARTIFACT_FORMATS = {"torch": ModelFormat.SAFETENSORS, "keras": ModelFormat.KERAS}
 OTHER_FILES = re.compile(
-    rf"{re.escape(MANIFEST_FILE)}|[A-Za-z0-9_-]+\.(md|txt)|LICEN[CS]E"
+    rf"{re.escape(MANIFEST_FILE)}|{re.escape(SIGNATURE_FILE)}|[A-Za-z0-9_-]+\.(md|txt)|LICEN[CS]E"
     rf"|{EXAMPLES_FOLDER}/({re.escape(EXPECTED_FILE)}|[A-Za-z0-9._-]+\.(png|jpg))|({COMPILED_FOLDER}|{INT8_FOLDER})/[a-z0-9._-]+\.(xml|bin|json)"
 )
 """What a model folder may hold beside its artifact."""
@@ -152,11 +153,14 @@ def admit(folder: ModelFolder, settings: Settings, limits: ArchiveLimits) -> Non
     folder.verify_artifact(manifest)
     check_files(folder, manifest)
     check_artifact(folder, manifest, limits)
-    # Whoever made a compiled model can have made it anything: without a signature it is made anew from the artifact.
-    for made in (COMPILED_FOLDER, INT8_FOLDER):
-        shutil.rmtree(folder.path / made, ignore_errors=True)
-    if not runs_natively(manifest, settings):
-        compile_in_process(folder.path, settings)
+    if verify_folder(folder, settings.instance) is None:
+        # Whoever made a compiled model can have made it anything: unsigned, it is made anew from the artifact.
+        for made in (COMPILED_FOLDER, INT8_FOLDER):
+            shutil.rmtree(folder.path / made, ignore_errors=True)
+        if not runs_natively(manifest, settings):
+            compile_in_process(folder.path, settings)
+    elif not runs_natively(manifest, settings):
+        folder.read_report(manifest)
     try_out(folder, manifest, settings)
 
 

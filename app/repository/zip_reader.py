@@ -19,6 +19,8 @@ from app.errors import ArchiveError
 MAGIC = b"PK\x03\x04"
 CHUNK_BYTES = 1 << 18
 MAX_DIRECTORY_BYTES = 1 << 20
+MAX_OFFSET = 1 << 62
+"""A system's own bound lies a little above."""
 # APPNOTE.TXT 4.3: signature, then the fields in their order.
 LOCAL = struct.Struct("<4s5H3L2H")
 ENTRY = struct.Struct("<4s6H3L5H2L")
@@ -62,15 +64,15 @@ def read_directory(file: BinaryIO, max_members: int) -> list[ZipMember]:
         if start + length != end or length > MAX_DIRECTORY_BYTES:
             raise ArchiveError("the archive's directory is not where its end says")
         members = list(read_entries(read_at(file, start, length), count))
+        check_places(file, members, start)
     except struct.error:
         raise ArchiveError("the archive's directory is damaged") from None
-    check_places(file, members, start)
     return [member for member in members if not member.name.endswith("/")]
 
 
 def read_at(file: BinaryIO, start: int, length: int) -> bytes:
     """Read exactly so many bytes; raises `ArchiveError` where the file has fewer."""
-    if start < 0:
+    if not 0 <= start <= MAX_OFFSET:
         raise ArchiveError("the archive is cut short")
     file.seek(start)
     data = file.read(length)

@@ -1,0 +1,174 @@
+"""Signatures of model folders: who vouches for every file of this very name and version.
+
+A folder is signed with an Ed25519 key as `ssh-keygen -t ed25519` makes it; its `signature.json` holds what was signed,
+and by which key. The trust file of a server, `instance/trusted_keys`, has one public key a line, as ssh-keygen
+writes it.
+
+The library behind it is imported when it is first used: most servers never sign or verify.
+"""
+
+import base64
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.engines.report import hash_files
+from app.errors import SignatureError
+from app.repository.model_repository import ModelFolder
+
+SIGNATURE_FILE = "signature.json"
+TRUST_FILE = "trusted_keys"
+FORMAT = "scancer-model-1"
+KEY_KIND = "ssh-ed25519"
+MAX_SIGNATURE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TrustedKey:
+    """A line of the trust file: the key as text, and the name that its owner gave it."""
+
+    text: str
+    name: str
+
+
+def read_trusted_keys(instance: Path) -> list[TrustedKey]:
+    """Read the trust file; there are no trusted keys where there is none.
+
+    Raises:
+        SignatureError: a line is no Ed25519 key.
+    """
+    try:
+        lines = (instance / TRUST_FILE).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [parse_public_key(line) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def parse_public_key(line: str) -> TrustedKey:
+    """Read `ssh-ed25519 <base64> [name]`; raises `SignatureError` if it is no such line."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+
+    kind, _, rest = line.strip().partition(" ")
+    text, _, name = rest.partition(" ")
+    if kind == KEY_KIND and line.strip().isprintable():
+        try:
+            load_ssh_public_key(f"{kind} {text}".encode())
+            return TrustedKey(text, name.strip() or text[-8:])
+        except (ValueError, UnsupportedAlgorithm):
+            pass
+    raise SignatureError(f"no public key of the form '{KEY_KIND} AAAA… name' was found")
+
+
+def trust_key(instance: Path, line: str) -> TrustedKey:
+    """Add a public key to the trust file; raises `SignatureError` if it is none."""
+    key = parse_public_key(line)
+    known = read_trusted_keys(instance)
+    if key.text not in [each.text for each in known]:
+        instance.mkdir(parents=True, exist_ok=True)
+        staging = instance / f".{TRUST_FILE}.{os.getpid()}"
+        staging.write_text("".join(f"{KEY_KIND} {each.text} {each.name}\n" for each in (*known, key)), encoding="utf-8")
+        staging.replace(instance / TRUST_FILE)
+    return key
+
+
+def describe_content(folder: ModelFolder) -> dict[str, Any]:
+    """What a signature is about: format, name, version, and the SHA-256 of every file but the signature's own."""
+    own = folder.path / SIGNATURE_FILE
+    files = {
+        path.relative_to(folder.path).as_posix(): hash_files(path)
+        for path in sorted(folder.path.rglob("*"))
+        if path.is_file() and path != own
+    }
+    return {"format": FORMAT, "name": folder.name, "version": folder.version, "files": files}
+
+
+def to_bytes(content: dict[str, Any]) -> bytes:
+    """The one way in which a signed content is written as bytes."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def sign_folder(folder: ModelFolder, key: Path) -> None:
+    """Write the signature of a whole folder with a private key of OpenSSH's form.
+
+    Raises:
+        ModelFolderError: the folder is not whole, or the file holds no Ed25519 key without a passphrase.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+
+    manifest = folder.read_manifest()
+    folder.verify_artifact(manifest)
+    if manifest.engine != "native":
+        folder.read_report(manifest)
+    try:
+        private = load_ssh_private_key(key.read_bytes(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        private = None
+    except OSError as error:
+        raise SignatureError(f"{key.name} cannot be read: {error.strerror}") from error
+    if not isinstance(private, Ed25519PrivateKey):
+        raise SignatureError(f"{key.name} is no Ed25519 key without a passphrase, as ssh-keygen writes it")
+    content = describe_content(folder)
+    public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode().split(" ")[1]
+    signature = base64.b64encode(private.sign(to_bytes(content))).decode()
+    document = {"signed": content, "key": public, "signature": signature}
+    (folder.path / SIGNATURE_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def verify_folder(folder: ModelFolder, instance: Path) -> TrustedKey | None:
+    """Verify the signature of a model folder.
+
+    Returns:
+        The trusted key that made it; None if the folder is not signed.
+
+    Raises:
+        SignatureError: its key is not in the trust file, it is of another content, or it is damaged.
+    """
+    path = folder.path / SIGNATURE_FILE
+    if not path.exists():
+        return None
+    content, text, signature = read_signature(path)
+    keys = [each for each in read_trusted_keys(instance) if each.text == text]
+    if not keys:
+        raise SignatureError("the model is signed by a key that is not trusted here; see 'models trust'")
+    check_signature(text, signature, to_bytes(content))
+    actual = describe_content(folder)
+    if content == actual:
+        return keys[0]
+    for part in ("format", "name", "version"):
+        if content.get(part) != actual[part]:
+            raise SignatureError(f"the signature is of another {part}")
+    told, found = set(content["files"].items()), set(actual["files"].items())
+    changed = sorted(name for name, _ in told ^ found)
+    raise SignatureError(f"{changed[0]} is not what was signed")
+
+
+def read_signature(path: Path) -> tuple[dict[str, Any], str, bytes]:
+    """Read signed content, key and signature; raises `SignatureError` if they are not there."""
+    try:
+        if path.stat().st_size <= MAX_SIGNATURE_BYTES:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            content, text = document["signed"], document["key"]
+            if isinstance(text, str) and isinstance(content["files"], dict):
+                return content, text, base64.b64decode(document["signature"], validate=True)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise SignatureError(f"{SIGNATURE_FILE} cannot be read")
+
+
+def check_signature(text: str, signature: bytes, signed: bytes) -> None:
+    """Check a signature with a trusted key; raises `SignatureError` if it does not hold."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+
+    public = load_ssh_public_key(f"{KEY_KIND} {text}".encode())
+    assert isinstance(public, Ed25519PublicKey), "parse_public_key takes no other"
+    try:
+        public.verify(signature, signed)
+    except InvalidSignature:
+        raise SignatureError("the signature does not hold: what was signed has been changed") from None

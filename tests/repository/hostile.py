@@ -277,6 +277,14 @@ def safetensors(folder: Path, header: dict[str, Any], data: bytes = b"", length:
     return path
 
 
+def no_numbers(folder: Path) -> Path:
+    """The shipped weights' names and shapes, every value of them NaN."""
+    data = (PCAM / "model.safetensors").read_bytes()
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    (folder / "model.safetensors").write_bytes(data[:start] + b"\xff" * (len(data) - start))
+    return folder / "model.safetensors"
+
+
 def tensor(shape: list[int], *span: int) -> dict[str, Any]:
     return {"dtype": "F32", "shape": shape, "data_offsets": list(span)}
 
@@ -438,7 +446,7 @@ def make_fifo(target: Path) -> None:
 
 HOSTILE: dict[str, tuple[Generator, str]] = {
     "zip slip": (zip_with("../../canary"), "name that is not allowed"),
-    "absolute name": (zip_with("/tmp/canary"), "name that is not allowed"),
+    "absolute name": (zip_with("/var/canary"), "name that is not allowed"),
     "backslash": (zip_with("..\\canary"), "name that is not allowed"),
     "drive letter": (zip_with("C:canary"), "name that is not allowed"),
     "newline": (zip_with("a\nb"), "name that is not allowed"),
@@ -470,7 +478,7 @@ HOSTILE: dict[str, tuple[Generator, str]] = {
     "bytes after": (zip_with_tail, "does not end"),
     "cut zip": (cut_zip, "does not end"),
     "tar: slip": (tar_name("../canary"), "name that is not allowed"),
-    "tar: absolute": (tar_name("/tmp/canary"), "name that is not allowed"),
+    "tar: absolute": (tar_name("/var/canary"), "name that is not allowed"),
     "tar: link": (tar_kind(tarfile.SYMTYPE, "/etc/passwd"), "holds a link"),
     "tar: hard link": (tar_kind(tarfile.LNKTYPE, "model.toml"), "holds a hard link"),
     "tar: device": (tar_kind(tarfile.CHRTYPE), "holds a device"),
@@ -523,5 +531,6 @@ LOADED: dict[str, tuple[Generator, str]] = {
         lambda f: safetensors(f, {"a": tensor([1], 0, 4)}, b"1234"),
         "does not hold the weights of efficientnet_lite0",
     ),
+    "weights that are no numbers": (no_numbers, "no valid scores"),
 }
 """What only the framework's own loader refuses, in the process that compiles."""

@@ -26,7 +26,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from flask import Flask
 
     from app import cli
-    from app.api import description, exporter, health, models, open_inference, open_models, predictions
+    from app.api import description, exporter, health, management, models, open_inference, open_models, predictions
     from app.api.auth import Authenticator, register_auth
     from app.api.context import Services
     from app.api.error_handlers import register_error_handlers
@@ -37,7 +37,11 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from app.config import Settings
     from app.logs import make_log_config
     from app.metrics import Metrics
-    from app.repository.model_registry import ModelEntry, ModelRegistry, State
+    from app.repository.model_changes import ModelChanges
+    from app.repository.model_entry import ModelEntry, State
+    from app.repository.model_follower import ModelFollower
+    from app.repository.model_registry import ModelRegistry
+    from app.repository.store_access import StoreAccess
 
     class PlainFlask(Flask):
         """Flask without its search for coroutines, several times a request: no view here is one."""
@@ -54,7 +58,9 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         if entry.load_s is not None:
             metrics.show_load(name, version, entry.load_s)
 
-    registry = ModelRegistry(settings, show_state)
+    access = StoreAccess(settings)
+    registry = ModelRegistry(settings, show_state, lambda gone: metrics.show_state(gone.name, gone.version, "", State))
+    follower, changes = ModelFollower(settings, registry, access), ModelChanges(settings, access)
     app = PlainFlask(__name__, static_folder="web/static", template_folder="web/templates")
     app.request_class = MemoryRequest
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
@@ -65,13 +71,15 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         MAX_FORM_PARTS=settings.max_images + 16,
         PROVIDE_AUTOMATIC_OPTIONS=False,
     )
-    Services(settings, registry, metrics).install(app)
-    register_auth(app, Authenticator(UsersFile(settings.instance), settings.login_memory_s))
+    Services(
+        settings, registry, metrics, ModelChanges(settings, access), ModelFollower(settings, registry, access)
+    ).install(app)
+    register_auth(app, Authenticator(UsersFile(settings.instance), settings.login_memory_s), settings.auth == "on")
     register_observation(app, metrics)
     register_surfaces(app, settings)
     register_error_handlers(app)
-    for module in (predictions, open_inference, open_models, models, health, description):
-        app.register_blueprint(module.blueprint)
+    for part in (predictions, open_inference, open_models, models, management, health, description):
+        app.register_blueprint(part.blueprint)
     app.register_blueprint(exporter.make_exporter_blueprint(metrics))
     cli.register_commands(app)
 
@@ -80,5 +88,5 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     if command is not None and command.info_name == "run":
         logging.config.dictConfig(make_log_config(settings.log_level))
     if command is None or command.info_name == "run":
-        registry.load_all()
+        follower.start()
     return app

@@ -13,7 +13,7 @@ from app.api.context import services
 from app.api.users import ROLES, SHORT_PASSWORD_LENGTH, UsersFile
 from app.config import describe_settings
 from app.engines.int8_report import Int8Report
-from app.errors import ModelFolderError, OperatorError
+from app.errors import AnsweredError, ModelFolderError, OperatorError
 from app.repository.compiler import compile_in_process
 from app.repository.model_check import check_folder
 from app.repository.model_importer import add_model
@@ -182,6 +182,31 @@ def describe_int8(report: Int8Report) -> str:
         f"{report.decisions_changed} pictures get another class\n"
         f"{report.ms_f32:.2f} ms a picture on one core in float32, {report.ms_int8:.2f} in INT8"
     )
+
+
+@models_commands.command("set-default")
+@click.argument("name")
+@click.argument("version")
+def set_default_version(name: str, version: str) -> None:
+    """Make VERSION the default of the model NAME; a server that runs follows within a second."""
+    try:
+        services().changes.set_default(name, version)
+    except (AnsweredError, OperatorError) as error:
+        raise click.ClickException(error.message) from None
+    click.echo(f"the default of {name} is {version}")
+
+
+@models_commands.command("remove")
+@click.argument("name")
+def remove_model(name: str) -> None:
+    """Unregister NAME/VERSION; a folder that the server made is removed, one that was put there stays."""
+    model, _, version = name.partition("/")
+    try:
+        services().changes.unregister(model, version or None)
+        services().changes.sweep()
+    except (AnsweredError, OperatorError) as error:
+        raise click.ClickException(error.message) from None
+    click.echo(f"removed {name}")
 
 
 @models_commands.command("card")

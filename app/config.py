@@ -21,6 +21,8 @@ MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder of the workers' metrics; prometheus_client's own variable."""
 DEFAULT_BATCH_SIZE = 8
 """Pictures that are inferred together, unless a model's manifest says otherwise; more wait for the next batch."""
+OWN_DATABASE = "sqlite"
+"""Setting of the state store that is a SQLite file in the instance folder."""
 CALLER_IS_GONE, SERVER_IS_STOPPING = "scancer.caller_is_gone", "scancer.server_is_stopping"
 """What our gunicorn worker tells the application in a request's environment: a callable, and a truth value."""
 OPEN_INFERENCE_PATHS = ("/v1/", "/v2")
@@ -96,9 +98,19 @@ def parse_path(text: str) -> Path:
         raise ValueError(text) from error
 
 
-def setting(default: Any, parse: Callable[[str], Any], allowed: str, help: str) -> Any:
-    """Declare a setting: its default, how its text is read, which values are allowed, and what it means."""
-    return field(default=default, metadata={"parse": parse, "allowed": allowed, "help": help})
+def parse_database(text: str) -> str:
+    """Read the URL of a database, or the word for our own."""
+    if text != OWN_DATABASE and not re.fullmatch(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://\S+", text):
+        raise ValueError(text)
+    return text
+
+
+def setting(default: Any, parse: Callable[[str], Any], allowed: str, help: str, is_secret: bool = False) -> Any:
+    """Declare a setting: its default, how its text is read, which values are allowed, and what it means.
+
+    A secret one may hold a password, so an error does not repeat it.
+    """
+    return field(default=default, metadata={"parse": parse, "allowed": allowed, "help": help, "is_secret": is_secret})
 
 
 def whole(default: int, low: int, high: int, help: str) -> Any:
@@ -130,7 +142,8 @@ def read_value(item: Any, name: str, text: str) -> Any:
     try:
         return item.metadata["parse"](text.strip())
     except ValueError:
-        raise SettingsError(f"{name}={text!r} is not allowed: it must be {item.metadata['allowed']}.") from None
+        shown = name if item.metadata["is_secret"] else f"{name}={text!r}"
+        raise SettingsError(f"{shown} is not allowed: it must be {item.metadata['allowed']}.") from None
 
 
 def count_cores() -> int:
@@ -163,6 +176,22 @@ class Settings:
     models: Path = setting(PROJECT_ROOT / "models", parse_path, "a folder", "The model repository.")
     instance: Path = setting(
         PROJECT_ROOT / "instance", parse_path, "a folder", "Where users and run-time state are kept."
+    )
+    store: Path = setting(
+        PROJECT_ROOT / "store", parse_path, "a folder", "Where `POST /models?url=NAME` looks for what NAME names."
+    )
+    database: str = setting(
+        OWN_DATABASE,
+        parse_database,
+        "sqlite, or a URL as SQLAlchemy reads it, e.g. postgresql+psycopg://user:password@host/name",
+        "Where it is kept which versions are wanted; `sqlite`: in a file in the instance folder.",
+        is_secret=True,
+    )
+    auth: str = setting(
+        "on",
+        parse_choice("on", "off"),
+        "on or off",
+        "`off` asks nobody for a password; allowed only while every address is a loopback one.",
     )
     workers: int = whole(count_cores(), 1, 256, "gunicorn worker processes; the default is the number of cores.")
     threads: int = whole(32, 1, 256, "Requests a worker handles at a time.")
@@ -247,7 +276,18 @@ class Settings:
             } | values
         if ("tls_certificate" in values) != ("tls_key" in values):
             raise SettingsError("SCANCER_TLS_CERTIFICATE and SCANCER_TLS_KEY go together: one of them is not set.")
-        return cls(**values)
+        settings = cls(**values)
+        settings.check_auth()
+        return settings
+
+    def check_auth(self) -> None:
+        """Raise `SettingsError` if nobody is asked for a password where other machines can reach the server."""
+        far = [str(address) for address in self.addresses if not address.is_loopback]
+        if self.auth == "off" and far:
+            raise SettingsError(
+                f"SCANCER_AUTH=off is not allowed while other machines can reach {', '.join(far)}: "
+                "every address must be a loopback one."
+            )
 
     @property
     def addresses(self) -> tuple[Address, ...]:

@@ -8,7 +8,10 @@
     │   ├── ResourceNotFoundError       404  ResourceNotFoundException
     │   ├── ModelNotFoundError          404  ModelNotFoundException
     │   ├── ModelVersionNotFoundError   404  ModelVersionNotFoundException
+    │   ├── InvalidModelError           400  InvalidModelException
+    │   ├── InvalidModelVersionError    403  InvalidModelVersionException
     │   ├── MethodNotAllowedError       405  MethodNotAllowedException
+    │   ├── ConflictError               409  ConflictStatusException
     │   ├── BodyTooLargeError           413  BodyTooLargeException
     │   ├── UnsupportedMediaError       415  UnsupportedMediaException
     │   ├── DamagedImageError           422  DamagedImageException
@@ -16,12 +19,16 @@
     │   └── TooManyLoginsError          429  TooManyLoginsException
     ├── ServiceError                    ours: answered with its status; the message says nothing of the inside
     │   ├── InferenceError              500  InternalServerException
+    │   ├── ModelStartError             500  InternalServerException, with its message
     │   ├── ServiceUnavailableError     503  ServiceUnavailableException
-    │   └── DeadlineError               504  GatewayTimeoutException
+    │   ├── UnloadTimeoutError          408  RequestTimeoutException
+    │   ├── DeadlineError               504  GatewayTimeoutException
+    │   └── DiskFullError               507  InsufficientStorageException
     └── OperatorError                   the operator's: never reaches a caller; stops a command or marks a model
         ├── SettingsError
         ├── UsersError
         ├── PicturesError
+        ├── StateStoreError
         └── ModelFolderError
             ├── ManifestError
             ├── IntegrityError
@@ -115,6 +122,27 @@ class MethodNotAllowedError(RequestError):
     type = "MethodNotAllowedException"
 
 
+class InvalidModelError(RequestError):
+    """What is to be registered is no model that can be served."""
+
+    status = HTTPStatus.BAD_REQUEST
+    type = "InvalidModelException"
+
+
+class InvalidModelVersionError(RequestError):
+    """The default version cannot be removed while there are others."""
+
+    status = HTTPStatus.FORBIDDEN
+    type = "InvalidModelVersionException"
+
+
+class ConflictError(RequestError):
+    """The version is registered already."""
+
+    status = HTTPStatus.CONFLICT
+    type = "ConflictStatusException"
+
+
 class BodyTooLargeError(RequestError):
     """The body is larger than `SCANCER_MAX_BODY_BYTES`."""
 
@@ -158,6 +186,10 @@ class InferenceError(ServiceError):
     """The model failed or returned numbers that are no scores."""
 
 
+class ModelStartError(ServiceError):
+    """A model that was registered or scaled could not be loaded; unlike others of status 500, it says so."""
+
+
 class ServiceUnavailableError(ServiceError):
     """The model is not ready, or its queue is full."""
 
@@ -170,6 +202,20 @@ class DeadlineError(ServiceError):
 
     status = HTTPStatus.GATEWAY_TIMEOUT
     type = "GatewayTimeoutException"
+
+
+class UnloadTimeoutError(ServiceError):
+    """A version was not unloaded in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    type = "RequestTimeoutException"
+
+
+class DiskFullError(ServiceError):
+    """The disk is full; nothing was left on it."""
+
+    status = HTTPStatus.INSUFFICIENT_STORAGE
+    type = "InsufficientStorageException"
 
 
 class OperatorError(ScancerError):
@@ -186,6 +232,10 @@ class UsersError(OperatorError):
 
 class PicturesError(OperatorError):
     """A folder of labelled pictures cannot be used."""
+
+
+class StateStoreError(OperatorError):
+    """The database that says what is wanted, or the reports of the workers, cannot be read or changed."""
 
 
 class ModelFolderError(OperatorError):

@@ -111,8 +111,12 @@ def when_ready(ts_remarks: list[str]) -> None:
     log = logging.getLogger("app.start")
     for remark in ts_remarks:
         log.warning("a key of SCANCER_TS_CONFIG is not taken", extra={"reason": remark})
+    settings = Settings.from_env()
+    if settings.auth == "off":
+        log.warning("nobody is asked for a password: SCANCER_AUTH=off")
+        return
     try:
-        users = UsersFile(Settings.from_env().instance).read()
+        users = UsersFile(settings.instance).read()
     except UsersError as error:
         log.error("nobody can log in", extra={"reason": error.message})
         return
@@ -167,7 +171,9 @@ def silence_native_libraries() -> None:
 def worker_exit(server: Any, worker: Any) -> None:
     """Let the worker's engines go, and with them the processes of natively run models."""
     if worker.wsgi is not None:
-        worker.wsgi.extensions["scancer"].registry.close()
+        services = worker.wsgi.extensions["scancer"]
+        services.follower.close()
+        services.registry.close()
 
 
 def child_exit(server: Any, worker: Any) -> None:

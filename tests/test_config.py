@@ -65,12 +65,13 @@ def test_bad_value_names_its_variable_and_what_is_allowed(name: str) -> None:
     bad = "no\0file" if Path in (NAMES[name].type, *get_args(NAMES[name].type)) else "-1"
     with pytest.raises(SettingsError) as raised:
         Settings.from_env({name: bad})
-    assert raised.value.message == f"{name}={bad!r} is not allowed: it must be {NAMES[name].metadata['allowed']}."
+    shown = name if NAMES[name].metadata["is_secret"] else f"{name}={bad!r}"
+    assert raised.value.message == f"{shown} is not allowed: it must be {NAMES[name].metadata['allowed']}."
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_empty_value_is_not_allowed(name: str) -> None:
-    with pytest.raises(SettingsError, match=f"^{name}='' is not allowed"):
+    with pytest.raises(SettingsError, match=f"^{name}(='')? is not allowed"):
         Settings.from_env({name: ""})
 
 
@@ -212,3 +213,18 @@ def test_description_has_a_row_for_every_setting() -> None:
 def test_settings_document_holds_the_description() -> None:
     document = (PROJECT_ROOT / "get_started" / "settings.md").read_text(encoding="utf-8")
     assert describe_settings() in document
+
+
+def test_auth_may_be_off_only_while_every_address_is_a_loopback_one() -> None:
+    assert read(auth="off", metrics_address="[::1]:8082").auth == "off"
+    with pytest.raises(
+        SettingsError, match=r"SCANCER_AUTH=off is not allowed while other machines can reach 0\.0\.0\.0"
+    ):
+        read(auth="off", management_address="0.0.0.0:8081")
+
+
+def test_error_of_the_database_does_not_repeat_its_password() -> None:
+    assert read(database="postgresql+psycopg://user:secret@host/name").database.endswith("@host/name")
+    with pytest.raises(SettingsError, match="SCANCER_DATABASE is not allowed") as caught:
+        read(database="user:secret@host")
+    assert "secret" not in caught.value.message

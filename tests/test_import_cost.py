@@ -9,7 +9,7 @@ import pytest
 
 from app.config import PROJECT_ROOT
 
-HEAVY = ("torch", "tensorflow", "keras", "openvino", "flask", "prometheus_client", "numpy", "PIL")
+HEAVY = ("torch", "sqlalchemy", "tensorflow", "keras", "openvino", "flask", "prometheus_client", "numpy", "PIL")
 FRAMEWORKS = {"torch", "torchvision", "tensorflow", "keras", "openvino", "safetensors", "nncf"}
 FLASK = {"flask", "werkzeug", "flask_httpauth", "prometheus_flask_exporter"}
 GROUND = {"manifest", "arrays", "errors", "config", "metrics", "logs", "ts_config", "java_properties"}

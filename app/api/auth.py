@@ -39,6 +39,8 @@ def require(role: str) -> Callable[[View], View]:
 
         @wraps(view)
         def check(*args: Any, **kwargs: Any) -> Any:
+            if not current_app.extensions["asks_for_password"]:
+                return view(*args, **kwargs)
             user = find_authenticator().recall(request.environ.get("HTTP_AUTHORIZATION", ""))
             if user is not None and role in user.roles:
                 facts().user = user.name
@@ -158,9 +160,10 @@ class Authenticator:
             self._proofs.clear()
 
 
-def register_auth(app: Flask, authenticator: Authenticator) -> None:
-    """Give the app its authenticator."""
+def register_auth(app: Flask, authenticator: Authenticator, asks_for_password: bool = True) -> None:
+    """Give the app its authenticator; it may be told to ask nobody (`SCANCER_AUTH=off`)."""
     app.extensions["authenticator"] = authenticator
+    app.extensions["asks_for_password"] = asks_for_password
 
 
 def find_authenticator() -> Authenticator:

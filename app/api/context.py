@@ -10,6 +10,8 @@ from flask import Flask, current_app, g, request
 
 from app.config import Settings
 from app.metrics import Metrics
+from app.repository.model_changes import ModelChanges
+from app.repository.model_follower import ModelFollower
 from app.repository.model_registry import ModelRegistry
 
 EXTENSION = "scancer"
@@ -24,6 +26,8 @@ class Services:
     settings: Settings
     registry: ModelRegistry
     metrics: Metrics
+    changes: ModelChanges
+    follower: ModelFollower
 
     def install(self, app: Flask) -> None:
         """Make the services reachable from the app's views."""

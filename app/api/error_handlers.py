@@ -13,6 +13,7 @@ from app.errors import (
     BadRequestError,
     BodyTooLargeError,
     MethodNotAllowedError,
+    ModelStartError,
     ResourceNotFoundError,
     ServiceUnavailableError,
     TooManyLoginsError,
@@ -30,7 +31,7 @@ def register_error_handlers(app: Flask) -> None:
 
     @app.errorhandler(AnsweredError)
     def answer(error: AnsweredError) -> Response:
-        if error.status is HTTPStatus.INTERNAL_SERVER_ERROR:
+        if error.status is HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, ModelStartError):
             return answer_unexpected(error)
         facts().outcome = error.type
         response = jsonify(shape_error(error.to_json()))

@@ -7,16 +7,16 @@ from flask.typing import ResponseReturnValue
 
 from app.api.context import services
 from app.config import SERVER_IS_STOPPING
-from app.repository.model_registry import State
 
 blueprint = Blueprint("health", __name__)
 
 
 def is_ready() -> bool:
-    """Whether the default version of every model is READY, and the server is not about to stop."""
-    if request.environ.get(SERVER_IS_STOPPING):
+    """Whether the default version of every model is READY, or is wanted without workers, and the server will go on."""
+    registry = services().registry
+    if request.environ.get(SERVER_IS_STOPPING) or not registry.is_settled:
         return False
-    return all(entry.state is State.READY for entry in services().registry.defaults())
+    return all(entry.is_as_wanted for entry in registry.defaults())
 
 
 @blueprint.get("/ping")

@@ -5,7 +5,9 @@ from flask.typing import ResponseReturnValue
 
 from app.api.auth import require
 from app.api.context import NOTICE, facts, services
+from app.api.management import describe_registered, list_registered
 from app.api.schemas import make_description, make_summary
+from app.api.surfaces import asks_management
 from app.errors import ResourceNotFoundError
 from app.repository.model_repository import EXAMPLES_FOLDER
 
@@ -24,7 +26,9 @@ def index() -> ResponseReturnValue:
 @blueprint.get("/models")
 @require("predict")
 def list_models() -> ResponseReturnValue:
-    """List the default version of every model, with its state."""
+    """List the default version of every model: with its state, or at the management address as TorchServe does."""
+    if asks_management(services().settings) and not wants_page():
+        return list_registered()
     models = [make_summary(entry) for entry in services().registry.defaults()]
     if wants_page():
         return render_template("models.html", models=models, notice=NOTICE)
@@ -35,11 +39,13 @@ def list_models() -> ResponseReturnValue:
 @blueprint.get("/models/<model_name>/<version>")
 @require("predict")
 def describe_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
-    """Describe a version of a model, the default one unless it is named."""
+    """Describe a version of a model, the default one unless it is named; at the management address as TorchServe."""
+    if asks_management(services().settings) and not wants_page():
+        return describe_registered(model_name, version)
     registry = services().registry
     entry = registry.get(model_name, version)
     facts().model, facts().version = entry.folder.name, entry.folder.version
-    description = make_description(entry, registry.versions(model_name))
+    description = make_description(entry, registry.versions(model_name), registry.get(model_name).folder.version)
     if wants_page():
         return render_template("model.html", model=description, origin=request.host_url.rstrip("/"))
     return jsonify(description)

@@ -7,7 +7,8 @@ The first is the Open Inference Protocol v2. Its one input holds one picture or 
 Neither has a place for the error of one picture among several: it fails the request, and says which picture it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,12 @@ class RequestedOutput:
 @require("predict")
 def infer(model_name: str, version: str | None = None) -> ResponseReturnValue:
     """Classify the pictures of a tensor."""
-    served = find_model(model_name, version)
+    with lend_model(model_name, version) as served:
+        return infer_tensor(served)
+
+
+def infer_tensor(served: ServedModel) -> Response:
+    """Answer a request with a model that is lent for it."""
     document, binary = split_body(read_plain_body(), request.headers.get(HEADER_LENGTH))
     request_id, outputs = read_id(document), read_outputs(document)
     uploads = read_pictures(read_input(document, binary), served.manifest.input)
@@ -83,18 +89,19 @@ def infer(model_name: str, version: str | None = None) -> ResponseReturnValue:
 @require("predict")
 def predict_instances(model_name: str) -> ResponseReturnValue:
     """Classify the pictures of `{"instances": [{"data": "<base64>"}]}`; the answer is always a list."""
-    served = find_model(model_name, None)
-    predictions = predict_all(served, read_instances(read_plain_body()))
+    with lend_model(model_name, None) as served:
+        predictions = predict_all(served, read_instances(read_plain_body()))
     request_id = facts().request_id
     return json_text({"predictions": [make_prediction(each, served.manifest, request_id) for each in predictions]})
 
 
-def find_model(model_name: str, version: str | None) -> ServedModel:
-    """Return a model that is ready, and note which it is."""
+@contextmanager
+def lend_model(model_name: str, version: str | None) -> Iterator[ServedModel]:
+    """Lend a model that is ready for this request, and note which it is."""
     known = facts()
-    served = services().registry.get_served(model_name, version)
-    known.model, known.version = served.manifest.name, served.manifest.version
-    return served
+    with services().registry.lend(model_name, version) as served:
+        known.model, known.version = served.manifest.name, served.manifest.version
+        yield served
 
 
 def read_plain_body() -> bytes:

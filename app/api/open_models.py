@@ -14,7 +14,7 @@ from app.api.open_inference import LABEL, PROBABILITIES, read_flag, read_plain_b
 from app.api.tensors import read_object
 from app.errors import ServiceUnavailableError
 from app.manifest import ModelManifest
-from app.repository.model_registry import ModelEntry, State
+from app.repository.model_entry import ModelEntry, State
 
 blueprint = Blueprint("open_models", __name__)
 

@@ -10,7 +10,7 @@ from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 
 from app.api.auth import require
-from app.api.context import NOTICE, RequestFacts, facts, services
+from app.api.context import NOTICE, RequestFacts, Services, facts, services
 from app.api.schemas import make_item, make_prediction
 from app.api.upload import read_images
 from app.config import CALLER_IS_GONE, Settings
@@ -38,7 +38,12 @@ def predict(model_name: str, version: str | None = None) -> ResponseReturnValue:
     `Accept: text/plain` answers the class alone, one a line.
     """
     known, service = facts(), services()
-    served = service.registry.get_served(model_name, version)
+    with service.registry.lend(model_name, version) as served:
+        return answer(served, known, service)
+
+
+def answer(served: ServedModel, known: RequestFacts, service: Services) -> ResponseReturnValue:
+    """Answer a request with a model that is lent for it."""
     manifest = served.manifest
     known.model, known.version = manifest.name, manifest.version
     patience = read_patience(known.started, service.settings)

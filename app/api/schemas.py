@@ -10,7 +10,7 @@ from app.errors import AnsweredError
 from app.manifest import ModelManifest
 from app.pipeline.decode import ACCEPTED
 from app.pipeline.served_model import Prediction
-from app.repository.model_registry import ModelEntry
+from app.repository.model_entry import ModelEntry
 
 PROBABILITY_DIGITS = 6
 
@@ -58,13 +58,14 @@ def make_summary(entry: ModelEntry) -> dict[str, Any]:
     }
 
 
-def make_description(entry: ModelEntry, versions: list[str]) -> dict[str, Any]:
+def make_description(entry: ModelEntry, versions: list[str], default: str) -> dict[str, Any]:
     """All that a caller needs to build a request and to read its answer."""
     name, version = entry.folder.name, entry.folder.version
     description: dict[str, Any] = {
         "name": name,
         "version": version,
         "versions": versions,
+        "default_version": default,
         "state": entry.state.value,
         "reason": entry.reason,
         "notice": NOTICE,
@@ -72,9 +73,7 @@ def make_description(entry: ModelEntry, versions: list[str]) -> dict[str, Any]:
     if entry.manifest is None:
         return description
     manifest = entry.manifest
-    chosen: dict[str, Any] = (
-        {"model_name": name} if version == versions[-1] else {"model_name": name, "version": version}
-    )
+    chosen: dict[str, Any] = {"model_name": name} if version == default else {"model_name": name, "version": version}
     return description | {
         "title": manifest.title,
         "description": manifest.description,

@@ -26,6 +26,7 @@ BLUEPRINT_SURFACES = {
     "open_inference": {Surface.INFERENCE},
     "open_models": {Surface.INFERENCE, Surface.MANAGEMENT},
     "models": {Surface.INFERENCE, Surface.MANAGEMENT},
+    "management": {Surface.MANAGEMENT},
     "description": {Surface.INFERENCE, Surface.MANAGEMENT},
     "health": {Surface.INFERENCE, Surface.MANAGEMENT, Surface.METRICS},
     "exporter": {Surface.METRICS},
@@ -43,6 +44,11 @@ def find_blueprints(settings: Settings, port: str) -> frozenset[str]:
     }
     served = {surface for surface, its_port in ports.items() if str(its_port) == port} or set(Surface)
     return frozenset(name for name, surfaces in BLUEPRINT_SURFACES.items() if surfaces & served)
+
+
+def asks_management(settings: Settings) -> bool:
+    """Whether the request came in at the management address."""
+    return request.environ.get("SERVER_PORT") == str(settings.management_address.port)
 
 
 def register_surfaces(app: Flask, settings: Settings) -> None:

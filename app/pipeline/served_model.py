@@ -1,7 +1,9 @@
 """The whole way from bytes to answer. Start reading here."""
 
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from app.arrays import RGBImage
 from app.engines.base import Engine
-from app.errors import AnsweredError, RequestError
+from app.errors import AnsweredError, RequestError, ServiceUnavailableError
 from app.manifest import ModelManifest
 from app.pipeline.batch import BatchRunner
 from app.pipeline.decode import ImageLimits, decode
@@ -76,6 +78,10 @@ class ServedModel:
         self.manifest = manifest
         self._limits = limits
         self._runner = BatchRunner(engine, queue_size, manifest.batch)
+        self._lock = threading.Lock()
+        self._users = 0
+        self._is_retired = False
+        self._idle = threading.Event()
 
     def predict(self, upload: Upload, patience: Patience = ENDLESS) -> tuple[Prediction, Timing]:
         """Classify one picture: bytes in, answer out.
@@ -146,6 +152,44 @@ class ServedModel:
             return self.understand(upload, patience)
         except RequestError as error:
             return error
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for the next batch."""
+        return self._runner.waiting
+
+    def load(self) -> None:
+        """Infer one picture, so that a model that loads when it is first asked for is loaded; raises `InferenceError`.
+
+        Where the queue is full, it has been asked for.
+        """
+        spec = self.manifest.input
+        with suppress(ServiceUnavailableError):
+            self._runner.infer(np.zeros((1, spec.height_px, spec.width_px, 3), dtype=np.uint8))
+
+    def enter(self) -> bool:
+        """Keep the model from being let go until `leave`; False if it is too late for that."""
+        with self._lock:
+            if self._is_retired:
+                return False
+            self._users += 1
+            return True
+
+    def leave(self) -> None:
+        """Take back an `enter`."""
+        with self._lock:
+            self._users -= 1
+            if self._is_retired and not self._users:
+                self._idle.set()
+
+    def retire(self, timeout_s: float) -> None:
+        """Let nobody enter any more, wait for those who have, then close."""
+        with self._lock:
+            self._is_retired = True
+            if not self._users:
+                self._idle.set()
+        self._idle.wait(timeout_s)
+        self.close()
 
     def close(self) -> None:
         """Let the engine go, after the batch it is running."""

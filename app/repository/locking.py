@@ -6,18 +6,23 @@ from pathlib import Path
 
 
 class hold_lock:  # noqa: N801  # used as a context manager, so named as a verb
-    """Hold an exclusive lock on a file; waits for whoever has it.
+    """Hold an exclusive lock on a file; waits for whoever has it, or raises `BlockingIOError` with `waits=False`.
 
     The file stays: removing it would let two processes hold locks on two files of one name.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, waits: bool = True) -> None:
         self._path = path
+        self._flags = fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB
 
     def __enter__(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._descriptor, self._flags)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)

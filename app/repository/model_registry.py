@@ -2,261 +2,249 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
 from app.config import Settings
-from app.engines.base import Engine
-from app.engines.compile import require_framework
-from app.engines.int8_report import INT8_FOLDER, Int8Report
-from app.engines.lazy_engine import LazyEngine
-from app.engines.openvino_engine import OpenVINOEngine
-from app.engines.process_engine import ProcessEngine
-from app.engines.report import COMPILED_FOLDER, CompileReport
-from app.errors import (
-    CompiledModelError,
-    ModelFolderError,
-    ModelNotFoundError,
-    ModelVersionNotFoundError,
-    ServiceUnavailableError,
-)
+from app.errors import CompiledModelError, InferenceError, ModelFolderError
 from app.manifest import ModelManifest
-from app.pipeline.decode import ImageLimits
-from app.pipeline.served_model import ServedModel
-from app.repository.compiler import compile_in_process
-from app.repository.model_repository import ModelFolder, find_model_folders, order_version
+from app.repository.model_entry import ModelEntry, State, sort_versions
+from app.repository.model_loader import LoadedModel, ModelLoader
+from app.repository.model_repository import ModelFolder, find_model_folders
+from app.repository.serving_table import ServingTable
+from app.repository.wanted import Key, Plan, PlannedVersion, WantedState, WantedVersion, make_plan
 
 log = logging.getLogger(__name__)
 
 
-class State(StrEnum):
-    """The state of a model version in this worker."""
+class ModelRegistry(ServingTable):
+    """Loads what a plan names and hands out the served models by name and version.
 
-    UNAVAILABLE = "UNAVAILABLE"
-    LOADING = "LOADING"
-    READY = "READY"
-    UNLOADING = "UNLOADING"
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """What the registry knows of one model version; replaced as a whole when anything changes.
-
-    Attributes:
-        folder: where it lies.
-        state, reason: whether it answers, and if not, why; of a ready one, that it is not in memory yet.
-        manifest: None if it cannot be read.
-        engine: name of the engine in use; None until one is chosen.
-        report: of the compiled model in use, or that the INT8 model in use was made from.
-        int8: of the INT8 model in use; None where float32 serves.
-        served: the model itself, in state READY only.
-        load_s: seconds that loading took; None while it is not loaded.
-    """
-
-    folder: ModelFolder
-    state: State
-    reason: str = ""
-    manifest: ModelManifest | None = None
-    engine: str | None = None
-    report: CompileReport | None = None
-    int8: Int8Report | None = None
-    served: ServedModel | None = None
-    load_s: float | None = None
-
-
-class ModelRegistry:
-    """Loads every model folder and hands out the served models by name and version.
-
-    A folder that cannot be served is kept with its reason; it never stops the others.
+    A folder that cannot be served is kept with its reason; it never stops the others. What is new is loaded before
+    what is old is let go.
 
     Args:
         settings: folders, limits and engines.
         on_change: called with every new entry, e.g. to keep a metric.
+        on_remove: called with the folder of a version that is there no longer.
 
-    Thread safety: all methods may be called from any thread.
+    Thread safety: all methods may be called from any thread; `apply` from one at a time.
     """
 
-    def __init__(self, settings: Settings, on_change: Callable[[ModelEntry], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_change: Callable[[ModelEntry], None],
+        on_remove: Callable[[ModelFolder], None] = lambda _: None,
+    ) -> None:
+        super().__init__()
         self._settings = settings
         self._on_change = on_change
+        self._on_remove = on_remove
+        self._loader = ModelLoader(settings)
         self._lock = threading.Lock()
-        self._entries: dict[str, dict[str, ModelEntry]] = {}
-        self._at_start: set[tuple[str, str]] = set()
+        self._plan = Plan({}, {}, frozenset())
+        self._at_start: set[Key] = set()
+        self.is_settled = False
+        """Whether it is known what is wanted."""
 
     def load_all(self) -> None:
-        """Load what is ready to load, then what must first be compiled or started, in a thread of its own."""
+        """Load every folder, the newest version of each model as its default: nobody said anything else."""
         try:
             folders = find_model_folders(self._settings.models)
         except ModelFolderError as error:
             log.error("no models", extra={"reason": error.message})
-            return
-        defaults = {folder.name: folder.version for folder in folders}  # of each name the last, which is the newest
-        self._at_start = set(list(defaults.items())[: self._settings.loaded_at_start])
-        slow = [folder for folder in folders if not self._load_at_once(folder)]
+            folders = []
+        self.apply(make_plan(folders, WantedState()))
+
+    def apply(self, plan: Plan, changed: frozenset[Key] = frozenset()) -> None:
+        """Follow a plan: load what is new, then choose the defaults, then let go what is gone.
+
+        What must first be compiled or started is left to a thread.
+
+        Args:
+            plan: what is to be served.
+            changed: versions whose folders are other ones than before.
+        """
+        asked, self._plan = plan.asked - self._plan.asked, plan
+        if not self.is_settled:
+            defaults = [(name, plan.find_default(name)) for name in plan.versions]
+            self._at_start = set(defaults[: self._settings.loaded_at_start])
+            asked = frozenset()
+        slow = [each for each in plan.all() if not self._follow(each, each.wanted.key in changed)]
+        for key in asked:
+            self._load_lazy(key)
+        with self._lock:
+            self._defaults = {name: self._choose_default(name) for name in self._entries}
+        for entry in self.entries():
+            if entry.folder.version not in plan.versions.get(entry.folder.name, {}):
+                self._remove(entry)
+        self.is_settled = True
         if slow:
             threading.Thread(target=self._load_slowly, args=(slow,), name="load-models", daemon=True).start()
-
-    def get(self, name: str, version: str | None = None) -> ModelEntry:
-        """Return the entry of a version, or of the default version.
-
-        Raises:
-            ModelNotFoundError: no such model.
-            ModelVersionNotFoundError: no such version of it.
-        """
-        versions = self._entries.get(name)
-        if not versions:
-            raise ModelNotFoundError(f"Model not found: {name}")
-        if version is None:
-            return versions[choose_default(versions)]
-        if version not in versions:
-            raise ModelVersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
-        return versions[version]
-
-    def get_served(self, name: str, version: str | None = None) -> ServedModel:
-        """Return a model that is ready to answer.
-
-        Raises:
-            ModelNotFoundError, ModelVersionNotFoundError: as `get`.
-            ServiceUnavailableError: it is not ready; its reason stands in `/models/<name>`.
-        """
-        entry = self.get(name, version)
-        if entry.served is None:
-            raise ServiceUnavailableError(
-                f'Model "{name}" is {entry.state} and cannot answer; see /models/{name}/{entry.folder.version}.'
-            )
-        return entry.served
-
-    def entries(self) -> list[ModelEntry]:
-        """Every version of every model, by name, versions from old to new."""
-        return [entry for _, versions in sorted(self._entries.items()) for entry in sort_versions(versions)]
-
-    def defaults(self) -> list[ModelEntry]:
-        """The default version of every model, by name."""
-        return [versions[choose_default(versions)] for _, versions in sorted(self._entries.items())]
-
-    def versions(self, name: str) -> list[str]:
-        """The versions of a model, from old to new; the last is the default."""
-        return [entry.folder.version for entry in sort_versions(self._entries[name])]
-
-    def is_known(self, name: str, version: str) -> bool:
-        """Whether a version of a model is registered."""
-        return version in self._entries.get(name, {})
 
     def close(self) -> None:
         """Let every engine go."""
         for entry in self.entries():
             if entry.served is not None:
-                self._set(ModelEntry(entry.folder, State.UNLOADING, "the server stops", entry.manifest))
+                self._put(replace(entry, state=State.UNLOADING, reason="the server stops", served=None))
                 entry.served.close()
 
-    def _set(self, entry: ModelEntry) -> None:
+    def _put(self, entry: ModelEntry) -> ModelEntry | None:
+        """Put an entry in its place and return the one that was there."""
+        name, version = entry.key
         with self._lock:
-            versions = {**self._entries.get(entry.folder.name, {}), entry.folder.version: entry}
-            self._entries = {**self._entries, entry.folder.name: versions}
+            before = self._find(entry.key)
+            self._entries = {**self._entries, name: {**self._entries.get(name, {}), version: entry}}
+            self._defaults = {**self._defaults, name: self._choose_default(name)}
         self._on_change(entry)
-        if entry.state is State.UNAVAILABLE:
-            extra = {"model": entry.folder.name, "version": entry.folder.version, "reason": entry.reason}
+        if entry.state is State.UNAVAILABLE and entry.wanted.is_loaded:
+            extra = {"model": name, "version": version, "reason": entry.reason}
             log.error("model unavailable", extra=extra)
+        return before
 
-    def _load_at_once(self, folder: ModelFolder) -> bool:
+    def _set(self, entry: ModelEntry) -> None:
+        """Put an entry in its place, and let go the model that it takes the place of."""
+        before = self._put(entry)
+        if before is not None and before.served is not None and before.served is not entry.served:
+            self._let_go(before)
+
+    def _remove(self, entry: ModelEntry) -> None:
+        name, version = entry.key
+        with self._lock:
+            left = {other: each for other, each in self._entries[name].items() if other != version}
+            self._entries = {key: each for key, each in {**self._entries, name: left}.items() if each}
+            self._defaults = {key: self._choose_default(key) for key in self._entries}
+        if entry.served is None:
+            self._on_remove(entry.folder)
+        else:
+            self._unloading.add(entry.key)
+            self._on_change(replace(entry, state=State.UNLOADING, reason="it is no longer wanted", served=None))
+            self._let_go(entry)
+
+    def _let_go(self, entry: ModelEntry) -> None:
+        """Close a model when the requests that have it are answered, in a thread of its own."""
+        threading.Thread(target=self._retire, args=(entry,), name="unload-model", daemon=True).start()
+
+    def _retire(self, entry: ModelEntry) -> None:
+        assert entry.served is not None, "only loaded models are let go"
+        entry.served.retire(self._settings.prediction_timeout_ms / 1000)
+        self._unloading.discard(entry.key)
+        if self._find(entry.key) is None:
+            self._on_remove(entry.folder)
+
+    def _choose_default(self, name: str) -> str:
+        """The default as it is now: the chosen one, once it is loaded; without a choice the newest that is ready."""
+        entries, now = self._entries[name], self._defaults.get(name)
+        chosen = self._plan.chosen_defaults.get(name)
+        if chosen in entries:
+            is_waiting = entries[chosen].state is State.LOADING
+            if is_waiting and now in entries and entries[now].state is State.READY:
+                return now
+            return chosen
+        ready = {version: entry for version, entry in entries.items() if entry.state is State.READY}
+        return sort_versions(ready or entries)[-1].folder.version
+
+    def _follow(self, planned: PlannedVersion, is_changed: bool) -> bool:
+        """Bring one version to what is wanted; return False if that takes long."""
+        entry, wanted = self._find(planned.wanted.key), planned.wanted
+        if entry is not None and not is_changed and is_loaded_alike(entry.wanted, wanted):
+            if entry.wanted != wanted:
+                self._put(replace(entry, wanted=wanted))
+            return True
+        return self._load_at_once(planned)
+
+    def _load_at_once(self, planned: PlannedVersion) -> bool:
         """Load a compiled model; return False if the folder is sound but needs the slow way first."""
+        folder, wanted = planned.folder, planned.wanted
         manifest = None
         try:
             manifest = folder.read_manifest()
+            if not wanted.is_loaded:
+                self._set(ModelEntry(folder, wanted, State.UNAVAILABLE, "it has no workers", manifest))
+                return True
             folder.verify_artifact(manifest)
-            if self._runs_natively(manifest):
-                self._set(ModelEntry(folder, State.LOADING, f"{manifest.framework} is starting", manifest))
+            if self._loader.runs_natively(manifest):
+                self._wait_for(planned, manifest, f"{manifest.framework} is starting")
                 return False
-            self._serve_compiled(folder, manifest)
+            is_eager = wanted.key in (self._plan.asked if self.is_settled else self._at_start)
+            on_load = None if is_eager else lambda fault, load_s: self._note_load(wanted.key, fault, load_s)
+            self._serve(planned, self._loader.load_compiled(planned, manifest, on_load))
         except CompiledModelError as error:
-            self._set(ModelEntry(folder, State.LOADING, f"{error.message}; compiling it now", manifest))
+            self._wait_for(planned, manifest, f"{error.message}; compiling it now")
             return False
         except ModelFolderError as error:
-            self._set(ModelEntry(folder, State.UNAVAILABLE, error.message, manifest))
+            self._set(ModelEntry(folder, wanted, State.UNAVAILABLE, error.message, manifest))
         return True
 
-    def _load_slowly(self, folders: list[ModelFolder]) -> None:
-        """Compile, or start the framework, one folder after the other."""
-        for folder in folders:
-            manifest = None
-            try:
-                manifest = folder.read_manifest()
-                require_framework(manifest)
-                if self._runs_natively(manifest):
-                    engine = ProcessEngine(folder.path, manifest, self._settings)
-                    self._serve(ModelEntry(folder, State.READY, "", manifest, manifest.framework), manifest, engine)
-                else:
-                    compile_in_process(folder.path, self._settings, only_if_invalid=True)
-                    self._serve_compiled(folder, manifest)
-            except ModelFolderError as error:
-                self._set(ModelEntry(folder, State.UNAVAILABLE, error.message, manifest))
+    def _wait_for(self, planned: PlannedVersion, manifest: ModelManifest | None, reason: str) -> None:
+        """Say that a version is being loaded, unless an earlier one of the same name serves meanwhile."""
+        before = self._find(planned.wanted.key)
+        if before is None or before.served is None:
+            self._set(ModelEntry(planned.folder, planned.wanted, State.LOADING, reason, manifest))
 
-    def _runs_natively(self, manifest: ModelManifest) -> bool:
-        return self._settings.engine == "native" or manifest.engine == "native"
+    def _find_plan(self, planned: PlannedVersion) -> PlannedVersion | None:
+        """What is planned by now of a version that was being loaded; None if it is loaded in vain."""
+        name, version = planned.wanted.key
+        now = self._plan.versions.get(name, {}).get(version)
+        return now if now and now.folder == planned.folder and is_loaded_alike(now.wanted, planned.wanted) else None
 
-    def _serve_compiled(self, folder: ModelFolder, manifest: ModelManifest) -> None:
-        report = folder.read_report(manifest)
-        int8 = self._find_int8(folder, manifest, report)
-        compiled = INT8_FOLDER if int8 else COMPILED_FOLDER
-        engine: Engine = OpenVINOEngine(folder.path, manifest, self._settings.inference_threads, compiled)
-        entry = ModelEntry(folder, State.READY, "", manifest, "openvino", report, int8)
-        if (folder.name, folder.version) not in self._at_start:
-            engine = LazyEngine(
-                engine,
-                lambda: check_int8(entry),
-                lambda fault, load_s: self._note_load(folder, fault, load_s),
+    def _serve(self, planned: PlannedVersion, loaded: LoadedModel) -> None:
+        """Serve what was loaded, if it is still wanted."""
+        now = self._find_plan(planned)
+        if now is None:
+            loaded.served.close()
+            return
+        self._set(
+            ModelEntry(
+                now.folder,
+                now.wanted,
+                State.READY,
+                loaded.reason,
+                loaded.manifest,
+                loaded.engine,
+                loaded.report,
+                loaded.int8,
+                loaded.served,
+                loaded.load_s,
             )
-            entry = replace(entry, reason="it is loaded when it is first asked for")
-        self._serve(entry, manifest, engine)
+        )
 
-    def _find_int8(self, folder: ModelFolder, manifest: ModelManifest, report: CompileReport) -> Int8Report | None:
-        """The report of the INT8 model that shall serve; None where float32 shall."""
-        if self._settings.precision != "int8":
-            return None
-        try:
-            int8 = folder.read_int8_report(manifest, report)
-            reason = int8.refusal
-        except CompiledModelError as error:
-            reason = error.message
-        if not reason:
-            return int8
-        extra = {"model": folder.name, "version": folder.version, "reason": reason}
-        log.warning("model served in float32", extra=extra)
-        return None
-
-    def _note_load(self, folder: ModelFolder, fault: str | None, load_s: float) -> None:
+    def _note_load(self, key: Key, fault: str | None, load_s: float) -> None:
         """Bring the entry of a model that loads when first used up to date."""
-        entry = self.get(folder.name, folder.version)
-        state = State.READY if fault is None else State.UNAVAILABLE
-        served = entry.served if fault is None else None
-        self._set(replace(entry, state=state, reason=fault or "", served=served, load_s=load_s if served else None))
+        entry = self._find(key)
+        if entry is None or entry.served is None:  # it was let go meanwhile
+            return
+        if fault is None:
+            self._set(replace(entry, reason="", load_s=load_s))
+        else:
+            self._set(replace(entry, state=State.UNAVAILABLE, reason=fault, served=None))
 
-    def _serve(self, entry: ModelEntry, manifest: ModelManifest, engine: Engine) -> None:
-        started = time.perf_counter()
-        engine.load()
-        load_s = None if isinstance(engine, LazyEngine) else time.perf_counter() - started
-        limits = ImageLimits(self._settings.max_pixels, self._settings.max_side_px)
-        served = ServedModel(manifest, engine, limits, self._settings.queue_size)
-        self._set(replace(entry, served=served, load_s=load_s))
+    def _load_lazy(self, key: Key) -> None:
+        """Load a model that was to be loaded when first asked for."""
+        entry = self._find(key)
+        if entry is None or entry.served is None:
+            return
+        try:
+            entry.served.load()
+        except InferenceError as error:
+            now = self._find(key)
+            if now is not None and now.served is entry.served:  # a lazy one has said more than this already
+                self._set(replace(entry, state=State.UNAVAILABLE, reason=error.message, served=None))
+
+    def _load_slowly(self, slow: list[PlannedVersion]) -> None:
+        """Compile, or start the framework, one version after the other."""
+        for planned in slow:
+            try:
+                self._serve(planned, self._loader.load_slowly(planned))
+            except ModelFolderError as error:
+                now, before = self._find_plan(planned), self._find(planned.wanted.key)
+                if now is not None:
+                    manifest = before.manifest if before is not None else None
+                    self._set(ModelEntry(now.folder, now.wanted, State.UNAVAILABLE, error.message, manifest))
 
 
-def check_int8(entry: ModelEntry) -> None:
-    """Raise `CompiledModelError` if the entry's INT8 model is not the one that was accepted when it was chosen."""
-    if entry.int8 is None:
-        return
-    assert entry.manifest is not None, "a model that is served has a manifest"
-    assert entry.report is not None, "an INT8 model is made from a compiled one"
-    if entry.folder.read_int8_report(entry.manifest, entry.report) != entry.int8:
-        raise CompiledModelError("the INT8 model was made anew since the server started; restart it")
-
-
-def choose_default(versions: dict[str, ModelEntry]) -> str:
-    """The default version: the newest."""
-    return max(versions, key=order_version)
-
-
-def sort_versions(versions: dict[str, ModelEntry]) -> list[ModelEntry]:
-    """The entries of a model from old to new."""
-    return [versions[version] for version in sorted(versions, key=order_version)]
+def is_loaded_alike(one: WantedVersion, other: WantedVersion) -> bool:
+    """Whether a model that was loaded for one wish serves another as well."""
+    wishes = ((each.is_loaded, each.token, each.batch_size, each.max_batch_delay_ms) for each in (one, other))
+    return next(wishes) == next(wishes)

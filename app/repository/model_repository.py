@@ -12,6 +12,8 @@ from app.manifest import MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, rea
 
 EXAMPLES_FOLDER = "examples"
 CARD_FILE = "MODEL_CARD.md"
+TOKEN_FILE = ".registered"  # noqa: S105  # the name of a file
+"""In a folder that the server made when a model was registered: the token that the state store knows it by."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,13 @@ class ModelFolder:
     def version(self) -> str:
         """Version."""
         return self.path.name
+
+    def read_token(self) -> str | None:
+        """The token of a folder that a server made; None for one that somebody put there."""
+        try:
+            return (self.path / TOKEN_FILE).read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError):
+            return None
 
     def read_manifest(self) -> ModelManifest:
         """Read `model.toml`; raises `ManifestError`."""

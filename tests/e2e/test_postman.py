@@ -12,7 +12,7 @@ import pytest
 
 from app.api.description import DOCUMENT
 from app.config import PROJECT_ROOT
-from tests.conftest import PASSWORD, USER, LiveServer
+from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer
 
 COLLECTION = PROJECT_ROOT / "get_started/scancer.postman_collection.json"
 ENVIRONMENT = PROJECT_ROOT / "get_started/scancer.postman_environment.json"
@@ -48,6 +48,8 @@ def test_every_check_of_the_collection_is_green(newman: str, server: LiveServer,
         "metrics": server.metrics,
         "user": USER,
         "password": PASSWORD,
+        "manager": MANAGER,
+        "manager_password": MANAGER_PASSWORD,
     }
     command = [newman, "run", str(COLLECTION), "--environment", str(ENVIRONMENT), "--working-dir", str(PROJECT_ROOT)]
     command += [part for name, value in variables.items() for part in ("--env-var", f"{name}={value}")]

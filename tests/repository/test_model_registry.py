@@ -8,7 +8,8 @@ import pytest
 
 from app.config import Settings
 from app.errors import InferenceError, ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
-from app.repository.model_registry import ModelEntry, ModelRegistry, State
+from app.repository.model_entry import ModelEntry, State
+from app.repository.model_registry import ModelRegistry
 from app.repository.model_repository import order_version
 
 WAIT_S = 120

@@ -18,7 +18,8 @@ from app.manifest import read_manifest
 from app.pipeline.decode import ImageLimits
 from app.repository.labelled_folder import find_pictures, read_picture, split_pictures
 from app.repository.model_check import check_folder
-from app.repository.model_registry import ModelRegistry, State
+from app.repository.model_entry import State
+from app.repository.model_registry import ModelRegistry
 from app.repository.model_repository import ModelFolder
 from app.repository.quantizer import quantize_in_process
 from tests.api.test_openapi import read_document, validate

@@ -1,0 +1,211 @@
+"""Changes what is wanted: register, scale, set the default, unregister. Texts and statuses are TorchServe's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from app.config import Settings
+from app.errors import (
+    BadRequestError,
+    ConflictError,
+    InvalidModelVersionError,
+    ModelNotFoundError,
+    ModelVersionNotFoundError,
+)
+from app.repository.locking import hold_lock
+from app.repository.model_arrivals import Arrival, find_lock, find_source, read_source, sweep
+from app.repository.model_repository import find_model_folders
+from app.repository.store_access import StoreAccess
+from app.repository.wanted import Key, Plan, PlannedVersion, WantedVersion, make_plan
+
+if TYPE_CHECKING:
+    from app.repository.state_store import Draft
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change that was made: to which version, and the generation that workers reach by following it."""
+
+    key: Key
+    generation: int
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a caller says of a version that is to be registered; see `WantedVersion`."""
+
+    model_name: str | None = None
+    workers: int = 0
+    batch_size: int | None = None
+    max_batch_delay_ms: int | None = None
+    response_timeout_s: int = 120
+    startup_timeout_s: int = 120
+
+
+class ModelChanges:
+    """Changes what is wanted, one transaction a change; the workers follow (`model_follower`).
+
+    Every method raises `StateStoreError` if the store cannot be changed.
+
+    Thread safety: all methods may be called from any thread and any process.
+    """
+
+    def __init__(self, settings: Settings, access: StoreAccess) -> None:
+        self._settings = settings
+        self._access = access
+
+    def set_default(self, name: str, version: str) -> Change:
+        """Make a version the default.
+
+        Raises:
+            ModelNotFoundError, ModelVersionNotFoundError: there is none.
+        """
+        with self._draft() as (draft, plan):
+            if version not in find_versions(plan, name):
+                raise ModelVersionNotFoundError(f"Model version {version} does not exist for model {name}")
+            draft.defaults[name] = version
+        return Change((name, version), draft.generation)
+
+    def scale(self, name: str, version: str | None, min_workers: int, max_workers: int) -> Change:
+        """Say how many workers a version is to have, the default one unless it is named.
+
+        Raises:
+            BadRequestError: the numbers contradict each other.
+            ModelNotFoundError, ModelVersionNotFoundError: there is none.
+        """
+        if max_workers < min_workers:
+            raise BadRequestError("max_worker cannot be less than min_worker.")
+        if min_workers < 0:
+            raise BadRequestError("min_worker cannot be less than 0.")
+        with self._draft() as (draft, plan):
+            planned = find_version(plan, name, version)
+            draft.put(replace(planned.wanted, min_workers=min_workers, max_workers=max_workers))
+            draft.defaults[name] = plan.find_default(name)
+        return Change(planned.wanted.key, draft.generation)
+
+    def unregister(self, name: str, version: str | None) -> Change:
+        """Let a version go, the default one unless it is named; call `sweep` once the workers have followed.
+
+        A folder that this server made is removed then; one that somebody put there stays, and is not served.
+
+        Raises:
+            ModelNotFoundError, ModelVersionNotFoundError: there is none.
+            InvalidModelVersionError: it is the default, and there are others.
+        """
+        with self._draft() as (draft, plan):
+            wanted = find_version(plan, name, version).wanted
+            others = plan.versions[name].keys() - {wanted.version}
+            if others and wanted.version == plan.find_default(name):
+                raise InvalidModelVersionError(f"Cannot remove default version for model {name}")
+            if wanted.token is None:
+                draft.put(replace(wanted, is_registered=False))
+            else:
+                del draft.versions[wanted.key]
+                draft.strays.add(wanted.token)
+            if not others:
+                draft.defaults.pop(name, None)
+        return Change(wanted.key, draft.generation)
+
+    def register(self, url: str, wishes: Wishes) -> Change:
+        """Register what a bare name names: a model folder in `SCANCER_STORE`, or one that was unregistered.
+
+        Raises:
+            ModelNotFoundError: there is none, or the name is none.
+            InvalidModelError: it is no model that can be served.
+            ConflictError: the version is registered already.
+            DiskFullError: the disk is full.
+        """
+        source = find_source(url, self._settings.store)
+        with hold_lock(find_lock(self._settings)):
+            sweep(self._settings, self._access)
+            if source is None:
+                return self._register_again(url, wishes)
+            key = read_source(source, wishes.model_name)
+            with self._draft() as (draft, plan):
+                check_free(draft, plan, key)
+                arrival = Arrival.announce(self._settings.models, key)
+                draft.strays.add(arrival.token)
+            try:
+                arrival.bring(source)
+                with self._draft() as (draft, plan):
+                    check_free(draft, plan, key)
+                    draft.strays.discard(arrival.token)
+                    self._put(draft, plan, make_wanted(key, url, arrival.token, wishes))
+            finally:  # of what came to its end there is nothing to sweep
+                sweep(self._settings, self._access)
+        return Change(key, draft.generation)
+
+    def sweep(self) -> None:
+        """Remove the folders that this server made and that belong to no version any more."""
+        with hold_lock(find_lock(self._settings)):
+            sweep(self._settings, self._access)
+
+    def _register_again(self, url: str, wishes: Wishes) -> Change:
+        """Serve a folder among the models once more that was unregistered."""
+        with self._draft() as (draft, plan):
+            known = [each for each in draft.versions.values() if each.url == url and not each.is_registered]
+            if not known:
+                name, _, version = url.partition("/")
+                if version in plan.versions.get(name, {}):
+                    raise already_registered((name, version))
+                raise ModelNotFoundError(f"Model not found at: {url}")
+            self._put(draft, plan, make_wanted(known[0].key, url, None, wishes))
+        return Change(known[0].key, draft.generation)
+
+    def _put(self, draft: "Draft", plan: Plan, wanted: WantedVersion) -> None:
+        """Add a version; the first of a model is its default, and stays so when others come."""
+        draft.put(wanted)
+        draft.defaults[wanted.name] = plan.find_default(wanted.name) if wanted.name in plan.versions else wanted.version
+
+    @contextmanager
+    def _draft(self) -> Iterator[tuple["Draft", Plan]]:
+        """Change the state, beside the plan that it makes with the folders that are there."""
+        with self._access.open().change() as draft:
+            yield draft, make_plan(find_model_folders(self._settings.models), draft.freeze())
+
+
+def make_wanted(key: Key, url: str, token: str | None, wishes: Wishes) -> WantedVersion:
+    """What is wanted of a version that is registered."""
+    return WantedVersion(
+        *key,
+        url=url,
+        token=token,
+        min_workers=wishes.workers,
+        max_workers=wishes.workers,
+        batch_size=wishes.batch_size,
+        max_batch_delay_ms=wishes.max_batch_delay_ms,
+        response_timeout_s=wishes.response_timeout_s,
+        startup_timeout_s=wishes.startup_timeout_s,
+    )
+
+
+def find_versions(plan: Plan, name: str) -> dict[str, PlannedVersion]:
+    """The versions of a model; raises `ModelNotFoundError`."""
+    if name not in plan.versions:
+        raise ModelNotFoundError(f"Model not found: {name}")
+    return dict(plan.versions[name])
+
+
+def find_version(plan: Plan, name: str, version: str | None) -> PlannedVersion:
+    """A version, the default one unless it is named; raises `ModelNotFoundError` or `ModelVersionNotFoundError`."""
+    versions = find_versions(plan, name)
+    if version is None:
+        return versions[plan.find_default(name)]
+    if version not in versions:
+        raise ModelVersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
+    return versions[version]
+
+
+def check_free(draft: "Draft", plan: Plan, key: Key) -> None:
+    """Raise `ConflictError` unless nothing has the place of a version."""
+    name, version = key
+    if version in plan.versions.get(name, {}):
+        raise already_registered(key)
+    if key in draft.versions and draft.versions[key].token is None and not draft.versions[key].is_registered:
+        raise ConflictError(f"A folder among the models holds {name}/{version}: register url={draft.versions[key].url}")
+
+
+def already_registered(key: Key) -> ConflictError:
+    """TorchServe's error for a version that is there."""
+    return ConflictError(f"Model version {key[1]} is already registered for model {key[0]}")

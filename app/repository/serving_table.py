@@ -1,0 +1,92 @@
+"""Which models this worker serves: by name and version, and the default of each name."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from app.errors import ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
+from app.pipeline.served_model import ServedModel
+from app.repository.model_entry import ModelEntry, State, sort_versions
+from app.repository.wanted import Key
+
+NO_WORKER = (
+    "has no worker to serve inference request. Please use scale workers API to add workers. If this is a sequence "
+    "inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
+)
+"""TorchServe's words: clients compare them."""
+
+
+class ServingTable:
+    """The entries of all versions, and how requests find theirs.
+
+    Thread safety: all methods may be called from any thread. The dictionaries are never changed, only replaced, so a
+    reader sees one moment and needs no lock.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[str, dict[str, ModelEntry]] = {}
+        self._defaults: dict[str, str] = {}
+        self._unloading: set[Key] = set()
+
+    def get(self, name: str, version: str | None = None) -> ModelEntry:
+        """Return the entry of a version, or of the default version.
+
+        Raises:
+            ModelNotFoundError: no such model.
+            ModelVersionNotFoundError: no such version of it.
+        """
+        versions = self._entries.get(name)
+        if not versions:
+            raise ModelNotFoundError(f"Model not found: {name}")
+        if version is None:
+            return versions.get(self._defaults.get(name, "")) or sort_versions(versions)[-1]
+        if version not in versions:
+            raise ModelVersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
+        return versions[version]
+
+    def get_served(self, name: str, version: str | None = None) -> ServedModel:
+        """Return a model that is ready to answer.
+
+        Raises:
+            ModelNotFoundError, ModelVersionNotFoundError: as `get`.
+            ServiceUnavailableError: it is not ready; its reason stands in `/models/<name>`.
+        """
+        entry = self.get(name, version)
+        if entry.served is None:
+            if not entry.wanted.is_loaded:
+                named = f'Model "{name}"' if version is None else f'Model "{name}" Version {version}"'
+                raise ServiceUnavailableError(f"{named} {NO_WORKER}")
+            raise ServiceUnavailableError(
+                f'Model "{name}" is {entry.state} and cannot answer; see /models/{name}/{entry.folder.version}.'
+            )
+        return entry.served
+
+    @contextmanager
+    def lend(self, name: str, version: str | None = None) -> Iterator[ServedModel]:
+        """Lend a model for one request: it is not closed before the block ends; raises as `get_served`."""
+        served = self.get_served(name, version)
+        while not served.enter():  # it is being let go, so another one, or none, is in its place
+            served = self.get_served(name, version)
+        try:
+            yield served
+        finally:
+            served.leave()
+
+    def entries(self) -> list[ModelEntry]:
+        """Every version of every model, by name, versions from old to new."""
+        return [entry for _, versions in sorted(self._entries.items()) for entry in sort_versions(versions)]
+
+    def defaults(self) -> list[ModelEntry]:
+        """The default version of every model, by name."""
+        return [self.get(name) for name in sorted(self._entries)]
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of a model, from old to new."""
+        return [entry.folder.version for entry in sort_versions(self._entries[name])]
+
+    def states(self) -> dict[str, str]:
+        """The state of every version by `name/version`, those that are being let go among them."""
+        states = {f"{name}/{version}": State.UNLOADING.value for name, version in tuple(self._unloading)}
+        return states | {"/".join(entry.key): entry.state.value for entry in self.entries()}
+
+    def _find(self, key: Key) -> ModelEntry | None:
+        return self._entries.get(key[0], {}).get(key[1])

@@ -5,15 +5,15 @@ model folder, so that loading a model cannot run code which came with it.
 """
 
 import math
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from app.engines.torchvision_operators import declare_operators
 
 
 class StageConfig(NamedTuple):
@@ -132,23 +132,9 @@ def scale_channels(channels: int, width: float, divisor: int = 8) -> int:
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, also beside a CPU build of PyTorch.
-
-    The registries' torchvision is built for CUDA: beside a CPU build its compiled operators do not load, and the import
-    fails on two operators it only wants to describe. Declaring their schemas is enough for the image classifiers.
-    """
-    try:
-        return import_module("torchvision")
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-    OPERATORS.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]  # torch ships no annotation
-    OPERATORS.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]  # torch ships no annotation
+    """Import torchvision, also beside a CPU build of PyTorch."""
+    declare_operators()
     return import_module("torchvision")
-
-
-OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # as above
-"""Keeps the declared schemas alive."""
 
 
 def from_torchvision(name: str) -> Callable[[int], nn.Module]:

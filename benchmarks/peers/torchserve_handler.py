@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from eager_model import EagerModel
+
 from ts.torch_handler.base_handler import BaseHandler
 
 

@@ -1,0 +1,1 @@
+"""What handlers import from `ts.utils`; the name is TorchServe's."""

@@ -23,6 +23,8 @@ DEFAULT_BATCH_SIZE = 8
 """Pictures that are inferred together, unless a model's manifest says otherwise; more wait for the next batch."""
 OWN_DATABASE = "sqlite"
 """Setting of the state store that is a SQLite file in the instance folder."""
+HANDLERS_VARIABLE = "HANDLERS_FOLDER_OF_SCANCER"
+"""Names the folder in which the workers of one server find the manager of their handlers' processes."""
 CALLER_IS_GONE, SERVER_IS_STOPPING = "scancer.caller_is_gone", "scancer.server_is_stopping"
 """What our gunicorn worker tells the application in a request's environment: a callable, and a truth value."""
 OPEN_INFERENCE_PATHS = ("/v1/", "/v2")
@@ -216,6 +218,18 @@ class Settings:
         parse_choice("f32", "int8"),
         "f32 or int8",
         "`int8` serves the INT8 version of each compiled model that has an accepted one, the others in float32.",
+    )
+    programs: str = setting(
+        "off",
+        parse_choice("off", "all"),
+        "off or all",
+        "Whether model archives that bring programs of their own are run: `off` refuses them, `all` trusts every one.",
+    )
+    handler_memory_bytes: int = whole(
+        8 * 1024 * MIB,
+        256 * MIB,
+        1024 * 1024 * MIB,
+        "Most address space of a process that runs an archive's program, in bytes.",
     )
     prediction_timeout_ms: int = whole(
         60_000,

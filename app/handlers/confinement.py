@@ -1,0 +1,65 @@
+"""Confines the process that calls it: memory, files, network, and what outlives its parent.
+
+The limits hold for this process and all it starts, and only root could lift them. They are no jail: the process still
+reads and writes what its user may.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+CLONE_NEWNET, CLONE_NEWUSER = 0x40000000, 0x10000000  # sched.h of Linux
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # prctl.h of Linux
+MAX_OPEN_FILES = 1024
+MAX_FILE_BYTES = 1024 * 1024 * 1024
+FIRST_TO_BE_KILLED = "1000"
+
+
+def confine(memory_bytes: int) -> list[str]:
+    """Confine this process for good; call before it starts a thread.
+
+    Args:
+        memory_bytes: most address space it may have.
+
+    Returns:
+        What is in force, in words for a log.
+    """
+    limits = {"NOFILE": MAX_OPEN_FILES, "FSIZE": MAX_FILE_BYTES, "CORE": 0}
+    # macOS has the name but does not keep to it.
+    if sys.platform == "linux":
+        limits["AS"] = memory_bytes
+    for name, limit in limits.items():
+        lower_limit(getattr(resource, f"RLIMIT_{name}"), limit)
+    in_force = [f"{name} {limit}" for name, limit in limits.items()]
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_BE_KILLED, encoding="ascii")
+        if leave_network(libc):
+            return [*in_force, "no network"]
+    return [*in_force, "the network is open: this host does not allow to leave it"]
+
+
+def lower_limit(kind: int, limit: int) -> None:
+    """Lower a limit of this process; one that is lower already stays."""
+    _, hard = resource.getrlimit(kind)
+    lowest = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(kind, (lowest, lowest))
+
+
+def leave_network(libc: ctypes.CDLL) -> bool:
+    """Move this process to a network of its own, in which there is nothing; return whether the host allowed it."""
+    if libc.unshare(CLONE_NEWNET) == 0:
+        return True
+    user, group = os.geteuid(), os.getegid()
+    if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
+        return False
+    # In a user namespace without these lines the process would be nobody.
+    Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+    Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
+    Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
+    return True

@@ -1,0 +1,98 @@
+"""Messages between our own processes: a JSON header and raw bytes, each with its length. Nothing is pickled."""
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+LENGTH = struct.Struct("!I")
+SOCKET_FILE = "socket"
+"""In the folder of a server's manager."""
+MAX_HEADER_BYTES = 4 * 1024 * 1024
+MAX_MESSAGE_BYTES = 1024 * 1024 * 1024
+Blob = bytes | bytearray | memoryview
+
+
+class Message(NamedTuple):
+    """A header, and the bytes that came with it."""
+
+    header: dict[str, Any]
+    blobs: list[bytes]
+
+
+class BrokenMessageError(ValueError):
+    """What came is not a message, or is too large; the connection is of no use any more."""
+
+
+def encode(header: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> bytes:
+    """Write a message; its bytes follow the header in order."""
+    text = json.dumps({**header, "sizes": [len(blob) for blob in blobs]}).encode()
+    return b"".join((LENGTH.pack(len(text)), text, *blobs))
+
+
+def decode_length(prefix: bytes) -> int:
+    """Read the header's length; raises `BrokenMessageError` if it is too large."""
+    length: int = LENGTH.unpack(prefix)[0]
+    if length > MAX_HEADER_BYTES:
+        raise BrokenMessageError("the header is too long")
+    return length
+
+
+def decode_header(text: bytes) -> tuple[dict[str, Any], list[int]]:
+    """Read the header and the lengths of what follows; raises `BrokenMessageError` if it is none."""
+    try:
+        header = json.loads(text)
+        sizes = header.pop("sizes")
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise BrokenMessageError("the header is malformed") from error
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise BrokenMessageError("the lengths are malformed")
+    if sum(sizes) > MAX_MESSAGE_BYTES:
+        raise BrokenMessageError("the message is too long")
+    return header, sizes
+
+
+async def read_message(reader: asyncio.StreamReader) -> Message:
+    """Read one message.
+
+    Raises:
+        EOFError: the other end is gone.
+        BrokenMessageError: what came is no message.
+    """
+    length = decode_length(await reader.readexactly(LENGTH.size))
+    header, sizes = decode_header(await reader.readexactly(length))
+    return Message(header, [await reader.readexactly(size) for size in sizes])
+
+
+class Channel:
+    """One end of a socket that carries messages, for code that waits.
+
+    Thread safety: one thread at a time.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self._stream = connection.makefile("rb")
+
+    def send(self, header: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:
+        """Send a message."""
+        self.connection.sendall(encode(header, blobs))
+
+    def receive(self) -> Message:
+        """Receive a message; raises as `read_message`."""
+        length = decode_length(self._read(LENGTH.size))
+        header, sizes = decode_header(self._read(length))
+        return Message(header, [self._read(size) for size in sizes])
+
+    def _read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        if data is None or len(data) != size:
+            raise EOFError
+        return data
+
+    def close(self) -> None:
+        """Close this end."""
+        self._stream.close()
+        self.connection.close()

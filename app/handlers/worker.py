@@ -1,0 +1,93 @@
+"""The process that runs a handler: `python -m app.handlers.worker DESCRIPTOR`, started by a pool.
+
+It confines itself, loads the model, says so, and answers batches until the other end of its socket goes.
+"""
+
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.handlers.archive import HandlerArchive
+from app.handlers.batch import Answer, describe_failure, fail_all, make_answers, make_data
+from app.handlers.confinement import confine
+from app.handlers.frames import Channel
+from app.handlers.loading import HandleFunction, load_handler, prepare_path
+
+MAX_REASON_LENGTH = 500
+
+
+class HandlerService:
+    """A loaded handler."""
+
+    def __init__(self, archive: HandlerArchive) -> None:
+        from ts import __version__
+        from ts.context import Context
+
+        self._context = Context(
+            archive.name,
+            str(archive.path),
+            dict(archive.manifest),
+            archive.limits.batch_size,
+            None,
+            __version__,
+            model_yaml_config=dict(archive.config),
+        )
+        self._handle: HandleFunction = load_handler(archive, self._context)
+
+    def answer(self, requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]) -> tuple[list[Answer], str | None]:
+        """Answer a batch; also return where the handler failed, if it did: never what it said, which may quote data."""
+        from ts.context import RequestProcessor
+
+        self._context.request_ids = {index: request["id"] for index, request in enumerate(requests)}
+        self._context.metrics.request_ids = self._context.request_ids
+        self._context.intermediate = {}
+        self._context.request_processor = [RequestProcessor(request["headers"]) for request in requests]
+        try:
+            items = self._handle(make_data(requests, blobs), self._context)
+        except Exception as error:  # noqa: BLE001  # whatever a handler raises is its callers' answer
+            return fail_all(*describe_failure(error), len(requests)), locate(error)
+        answers = make_answers(items, self._context, len(requests))
+        return answers, next((header["error"] for header, _ in answers if "error" in header), None)
+
+
+def locate(error: BaseException) -> str:
+    """Say of which type an error is and where it was raised, and nothing that it says itself."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[-3:]]
+    return f"{type(error).__name__} at {' > '.join(places)}"
+
+
+def describe_fault(error: BaseException) -> str:
+    """Say why a handler could not be loaded; no request's data is there yet, so its own words may be told."""
+    return f"{type(error).__name__}: {error}"[:MAX_REASON_LENGTH]
+
+
+def serve(channel: Channel) -> None:
+    """Load the handler that the first message names, then answer batches."""
+    channel.connection.set_inheritable(False)  # what the handler starts has no part in it
+    order, _ = channel.receive()
+    archive = HandlerArchive.from_json(order["archive"])
+    in_force = confine(order["memory_bytes"])
+    os.chdir(archive.path)
+    prepare_path(archive.path)
+    try:
+        service = HandlerService(archive)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a handler raises is the reason
+        channel.send({"error": describe_fault(error), "at": locate(error)})
+        return
+    channel.send({"ready": True, "in_force": in_force})
+    while True:
+        try:
+            batch, blobs = channel.receive()
+        except EOFError:
+            return
+        answers, fault = service.answer(batch["requests"], blobs)
+        channel.send({"answers": [header for header, _ in answers], "fault": fault}, [body for _, body in answers])
+
+
+if __name__ == "__main__":
+    serve(Channel(socket.socket(fileno=int(sys.argv[1]))))

@@ -1,0 +1,67 @@
+"""A client of a manager of its own, which has ended when the test is over."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.config import MIB, Settings
+from app.handlers.archive import HandlerArchive, read_archive
+from app.handlers.batch import Answer
+from app.handlers.client import PoolClient
+from app.pipeline.patience import Patience
+from tests.handlers.archives import make_archive, make_config
+
+Ask = Callable[..., Answer | None]
+
+
+@pytest.fixture
+def pools(tmp_path: Path) -> Iterator[PoolClient]:
+    client = PoolClient(Settings(instance=tmp_path / "i", handler_memory_bytes=1024 * MIB))
+    yield client
+    client.close()
+    if client._manager is not None:
+        client._manager.terminate()
+        assert client._manager.wait(10) == 0
+
+
+@pytest.fixture
+def start(tmp_path: Path, pools: PoolClient) -> Callable[..., HandlerArchive]:
+    """Make an archive of one handler without a model, and have its pool started."""
+
+    def start_pool(code: str, name: str = "m", **config: Any) -> HandlerArchive:
+        files: dict[str, str | bytes] = {"handler.py": code, "config.yaml": make_config(**config)}
+        folder = make_archive(tmp_path / "models", name, "handler.py", files, config_file="config.yaml")
+        archive = read_archive(folder, name, "1.0")
+        pools.register(archive)
+        return archive
+
+    return start_pool
+
+
+@pytest.fixture
+def ask(pools: PoolClient) -> Ask:
+    """Ask a pool; the body is text."""
+
+    def ask_pool(archive: HandlerArchive, text: str = "", timeout_s: float = 30) -> Answer | None:
+        request = {"id": "id-1", "headers": {}, "parts": [{"name": "body", "type": "text/plain"}]}
+        return pools.predict(archive, request, [text.encode()], Patience(time.perf_counter() + timeout_s))
+
+    return ask_pool
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process ends within a moment; one that nobody has waited for counts as ended."""
+    for _ in range(200):
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    os.kill(process, 9)
+    return False

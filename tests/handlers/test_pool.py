@@ -1,0 +1,265 @@
+"""The supervised pool: handlers answer, fail, die, hang and come back, and cost nobody else anything."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.errors import DeadlineError, ModelProcessError
+from app.handlers.archive import HandlerArchive
+from app.handlers.client import PoolClient
+from tests.handlers.conftest import Ask, has_ended
+
+Start = Callable[..., HandlerArchive]
+
+ECHO = """
+import os
+
+def handle(data, context):
+    if data is None:
+        return None
+    return [{"text": row["body"], "batch": len(data), "pid": os.getpid()} for row in data]
+"""
+NAUGHTY = """
+import ctypes, os, time
+
+def handle(data, context):
+    if data is None:
+        return None
+    order = data[0]["body"]
+    if order == "crash":
+        ctypes.string_at(0)
+    if order == "endless":
+        while True:
+            pass
+    if order == "hog":
+        held = []
+        while True:
+            held.append(bytearray(64 * 1024 * 1024))
+    if order == "exit":
+        os._exit(3)
+    if order == "raise":
+        raise ValueError("secret of a patient")
+    if order == "cuda":
+        raise RuntimeError("CUDA error: out of memory")
+    return {
+        "short": [], "dict": {"a": 1}, "object": [object()], "text": ["plain"], "bytes": [b"\\x00\\xff"],
+        "number": [7], "nothing": None,
+    }.get(order, [os.getpid()])
+"""
+SLOW = """
+import time
+
+def handle(data, context):
+    if data is None:
+        return None
+    time.sleep(0.3)
+    return [row["body"] for row in data]
+"""
+DEAD = {"status": 500, "error": "Worker died."}
+
+
+def error_of(answer: object) -> dict[str, object]:
+    assert isinstance(answer, tuple)
+    return answer[0]
+
+
+def test_module_function_is_called_once_without_data_and_then_answers(start: Start, ask: Ask) -> None:
+    archive = start("calls = []\ndef handle(data, context):\n    calls.append(data)\n    return [str(calls[0])]\n")
+    assert ask(archive) == ({"status": 200, "phrase": "", "headers": []}, b"None")
+
+
+@pytest.mark.parametrize(
+    ("order", "answer"),
+    [
+        ("raise", {"status": 503, "error": "Prediction failed"}),
+        ("cuda", {"status": 507, "error": "Out of resources"}),
+        ("hog", {"status": 507, "error": "Out of resources"}),
+        ("short", {"status": 503, "error": "number of batch response mismatched"}),
+        ("dict", {"status": 503, "error": "Invalid model predict output"}),
+        ("nothing", {"status": 503, "error": "Invalid model predict output"}),
+        ("object", {"status": 503, "error": "Unsupported model output data type."}),
+        ("crash", DEAD),
+        ("exit", DEAD),
+        ("endless", DEAD),
+    ],
+)
+def test_failure_is_answered_as_torchserve_does_and_the_next_request_is_served(
+    start: Start, ask: Ask, order: str, answer: dict[str, object]
+) -> None:
+    archive = start(NAUGHTY, responseTimeout=1)
+    assert error_of(ask(archive, order)) == answer
+    assert ask(archive, "number") == ({"status": 200, "phrase": "", "headers": []}, b"7")
+
+
+@pytest.mark.parametrize(("order", "body"), [("text", b"plain"), ("bytes", b"\x00\xff"), ("number", b"7")])
+def test_items_are_sent_as_they_are_or_as_json(start: Start, ask: Ask, order: str, body: bytes) -> None:
+    assert ask(start(NAUGHTY), order) == ({"status": 200, "phrase": "", "headers": []}, body)
+
+
+def test_answer_in_several_parts_is_sent_whole(start: Start, ask: Ask) -> None:
+    code = """
+from ts.handler_utils.utils import send_intermediate_predict_response
+
+def handle(data, context):
+    if data is None:
+        return None
+    for word in ("one ", "two "):
+        send_intermediate_predict_response([word] * len(data), context.request_ids, "ok", 200, context)
+    return ["three"] * len(data)
+"""
+    archive = start(code)
+    for _ in range(2):
+        assert ask(archive) == ({"status": 200, "phrase": "", "headers": []}, b"one two three")
+
+
+def test_text_of_a_handlers_exception_is_in_no_log(start: Start, ask: Ask, capfd: pytest.CaptureFixture[str]) -> None:
+    archive = start(NAUGHTY)
+    ask(archive, "raise")
+    log = capfd.readouterr().err
+    assert "ValueError at" in log
+    assert "handler.py:20" in log
+    assert "secret" not in log
+
+
+def test_endless_loop_costs_another_model_nothing(start: Start, ask: Ask) -> None:
+    bad, good = start(NAUGHTY, name="bad", responseTimeout=3), start(ECHO, name="good")
+    with ThreadPoolExecutor() as threads:
+        hanging = threads.submit(ask, bad, "endless")
+        started = time.monotonic()
+        for _ in range(50):
+            assert error_of(ask(good, "x"))["status"] == 200
+        assert time.monotonic() - started < 2
+        assert not hanging.done()
+        assert error_of(hanging.result(10)) == DEAD
+
+
+def test_four_workers_serve_four_at_a_time(start: Start, ask: Ask) -> None:
+    archive = start(SLOW, minWorkers=4, maxWorkers=4)
+    started = time.monotonic()
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda index: ask(archive, str(index)), range(8)))
+    took_s = time.monotonic() - started
+    assert [answer[1] for answer in answers if answer] == [str(index).encode() for index in range(8)]
+    assert 0.6 <= took_s < 1.1  # two rounds of 300 ms; one worker would take 2.4 s
+
+
+def test_killed_worker_is_back_within_five_seconds(pools: PoolClient, start: Start, ask: Ask) -> None:
+    archive = start(ECHO)
+    for size in (1, 1_000_000):
+        [worker] = pools.describe(archive)["workers"]
+        os.kill(worker["pid"], signal.SIGKILL)
+        started = time.monotonic()
+        answer = ask(archive, "x" * size)
+        assert time.monotonic() - started < 5
+        assert answer is not None
+        assert json.loads(answer[1])["pid"] != worker["pid"]
+
+
+def test_requests_that_come_together_are_one_batch(start: Start, ask: Ask) -> None:
+    archive = start(ECHO, batchSize=4, maxBatchDelay=5000)
+    started = time.monotonic()
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda index: ask(archive, str(index)), range(4)))
+    documents = [json.loads(answer[1]) for answer in answers if answer]
+    assert [document["text"] for document in documents] == list("0123")
+    assert max(document["batch"] for document in documents) > 1
+    assert time.monotonic() - started < 4
+
+
+def test_lone_request_does_not_wait_for_a_full_batch(start: Start, ask: Ask) -> None:
+    archive = start(ECHO, batchSize=8, maxBatchDelay=20000)
+    started = time.monotonic()
+    assert error_of(ask(archive))["status"] == 200
+    assert time.monotonic() - started < 2
+
+
+def test_scaling_adds_and_ends_workers_while_requests_are_answered(pools: PoolClient, start: Start, ask: Ask) -> None:
+    archive = start(ECHO)
+    stop, failed = threading.Event(), []
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            answer = ask(archive, "x")
+            if answer is None or answer[0]["status"] != 200:
+                failed.append(answer)
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    for least, most in ((3, 3), (1, 1), (2, 4), (1, 1)):
+        pools.scale(archive, min_workers=least, max_workers=most)
+        assert len(pools.describe(archive)["workers"]) == least
+    stop.set()
+    asking.join()
+    assert failed == []
+
+
+def test_model_without_workers_is_told_apart(pools: PoolClient, start: Start, ask: Ask) -> None:
+    archive = start(ECHO)
+    pools.scale(archive, min_workers=0, max_workers=0)
+    assert ask(archive) is None
+    pools.scale(archive, min_workers=1, max_workers=1)
+    assert error_of(ask(archive))["status"] == 200
+
+
+def test_line_is_bounded(start: Start, ask: Ask) -> None:
+    archive = start(SLOW, jobQueueSize=2)
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: ask(archive), range(8)))
+    assert 2 <= sum(answer is not None for answer in answers) <= 4
+    assert None in answers
+
+
+def test_caller_who_gives_up_leaves_the_line(pools: PoolClient, start: Start, ask: Ask) -> None:
+    archive = start(SLOW)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(ask, archive, "first")
+        time.sleep(0.1)
+        with pytest.raises(DeadlineError):
+            ask(archive, "second", timeout_s=0.05)
+        time.sleep(0.05)
+        assert pools.describe(archive)["waiting"] == 0
+        assert first.result() is not None
+
+
+def test_handler_that_cannot_be_loaded_gives_its_reason(start: Start) -> None:
+    with pytest.raises(ModelProcessError, match="ModuleNotFoundError: No module named 'no_such_package'"):
+        start("import no_such_package\n")
+
+
+def test_killed_manager_is_started_anew_with_its_models(pools: PoolClient, start: Start, ask: Ask) -> None:
+    archive = start(ECHO)
+    before = json.loads(ask(archive, "x")[1])["pid"]  # type: ignore[index]
+    manager = pools._manager
+    assert manager is not None
+    manager.kill()
+    manager.wait()
+    answer = ask(archive, "x")
+    assert answer is not None
+    assert json.loads(answer[1])["pid"] != before
+    assert has_ended(before)
+
+
+def test_manager_ends_when_its_last_client_has_gone(pools: PoolClient, start: Start) -> None:
+    [worker] = pools.describe(start(ECHO))["workers"]
+    folder = pools._folder
+    assert folder.is_dir()
+    pools.close()
+    assert pools._manager is not None
+    assert pools._manager.wait(20) == 0
+    assert not folder.exists()
+    assert has_ended(worker["pid"])
+    pools._manager = None
+
+
+def test_several_clients_share_one_pool(pools: PoolClient, start: Start, ask: Ask) -> None:
+    archive = start(ECHO)
+    other = PoolClient(pools._settings)
+    other.register(archive)
+    assert other.describe(archive)["workers"] == pools.describe(archive)["workers"]
+    other.close()

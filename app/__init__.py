@@ -71,9 +71,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         MAX_FORM_PARTS=settings.max_images + 16,
         PROVIDE_AUTOMATIC_OPTIONS=False,
     )
-    Services(
-        settings, registry, metrics, ModelChanges(settings, access), ModelFollower(settings, registry, access)
-    ).install(app)
+    Services(settings, registry, metrics, changes, follower).install(app)
     register_auth(app, Authenticator(UsersFile(settings.instance), settings.login_memory_s), settings.auth == "on")
     register_observation(app, metrics)
     register_surfaces(app, settings)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.api.users import UsersFile
-from app.config import MULTIPROCESS_VARIABLE, PREFIX, Settings
+from app.config import HANDLERS_VARIABLE, MULTIPROCESS_VARIABLE, PREFIX, Settings
 from app.errors import SettingsError, UsersError
 from app.logs import make_log_config
 from app.server.tls import load_context
@@ -41,6 +41,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
         raise SettingsError(f"SCANCER_MODELS={settings.models} is not a folder.")
     os.environ[MULTIPROCESS_VARIABLE] = str(folder)
     ts_remarks = adopt_ts_config(settings)
+    os.environ[HANDLERS_VARIABLE] = str(settings.instance / f"handlers-{os.getpid()}")
     return {
         "bind": [str(address) for address in settings.addresses],
         "workers": settings.workers,
@@ -112,6 +113,10 @@ def when_ready(ts_remarks: list[str]) -> None:
     for remark in ts_remarks:
         log.warning("a key of SCANCER_TS_CONFIG is not taken", extra={"reason": remark})
     settings = Settings.from_env()
+    if settings.programs != "off":
+        log.warning(
+            "programs that come in model archives are run", extra={"reason": f"SCANCER_PROGRAMS={settings.programs}"}
+        )
     if settings.auth == "off":
         log.warning("nobody is asked for a password: SCANCER_AUTH=off")
         return

@@ -9,12 +9,14 @@ from typing import Any
 from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 
+from app.api import handler_predictions
 from app.api.auth import require
 from app.api.context import NOTICE, RequestFacts, Services, facts, services
 from app.api.schemas import make_item, make_prediction
 from app.api.upload import read_images
 from app.config import CALLER_IS_GONE, Settings
 from app.errors import AnsweredError, BadRequestError
+from app.handlers.handler_model import HandlerModel
 from app.manifest import ModelManifest
 from app.metrics import Metrics
 from app.pipeline.patience import Patience, never
@@ -38,6 +40,9 @@ def predict(model_name: str, version: str | None = None) -> ResponseReturnValue:
     `Accept: text/plain` answers the class alone, one a line.
     """
     known, service = facts(), services()
+    handler = service.registry.get(model_name, version).handler
+    if handler is not None:
+        return answer_by_handler(handler, known, service)
     with service.registry.lend(model_name, version) as served:
         return answer(served, known, service)
 
@@ -60,13 +65,25 @@ def answer(served: ServedModel, known: RequestFacts, service: Services) -> Respo
     return json_text({"predictions": items})
 
 
-def read_patience(started: float, settings: Settings) -> Patience:
-    """Read how long the caller waits: `X-Request-Timeout-Ms`, at most the setting.
+def answer_by_handler(handler: HandlerModel, known: RequestFacts, service: Services) -> Response:
+    """Have the program of a model archive answer."""
+    known.model, known.version = handler.name, handler.version
+    patience = read_patience(known.started, service.settings, handler.timeout_ms)
+    response = handler_predictions.predict(handler, request, patience, known)
+    whole = {"whole": time.perf_counter() - known.started}
+    rule = request.url_rule.rule if request.url_rule else ""
+    service.metrics.observe_prediction(rule, handler.name, handler.version, whole)
+    return response
+
+
+def read_patience(started: float, settings: Settings, needed_ms: int = 0) -> Patience:
+    """Read how long the caller waits: `X-Request-Timeout-Ms`, at most the setting, or what the model needs.
 
     Raises:
         BadRequestError: it is no whole number of milliseconds.
     """
-    text, timeout_ms = request.environ.get("HTTP_X_REQUEST_TIMEOUT_MS"), settings.prediction_timeout_ms
+    text = request.environ.get("HTTP_X_REQUEST_TIMEOUT_MS")
+    timeout_ms = max(settings.prediction_timeout_ms, needed_ms)
     if text is not None:
         if not re.fullmatch(r"[0-9]{1,9}", text):
             raise BadRequestError("X-Request-Timeout-Ms must be a whole number of milliseconds.")

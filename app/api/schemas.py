@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import url_for
 
-from app.api.context import NOTICE
+from app.api.context import NOTICE, services
 from app.engines.int8_report import Int8Report
 from app.errors import AnsweredError
 from app.manifest import ModelManifest
@@ -61,6 +61,9 @@ def make_summary(entry: ModelEntry) -> dict[str, Any]:
 def make_description(entry: ModelEntry, versions: list[str], default: str) -> dict[str, Any]:
     """All that a caller needs to build a request and to read its answer."""
     name, version = entry.folder.name, entry.folder.version
+    chosen: dict[str, Any] = (
+        {"model_name": name} if version == versions[-1] else {"model_name": name, "version": version}
+    )
     description: dict[str, Any] = {
         "name": name,
         "version": version,
@@ -70,10 +73,11 @@ def make_description(entry: ModelEntry, versions: list[str], default: str) -> di
         "reason": entry.reason,
         "notice": NOTICE,
     }
+    if entry.archive is not None:
+        return description | make_handler(entry, chosen)
     if entry.manifest is None:
         return description
     manifest = entry.manifest
-    chosen: dict[str, Any] = {"model_name": name} if version == default else {"model_name": name, "version": version}
     return description | {
         "title": manifest.title,
         "description": manifest.description,
@@ -90,6 +94,18 @@ def make_description(entry: ModelEntry, versions: list[str], default: str) -> di
             for metric, value in manifest.metrics.items()
         },
         "examples": [url_for("models.send_example", **chosen, file=file) for file in entry.folder.find_examples()],
+        "predict_url": url_for("predictions.predict", **chosen),
+    }
+
+
+def make_handler(entry: ModelEntry, chosen: dict[str, Any]) -> dict[str, Any]:
+    """What is known of an archive with a program of its own: that it is run, by what, and how it is confined."""
+    assert entry.archive is not None, "called for archives only"
+    return {
+        "engine": entry.engine,
+        "handler": str(entry.archive.manifest["model"]["handler"]),
+        "programs": services().settings.programs,
+        "pool": entry.handler.describe() if entry.handler else None,
         "predict_url": url_for("predictions.predict", **chosen),
     }
 

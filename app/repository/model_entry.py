@@ -3,13 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from app.engines.int8_report import Int8Report
 from app.engines.report import CompileReport
+from app.handlers.archive import HandlerArchive
 from app.manifest import ModelManifest
 from app.pipeline.served_model import ServedModel
 from app.repository.model_repository import ModelFolder, order_version
 from app.repository.wanted import Key, WantedVersion
+
+if TYPE_CHECKING:
+    from app.handlers.handler_model import HandlerModel
 
 
 class State(StrEnum):
@@ -35,6 +40,7 @@ class ModelEntry:
         int8: of the INT8 model in use; None where float32 serves.
         served: the model itself, in state READY only.
         load_s: seconds that loading took; None while it is not loaded.
+        archive, handler: of a model archive with a program of its own, instead of `manifest` and `served`.
     """
 
     folder: ModelFolder
@@ -47,6 +53,8 @@ class ModelEntry:
     int8: Int8Report | None = None
     served: ServedModel | None = None
     load_s: float | None = None
+    archive: HandlerArchive | None = None
+    handler: "HandlerModel | None" = None
 
     @property
     def key(self) -> Key:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from app.config import Settings
 from app.errors import CompiledModelError, InferenceError, ModelFolderError
 from app.manifest import ModelManifest
+from app.repository.archive_loader import ArchiveLoader, ArchiveStatus
 from app.repository.model_entry import ModelEntry, State, sort_versions
 from app.repository.model_loader import LoadedModel, ModelLoader
 from app.repository.model_repository import ModelFolder, find_model_folders
@@ -42,6 +43,7 @@ class ModelRegistry(ServingTable):
         self._on_change = on_change
         self._on_remove = on_remove
         self._loader = ModelLoader(settings)
+        self._archives = ArchiveLoader(settings, self._note_archive)
         self._lock = threading.Lock()
         self._plan = Plan({}, {}, frozenset())
         self._at_start: set[Key] = set()
@@ -68,8 +70,7 @@ class ModelRegistry(ServingTable):
         """
         asked, self._plan = plan.asked - self._plan.asked, plan
         if not self.is_settled:
-            defaults = [(name, plan.find_default(name)) for name in plan.versions]
-            self._at_start = set(defaults[: self._settings.loaded_at_start])
+            self._at_start = set(plan.list_compiled_defaults()[: self._settings.loaded_at_start])
             asked = frozenset()
         slow = [each for each in plan.all() if not self._follow(each, each.wanted.key in changed)]
         for key in asked:
@@ -89,6 +90,7 @@ class ModelRegistry(ServingTable):
             if entry.served is not None:
                 self._put(replace(entry, state=State.UNLOADING, reason="the server stops", served=None))
                 entry.served.close()
+        self._archives.close()
 
     def _put(self, entry: ModelEntry) -> ModelEntry | None:
         """Put an entry in its place and return the one that was there."""
@@ -115,6 +117,8 @@ class ModelRegistry(ServingTable):
             left = {other: each for other, each in self._entries[name].items() if other != version}
             self._entries = {key: each for key, each in {**self._entries, name: left}.items() if each}
             self._defaults = {key: self._choose_default(key) for key in self._entries}
+        if entry.archive is not None:
+            self._archives.unload(entry.archive)
         if entry.served is None:
             self._on_remove(entry.folder)
         else:
@@ -157,6 +161,9 @@ class ModelRegistry(ServingTable):
     def _load_at_once(self, planned: PlannedVersion) -> bool:
         """Load a compiled model; return False if the folder is sound but needs the slow way first."""
         folder, wanted = planned.folder, planned.wanted
+        if folder.is_archive:
+            self._load_archive(planned)
+            return True
         manifest = None
         try:
             manifest = folder.read_manifest()
@@ -176,6 +183,27 @@ class ModelRegistry(ServingTable):
         except ModelFolderError as error:
             self._set(ModelEntry(folder, wanted, State.UNAVAILABLE, error.message, manifest))
         return True
+
+    def _load_archive(self, planned: PlannedVersion) -> None:
+        """Have the program of a model archive started, or ended where no worker is wanted."""
+        if planned.wanted.is_loaded:
+            self._archives.load(planned.folder)
+            return
+        before = self._find(planned.wanted.key)
+        if before is not None and before.archive is not None:
+            self._archives.unload(before.archive)
+        self._put(ModelEntry(planned.folder, planned.wanted, State.UNAVAILABLE, "it has no workers"))
+
+    def _note_archive(self, folder: ModelFolder, status: ArchiveStatus) -> None:
+        """Bring the entry of a model archive up to date, if it is still wanted."""
+        now = self._plan.versions.get(folder.name, {}).get(folder.version)
+        if now is None or not now.wanted.is_loaded:
+            return
+        state, engine = State.LOADING if status.is_starting else State.UNAVAILABLE, None
+        if status.handler is not None:
+            state, engine = State.READY, "handler"
+        entry = ModelEntry(now.folder, now.wanted, state, status.reason, engine=engine)
+        self._put(replace(entry, archive=status.archive, handler=status.handler))
 
     def _wait_for(self, planned: PlannedVersion, manifest: ModelManifest | None, reason: str) -> None:
         """Say that a version is being loaded, unless an earlier one of the same name serves meanwhile."""

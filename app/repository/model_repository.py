@@ -8,6 +8,7 @@ from pathlib import Path
 from app.engines.int8_report import Int8Report, read_int8_report
 from app.engines.report import CompileReport, hash_files, read_report
 from app.errors import IntegrityError, ManifestError
+from app.handlers.archive import ARCHIVE_NAME_PATTERN, HandlerArchive, is_archive, read_archive
 from app.manifest import MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, read_manifest
 
 EXAMPLES_FOLDER = "examples"
@@ -39,8 +40,19 @@ class ModelFolder:
         except (OSError, UnicodeDecodeError):
             return None
 
+    @property
+    def is_archive(self) -> bool:
+        """Whether it is an unpacked model archive, which has a program of its own and no `model.toml`."""
+        return is_archive(self.path)
+
+    def read_archive(self) -> HandlerArchive:
+        """Read the archive's manifest; raises `ManifestError`."""
+        return read_archive(self.path, self.name, self.version)
+
     def read_manifest(self) -> ModelManifest:
         """Read `model.toml`; raises `ManifestError`."""
+        if self.is_archive:
+            raise ManifestError("it is a model archive with a program of its own, which has no model.toml")
         return read_manifest(self.path)
 
     def verify_artifact(self, manifest: ModelManifest) -> None:
@@ -76,6 +88,8 @@ class ModelFolder:
 def find_model_folders(root: Path) -> list[ModelFolder]:
     """Find every model version below `root`, by name and then version; other files and folders are passed over.
 
+    An archive may have any name that TorchServe takes.
+
     Raises:
         ManifestError: `root` is not a folder.
     """
@@ -84,9 +98,10 @@ def find_model_folders(root: Path) -> list[ModelFolder]:
     return [
         ModelFolder(version)
         for name in sorted(root.iterdir())
-        if name.is_dir() and MODEL_NAME_PATTERN.fullmatch(name.name)
+        if name.is_dir() and ARCHIVE_NAME_PATTERN.fullmatch(name.name)
         for version in sorted(name.iterdir(), key=lambda path: order_version(path.name))
         if version.is_dir() and VERSION_PATTERN.fullmatch(version.name)
+        if MODEL_NAME_PATTERN.fullmatch(name.name) or is_archive(version)
     ]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.errors import ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
+from app.errors import BadRequestError, ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
 from app.pipeline.served_model import ServedModel
 from app.repository.model_entry import ModelEntry, State, sort_versions
 from app.repository.wanted import Key
@@ -49,8 +49,13 @@ class ServingTable:
         Raises:
             ModelNotFoundError, ModelVersionNotFoundError: as `get`.
             ServiceUnavailableError: it is not ready; its reason stands in `/models/<name>`.
+            BadRequestError: it is an archive with a program of its own, which only `/predictions` asks.
         """
         entry = self.get(name, version)
+        if entry.handler is not None:
+            raise BadRequestError(
+                f'Model "{name}" has a program of its own, which answers at /predictions/{name} only.'
+            )
         if entry.served is None:
             if not entry.wanted.is_loaded:
                 named = f'Model "{name}"' if version is None else f'Model "{name}" Version {version}"'

@@ -101,6 +101,11 @@ class Plan:
         """Every version."""
         return [planned for versions in self.versions.values() for planned in versions.values()]
 
+    def list_compiled_defaults(self) -> list[Key]:
+        """The default version of each model that has no program of its own."""
+        defaults = [(name, self.find_default(name)) for name in self.versions]
+        return [(name, version) for name, version in defaults if not self.versions[name][version].folder.is_archive]
+
     def find_default(self, name: str) -> str:
         """The default version of a model: the chosen one, else the newest."""
         chosen = self.chosen_defaults.get(name)

@@ -1,0 +1,108 @@
+"""Between HTTP and the handlers of model archives, as TorchServe's clients know it."""
+
+import re
+from http import HTTPStatus
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from flask import Request, Response, jsonify
+
+from app.api.context import RequestFacts
+from app.api.upload import hold_chunked_body, read_body
+from app.errors import UnsupportedMediaError
+from app.handlers.batch import INVALID
+from app.handlers.handler_model import HandlerModel
+from app.pipeline.patience import Patience
+
+ERROR_TYPE = "InternalServerException"
+CREDENTIALS = ("HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE")
+"""What a caller sends to us; no handler gets it."""
+OWN_HEADERS = {"connection", "content-length", "date", "keep-alive", "server", "te", "trailer", "transfer-encoding"}
+"""What a handler may not say of an answer."""
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]{0,8192}")
+URLENCODED = "application/x-www-form-urlencoded"
+
+
+class Part(NamedTuple):
+    """One key of the dict that a handler gets for a request."""
+
+    name: str
+    type: str | None
+    value: bytes
+
+
+def predict(handler: HandlerModel, request: Request, patience: Patience, known: RequestFacts) -> Response:
+    """Hand a request to a handler and make its answer the response."""
+    parts = read_parts(request)
+    asked = {
+        "id": known.request_id,
+        "headers": read_headers(request, parts),
+        "parts": [{"name": part.name, "type": part.type} for part in parts],
+    }
+    header, body = handler.predict(asked, [part.value for part in parts], patience)
+    return make_response(header, body, known)
+
+
+def read_parts(request: Request) -> list[Part]:
+    """Read the body: each part of a form, or the whole as `body`.
+
+    Raises:
+        UnsupportedMediaError: it is compressed.
+        BadRequestError, BodyTooLargeError: as `read_body`.
+    """
+    if request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
+        raise UnsupportedMediaError("Compressed bodies are not taken.")
+    kind = request.mimetype if "CONTENT_TYPE" in request.environ else ""
+    if kind == "multipart/form-data":
+        hold_chunked_body(request)
+        fields = [Part(name, None, value.encode()) for name, value in request.form.items(multi=True)]
+        files = [Part(name, file.content_type, file.read()) for name, file in request.files.items(multi=True)]
+        return fields + files
+    body = read_body(request)
+    if kind == URLENCODED:
+        pairs = b"&".join(pair for pair in body.split(b"&") if b"=" in pair)
+        return [Part(name.decode("latin-1"), None, value) for name, value in parse_qsl(pairs, keep_blank_values=True)]
+    return [Part("body", request.content_type, body)]
+
+
+def read_headers(request: Request, parts: list[Part]) -> dict[str, Any]:
+    """The request's headers as handlers see them, without credentials; also those of each part of a form."""
+    headers: dict[str, Any] = {
+        name[5:].replace("_", "-").title(): value
+        for name, value in request.environ.items()
+        if name.startswith("HTTP_") and name not in CREDENTIALS
+    }
+    if request.content_type:
+        headers["Content-Type"] = request.content_type
+    headers |= {part.name: {"content-type": part.type} for part in parts if part.name != "body" and part.type}
+    return headers | {"explain": "False"}
+
+
+def make_response(header: dict[str, Any], body: bytes, known: RequestFacts) -> Response:
+    """Make the response: a handler's item with what it set for it, or its failure in the one shape of errors."""
+    if "error" in header:
+        return make_error(header["status"], header["error"], known)
+    status, phrase = header["status"], header["phrase"]
+    pairs = header["headers"]
+    if not 200 <= status <= 599 or not HEADER_VALUE.fullmatch(phrase) or not all(is_sound(*pair) for pair in pairs):
+        return make_error(HTTPStatus.SERVICE_UNAVAILABLE, INVALID, known)
+    response = Response(body, status=f"{status} {phrase}".strip())
+    del response.headers["Content-Type"]  # none, unless the handler names one: TorchServe's clients know it so
+    for name, value in pairs:
+        response.headers[name] = value
+    return response
+
+
+def is_sound(name: str, value: str) -> bool:
+    """Whether a handler may send a header."""
+    return bool(HEADER_NAME.fullmatch(name) and HEADER_VALUE.fullmatch(value)) and name.lower() not in OWN_HEADERS
+
+
+def make_error(status: int, message: str, known: RequestFacts) -> Response:
+    """Make an error in the one shape, with a status that may be a handler's own."""
+    code = status if 400 <= status <= 599 else HTTPStatus.INTERNAL_SERVER_ERROR.value
+    known.outcome = ERROR_TYPE
+    response = jsonify({"code": int(code), "type": ERROR_TYPE, "message": message})
+    response.status_code = code
+    return response

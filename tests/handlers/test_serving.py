@@ -1,0 +1,282 @@
+"""Model archives in the model repository, asked over HTTP: the examples, the shapes of answers, what is refused."""
+
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from PIL import Image
+
+from app import create_app
+from app.api.users import USERS_FILE
+from app.config import Settings
+from app.repository.model_entry import State
+from tests.conftest import basic
+from tests.handlers.archives import DENSENET_MODEL, make_archive
+
+BINARY_HANDLER = """
+import torch
+from torchvision import transforms
+from ts.torch_handler.image_classifier import ImageClassifier
+
+
+class CancerClassifier(ImageClassifier):
+    image_processing = transforms.Compose([transforms.Resize((32, 32)), transforms.ToTensor()])
+
+    def postprocess(self, data):
+        return [torch.argmax(data, dim=1).item()]
+"""
+SHOWING_HANDLER = """
+import base64
+
+def show(value):
+    return base64.b64encode(value).decode() if isinstance(value, (bytes, bytearray)) else value
+
+def entry(data, context):
+    if data is None:
+        return None
+    answers = []
+    for index, row in enumerate(data):
+        if row.get("body") == "status":
+            context.set_response_status(207, "Odd", index)
+            context.set_response_content_type(index, "text/csv")
+            context.set_response_header(index, "x-model", "m")
+        if row.get("body") == "break":
+            context.set_response_header(index, "x-model", "a\\r\\nSet-Cookie: b")
+        if row.get("body") == "refuse":
+            from ts.utils.util import PredictionException
+            raise PredictionException("too small", 422)
+        answers.append({
+            "row": {key: [type(value).__name__, show(value)] for key, value in row.items()},
+            "id": context.get_request_id(index),
+            "header": context.get_request_header(index, "x-FOO"),
+            "secret": context.get_request_header(index, "Authorization"),
+        })
+    return answers
+"""
+
+
+def make_picture(mode: str, size: tuple[int, int] = (300, 260)) -> bytes:
+    picture = Image.radial_gradient("L").resize(size)
+    buffer = io.BytesIO()
+    picture.convert("RGB").convert(mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> Iterator[Callable[..., FlaskClient]]:
+    """Serve a model repository of archives, and wait until each has settled."""
+    apps: list[Flask] = []
+
+    def start(models: Path, **settings: Any) -> FlaskClient:
+        folder = tmp_path_factory.mktemp("i")
+        shutil.copy(instance / USERS_FILE, folder)
+        app = create_app(Settings(models=models, instance=folder, programs="all", **settings))
+        apps.append(app)
+        registry = app.extensions["scancer"].registry
+        deadline = time.monotonic() + 120
+        while any(entry.state is State.LOADING for entry in registry.entries()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return app.test_client()
+
+    yield start
+    for app in apps:
+        registry = app.extensions["scancer"].registry
+        registry.close()
+        registry._archives._pools._manager.terminate()
+        assert registry._archives._pools._manager.wait(10) == 0
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., FlaskClient]) -> FlaskClient:
+    """Serve a handler that shows what it was given."""
+    models = tmp_path_factory.mktemp("shown") / "models"
+    make_archive(models, "Show_1.x", "show:entry", {"show.py": SHOWING_HANDLER})
+    return serve(models)
+
+
+def post(client: FlaskClient, name: str, data: Any, **more: Any) -> Any:
+    headers = {**basic(), **more.pop("headers", {})}
+    return client.post(f"/predictions/{name}", data=data, headers=headers, **more)
+
+
+def test_densenet_with_weights_and_labels_answers_five_classes(
+    tmp_path: Path, serve: Callable[..., FlaskClient]
+) -> None:
+    from app.engines.torch_architectures import import_torchvision
+
+    network = import_torchvision().models.densenet161(weights=None)
+    import torch
+
+    weights = io.BytesIO()
+    torch.save(network.state_dict(), weights)
+    labels = {str(index): [f"n{index:08}", "tabby" if index == 281 else f"class {index}"] for index in range(1000)}
+    files = {
+        "model.py": DENSENET_MODEL,
+        "weights.pth": weights.getvalue(),
+        "index_to_name.json": json.dumps(labels),
+    }
+    models = tmp_path / "models"
+    make_archive(models, "densenet161", "image_classifier", files, model_file="model.py", serialized_file="weights.pth")
+    client = serve(models)
+    network.eval()
+    expected = expect_classes(network, make_picture("RGB"), labels)
+    for mode in ("RGB", "RGBA", "L", "P"):
+        response = post(client, "densenet161", make_picture(mode))
+        assert response.status_code == 200, response.data
+        assert response.content_type is None
+        answer = json.loads(response.data)
+        assert len(answer) == 5
+        assert list(answer.values()) == sorted(answer.values(), reverse=True)
+        if mode != "P":  # a palette is another picture
+            assert answer == pytest.approx(expected, abs=1e-4)
+
+
+def expect_classes(network: Any, picture: bytes, labels: dict[str, list[str]]) -> dict[str, float]:
+    """What torchvision itself says, by the published preprocessing."""
+    import torch
+    from torchvision import transforms
+
+    image = transforms.ToTensor()(transforms.CenterCrop(224)(transforms.Resize(256)(Image.open(io.BytesIO(picture)))))
+    normal = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(image)
+    with torch.inference_mode():
+        probabilities = torch.softmax(network(normal[None]), 1)[0]
+    values, indices = torch.topk(probabilities, 5)
+    return {labels[str(index)][-1]: value for index, value in zip(indices.tolist(), values.tolist(), strict=True)}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_with_an_overriding_handler_answers_0_or_1(
+    tmp_path: Path, serve: Callable[..., FlaskClient]
+) -> None:
+    import torch
+
+    class Brightness(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bright = x.mean(dim=[1, 2, 3])
+            return torch.stack([1 - bright, bright], 1)
+
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(Brightness(), torch.zeros(1, 3, 32, 32)), file)
+    models = tmp_path / "models"
+    files: dict[str, str | bytes] = {"cancer_handler.py": BINARY_HANDLER, "scripted.pt": file.getvalue()}
+    make_archive(models, "cancer", "cancer_handler.py", files, serialized_file="scripted.pt")
+    client = serve(models)
+    for colour, expected in (("white", b"1"), ("black", b"0")):
+        buffer = io.BytesIO()
+        Image.new("RGB", (50, 40), colour).save(buffer, "PNG")
+        response = post(client, "cancer", {"data": (io.BytesIO(buffer.getvalue()), "x.png")})
+        assert (response.status_code, response.data) == (200, expected)
+    [worker] = client.get("/models/cancer", headers=basic()).json["pool"]["workers"]
+    os.kill(worker["pid"], signal.SIGKILL)
+    started = time.monotonic()
+    response = post(client, "cancer", buffer.getvalue())
+    assert (response.status_code, response.data) == (200, b"0")
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type", "row"),
+    [
+        (b"\x00\xff", None, {"body": ["bytearray", "AP8="]}),
+        (b"\x00\xff", "image/png", {"body": ["bytearray", "AP8="]}),
+        (b'{"a": 1}', "application/json", {"body": ["dict", {"a": 1}]}),
+        (b"{", "application/json", {"body": ["bytearray", "ew=="]}),
+        (b"text", "text/plain; charset=utf-8", {"body": ["str", "text"]}),
+        (b"k=v&l=", "application/x-www-form-urlencoded", {"k": ["bytearray", "dg=="], "l": ["bytearray", ""]}),
+        (b"text", "application/x-www-form-urlencoded", {}),
+    ],
+)
+def test_body_reaches_the_handler_as_torchserve_gives_it(
+    shown: FlaskClient, data: bytes, content_type: str | None, row: dict[str, Any]
+) -> None:
+    response = post(shown, "Show_1.x", data, content_type=content_type)
+    assert json.loads(response.data)["row"] == row
+
+
+def test_form_reaches_the_handler_with_a_key_for_each_part(shown: FlaskClient) -> None:
+    form = {"data": (io.BytesIO(b"\x01"), "x.bin"), "extra": "y", "note": (io.BytesIO(b"n"), "n.txt")}
+    row = json.loads(post(shown, "Show_1.x", form).data)["row"]
+    encoded = {"data": base64.b64encode(b"\x01").decode(), "extra": base64.b64encode(b"y").decode()}
+    assert row == {**{key: ["bytearray", text] for key, text in encoded.items()}, "note": ["str", "n"]}
+
+
+def test_handler_sees_headers_and_the_request_id_but_no_password(shown: FlaskClient) -> None:
+    response = post(shown, "Show_1.x", b"x", headers={"X-Foo": "7", "X-Request-ID": "abcdefgh-1"})
+    answer = json.loads(response.data)
+    assert (answer["header"], answer["id"], answer["secret"]) == ("7", "abcdefgh-1", None)
+    assert response.headers["X-Request-ID"] == "abcdefgh-1"
+
+
+def test_status_and_headers_are_the_handlers(shown: FlaskClient) -> None:
+    response = post(shown, "Show_1.x", b"status", content_type="text/plain")
+    assert (response.status, response.content_type, response.headers["x-model"]) == ("207 Odd", "text/csv", "m")
+
+
+def test_header_with_a_line_break_is_not_sent(shown: FlaskClient) -> None:
+    response = post(shown, "Show_1.x", b"break", content_type="text/plain")
+    assert (response.status_code, response.json["message"]) == (503, "Invalid model predict output")
+    assert "Set-Cookie" not in response.headers
+
+
+def test_prediction_exception_answers_its_own_status_and_message(shown: FlaskClient) -> None:
+    response = post(shown, "Show_1.x", b"refuse", content_type="text/plain")
+    assert response.status_code == 422
+    assert response.json == {"code": 422, "type": "InternalServerException", "message": "too small"}
+
+
+def test_description_says_that_programs_are_run_and_how(shown: FlaskClient) -> None:
+    description = shown.get("/models/Show_1.x", headers=basic()).json
+    assert description["state"] == "READY"
+    assert (description["programs"], description["handler"]) == ("all", "show:entry")
+    assert description["pool"]["workers"][0]["state"] == "READY"
+    assert shown.get("/models/Show_1.x", headers={**basic(), "Accept": "text/html"}).status_code == 200
+
+
+def test_program_is_not_asked_by_other_protocols(shown: FlaskClient) -> None:
+    response = shown.post("/v2/models/Show_1.x/infer", json={"inputs": []}, headers=basic())
+    assert (response.status_code, "/predictions/Show_1.x only" in response.json["error"]) == (400, True)
+
+
+def test_archive_is_refused_with_the_reason_while_programs_are_off(tmp_path: Path, instance: Path) -> None:
+    models = tmp_path / "models"
+    make_archive(models, "show", "show:entry", {"show.py": f"open({str(tmp_path / 'ran')!r}, 'w')"})
+    app = create_app(Settings(models=models, instance=instance))
+    client = app.test_client()
+    description = client.get("/models/show", headers=basic()).json
+    assert description["state"] == "UNAVAILABLE"
+    assert "SCANCER_PROGRAMS=all" in description["reason"]
+    assert post(client, "show", b"x").status_code == 503
+    assert not (tmp_path / "ran").exists()
+
+
+def test_archive_that_cannot_be_loaded_leaves_the_others_serving(
+    tmp_path: Path, serve: Callable[..., FlaskClient]
+) -> None:
+    models = tmp_path / "models"
+    make_archive(models, "bad", "bad.py", {"bad.py": "raise KeyError('no weights')"})
+    make_archive(models, "good", "good.py", {"good.py": "def handle(data, context):\n    return ['yes']\n"})
+    client = serve(models)
+    assert client.get("/models/bad", headers=basic()).json["reason"].startswith("KeyError: 'no weights' (KeyError at")
+    assert post(client, "good", b"x").data == b"yes"
+
+
+def test_model_without_workers_answers_torchserves_text(tmp_path: Path, serve: Callable[..., FlaskClient]) -> None:
+    models = tmp_path / "models"
+    files: dict[str, str | bytes] = {"h.py": SHOWING_HANDLER, "c.yaml": "minWorkers: 0\n"}
+    make_archive(models, "idle", "h:entry", files, config_file="c.yaml")
+    response = post(serve(models), "idle", b"x")
+    assert response.status_code == 503
+    assert response.json["type"] == "ServiceUnavailableException"
+    assert response.json["message"].startswith(
+        'Model "idle" has no worker to serve inference request. Please use scale workers API to add workers.'
+    )

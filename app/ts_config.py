@@ -24,6 +24,7 @@ TAKEN = {
     "job_queue_size": ("queue_size",),
     "max_request_size": ("max_body_bytes",),
     "default_response_timeout": ("native_timeout_s", "prediction_timeout_ms"),
+    "model_store": ("store",),
 }
 """Keys that have a meaning here, and the settings that they give."""
 TAKEN_REMARKS = {
@@ -36,6 +37,7 @@ TAKEN_REMARKS = {
     "job_queue_size": "of a model in each worker",
     "max_request_size": "",
     "default_response_timeout": "",
+    "model_store": "what `POST /models?url=` finds by its bare name",
 }
 
 
@@ -48,11 +50,15 @@ class Passed(NamedTuple):
 
 
 PASSED = (
-    Passed(("load_models",), "every model folder in SCANCER_MODELS is served", "all"),
-    Passed(("models",), "batches are set in each model's model.toml, workers by SCANCER_WORKERS"),
-    Passed(("model_store",), "model folders stand in SCANCER_MODELS; archives are not read"),
+    Passed(
+        ("load_models",), "what was registered once, and every folder in SCANCER_MODELS, is served at each start", "all"
+    ),
+    Passed(("models",), "workers and batches are said when a model is registered, or in its own folder"),
     Passed(("workflow_store",), "workflows are not served"),
-    Passed(("model_snapshot", "snapshot_store", "version", "tsConfigFile"), "what is served stands in SCANCER_MODELS"),
+    Passed(
+        ("model_snapshot", "snapshot_store", "version", "tsConfigFile"),
+        "what is registered is kept in SCANCER_DATABASE",
+    ),
     Passed(
         ("default_startup_timeout", "unregister_model_timeout"),
         "nobody waits for it: a model comes and goes while the others answer",
@@ -62,13 +68,16 @@ PASSED = (
     Passed(("service_envelope",), "raw bodies, forms and JSON are told apart by themselves"),
     Passed(("decode_input_request",), "raw bodies, forms and JSON are told apart by themselves", "true"),
     Passed(("default_service_handler",), "each model's model.toml says what is done to a picture"),
-    Passed(("allowed_urls", "use_env_allowed_urls"), "no model is fetched from a URL"),
-    Passed(("enable_model_api",), "models are added as folders in SCANCER_MODELS", "false"),
+    Passed(
+        ("allowed_urls", "use_env_allowed_urls"),
+        "no model is fetched from a URL; archives lie in the folder that model_store names",
+    ),
+    Passed(("enable_model_api",), "users with the role `manage` register models", "true"),
     Passed(("install_py_dep_per_model",), "packages are installed before the start", "false"),
-    Passed(("ts_open_inference_protocol",), "that protocol is not spoken", "false"),
+    Passed(("ts_open_inference_protocol",), "that protocol is always spoken", "true"),
     Passed(
         ("disable_token_authorization", "token_expiration_min"),
-        "users with passwords take the place of tokens: 'flask --app wsgi users add NAME'",
+        "users with passwords take the place of tokens ('flask --app wsgi users add NAME'); SCANCER_AUTH=off on loopback",
     ),
     Passed(
         ("keystore", "keystore_pass", "keystore_type"),
@@ -88,7 +97,7 @@ PASSED = (
         ("disable_system_metrics", "model_metrics_auto_detect"), "the metrics are fixed, and read at a scrape", "false"
     ),
     Passed(("number_of_gpu",), "models run on the CPU", "0"),
-    Passed(("blacklist_env_vars",), "models are data and see no environment"),
+    Passed(("blacklist_env_vars",), "a handler's process has the server's environment without SCANCER_ variables"),
     Passed(
         ("number_of_netty_threads", "netty_client_threads"),
         "a connection takes no thread; SCANCER_THREADS is how many requests a worker handles at a time",

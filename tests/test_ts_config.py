@@ -62,12 +62,13 @@ def test_typical_file_gives_the_settings_that_it_means(tmp_path: Path) -> None:
         native_timeout_s=300,
         prediction_timeout_ms=300_000,
         max_body_bytes=655_350_000,
+        store=Path("/home/model-server/model-store"),
     )
 
 
 def test_only_what_cannot_be_had_is_named_once_each(tmp_path: Path) -> None:
     keys = [remark.split(":")[0] for remark in remarks(tmp_path, TYPICAL)]
-    assert keys == ["number_of_netty_threads", "model_store", "models"]
+    assert keys == ["number_of_netty_threads", "models"]
 
 
 def test_empty_file_changes_nothing(tmp_path: Path) -> None:

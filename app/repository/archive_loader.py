@@ -1,7 +1,8 @@
 """Has the programs of model archives started, each in a thread of its own: one that hangs delays no other model."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from app.config import Settings
@@ -40,10 +41,16 @@ class ArchiveLoader:
         self._on_change = on_change
         self._pools: PoolClient | None = None
 
-    def load(self, folder: ModelFolder) -> None:
-        """Read an archive and have its program started, if programs are run at all."""
+    def load(self, folder: ModelFolder, limits: Mapping[str, float]) -> None:
+        """Read an archive and have its program started, if programs are run at all.
+
+        Args:
+            folder: of the unpacked archive.
+            limits: fields of its `PoolLimits` that go before what the archive says.
+        """
         try:
             archive = folder.read_archive()
+            archive = replace(archive, limits=replace(archive.limits, **limits))  # type: ignore[arg-type]  # by name
         except ModelFolderError as error:
             self._on_change(folder, ArchiveStatus(error.message))
             return

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from app.config import Settings
 from app.errors import DiskFullError, InvalidModelError, ModelFolderError, ModelNotFoundError
+from app.handlers.archive import ARCHIVE_NAME_PATTERN, is_archive, read_archive
 from app.manifest import MANIFEST_FILE, MODEL_NAME_PATTERN, VERSION_PATTERN
 from app.repository.model_repository import TOKEN_FILE, ModelFolder
 from app.repository.store_access import StoreAccess
@@ -58,6 +59,8 @@ def read_source(source: Path, model_name: str | None) -> Key:
     Raises:
         InvalidModelError: it is no model folder, or holds links.
     """
+    if is_archive(source):
+        return read_archive_source(source, model_name)
     if not source.is_dir() or not (source / MANIFEST_FILE).is_file():
         raise InvalidModelError(f"{source.name} is not a model folder: it has no {MANIFEST_FILE}")
     if any(path.is_symlink() for path in source.rglob("*")):
@@ -71,6 +74,22 @@ def read_source(source: Path, model_name: str | None) -> Key:
         raise InvalidModelError("a model's name is words of small letters and digits, joined by dashes")
     if not isinstance(version, str) or not VERSION_PATTERN.fullmatch(version):
         raise InvalidModelError(f"{MANIFEST_FILE} of {source.name} has no version")
+    return name, version
+
+
+def read_archive_source(source: Path, model_name: str | None) -> Key:
+    """The same of an unpacked archive of TorchServe's.
+
+    Raises:
+        InvalidModelError: its manifest is malformed.
+    """
+    try:
+        model = read_archive(source, "", "").manifest["model"]
+    except ModelFolderError as error:
+        raise InvalidModelError(error.message) from error
+    name, version = model_name or model["modelName"], str(model["modelVersion"])
+    if not ARCHIVE_NAME_PATTERN.fullmatch(name) or not VERSION_PATTERN.fullmatch(version):
+        raise InvalidModelError("a model's name and version are letters, digits, dots, dashes and underscores")
     return name, version
 
 
@@ -106,9 +125,8 @@ class Arrival:
         staged = self.staging / self.token.split()[1]
         with translate_disk_errors():
             shutil.copytree(source, staged, ignore=shutil.ignore_patterns(".*"))
-            manifest = staged / MANIFEST_FILE
-            named = f'name = "{staged.parent.name}"'
-            manifest.write_text(NAME_LINE.sub(named, manifest.read_text(encoding="utf-8"), count=1), encoding="utf-8")
+            if not is_archive(staged):
+                rename_model(staged / MANIFEST_FILE, staged.parent.name)
             (staged / TOKEN_FILE).write_text(self.token, encoding="ascii")
             self._check(ModelFolder(staged))
             for path in (*staged.rglob("*"), staged):
@@ -120,7 +138,10 @@ class Arrival:
 
     def _check(self, folder: ModelFolder) -> None:
         try:
-            folder.verify_artifact(folder.read_manifest())
+            if folder.is_archive:
+                folder.read_archive()
+            else:
+                folder.verify_artifact(folder.read_manifest())
         except ModelFolderError as error:
             raise InvalidModelError(error.message) from error
 
@@ -132,6 +153,12 @@ class Arrival:
             shutil.rmtree(self.staging, ignore_errors=True)
         with suppress(OSError):  # other versions, or somebody's files, are in it
             self.place.parent.rmdir()
+
+
+def rename_model(manifest: Path, name: str) -> None:
+    """Have a manifest name its model as its folder does."""
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(NAME_LINE.sub(f'name = "{name}"', text, count=1), encoding="utf-8")
 
 
 def sweep(settings: Settings, access: StoreAccess) -> None:

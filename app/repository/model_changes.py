@@ -3,18 +3,24 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.config import Settings
 from app.errors import (
     BadRequestError,
     ConflictError,
+    DiskFullError,
+    InvalidModelError,
     InvalidModelVersionError,
+    ModelFolderError,
     ModelNotFoundError,
     ModelVersionNotFoundError,
+    StorageFullError,
 )
 from app.repository.locking import hold_lock
 from app.repository.model_arrivals import Arrival, find_lock, find_source, read_source, sweep
+from app.repository.model_importer import open_source
 from app.repository.model_repository import find_model_folders
 from app.repository.store_access import StoreAccess
 from app.repository.wanted import Key, Plan, PlannedVersion, WantedVersion, make_plan
@@ -108,7 +114,7 @@ class ModelChanges:
         return Change(wanted.key, draft.generation)
 
     def register(self, url: str, wishes: Wishes) -> Change:
-        """Register what a bare name names: a model folder in `SCANCER_STORE`, or one that was unregistered.
+        """Register what a bare name names: a model folder or archive in `SCANCER_STORE`, or one that was unregistered.
 
         Raises:
             ModelNotFoundError: there is none, or the name is none.
@@ -121,19 +127,26 @@ class ModelChanges:
             sweep(self._settings, self._access)
             if source is None:
                 return self._register_again(url, wishes)
-            key = read_source(source, wishes.model_name)
+            if source.is_dir():
+                return self._register_folder(source, url, wishes)
+            with translate_reasons(), open_source(source, self._settings) as folder:
+                return self._register_folder(folder, url, wishes)
+
+    def _register_folder(self, source: Path, url: str, wishes: Wishes) -> Change:
+        """Register a model folder, or an unpacked archive, that lies outside of the models."""
+        key = read_source(source, wishes.model_name)
+        with self._draft() as (draft, plan):
+            check_free(draft, plan, key)
+            arrival = Arrival.announce(self._settings.models, key)
+            draft.strays.add(arrival.token)
+        try:
+            arrival.bring(source)
             with self._draft() as (draft, plan):
                 check_free(draft, plan, key)
-                arrival = Arrival.announce(self._settings.models, key)
-                draft.strays.add(arrival.token)
-            try:
-                arrival.bring(source)
-                with self._draft() as (draft, plan):
-                    check_free(draft, plan, key)
-                    draft.strays.discard(arrival.token)
-                    self._put(draft, plan, make_wanted(key, url, arrival.token, wishes))
-            finally:  # of what came to its end there is nothing to sweep
-                sweep(self._settings, self._access)
+                draft.strays.discard(arrival.token)
+                self._put(draft, plan, make_wanted(key, url, arrival.token, wishes))
+        finally:  # of what came to its end there is nothing to sweep
+            sweep(self._settings, self._access)
         return Change(key, draft.generation)
 
     def sweep(self) -> None:
@@ -163,6 +176,17 @@ class ModelChanges:
         """Change the state, beside the plan that it makes with the folders that are there."""
         with self._access.open().change() as draft:
             yield draft, make_plan(find_model_folders(self._settings.models), draft.freeze())
+
+
+@contextmanager
+def translate_reasons() -> Iterator[None]:
+    """Turn the reasons why an archive is not taken into errors that callers are told."""
+    try:
+        yield
+    except StorageFullError as error:
+        raise DiskFullError("The disk is full; nothing was registered.") from error
+    except ModelFolderError as error:
+        raise InvalidModelError(error.message) from error
 
 
 def make_wanted(key: Key, url: str, token: str | None, wishes: Wishes) -> WantedVersion:

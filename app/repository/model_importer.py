@@ -29,6 +29,7 @@ from app.errors import (
 from app.manifest import FILE_PATTERN, MANIFEST_FILE, ModelManifest, Table, parse_manifest, read_document
 from app.pipeline.postprocess import to_probabilities
 from app.repository.archive import ArchiveLimits, unpack, verify_zip
+from app.repository.archive_loader import PROGRAMS_ARE_OFF
 from app.repository.compiler import compile_in_process
 from app.repository.model_check import EXPECTED_FILE, check_folder
 from app.repository.model_format import ModelFormat, Trust, identify
@@ -69,8 +70,33 @@ def add_model(source: Path, settings: Settings, manifest: Path | None = None) ->
     with explain_failures(settings), Quarantine(settings.models) as quarantine:
         limits = ArchiveLimits(bytes=UNPACKED_FACTOR * settings.max_model_bytes)
         folder = bring_in(source, manifest, quarantine.path, settings, limits)
+        if (settings.models / folder.name / folder.version).exists():
+            raise ModelExistsError(f"{folder.name}/{folder.version} exists already")
         admit(folder, settings, limits)
         return quarantine.publish(folder)
+
+
+@contextmanager
+def open_source(source: Path, settings: Settings) -> Iterator[Path]:
+    """Have what somebody brings as a folder for a while: unpacked, and checked in all that can be known of it.
+
+    Args:
+        source: what `add_model` takes, or an archive of TorchServe's, whose program is neither loaded nor vouched for.
+        settings: as for `add_model`.
+
+    Raises:
+        ModelFolderError: as `add_model`, but that the version may exist.
+    """
+    with explain_failures(settings), Quarantine(settings.models) as quarantine:
+        limits = ArchiveLimits(bytes=UNPACKED_FACTOR * settings.max_model_bytes)
+        if identify(source) is ModelFormat.MAR:
+            if settings.programs == "off":
+                raise ModelFormatError(f"{source.name} is not taken: {PROGRAMS_ARE_OFF}")
+            yield unpack(source, quarantine.path / "unpacked", limits)
+        else:
+            folder = bring_in(source, None, quarantine.path, settings, limits)
+            admit(folder, settings, limits)
+            yield folder.path
 
 
 @contextmanager
@@ -106,8 +132,6 @@ def bring_in(
         root = unpack(source, unpacked, limits)
     fill_in_sha256(root)
     parsed = parse_manifest(Table(read_document(root / MANIFEST_FILE)))
-    if (settings.models / parsed.name / parsed.version).exists():
-        raise ModelExistsError(f"{parsed.name}/{parsed.version} exists already")
     folder = quarantine / "model" / parsed.name / parsed.version
     folder.parent.mkdir(parents=True)
     return ModelFolder(root.rename(folder))

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from app.config import Settings
 from app.errors import CompiledModelError, InferenceError, ModelFolderError
@@ -14,6 +15,9 @@ from app.repository.model_loader import LoadedModel, ModelLoader
 from app.repository.model_repository import ModelFolder, find_model_folders
 from app.repository.serving_table import ServingTable
 from app.repository.wanted import Key, Plan, PlannedVersion, WantedState, WantedVersion, make_plan
+
+if TYPE_CHECKING:
+    from app.handlers.handler_model import HandlerModel
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +159,8 @@ class ModelRegistry(ServingTable):
         if entry is not None and not is_changed and is_loaded_alike(entry.wanted, wanted):
             if entry.wanted != wanted:
                 self._put(replace(entry, wanted=wanted))
+                if entry.handler is not None:
+                    scale(entry.handler, wanted)
             return True
         return self._load_at_once(planned)
 
@@ -187,7 +193,7 @@ class ModelRegistry(ServingTable):
     def _load_archive(self, planned: PlannedVersion) -> None:
         """Have the program of a model archive started, or ended where no worker is wanted."""
         if planned.wanted.is_loaded:
-            self._archives.load(planned.folder)
+            self._archives.load(planned.folder, planned.wanted.list_pool_limits())
             return
         before = self._find(planned.wanted.key)
         if before is not None and before.archive is not None:
@@ -270,6 +276,15 @@ class ModelRegistry(ServingTable):
                 if now is not None:
                     manifest = before.manifest if before is not None else None
                     self._set(ModelEntry(now.folder, now.wanted, State.UNAVAILABLE, error.message, manifest))
+
+
+def scale(handler: "HandlerModel", wanted: WantedVersion) -> None:
+    """Have a program run in as many processes as are wanted; that one cannot be started shows in its pool."""
+    try:
+        handler.scale(min_workers=wanted.min_workers, max_workers=wanted.max_workers)
+    except ModelFolderError as error:
+        extra = {"model": wanted.name, "version": wanted.version, "reason": error.message}
+        log.error("model cannot be scaled", extra=extra)
 
 
 def is_loaded_alike(one: WantedVersion, other: WantedVersion) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from app.manifest import BatchSpec, ModelManifest
 from app.repository.model_repository import ModelFolder, order_version
 
+DEFAULT_TIMEOUT_S = 120
 Key = tuple[str, str]
 """Name and version of a model."""
 
@@ -36,8 +37,8 @@ class WantedVersion:
     max_workers: int = 1
     batch_size: int | None = None
     max_batch_delay_ms: int | None = None
-    response_timeout_s: int = 120
-    startup_timeout_s: int = 120
+    response_timeout_s: int = DEFAULT_TIMEOUT_S
+    startup_timeout_s: int = DEFAULT_TIMEOUT_S
 
     @property
     def key(self) -> Key:
@@ -48,6 +49,19 @@ class WantedVersion:
     def is_loaded(self) -> bool:
         """Whether the version is to be in memory."""
         return self.min_workers > 0
+
+    def list_pool_limits(self) -> dict[str, float]:
+        """What was asked for of the pool of a program; a folder that somebody put there says it all itself."""
+        limits: dict[str, float | None] = {
+            "min_workers": self.min_workers,
+            "max_workers": self.max_workers,
+            "batch_size": self.batch_size,
+            "max_batch_delay_ms": self.max_batch_delay_ms,
+        }
+        for name in ("response_timeout_s", "startup_timeout_s"):
+            if getattr(self, name) != DEFAULT_TIMEOUT_S:
+                limits[name] = getattr(self, name)
+        return {name: value for name, value in limits.items() if value is not None and self.token is not None}
 
     def choose_batch(self, manifest: ModelManifest) -> BatchSpec:
         """How pictures are batched: as wanted, else as the manifest says."""

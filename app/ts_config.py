@@ -77,7 +77,7 @@ PASSED = (
     Passed(("ts_open_inference_protocol",), "that protocol is always spoken", "true"),
     Passed(
         ("disable_token_authorization", "token_expiration_min"),
-        "users with passwords take the place of tokens ('flask --app wsgi users add NAME'); SCANCER_AUTH=off on loopback",
+        "users with passwords take the place of tokens ('flask --app wsgi users add NAME'), or SCANCER_AUTH=off",
     ),
     Passed(
         ("keystore", "keystore_pass", "keystore_type"),

@@ -8,6 +8,8 @@ from enum import Enum, auto
 from functools import lru_cache
 
 from flask import Flask, request
+from flask.globals import request_ctx
+from werkzeug.exceptions import MethodNotAllowed
 
 from app.config import Settings
 from app.errors import ResourceNotFoundError
@@ -52,10 +54,20 @@ def asks_management(settings: Settings) -> bool:
 
 
 def register_surfaces(app: Flask, settings: Settings) -> None:
-    """Answer 404 for a route that exists, but not on the port asked."""
+    """Answer 404 for a route that exists, but not on the port asked; 405 where that port has others of its path."""
 
     @app.before_request
     def check_surface() -> None:
-        blueprint = request.blueprint
-        if blueprint and blueprint not in find_blueprints(settings, request.environ.get("SERVER_PORT", "")):
+        served = find_blueprints(settings, request.environ.get("SERVER_PORT", ""))
+        if request.blueprint and request.blueprint not in served:
+            if methods := find_methods(served):
+                raise MethodNotAllowed(methods)
             raise ResourceNotFoundError("Requested resource is not found, please refer to API document.")
+
+
+def find_methods(served: frozenset[str]) -> list[str]:
+    """The methods by which these blueprints answer at the request's path."""
+    adapter = request_ctx.url_adapter
+    assert adapter is not None, "a request has one"
+    endpoints = {method: str(adapter.match(method=method)[0]) for method in adapter.allowed_methods()}
+    return sorted(method for method, endpoint in endpoints.items() if endpoint.rpartition(".")[0] in served)

@@ -105,6 +105,10 @@ class Connection:
             buffer: of the calling thread.
             answer: returns a request's answer.
         """
+        is_begun = self._is_lingering or not self.is_idle
+        if is_begun and self.deadline < time.monotonic():  # the look round never owns a client that never pauses
+            self.expire()
+            return
         self._flush()
         self._answer_ready(answer)
         view = memoryview(buffer)

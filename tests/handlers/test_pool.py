@@ -38,9 +38,7 @@ def handle(data, context):
         while True:
             pass
     if order == "hog":
-        held = []
-        while True:
-            held.append(bytearray(64 * 1024 * 1024))
+        bytearray(64 * 1024 * 1024 * 1024)
     if order == "exit":
         os._exit(3)
     if order == "raise":
@@ -92,7 +90,7 @@ def test_module_function_is_called_once_without_data_and_then_answers(start: Sta
 def test_failure_is_answered_as_torchserve_does_and_the_next_request_is_served(
     start: Start, ask: Ask, order: str, answer: dict[str, object]
 ) -> None:
-    archive = start(NAUGHTY, responseTimeout=1)
+    archive = start(NAUGHTY, responseTimeout=1 if order == "endless" else 30)
     assert error_of(ask(archive, order)) == answer
     assert ask(archive, "number") == ({"status": 200, "phrase": "", "headers": []}, b"7")
 
@@ -123,7 +121,7 @@ def test_text_of_a_handlers_exception_is_in_no_log(start: Start, ask: Ask, capfd
     ask(archive, "raise")
     log = capfd.readouterr().err
     assert "ValueError at" in log
-    assert "handler.py:20" in log
+    assert "handler.py:18" in log
     assert "secret" not in log
 
 

@@ -81,3 +81,33 @@ def test_refused_upload_is_let_go_and_refused_once(pair: tuple[Connection, socke
     head, _, body = client.recv(1000).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
     assert json.loads(body)["code"] == 503
+
+
+def test_client_that_never_pauses_is_left_at_its_deadline(pair: tuple[Connection, socket.socket]) -> None:
+    connection, client = pair
+    client.sendall(OVERSIZED)
+    serve(connection)
+    connection.release()
+    connection.deadline = 0.0
+    client.sendall(bytes(500))
+    serve(connection)
+    assert connection.is_closed
+
+
+def test_upload_that_never_pauses_is_refused_at_its_deadline(pair: tuple[Connection, socket.socket]) -> None:
+    connection, client = pair
+    client.sendall(b"PUT /p HTTP/1.1\r\nHost: h\r\nContent-Length: 900\r\n\r\n" + bytes(500))
+    serve(connection)
+    connection.deadline = 0.0
+    client.sendall(bytes(100))
+    serve(connection)
+    assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
+    assert connection.is_closed
+
+
+def test_idle_client_is_answered_even_after_its_deadline(pair: tuple[Connection, socket.socket]) -> None:
+    connection, client = pair
+    connection.deadline = 0.0
+    client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    serve(connection)
+    assert connection.due is not None

@@ -12,6 +12,7 @@ from typing import Any
 
 from app.config import DEFAULT_BATCH_SIZE
 from app.errors import ManifestError
+from app.toml_table import Table
 
 MANIFEST_FILE = "model.toml"
 MODEL_NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
@@ -154,93 +155,13 @@ class ModelManifest:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-class Table:
-    """A TOML table that is read key by key: a wrong type, a missing key or a leftover key names itself."""
-
-    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
-        self._values = dict(values)
-        self._path = path
-
-    def _take(self, key: str, kinds: tuple[type, ...], default: Any) -> Any:
-        if key not in self._values:
-            if default is not ...:
-                return default
-            raise ManifestError(f"{MANIFEST_FILE}: {self._path}{key} is missing")
-        value = self._values.pop(key)
-        if not isinstance(value, kinds) or isinstance(value, bool):
-            names = " or ".join(kind.__name__ for kind in kinds)
-            raise ManifestError(f"{MANIFEST_FILE}: {self._path}{key} must be of type {names}")
-        return value
-
-    def fail(self, key: str, rule: str) -> ManifestError:
-        """Make the error that says which rule a key breaks."""
-        return ManifestError(f"{MANIFEST_FILE}: {self._path}{key} {rule}")
-
-    def text(self, key: str, pattern: re.Pattern[str] | None = None, default: Any = ...) -> Any:
-        """Take a string, matching `pattern` as a whole."""
-        value = self._take(key, (str,), default)
-        if value is not None and pattern and not pattern.fullmatch(value):
-            raise self.fail(key, f"must match {pattern.pattern}")
-        return value
-
-    def choice(self, key: str, *choices: str, default: Any = ...) -> str:
-        """Take one of a few strings."""
-        value = self._take(key, (str,), default)
-        if value not in choices:
-            raise self.fail(key, f"must be one of {', '.join(choices)}")
-        return str(value)
-
-    def number(self, key: str, low: float, high: float, default: Any = ...) -> Any:
-        """Take a number from `low` to `high` as a float."""
-        value = self._take(key, (int, float), default)
-        if value is None:
-            return None
-        if not low <= value <= high:  # NaN fails here too
-            raise self.fail(key, f"must be from {low} to {high}")
-        return float(value)
-
-    def whole(self, key: str, low: int, high: int, default: Any = ...) -> int:
-        """Take a whole number from `low` to `high`."""
-        value = self._take(key, (int,), default)
-        if not low <= value <= high:
-            raise self.fail(key, f"must be from {low} to {high}")
-        return int(value)
-
-    def numbers(self, key: str, low: float, high: float) -> tuple[float, float, float]:
-        """Take three numbers, one a channel."""
-        values = self._take(key, (list,), ...)
-        if len(values) != 3 or not all(type(value) in (int, float) and low <= value <= high for value in values):
-            raise self.fail(key, f"must be three numbers from {low} to {high}")
-        return float(values[0]), float(values[1]), float(values[2])
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        """Take a list of distinct, non-empty strings."""
-        values = self._take(key, (list,), ...)
-        if not all(isinstance(value, str) and value for value in values) or len(set(values)) != len(values):
-            raise self.fail(key, "must be distinct, non-empty strings")
-        return tuple(values)
-
-    def table(self, key: str, default: Any = ...) -> "Table":
-        """Take a table."""
-        return Table(self._take(key, (dict,), default), f"{self._path}{key}.")
-
-    def names(self) -> tuple[str, ...]:
-        """The keys not taken yet."""
-        return tuple(self._values)
-
-    def end(self) -> None:
-        """Refuse what was not taken: a misspelt key must not be ignored in silence."""
-        if self._values:
-            raise self.fail(", ".join(self._values), "is not known")
-
-
 def read_manifest(folder: Path) -> ModelManifest:
     """Read and check `model.toml` of the model folder `<name>/<version>`.
 
     Raises:
         ManifestError: it is missing, is not TOML, breaks a rule, or names another model or version than its folder.
     """
-    manifest = parse_manifest(Table(read_document(folder / MANIFEST_FILE)))
+    manifest = parse_manifest(read_document(folder / MANIFEST_FILE))
     if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
         raise ManifestError(
             f"{MANIFEST_FILE} is of {manifest.name}/{manifest.version}, but its folder is "
@@ -263,8 +184,9 @@ def read_document(path: Path) -> dict[str, Any]:
         raise ManifestError(f"{MANIFEST_FILE} is not TOML: {error}") from error
 
 
-def parse_manifest(table: Table) -> ModelManifest:
+def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
     """Turn the parsed TOML into a manifest, or raise `ManifestError`."""
+    table = Table(document, f"{MANIFEST_FILE}: ")
     framework = table.choice("framework", "torch", "keras")
     name = parse_name(table)
     manifest = ModelManifest(

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from app.config import PROJECT_ROOT
+from app.setting_types import PROJECT_ROOT
 from benchmarks.server import MeasuredServer
 
 COPIES = 10

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 
-from app.config import PROJECT_ROOT
+from app.setting_types import PROJECT_ROOT
 from benchmarks.server import MeasuredServer, make_headers
 
 CLIENTS = 8

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from app.api.users import UsersFile
-from app.config import PROJECT_ROOT
+from app.setting_types import PROJECT_ROOT
 
 USER, PASSWORD = "benchmark", "a benchmark's password"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")

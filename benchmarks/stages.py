@@ -13,7 +13,7 @@ import urllib.request
 import numpy as np
 from PIL import Image
 
-from app.config import PROJECT_ROOT
+from app.setting_types import PROJECT_ROOT
 from benchmarks.server import MeasuredServer, make_headers
 
 ROUNDS = 3

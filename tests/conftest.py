@@ -18,7 +18,8 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.api.users import UsersFile
-from app.config import PROJECT_ROOT, Settings
+from app.config import Settings
+from app.setting_types import PROJECT_ROOT
 
 USER, PASSWORD = "tester", "correct horse battery"
 MANAGER, MANAGER_PASSWORD = "keeper", "staple horse battery"

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from werkzeug.security import check_password_hash
 
-from app.config import PROJECT_ROOT, describe_settings
+from app.config import describe_settings
+from app.setting_types import PROJECT_ROOT
 
 
 def flask(*arguments: str, text: str = "", **settings: str) -> subprocess.CompletedProcess[str]:

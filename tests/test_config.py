@@ -7,8 +7,9 @@ from typing import get_args
 
 import pytest
 
-from app.config import PROJECT_ROOT, Address, Settings, describe_settings, parse_address
+from app.config import Settings, describe_settings
 from app.errors import SettingsError
+from app.setting_types import PROJECT_ROOT, Address, parse_address
 
 NAMES = {f"SCANCER_{field.name.upper()}": field for field in dataclasses.fields(Settings)}
 

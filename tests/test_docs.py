@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.config import PROJECT_ROOT, describe_settings
+from app.config import describe_settings
+from app.setting_types import PROJECT_ROOT
 from tests.conftest import PASSWORD, USER, LiveServer
 
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")

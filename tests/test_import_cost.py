@@ -7,16 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from app.config import PROJECT_ROOT
+from app.setting_types import PROJECT_ROOT
 
 HEAVY = ("torch", "sqlalchemy", "tensorflow", "keras", "openvino", "flask", "prometheus_client", "numpy", "PIL")
 FRAMEWORKS = {"torch", "torchvision", "tensorflow", "keras", "openvino", "safetensors", "nncf"}
 FLASK = {"flask", "werkzeug", "flask_httpauth", "prometheus_flask_exporter"}
-GROUND = {"manifest", "arrays", "errors", "config", "metrics", "logs", "ts_config", "java_properties"}
+GROUND = {
+    "manifest",
+    "arrays",
+    "errors",
+    "config",
+    "metrics",
+    "logs",
+    "ts_config",
+    "java_properties",
+    "setting_types",
+    "toml_table",
+}
 ALLOWED = {
     "api": {"api", "repository", "handlers", "pipeline", "engines"},
     "web": {"api", "repository", "pipeline", "engines"},
-    "cli": {"api", "repository", "pipeline", "engines"},
+    "cli": {"cli", "api", "repository", "pipeline", "engines"},
     "gunicorn_conf": {"api", "server"},
     "handlers": {"handlers", "pipeline", "engines"},
     "server": {"server"},

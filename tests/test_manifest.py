@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.config import PROJECT_ROOT
 from app.errors import ManifestError
-from app.manifest import MAX_MANIFEST_BYTES, ModelManifest, Table, parse_manifest, read_manifest
+from app.manifest import MAX_MANIFEST_BYTES, ModelManifest, parse_manifest, read_manifest
+from app.setting_types import PROJECT_ROOT
 
 SHIPPED = sorted((PROJECT_ROOT / "models").glob("*/*/model.toml"))
 VALID = """
@@ -69,7 +69,7 @@ def parse(changes: dict[str, Any]) -> ModelManifest:
             del table[key]
         else:
             table[key] = value
-    return parse_manifest(Table(document))
+    return parse_manifest(document)
 
 
 def write(folder: Path, text: str | bytes) -> Path:

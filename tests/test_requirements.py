@@ -10,7 +10,7 @@ import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
-from app.config import PROJECT_ROOT
+from app.setting_types import PROJECT_ROOT
 
 FULL, DIRECT, SERVE = "requirements_linux_macos.txt", "requirements.txt", "requirements_serve.txt"
 INT8 = "requirements_int8.txt"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app.config import PROJECT_ROOT, Address, Settings
+from app.config import Settings
 from app.errors import SettingsError
+from app.setting_types import PROJECT_ROOT, Address
 from app.ts_config import ADVICE, KEYS, PASSED, TAKEN, describe_keys, read_config
 from tests.conftest import LiveServer
 

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.config import HANDLERS_VARIABLE, PROJECT_ROOT, Settings
+from app.config import HANDLERS_VARIABLE, Settings
 from app.errors import DeadlineError, ModelProcessError
 from app.handlers.archive import HandlerArchive
 from app.handlers.batch import WORKER_DIED, Answer, fail
 from app.handlers.frames import SOCKET_FILE, BrokenMessageError, Channel, Message
 from app.pipeline.patience import LATE, Patience
+from app.setting_types import PROJECT_ROOT
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from app.config import PREFIX, PROJECT_ROOT
+from app.config import PREFIX
 from app.handlers.archive import HandlerArchive
 from app.handlers.frames import BrokenMessageError, Message, encode, read_message
+from app.setting_types import PROJECT_ROOT
 
 log = logging.getLogger(__name__)
 

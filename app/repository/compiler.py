@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from app.arrays import InputBatch
-from app.config import PROJECT_ROOT, Settings
+from app.config import Settings
 from app.engines.base import Engine, build_engine
 from app.engines.compile import ConvertibleEngine, converter_version, require_framework, write_ir
 from app.engines.report import (
@@ -32,6 +32,7 @@ from app.pipeline.postprocess import to_probabilities
 from app.pipeline.preprocess import preprocess
 from app.repository.locking import hold_lock
 from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
+from app.setting_types import PROJECT_ROOT
 
 RANDOM_IMAGES = 32
 RANDOM_SEED = 0

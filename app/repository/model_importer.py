@@ -26,7 +26,7 @@ from app.errors import (
     ModelFormatError,
     StorageFullError,
 )
-from app.manifest import FILE_PATTERN, MANIFEST_FILE, ModelManifest, Table, parse_manifest, read_document
+from app.manifest import FILE_PATTERN, MANIFEST_FILE, ModelManifest, parse_manifest, read_document
 from app.pipeline.postprocess import to_probabilities
 from app.repository.archive import ArchiveLimits, unpack, verify_zip
 from app.repository.archive_loader import PROGRAMS_ARE_OFF
@@ -131,7 +131,7 @@ def bring_in(
     else:
         root = unpack(source, unpacked, limits)
     fill_in_sha256(root)
-    parsed = parse_manifest(Table(read_document(root / MANIFEST_FILE)))
+    parsed = parse_manifest(read_document(root / MANIFEST_FILE))
     folder = quarantine / "model" / parsed.name / parsed.version
     folder.parent.mkdir(parents=True)
     return ModelFolder(root.rename(folder))

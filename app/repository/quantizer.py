@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.arrays import InputBatch, Probabilities, Scores
-from app.config import PROJECT_ROOT, Settings
+from app.config import Settings
 from app.engines.base import Engine
 from app.engines.int8_report import INT8_FOLDER, Int8Report, read_int8_report
 from app.engines.openvino_engine import OpenVINOEngine
@@ -33,6 +33,7 @@ from app.repository.compiler import compile_in_process, has_valid_report
 from app.repository.labelled_folder import LabelledPicture, find_pictures, read_picture, split_pictures
 from app.repository.locking import hold_lock
 from app.repository.model_repository import ModelFolder
+from app.setting_types import PROJECT_ROOT
 
 STAGING_PATTERN = ".quantizing-*"
 PICTURES_IN_TURN = 16

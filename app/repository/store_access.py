@@ -4,7 +4,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.config import OWN_DATABASE, Settings
+from app.config import Settings
+from app.setting_types import OWN_DATABASE
 
 if TYPE_CHECKING:
     from app.repository.state_store import StateStore

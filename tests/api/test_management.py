@@ -13,7 +13,8 @@ from werkzeug.test import TestResponse
 from app import create_app
 from app.api.management_schemas import make_registered_list
 from app.api.users import UsersFile
-from app.config import PROJECT_ROOT, Settings
+from app.config import Settings
+from app.setting_types import PROJECT_ROOT
 from tests.api.test_openapi import read_document, validate_answer
 from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
 

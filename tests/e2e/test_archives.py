@@ -7,9 +7,9 @@ import pytest
 import requests
 
 from app.api.users import UsersFile
-from app.config import PROJECT_ROOT
 from app.repository.model_repository import ModelFolder
 from app.repository.packing import pack_model
+from app.setting_types import PROJECT_ROOT
 from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer
 from tests.handlers.archives import make_archive, make_config
 

@@ -12,8 +12,8 @@ import pytest
 import requests
 
 from app.api.users import UsersFile
-from app.config import PROJECT_ROOT
 from app.repository.worker_reports import read_reports
+from app.setting_types import PROJECT_ROOT
 from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer
 from tests.e2e.test_server import metric
 from tests.test_cli import flask

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.config import PROJECT_ROOT, Settings
+from app.config import Settings
+from app.setting_types import PROJECT_ROOT
 from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic, find_free_ports
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.api.description import DOCUMENT
-from app.config import PROJECT_ROOT
+from app.setting_types import PROJECT_ROOT
 from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer
 
 COLLECTION = PROJECT_ROOT / "get_started/scancer.postman_collection.json"

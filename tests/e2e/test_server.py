@@ -15,7 +15,7 @@ import requests
 from PIL import Image
 
 from app.api.users import UsersFile
-from app.config import PROJECT_ROOT
+from app.setting_types import PROJECT_ROOT
 from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic
 
 AUTH = (USER, PASSWORD)

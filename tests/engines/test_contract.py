@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from app.arrays import InputBatch
-from app.config import PROJECT_ROOT, Settings
+from app.config import Settings
 from app.engines import openvino_engine
 from app.engines.base import ENGINES, Engine, build_engine
 from app.engines.process_engine import ProcessEngine
 from app.manifest import ModelManifest, read_manifest
 from app.pipeline.postprocess import to_probabilities
+from app.setting_types import PROJECT_ROOT
 
 PCAM = PROJECT_ROOT / "models/pcam-classification/1.0"
 ISIC = PROJECT_ROOT / "models/isic-classification/1.0"

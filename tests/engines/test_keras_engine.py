@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.config import PROJECT_ROOT
 from app.errors import IntegrityError
+from app.setting_types import PROJECT_ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 SHIPPED = PROJECT_ROOT / "models/isic-classification/1.0/model.keras"

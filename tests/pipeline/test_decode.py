@@ -31,9 +31,9 @@ from sound_files import (
 )
 from sound_tiffs import TIFFS
 
-from app.config import PROJECT_ROOT
 from app.errors import AnsweredError, BadRequestError, DamagedImageError, UnsupportedImageError, UnsupportedMediaError
 from app.pipeline.decode import ImageLimits, decode
+from app.setting_types import PROJECT_ROOT
 
 LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
 SOUND = FILES + TIFFS

@@ -13,9 +13,9 @@ from PIL import Image
 from sound_files import FILES, RGB, SIZE, Case
 from sound_tiffs import TIFFS
 
-from app.config import PROJECT_ROOT
 from app.errors import AnsweredError, DamagedImageError, UnsupportedImageError
 from app.pipeline.decode import ImageLimits, decode
+from app.setting_types import PROJECT_ROOT
 
 LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
 SOUND = {case.name: case for case in FILES + TIFFS}

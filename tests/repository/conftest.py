@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import PROJECT_ROOT
+from app.setting_types import PROJECT_ROOT
 
 
 @pytest.fixture

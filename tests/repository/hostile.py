@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app.config import PROJECT_ROOT
+from app.setting_types import PROJECT_ROOT
 
 PCAM = PROJECT_ROOT / "models/pcam-classification/1.0"
 ISIC = PROJECT_ROOT / "models/isic-classification/1.0"

@@ -13,10 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-from app.config import PROJECT_ROOT, Settings
+from app.config import Settings
 from app.repository.model_changes import ModelChanges, Wishes
 from app.repository.state_store import StateStore
 from app.repository.store_access import StoreAccess
+from app.setting_types import PROJECT_ROOT
 
 NAME = "small-classification"
 VERSIONS = ("1", "2", "3")

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.config import PROJECT_ROOT
 from app.errors import ArchiveError, IntegrityError
 from app.repository.archive import ArchiveLimits, unpack, verify_zip
 from app.repository.model_repository import ModelFolder
 from app.repository.packing import pack_model
+from app.setting_types import PROJECT_ROOT
 
 LIMITS = ArchiveLimits(bytes=100 << 20)
 FILES = {"model.toml": b'name = "a-b"\n', "a/b/c.bin": os.urandom(300_000), "empty.md": b""}

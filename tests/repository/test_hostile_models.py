@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from app.config import PROJECT_ROOT, Settings
+from app.config import Settings
 from app.errors import ModelFolderError
 from app.repository.model_importer import add_model
+from app.setting_types import PROJECT_ROOT
 from tests.repository.hostile import CANARY, HOSTILE, LOADED, Generator
 
 MIB = 1 << 20

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import PROJECT_ROOT, Settings
+from app.config import Settings
 from app.errors import DiskFullError, ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
 from app.repository.model_changes import ModelChanges, Wishes
 from app.repository.model_entry import State
@@ -21,6 +21,7 @@ from app.repository.model_follower import ModelFollower
 from app.repository.model_registry import ModelRegistry
 from app.repository.store_access import StoreAccess
 from app.repository.worker_reports import read_reports
+from app.setting_types import PROJECT_ROOT
 
 NAME = "pcam-classification"
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.config import PROJECT_ROOT
 from app.repository.model_format import ModelFormat, Trust, identify
+from app.setting_types import PROJECT_ROOT
 from tests.repository import hostile
 
 PCAM, ISIC = hostile.PCAM, hostile.ISIC

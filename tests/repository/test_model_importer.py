@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import PROJECT_ROOT, Settings
+from app.config import Settings
 from app.errors import (
     CompiledModelError,
     IntegrityError,
@@ -26,6 +26,7 @@ from app.repository.model_importer import add_model
 from app.repository.model_repository import ModelFolder, find_model_folders
 from app.repository.packing import pack_model
 from app.repository.quarantine import Quarantine
+from app.setting_types import PROJECT_ROOT
 
 ISIC = PROJECT_ROOT / "models/isic-classification/1.0"
 EXAMPLE = PROJECT_ROOT / "models/pcam-classification/1.0/examples/synthetic-normal.png"

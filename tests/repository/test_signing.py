@@ -10,12 +10,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from app.config import PROJECT_ROOT, Settings
+from app.config import Settings
 from app.errors import CompiledModelError, SignatureError
 from app.repository.model_importer import add_model
 from app.repository.model_repository import ModelFolder
 from app.repository.packing import pack_model
 from app.repository.signing import TRUST_FILE, read_trusted_keys, sign_folder, trust_key, verify_folder
+from app.setting_types import PROJECT_ROOT
 
 
 def make_key(folder: Path, name: str) -> tuple[Path, str]:

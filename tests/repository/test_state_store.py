@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from app.config import PROJECT_ROOT
 from app.errors import StateStoreError
 from app.repository.state_store import StateStore
 from app.repository.wanted import WantedVersion
+from app.setting_types import PROJECT_ROOT
 
 ROUNDS = 200
 POSTGRES = Path("/usr/lib/postgresql")

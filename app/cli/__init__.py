@@ -1,0 +1,22 @@
+"""The commands: `flask --app wsgi users …`, `flask --app wsgi models …`, `flask --app wsgi settings`."""
+
+import click
+from flask import Flask
+
+from app.cli import compiling, exchange, signatures, store  # noqa: F401  each adds its commands to models_commands
+from app.cli.folders import models_commands
+from app.cli.users import users_commands
+from app.config import describe_settings
+
+
+def register_commands(app: Flask) -> None:
+    """Add the commands to `flask`."""
+    app.cli.add_command(users_commands)
+    app.cli.add_command(models_commands)
+    app.cli.add_command(print_settings)
+
+
+@click.command("settings")
+def print_settings() -> None:
+    """Print every setting with its default and meaning, as a Markdown table."""
+    click.echo(describe_settings(), nl=False)

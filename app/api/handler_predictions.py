@@ -32,12 +32,14 @@ class Part(NamedTuple):
     value: bytes
 
 
-def predict(handler: HandlerModel, request: Request, patience: Patience, known: RequestFacts) -> Response:
-    """Hand a request to a handler and make its answer the response."""
+def predict(
+    handler: HandlerModel, request: Request, url_path: str, patience: Patience, known: RequestFacts
+) -> Response:
+    """Hand a request to a handler and make its answer the response; `url_path` stood behind the version."""
     parts = read_parts(request)
     asked = {
         "id": known.request_id,
-        "headers": read_headers(request, parts),
+        "headers": read_headers(request, parts) | {"explain": "False", "url_path": url_path},
         "parts": [{"name": part.name, "type": part.type} for part in parts],
     }
     header, body = handler.predict(asked, [part.value for part in parts], patience)
@@ -76,7 +78,7 @@ def read_headers(request: Request, parts: list[Part]) -> dict[str, Any]:
     if request.content_type:
         headers["Content-Type"] = request.content_type
     headers |= {part.name: {"content-type": part.type} for part in parts if part.name != "body" and part.type}
-    return headers | {"explain": "False"}
+    return headers
 
 
 def make_response(header: dict[str, Any], body: bytes, known: RequestFacts) -> Response:

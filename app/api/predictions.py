@@ -1,4 +1,4 @@
-"""`POST` and `PUT /predictions/<model_name>[/<version>]`: pictures in, classes out."""
+"""`POST` and `PUT /predictions/<model_name>[/<version>]`, and TorchServe's older paths: pictures in, classes out."""
 
 import json
 import re
@@ -6,45 +6,78 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
 from app.api import handler_predictions
 from app.api.auth import require
 from app.api.context import NOTICE, RequestFacts, Services, facts, services
+from app.api.description import read_document
 from app.api.schemas import make_item, make_prediction
 from app.api.upload import read_images
 from app.config import CALLER_IS_GONE, Settings
-from app.errors import AnsweredError, BadRequestError
+from app.errors import AnsweredError, BadRequestError, ResourceNotFoundError
 from app.handlers.handler_model import HandlerModel
 from app.manifest import ModelManifest
 from app.metrics import Metrics
 from app.pipeline.patience import Patience, never
 from app.pipeline.served_model import Prediction, ServedModel, Timing
 
-blueprint = Blueprint("predictions", __name__, url_prefix="/predictions")
+blueprint = Blueprint("predictions", __name__)
 
 PLAIN_TEXT = "text/plain"
 SEVERAL = "several"
+OLDER = "predict_by_older_path"
+"""Endpoint of the paths that stand in get_started/from_torchserve.md, not in the OpenAPI document."""
 JSON = json.JSONEncoder(separators=(",", ":"))
 
 
-@blueprint.route("/<model_name>", methods=["POST", "PUT"])
-@blueprint.route("/<model_name>/<version>", methods=["POST", "PUT"])
+@blueprint.route("/predictions/<model_name>", methods=["POST", "PUT"])
+@blueprint.route("/predictions/<model_name>/<version>", methods=["POST", "PUT"])
+@blueprint.route("/predictions/<model_name>/<version>/<path:url_path>", methods=["POST", "PUT"], endpoint=OLDER)
+@blueprint.route("/models/<model_name>/invoke", methods=["POST"], endpoint=OLDER)
+@blueprint.route("/<model_name>/predict", methods=["POST", "PUT"], endpoint=OLDER)
+@blueprint.route("/<model_name>/<version>/predict", methods=["POST", "PUT"], endpoint=OLDER)
 @require("predict")
-def predict(model_name: str, version: str | None = None) -> ResponseReturnValue:
+def predict(model_name: str, version: str | None = None, url_path: str = "") -> ResponseReturnValue:
     """Classify the pictures of the request.
 
     One picture answers one prediction, or its error with the error's status. Several answer
     `{"predictions": […]}` in request order, each a prediction or an error of its own.
-    `Accept: text/plain` answers the class alone, one a line.
+    `Accept: text/plain` answers the class alone, one a line. `url_path` is for the program of a model archive alone.
     """
     known, service = facts(), services()
     handler = service.registry.get(model_name, version).handler
     if handler is not None:
-        return answer_by_handler(handler, known, service)
+        return answer_by_handler(handler, url_path, known, service)
+    if url_path:
+        raise ResourceNotFoundError("Requested resource is not found, please refer to API document.")
     with service.registry.lend(model_name, version) as served:
         return answer(served, known, service)
+
+
+@blueprint.post("/invocations")
+@require("predict")
+def predict_invocation() -> ResponseReturnValue:
+    """Classify with the model that `model_name` in the query names, or with the only one there is."""
+    name = request.args.get("model_name")
+    if name is None:
+        names = {entry.folder.name for entry in services().registry.entries()}
+        if len(names) != 1:
+            raise BadRequestError("Parameter model_name is required.")
+        (name,) = names
+    return predict(name)
+
+
+@blueprint.route("/predictions/<model_name>", methods=["OPTIONS"])
+@require("predict")
+def describe_predictions(model_name: str) -> ResponseReturnValue:
+    """Send the part of the API's document that says how one model is asked."""
+    services().registry.get(model_name)
+    whole = read_document()
+    paths = {f"/predictions/{model_name}": whole["paths"]["/predictions/{model_name}"]}
+    info = whole["info"] | {"title": f"RESTful API for: {model_name}"}
+    return jsonify(whole | {"info": info, "paths": paths})
 
 
 def answer(served: ServedModel, known: RequestFacts, service: Services) -> ResponseReturnValue:
@@ -65,11 +98,11 @@ def answer(served: ServedModel, known: RequestFacts, service: Services) -> Respo
     return json_text({"predictions": items})
 
 
-def answer_by_handler(handler: HandlerModel, known: RequestFacts, service: Services) -> Response:
+def answer_by_handler(handler: HandlerModel, url_path: str, known: RequestFacts, service: Services) -> Response:
     """Have the program of a model archive answer."""
     known.model, known.version = handler.name, handler.version
     patience = read_patience(known.started, service.settings, handler.timeout_ms)
-    response = handler_predictions.predict(handler, request, patience, known)
+    response = handler_predictions.predict(handler, request, url_path, patience, known)
     whole = {"whole": time.perf_counter() - known.started}
     rule = request.url_rule.rule if request.url_rule else ""
     service.metrics.observe_prediction(rule, handler.name, handler.version, whole)

@@ -40,7 +40,7 @@ FAMILIES = {
 }
 """TorchServe's families that mean something here: name, kind and unit."""
 
-PREDICTION_RULE = re.compile(r"/(predictions|explanations)/|.*(/infer|:predict)$")
+PREDICTION_RULE = re.compile(r"/(predictions|explanations)/|.*(/infer|:predict|/predict|/invoke|/invocations)$")
 """Rules of the routes that predict, whatever their protocol: a request there is an inference, also where it fails."""
 VERSION_IN_RULE, DEFAULT = "<version>", "default"
 WORKER_NAME = "W-9000-{}_{}"

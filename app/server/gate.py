@@ -5,8 +5,9 @@ import threading
 
 PREDICTION = re.compile(
     r"/predictions/([^/]+)|/v2/models/([^/]+)/(?:versions/[^/]+/)?infer/?\Z|/v1/models/([^/:]+):predict/?\Z"
+    r"|/(invocations)/?\Z|/models/([^/]+)/invoke/?\Z|/([^/]+)/(?:[^/]+/)?predict/?\Z"
 )
-"""Paths that ask for a prediction, and the model they name."""
+"""Paths that ask for a prediction, and the model they name; all invocations count as one."""
 RESERVED_THREADS = 4
 """Threads, at most a quarter of them, that no prediction takes: health and metrics answer under any load."""
 

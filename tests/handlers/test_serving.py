@@ -60,6 +60,7 @@ def entry(data, context):
             "id": context.get_request_id(index),
             "header": context.get_request_header(index, "x-FOO"),
             "secret": context.get_request_header(index, "Authorization"),
+            "url_path": context.get_request_header(index, "url_path"),
         })
     return answers
 """
@@ -215,6 +216,11 @@ def test_handler_sees_headers_and_the_request_id_but_no_password(shown: FlaskCli
     answer = json.loads(response.data)
     assert (answer["header"], answer["id"], answer["secret"]) == ("7", "abcdefgh-1", None)
     assert response.headers["X-Request-ID"] == "abcdefgh-1"
+
+
+@pytest.mark.parametrize(("path", "rest"), [("", ""), ("/a/b", "a/b")])
+def test_handler_sees_what_stands_behind_the_version_in_the_path(path: str, rest: str, shown: FlaskClient) -> None:
+    assert json.loads(post(shown, f"Show_1.x/1.0{path}", b"x").data)["url_path"] == rest
 
 
 def test_status_and_headers_are_the_handlers(shown: FlaskClient) -> None:

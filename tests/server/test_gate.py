@@ -25,8 +25,12 @@ def test_what_is_no_prediction_always_comes_in() -> None:
 
 
 def test_every_way_of_asking_for_a_prediction_counts_for_its_model() -> None:
-    gate = Gate(model_places=5, all_places=5)
+    gate = Gate(model_places=9, all_places=9)
     for path in (
+        "/predictions/a/1.0/more/of/it",
+        "/models/a/invoke",
+        "/a/predict",
+        "/a/1.0/predict",
         "/predictions/a",
         "/v2/models/a/infer",
         "/v2/models/a/versions/1.0/infer",

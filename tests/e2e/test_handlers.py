@@ -71,7 +71,7 @@ def test_endless_handler_is_killed_at_its_timeout_and_health_answers_meanwhile(l
             assert requests.get(f"{live.inference}/health/live", timeout=5).status_code == 200
         answer = hanging.result()
     assert (answer.status_code, answer.json()["message"]) == (500, "Worker died.")
-    assert 2 <= time.monotonic() - started < 4
+    assert 2 <= time.monotonic() - started < 6
 
 
 def test_log_says_that_programs_are_run_and_what_confines_them(live: LiveServer) -> None:

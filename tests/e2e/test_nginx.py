@@ -399,7 +399,7 @@ def test_half_sent_requests_of_two_hundred_callers_stop_nobody(proxy: Proxy, pca
             started = time.monotonic()
             assert requests.put(proxy.url + PCAM, data=pcam_example, auth=AUTH, timeout=10).status_code == 200
             waits.append(time.monotonic() - started)
-        assert max(waits) < 1
+        assert max(waits) < 3
 
 
 def test_one_address_has_so_many_requests_at_a_time_and_others_go_on(proxy: Proxy, pcam_example: bytes) -> None:

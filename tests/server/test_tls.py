@@ -129,7 +129,7 @@ def test_silent_clients_cost_the_others_nothing_and_are_let_go(live: TLSServer, 
         connection.sendall(first[:100])  # half of what a handshake begins with
     started = time.monotonic()
     assert live.ask(PATH, body=pcam_example).status_code == 200
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 1
     for connection in silent:
         assert connection.recv(1) == b""
         connection.close()

@@ -1,22 +1,11 @@
 """How good scores are: AUC, sensitivity and specificity, each with a 95 % interval."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+from app.repository.estimate import Estimate, estimate_share
+
 BOOTSTRAP_ROUNDS = 2000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure between 0 and 1 with its 95 % interval and the number of images it rests on."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 def rank_auc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
@@ -45,14 +34,6 @@ def estimate_auc(labels: NDArray[np.int64], scores: NDArray[np.float64], seed: i
         draws.append(rank_auc(labels[rows], scores[rows]))
     low, high = np.quantile(draws, (0.025, 0.975))
     return Estimate(rank_auc(labels, scores), float(low), float(high), len(labels))
-
-
-def estimate_share(hits: int, n: int) -> Estimate:
-    """A share with Wilson's score interval (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
-    share = hits / n
-    centre = (share + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
-    half = Z_95 * np.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2)) / (1 + Z_95**2 / n)
-    return Estimate(share, float(centre - half), float(centre + half), n)
 
 
 def evaluate(labels: NDArray[np.int64], scores: NDArray[np.float64], threshold: float) -> dict[str, Estimate]:

@@ -15,7 +15,7 @@ from app.pipeline.decode import ImageLimits, decode
 from app.pipeline.postprocess import to_probabilities
 from app.pipeline.preprocess import preprocess
 from app.repository.compiler import compile_model
-from training.evaluation import Estimate
+from app.repository.estimate import Estimate
 from training.fine_tuning import MEAN, STD
 
 EXPECTED_FILE = "expected.json"

@@ -1,4 +1,4 @@
-"""The area under the ROC curve of two models on the same pictures, and how sure their difference is."""
+"""The area under the ROC curve: of one model, and of two on the same pictures, with how sure their difference is."""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.arrays import Probabilities
-
-NORMAL_QUANTILE = 1.959964
-"""97.5 % of the normal distribution lies below it: intervals of 95 %."""
+from app.repository.estimate import NORMAL_QUANTILE, Estimate
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,19 @@ class AucComparison:
     drop: float
     drop_low: float
     drop_high: float
+
+    @property
+    def p_value(self) -> float:
+        """Chance of a difference as large as this between models that are alike: DeLong's test, two-sided."""
+        error = (self.drop_high - self.drop_low) / (2 * NORMAL_QUANTILE)
+        if error == 0:
+            return float(self.drop == 0)
+        return math.erfc(abs(self.drop) / error / math.sqrt(2))
+
+
+def choose_classes(classes: Sequence[str], positive: str | None) -> Sequence[int]:
+    """Whose AUC counts: the positive class's of two, the mean over all of more."""
+    return range(len(classes)) if positive is None else [classes.index(positive)]
 
 
 def compare_aucs(
@@ -44,6 +55,13 @@ def compare_aucs(
     half_width = NORMAL_QUANTILE * math.sqrt(((pull_first - pull_second) ** 2).sum())
     drop = auc_first - auc_second
     return AucComparison(auc_first, auc_second, drop, drop - half_width, drop + half_width)
+
+
+def estimate_auc(probabilities: Probabilities, labels: NDArray[np.int64], classes: Sequence[int]) -> Estimate:
+    """AUC of one model with DeLong's interval; the arguments are those of `compare_aucs`."""
+    auc, pull = average_auc(probabilities, labels, classes)
+    half_width = NORMAL_QUANTILE * math.sqrt((pull**2).sum())
+    return Estimate(auc, max(0.0, auc - half_width), min(1.0, auc + half_width), len(labels))
 
 
 def average_auc(

@@ -28,7 +28,7 @@ from app.errors import CompiledModelError, OperatorError
 from app.manifest import ModelManifest, OutputSpec, read_manifest
 from app.pipeline.decode import ImageLimits
 from app.pipeline.postprocess import decide, to_probabilities
-from app.repository.auc import compare_aucs
+from app.repository.auc import choose_classes, compare_aucs
 from app.repository.compiler import compile_in_process, has_valid_report
 from app.repository.labelled_folder import LabelledPicture, find_pictures, read_picture, split_pictures
 from app.repository.locking import hold_lock
@@ -163,9 +163,7 @@ def make_report(
 ) -> Int8Report:
     """Work out the figures."""
     spec = manifest.output
-    positive = spec.positive_class
-    indexes = range(len(spec.classes)) if positive is None else [spec.classes.index(positive)]
-    aucs = compare_aucs(result.f32, result.int8, result.labels, indexes)
+    aucs = compare_aucs(result.f32, result.int8, result.labels, choose_classes(spec.classes, spec.positive_class))
     pairs = zip(result.f32, result.int8, strict=True)
     return Int8Report(
         artifact_sha256=manifest.artifact.sha256,

@@ -28,6 +28,7 @@
         ├── SettingsError
         ├── UsersError
         ├── PicturesError
+        ├── EvaluationError
         ├── StateStoreError
         └── ModelFolderError
             ├── ManifestError
@@ -232,6 +233,10 @@ class UsersError(OperatorError):
 
 class PicturesError(OperatorError):
     """A folder of labelled pictures cannot be used."""
+
+
+class EvaluationError(OperatorError):
+    """The report of an evaluation is missing, out of date or unfit for a comparison, or cannot be written."""
 
 
 class StateStoreError(OperatorError):

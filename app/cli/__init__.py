@@ -3,7 +3,13 @@
 import click
 from flask import Flask
 
-from app.cli import compiling, exchange, signatures, store  # noqa: F401  each adds its commands to models_commands
+from app.cli import (  # each adds its commands to models_commands
+    compiling,  # noqa: F401
+    evaluating,  # noqa: F401
+    exchange,  # noqa: F401
+    signatures,  # noqa: F401
+    store,  # noqa: F401
+)
 from app.cli.folders import models_commands
 from app.cli.users import users_commands
 from app.config import describe_settings

@@ -3,16 +3,21 @@
 import click
 
 from app.api.context import services
+from app.cli.evaluating import find_best
 from app.cli.folders import models_commands
 from app.errors import AnsweredError, OperatorError
 
 
 @models_commands.command("set-default")
 @click.argument("name")
-@click.argument("version")
-def set_default_version(name: str, version: str) -> None:
-    """Make VERSION the default of the model NAME; a server that runs follows within a second."""
+@click.argument("version", required=False)
+@click.option("--best", is_flag=True, help="The version with the best AUC, by the reports of `models evaluate`.")
+def set_default_version(name: str, version: str | None, best: bool) -> None:
+    """Make VERSION, or the best one, the default of the model NAME; a server that runs follows within a second."""
+    if best == (version is not None):
+        raise click.UsageError("give a VERSION, or --best")
     try:
+        version = version or find_best(name)
         services().changes.set_default(name, version)
     except (AnsweredError, OperatorError) as error:
         raise click.ClickException(error.message) from None

@@ -23,7 +23,7 @@ from app.repository.model_arrivals import Arrival, find_lock, find_source, read_
 from app.repository.model_importer import open_source
 from app.repository.model_repository import find_model_folders
 from app.repository.store_access import StoreAccess
-from app.repository.wanted import Key, Plan, PlannedVersion, WantedVersion, make_plan
+from app.repository.wanted import Key, Plan, PlannedVersion, WantedState, WantedVersion, make_plan
 
 if TYPE_CHECKING:
     from app.repository.state_store import Draft
@@ -60,6 +60,11 @@ class ModelChanges:
     def __init__(self, settings: Settings, access: StoreAccess) -> None:
         self._settings = settings
         self._access = access
+
+    def plan(self) -> Plan:
+        """What is to be served, as the folders and the store say at this moment."""
+        folders = find_model_folders(self._settings.models)  # first: one that is seen was announced in the store before
+        return make_plan(folders, self._access.open().read() if self._access.exists() else WantedState())
 
     def set_default(self, name: str, version: str) -> Change:
         """Make a version the default.

@@ -59,7 +59,7 @@ class ModelLoader:
         """
         folder = planned.folder
         report = folder.read_report(manifest)
-        int8 = self._find_int8(folder, manifest, report)
+        int8 = self.find_int8(folder, manifest, report)
         compiled = INT8_FOLDER if int8 else COMPILED_FOLDER
         engine: Engine = OpenVINOEngine(folder.path, manifest, self._settings.inference_threads, compiled)
         if on_load is not None:
@@ -81,7 +81,7 @@ class ModelLoader:
         compile_in_process(folder.path, self._settings, only_if_invalid=True)
         return self.load_compiled(planned, manifest, None)
 
-    def _find_int8(self, folder: ModelFolder, manifest: ModelManifest, report: CompileReport) -> Int8Report | None:
+    def find_int8(self, folder: ModelFolder, manifest: ModelManifest, report: CompileReport) -> Int8Report | None:
         """The report of the INT8 model that shall serve; None where float32 shall."""
         if self._settings.precision != "int8":
             return None

@@ -42,14 +42,16 @@ threshold_source = "a test"
 """
 
 
-def write_tiny_model(models: Path) -> Path:
-    """Write `models/tiny-brightness/1.0` with its compiled model; return it."""
-    folder = models / "tiny-brightness/1.0"
+def write_tiny_model(
+    models: Path, version: str = "1.0", network: openvino.Model | None = None, manifest_text: str = MANIFEST
+) -> Path:
+    """Write `models/tiny-brightness/1.0`, or another version or network, with its compiled model; return it."""
+    folder = models / "tiny-brightness" / version
     compiled = folder / COMPILED_FOLDER
     compiled.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(WEIGHTS)
-    (folder / "model.toml").write_text(MANIFEST, encoding="utf-8")
-    openvino.save_model(make_network(), compiled / IR_FILE, compress_to_fp16=False)
+    (folder / "model.toml").write_text(manifest_text.replace('"1.0"', f'"{version}"'), encoding="utf-8")
+    openvino.save_model(network or make_network(), compiled / IR_FILE, compress_to_fp16=False)
     manifest = read_manifest(folder)
     ir_sha256 = hash_files(compiled / IR_FILE, compiled / WEIGHTS_FILE)
     CompileReport(

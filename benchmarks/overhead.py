@@ -10,7 +10,7 @@ import threading
 
 from app.setting_types import PROJECT_ROOT
 from benchmarks.bare import measure_bare_beside_itself_ms, measure_bare_ms
-from benchmarks.server import MeasuredServer, make_headers
+from benchmarks.server import MeasuredServer
 
 ROUNDS = 5
 PREDICTIONS = 600
@@ -22,26 +22,14 @@ CASES = (
 )
 
 
-def send(server: MeasuredServer, path: str, body: bytes, count: int) -> None:
-    """Send predictions on one connection that is kept open."""
-    connection = server.connect()
-    for _ in range(count):
-        connection.request("PUT", path, body, make_headers())
-        response = connection.getresponse()
-        response.read()
-        if response.status != 200:
-            raise RuntimeError(f"answered {response.status}")
-    connection.close()
-
-
 def measure_server_ms(server: MeasuredServer, model: str, body: bytes, connections: int) -> float:
     """CPU milliseconds of all server processes by prediction, over connections that are kept open."""
-    path = f"/predictions/{model}"
     for _ in range(4):
-        send(server, path, body, 10)
+        server.predict(model, body, 10)
     before = server.cpu_s()
     threads = [
-        threading.Thread(target=send, args=(server, path, body, PREDICTIONS // connections)) for _ in range(connections)
+        threading.Thread(target=server.predict, args=(model, body, PREDICTIONS // connections))
+        for _ in range(connections)
     ]
     for thread in threads:
         thread.start()

@@ -86,6 +86,17 @@ class MeasuredServer:
         finally:
             connection.close()
 
+    def predict(self, model: str, body: bytes, count: int) -> None:
+        """Send predictions on one connection, one after the other."""
+        connection = self.connect()
+        for _ in range(count):
+            connection.request("PUT", f"/predictions/{model}", body, make_headers())
+            response = connection.getresponse()
+            response.read()
+            if response.status != 200:
+                raise RuntimeError(f"answered {response.status}")
+        connection.close()
+
     def worker_pids(self) -> list[int]:
         """Process ids of the workers."""
         pid = self.process.pid

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from app.setting_types import PROJECT_ROOT
-from benchmarks.server import MeasuredServer, make_headers
+from benchmarks.server import MeasuredServer
 
 ROUNDS = 3
 PREDICTIONS = 300
@@ -48,23 +48,11 @@ def read_clocks(server: MeasuredServer, model: str) -> dict[str, float]:
     return clocks
 
 
-def send(server: MeasuredServer, model: str, body: bytes, count: int) -> None:
-    """Send predictions on one connection."""
-    connection = server.connect()
-    for _ in range(count):
-        connection.request("PUT", f"/predictions/{model}", body, make_headers())
-        response = connection.getresponse()
-        response.read()
-        if response.status != 200:
-            raise RuntimeError(f"answered {response.status}")
-    connection.close()
-
-
 def measure(server: MeasuredServer, model: str, body: bytes, count: int) -> list[float]:
     """Milliseconds a prediction: decode, wait, inference, the rest of the application, HTTP, in all."""
-    send(server, model, body, max(3, count // 10))
+    server.predict(model, body, max(3, count // 10))
     before, cpu_s = read_clocks(server, model), server.cpu_s()
-    send(server, model, body, count)
+    server.predict(model, body, count)
     cpu_s = server.cpu_s() - cpu_s
     spent = {stage: seconds - before[stage] for stage, seconds in read_clocks(server, model).items()}
     stages = [spent["decode"], spent["queue"], spent["inference"]]

@@ -5,7 +5,6 @@ Callers use `compile_in_process`, so that no framework is ever imported where re
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +31,7 @@ from app.pipeline.postprocess import to_probabilities
 from app.pipeline.preprocess import preprocess
 from app.repository.locking import hold_lock
 from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
+from app.repository.staging import stage, sweep_staging
 from app.setting_types import PROJECT_ROOT
 
 RANDOM_IMAGES = 32
@@ -58,8 +58,7 @@ def compile_in_process(folder: Path, settings: Settings, only_if_invalid: bool =
     with hold_lock(settings.instance / f"compile-{manifest.name}-{manifest.version}.lock"):
         if only_if_invalid and has_valid_report(folder, manifest):
             return read_report(folder, manifest)
-        for left in folder.glob(STAGING_PATTERN):  # by a compilation that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        sweep_staging(folder, STAGING_PATTERN)
         run_compiler(folder, settings.compile_timeout_s)
         return read_report(folder, manifest)
 
@@ -96,30 +95,24 @@ def compile_model(folder: Path) -> CompileReport:
     require_framework(manifest)
     reference: ConvertibleEngine = build_engine(manifest.framework, folder, manifest, os.cpu_count() or 1)  # type: ignore[assignment]  # the frameworks' own engines all convert
     reference.load()
-    staging = folder / STAGING_PATTERN.replace("*", str(os.getpid()))
-    target = staging / COMPILED_FOLDER
     try:
-        target.mkdir(parents=True)
-        write_ir(reference, target / IR_FILE)
-        batch = make_comparison_batch(manifest, folder)
-        difference = compare(reference, staging, manifest, batch)
-        report = CompileReport(
-            artifact_sha256=manifest.artifact.sha256,
-            graph_sha256=manifest.graph_sha256,
-            ir_sha256=hash_files(target / IR_FILE, target / WEIGHTS_FILE),
-            max_probability_difference=difference,
-            tolerance=TOLERANCE,
-            images=len(batch),
-            framework=reference.describe(),
-            converter=converter_version(),
-        )
-        report.write(target)
-        shutil.rmtree(folder / COMPILED_FOLDER, ignore_errors=True)
-        target.replace(folder / COMPILED_FOLDER)
-    except OSError as error:
-        raise CompiledModelError(f"the compiled model cannot be written: {error.strerror}") from error
+        with stage(folder, STAGING_PATTERN, COMPILED_FOLDER) as staging:
+            target = staging / COMPILED_FOLDER
+            write_ir(reference, target / IR_FILE)
+            batch = make_comparison_batch(manifest, folder)
+            difference = compare(reference, staging, manifest, batch)
+            report = CompileReport(
+                artifact_sha256=manifest.artifact.sha256,
+                graph_sha256=manifest.graph_sha256,
+                ir_sha256=hash_files(target / IR_FILE, target / WEIGHTS_FILE),
+                max_probability_difference=difference,
+                tolerance=TOLERANCE,
+                images=len(batch),
+                framework=reference.describe(),
+                converter=converter_version(),
+            )
+            report.write(target)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
         reference.close()
     return report
 

@@ -4,8 +4,6 @@
 ends with 1. Callers use `quantize_in_process`, so that NNCF is never imported where requests are served.
 """
 
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +31,7 @@ from app.repository.compiler import compile_in_process, has_valid_report
 from app.repository.labelled_folder import LabelledPicture, find_pictures, read_picture, split_pictures
 from app.repository.locking import hold_lock
 from app.repository.model_repository import ModelFolder
+from app.repository.staging import stage, sweep_staging
 from app.setting_types import PROJECT_ROOT
 
 STAGING_PATTERN = ".quantizing-*"
@@ -77,8 +76,7 @@ def quantize_in_process(folder: Path, pictures: Path, settings: Settings) -> Int
     if not has_valid_report(folder, manifest):
         compile_in_process(folder, settings, only_if_invalid=True)
     with hold_lock(settings.instance / f"compile-{manifest.name}-{manifest.version}.lock"):
-        for left in folder.glob(STAGING_PATTERN):  # by one that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        sweep_staging(folder, STAGING_PATTERN)
         run_quantizer(folder, pictures)
         return read_int8_report(folder, manifest, read_report(folder, manifest))
 
@@ -107,10 +105,8 @@ def quantize_model(folder: Path, pictures: Path, limits: ImageLimits) -> Int8Rep
     def read(path: Path) -> InputBatch:
         return read_picture(path, manifest.input, limits)
 
-    staging = folder / STAGING_PATTERN.replace("*", str(os.getpid()))
-    target = staging / INT8_FOLDER
-    try:
-        target.mkdir(parents=True)
+    with stage(folder, STAGING_PATTERN, INT8_FOLDER) as staging:
+        target = staging / INT8_FOLDER
         paths = [picture.path for picture in calibration]
         quantize_ir(folder / COMPILED_FOLDER / IR_FILE, target / IR_FILE, paths, read)
         engines = (OpenVINOEngine(folder, manifest, 1), OpenVINOEngine(staging, manifest, 1, INT8_FOLDER))
@@ -118,12 +114,6 @@ def quantize_model(folder: Path, pictures: Path, limits: ImageLimits) -> Int8Rep
         ir_sha256 = hash_files(target / IR_FILE, target / WEIGHTS_FILE)
         report = make_report(manifest, f32, ir_sha256, len(calibration), result)
         report.write(target)
-        shutil.rmtree(folder / INT8_FOLDER, ignore_errors=True)
-        target.replace(folder / INT8_FOLDER)
-    except OSError as error:
-        raise CompiledModelError(f"the INT8 model cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return report
 
 

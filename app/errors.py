@@ -40,8 +40,7 @@
                 ├── ArchiveError
                 ├── ModelFormatError
                 ├── SignatureError
-                ├── ModelExistsError
-                └── StorageFullError
+                └── ModelExistsError
 
 The `type` texts of the statuses that TorchServe also has are TorchServe's: clients compare them.
 """
@@ -285,7 +284,3 @@ class SignatureError(ModelFileError):
 
 class ModelExistsError(ModelFileError):
     """The model repository has this version already."""
-
-
-class StorageFullError(ModelFileError):
-    """There is no space left for the model."""

@@ -6,7 +6,7 @@ import click
 
 from app.api.context import services
 from app.cli.folders import choose_folder, models_commands
-from app.errors import ModelFolderError
+from app.errors import DiskFullError, ModelFolderError
 from app.repository.model_importer import add_model
 from app.repository.packing import pack_model
 
@@ -38,6 +38,6 @@ def add_folder(source: Path, manifest: Path | None) -> None:
     """Add a model: an archive of `models pack`, a model folder, or a .keras or .safetensors file with --manifest."""
     try:
         folder = add_model(source, services().settings, manifest)
-    except ModelFolderError as error:
+    except (ModelFolderError, DiskFullError) as error:
         raise click.ClickException(f"{source.name} is not added: {error.message}") from None
     click.echo(f"ok {folder.name}/{folder.version}: added and tried out")

@@ -10,13 +10,11 @@ from app.config import Settings
 from app.errors import (
     BadRequestError,
     ConflictError,
-    DiskFullError,
     InvalidModelError,
     InvalidModelVersionError,
     ModelFolderError,
     ModelNotFoundError,
     ModelVersionNotFoundError,
-    StorageFullError,
 )
 from app.repository.locking import hold_lock
 from app.repository.model_arrivals import Arrival, find_lock, find_source, read_source, sweep
@@ -188,8 +186,6 @@ def translate_reasons() -> Iterator[None]:
     """Turn the reasons why an archive is not taken into errors that callers are told."""
     try:
         yield
-    except StorageFullError as error:
-        raise DiskFullError("The disk is full; nothing was registered.") from error
     except ModelFolderError as error:
         raise InvalidModelError(error.message) from error
 

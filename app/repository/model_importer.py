@@ -20,11 +20,11 @@ from app.engines.report import COMPILED_FOLDER, hash_files
 from app.errors import (
     AnsweredError,
     CompiledModelError,
+    DiskFullError,
     IntegrityError,
     ModelExistsError,
     ModelFileError,
     ModelFormatError,
-    StorageFullError,
 )
 from app.manifest import FILE_PATTERN, MANIFEST_FILE, ModelManifest, parse_manifest, read_document
 from app.pipeline.postprocess import to_probabilities
@@ -49,6 +49,7 @@ OTHER_FILES = re.compile(
 """What a model folder may hold beside its artifact."""
 ARTIFACT_TABLE = re.compile(r"^[ \t]*\[[ \t]*artifact[ \t]*\][ \t]*(#.*)?$", re.MULTILINE)
 FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_IS_FULL = "The disk is full; nothing was added."
 
 
 def add_model(source: Path, settings: Settings, manifest: Path | None = None) -> ModelFolder:
@@ -65,7 +66,8 @@ def add_model(source: Path, settings: Settings, manifest: Path | None = None) ->
 
     Raises:
         ModelFolderError: it is not taken, for the reason that the message says; nothing of it is left. Of its kinds,
-            `ModelExistsError` and `StorageFullError` say that the model itself is not at fault.
+            `ModelExistsError` says that the model itself is not at fault.
+        DiskFullError: there is no space left for it.
     """
     with explain_failures(settings), Quarantine(settings.models) as quarantine:
         limits = ArchiveLimits(bytes=UNPACKED_FACTOR * settings.max_model_bytes)
@@ -85,7 +87,7 @@ def open_source(source: Path, settings: Settings) -> Iterator[Path]:
         settings: as for `add_model`.
 
     Raises:
-        ModelFolderError: as `add_model`, but that the version may exist.
+        ModelFolderError, DiskFullError: as `add_model`, but that the version may exist.
     """
     with explain_failures(settings), Quarantine(settings.models) as quarantine:
         limits = ArchiveLimits(bytes=UNPACKED_FACTOR * settings.max_model_bytes)
@@ -106,11 +108,11 @@ def explain_failures(settings: Settings) -> Iterator[None]:
         yield
     except CompiledModelError as error:
         if settings.models.is_dir() and shutil.disk_usage(settings.models).free < MIB:
-            raise StorageFullError("there is no space left for the model") from error
+            raise DiskFullError(DISK_IS_FULL) from error
         raise
     except OSError as error:
         if error.errno in FULL:
-            raise StorageFullError("there is no space left for the model") from error
+            raise DiskFullError(DISK_IS_FULL) from error
         raise ModelFileError(f"the model cannot be read or written: {error.strerror}") from error
 
 

@@ -14,12 +14,12 @@ import pytest
 from app.config import Settings
 from app.errors import (
     CompiledModelError,
+    DiskFullError,
     IntegrityError,
     ManifestError,
     ModelExistsError,
     ModelFolderError,
     ModelFormatError,
-    StorageFullError,
 )
 from app.repository.model_check import check_folder
 from app.repository.model_importer import add_model
@@ -173,14 +173,14 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_disk_leaves_nothing_behind(pcam: Path, tmp_path: Path, full_disk: Path) -> None:
-    with pytest.raises(StorageFullError, match="no space left"):
+    with pytest.raises(DiskFullError, match="The disk is full"):
         add_model(pcam, Settings(models=full_disk, instance=tmp_path / "instance"))
     assert names(full_disk) == []
 
 
 def test_disk_that_fills_while_compiling_is_told_from_a_bad_model(pcam: Path, tmp_path: Path, full_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=20m", str(full_disk)], check=True)
-    with pytest.raises(StorageFullError, match="no space left"):
+    with pytest.raises(DiskFullError, match="The disk is full"):
         add_model(pcam, Settings(models=full_disk, instance=tmp_path / "instance"))
     assert names(full_disk) == []
 

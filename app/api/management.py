@@ -29,6 +29,7 @@ from app.errors import (
 )
 from app.repository.model_changes import Change, Wishes
 from app.repository.model_entry import State
+from app.repository.wanted import DEFAULT_TIMEOUT_S
 from app.repository.worker_reports import read_reports
 
 blueprint = Blueprint("management", __name__)
@@ -91,8 +92,8 @@ def register_model() -> ResponseReturnValue:
         workers=workers,
         batch_size=read_positive(given, "batch_size"),
         max_batch_delay_ms=read_positive(given, "max_batch_delay"),
-        response_timeout_s=read_positive(given, "response_timeout") or 120,
-        startup_timeout_s=read_positive(given, "startup_timeout") or 120,
+        response_timeout_s=read_positive(given, "response_timeout") or DEFAULT_TIMEOUT_S,
+        startup_timeout_s=read_positive(given, "startup_timeout") or DEFAULT_TIMEOUT_S,
     )
     change = change_store("register", str(url), wishes)
     name, version = change.key

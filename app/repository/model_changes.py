@@ -21,7 +21,7 @@ from app.repository.model_arrivals import Arrival, find_lock, find_source, read_
 from app.repository.model_importer import open_source
 from app.repository.model_repository import find_model_folders
 from app.repository.store_access import StoreAccess
-from app.repository.wanted import Key, Plan, PlannedVersion, WantedState, WantedVersion, make_plan
+from app.repository.wanted import DEFAULT_TIMEOUT_S, Key, Plan, PlannedVersion, WantedState, WantedVersion, make_plan
 
 if TYPE_CHECKING:
     from app.repository.state_store import Draft
@@ -43,8 +43,8 @@ class Wishes:
     workers: int = 0
     batch_size: int | None = None
     max_batch_delay_ms: int | None = None
-    response_timeout_s: int = 120
-    startup_timeout_s: int = 120
+    response_timeout_s: int = DEFAULT_TIMEOUT_S
+    startup_timeout_s: int = DEFAULT_TIMEOUT_S
 
 
 class ModelChanges:

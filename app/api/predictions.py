@@ -19,7 +19,6 @@ from app.config import CALLER_IS_GONE, Settings
 from app.errors import AnsweredError, BadRequestError, ResourceNotFoundError
 from app.handlers.handler_model import HandlerModel
 from app.manifest import ModelManifest
-from app.metrics import Metrics
 from app.pipeline.patience import Patience, never
 from app.pipeline.served_model import Prediction, ServedModel, Timing
 
@@ -88,10 +87,10 @@ def answer(served: ServedModel, known: RequestFacts, service: Services) -> Respo
     images = read_images(request, service.settings.max_images)
     known.images = len(images)
     if len(images) == 1:
-        return answer_one(served, images[0], patience, known, service.metrics)
+        return answer_one(served, images[0], patience)
     answers, timing = served.predict_many(images, patience)
     known.outcome = SEVERAL
-    observe(service.metrics, known, manifest, answers, timing)
+    observe(manifest, answers, timing)
     items = [make_item(answer, manifest, known.request_id) for answer in answers]
     if wants_plain_text():
         return plain_text("\n".join(item.get("class", item.get("type", "")) for item in items))
@@ -124,33 +123,27 @@ def read_patience(started: float, settings: Settings, needed_ms: int = 0) -> Pat
     return Patience(started + timeout_ms / 1000, request.environ.get(CALLER_IS_GONE, never))
 
 
-def answer_one(
-    served: ServedModel, image: bytes | AnsweredError, patience: Patience, known: RequestFacts, metrics: Metrics
-) -> ResponseReturnValue:
+def answer_one(served: ServedModel, image: bytes | AnsweredError, patience: Patience) -> ResponseReturnValue:
     """Answer a request of one picture."""
     if isinstance(image, AnsweredError):
         raise image
+    known = facts()
     prediction, timing = served.predict(image, patience)
     known.outcome = prediction.decision.class_name
-    observe(metrics, known, served.manifest, [prediction], timing)
+    observe(served.manifest, [prediction], timing)
     if wants_plain_text():
         return plain_text(known.outcome)
     return json_text(make_prediction(prediction, served.manifest, known.request_id))
 
 
-def observe(
-    metrics: Metrics,
-    known: RequestFacts,
-    manifest: ModelManifest,
-    answers: Sequence[Prediction | AnsweredError],
-    timing: Timing,
-) -> None:
-    """Count the classes answered, and record where the time went."""
+def observe(manifest: ModelManifest, answers: Sequence[Prediction | AnsweredError], timing: Timing) -> None:
+    """Count the classes that the request is answered, and record where its time went."""
+    metrics = services().metrics
     for answer in answers:
         if isinstance(answer, Prediction):
             metrics.count_prediction(manifest.name, manifest.version, answer.decision.class_name)
     stages = {"decode": timing.decode_s, "queue": timing.queue_s, "inference": timing.inference_s}
-    whole = time.perf_counter() - known.started
+    whole = time.perf_counter() - facts().started
     rule = request.url_rule.rule if request.url_rule else ""
     metrics.observe_prediction(rule, manifest.name, manifest.version, {**stages, "whole": whole})
 

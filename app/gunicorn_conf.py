@@ -14,6 +14,7 @@ from typing import Any
 from app.api.users import UsersFile
 from app.config import HANDLERS_VARIABLE, MULTIPROCESS_VARIABLE, PREFIX, Settings
 from app.errors import SettingsError, UsersError
+from app.handlers.folder import end_manager, find_folder, sweep
 from app.logs import make_log_config
 from app.server.tls import load_context
 from app.ts_config import read_config
@@ -66,6 +67,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "post_worker_init": post_worker_init,
         "worker_exit": worker_exit,
         "child_exit": child_exit,
+        "on_exit": on_exit,
         **configure_tls(settings),
     }
 
@@ -109,10 +111,11 @@ def when_ready(ts_remarks: list[str]) -> None:
     folder = Path(os.environ[MULTIPROCESS_VARIABLE])
     shutil.rmtree(folder)
     folder.mkdir()
+    settings = Settings.from_env()
+    sweep(settings)
     log = logging.getLogger("app.start")
     for remark in ts_remarks:
         log.warning("a key of SCANCER_TS_CONFIG is not taken", extra={"reason": remark})
-    settings = Settings.from_env()
     if settings.programs != "off":
         log.warning(
             "programs that come in model archives are run", extra={"reason": f"SCANCER_PROGRAMS={settings.programs}"}
@@ -186,3 +189,8 @@ def child_exit(server: Any, worker: Any) -> None:
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # it has no annotations
+
+
+def on_exit(_server: Any) -> None:
+    """End the manager of handlers, if there is one, with all its processes; the workers have ended."""
+    end_manager(find_folder(Settings.from_env()))

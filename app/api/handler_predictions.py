@@ -21,6 +21,8 @@ OWN_HEADERS = {"connection", "content-length", "date", "keep-alive", "server", "
 """What a handler may not say of an answer."""
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]{0,8192}")
+VERSION_HEADER = "X-Model-Version"
+"""Says which version answered: the body is the handler's own."""
 URLENCODED = "application/x-www-form-urlencoded"
 
 
@@ -32,18 +34,27 @@ class Part(NamedTuple):
     value: bytes
 
 
-def predict(
-    handler: HandlerModel, request: Request, url_path: str, patience: Patience, known: RequestFacts
-) -> Response:
-    """Hand a request to a handler and make its answer the response; `url_path` stood behind the version."""
+class Call(NamedTuple):
+    """What the path of a request says: the version named, what stands behind it, and that the answer is to be explained."""
+
+    version: str | None = None
+    url_path: str = ""
+    is_explained: bool = False
+
+
+def predict(handler: HandlerModel, request: Request, call: Call, patience: Patience, known: RequestFacts) -> Response:
+    """Hand a request to a handler and make its answer the response, which names the version that made it."""
     parts = read_parts(request)
+    own = {"explain": str(call.is_explained), "url_path": call.url_path}
     asked = {
         "id": known.request_id,
-        "headers": read_headers(request, parts) | {"explain": "False", "url_path": url_path},
+        "headers": read_headers(request, parts) | own,
         "parts": [{"name": part.name, "type": part.type} for part in parts],
     }
-    header, body = handler.predict(asked, [part.value for part in parts], patience)
-    return make_response(header, body, known)
+    header, body = handler.predict(asked, [part.value for part in parts], patience, call.version)
+    response = make_response(header, body, known)
+    response.headers[VERSION_HEADER] = handler.version
+    return response
 
 
 def read_parts(request: Request) -> list[Part]:

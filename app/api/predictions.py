@@ -13,6 +13,7 @@ from app.api import handler_predictions
 from app.api.auth import require
 from app.api.context import NOTICE, RequestFacts, Services, facts, services
 from app.api.description import read_document
+from app.api.handler_predictions import Call
 from app.api.schemas import make_item, make_prediction
 from app.api.upload import read_images
 from app.config import CALLER_IS_GONE, Settings
@@ -46,9 +47,10 @@ def predict(model_name: str, version: str | None = None, url_path: str = "") -> 
     `Accept: text/plain` answers the class alone, one a line. `url_path` is for the program of a model archive alone.
     """
     known, service = facts(), services()
-    handler = service.registry.get(model_name, version).handler
-    if handler is not None:
-        return answer_by_handler(handler, url_path, known, service)
+    if service.registry.get(model_name, version).archive is not None:
+        with service.registry.lend_handler(model_name, version) as handler:
+            if handler is not None:
+                return answer_by_handler(handler, Call(version, url_path), known, service)
     if url_path:
         raise ResourceNotFoundError("Requested resource is not found, please refer to API document.")
     with service.registry.lend(model_name, version) as served:
@@ -97,11 +99,11 @@ def answer(served: ServedModel, known: RequestFacts, service: Services) -> Respo
     return json_text({"predictions": items})
 
 
-def answer_by_handler(handler: HandlerModel, url_path: str, known: RequestFacts, service: Services) -> Response:
+def answer_by_handler(handler: HandlerModel, call: Call, known: RequestFacts, service: Services) -> Response:
     """Have the program of a model archive answer."""
     known.model, known.version = handler.name, handler.version
     patience = read_patience(known.started, service.settings, handler.timeout_ms)
-    response = handler_predictions.predict(handler, request, url_path, patience, known)
+    response = handler_predictions.predict(handler, request, call, patience, known)
     whole = {"whole": time.perf_counter() - known.started}
     rule = request.url_rule.rule if request.url_rule else ""
     service.metrics.observe_prediction(rule, handler.name, handler.version, whole)

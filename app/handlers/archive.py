@@ -54,6 +54,7 @@ class HandlerArchive:
         function: name of its entry function, if it has that form.
         config: content of `model-config.yaml`, which handlers read.
         limits: what that says of processes and batches.
+        identity: tells it from another archive that had, or has, its place.
     """
 
     path: Path
@@ -64,6 +65,12 @@ class HandlerArchive:
     function: str
     config: Mapping[str, Any]
     limits: PoolLimits
+    identity: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the manager knows it by: other files in the same place are another archive, with a pool of its own."""
+        return f"{self.path} {self.identity}"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON document, for another process."""
@@ -105,9 +112,18 @@ def read_archive(folder: Path, name: str, version: str) -> HandlerArchive:
         if model.get(key) and not FILE_PATTERN.fullmatch(str(model[key])):
             raise ManifestError(f"{MANIFEST_PATH}: {key} must be the name of a file in the archive")
     config = read_yaml(folder / model["configFile"]) if model.get("configFile") else {}
-    return HandlerArchive(
-        folder.resolve(), name, version, manifest, found[1], found[2] or "handle", config, read_limits(config)
-    )
+    module, function, limits = found[1], found[2] or "handle", read_limits(config)
+    identity = identify(folder / MANIFEST_PATH)
+    return HandlerArchive(folder.resolve(), name, version, manifest, module, function, config, limits, identity)
+
+
+def identify(path: Path) -> str:
+    """Return what tells a file from another one of its name; raises `ManifestError` if it is gone."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ManifestError(f"{path.name} cannot be read: {error.strerror}") from error
+    return f"{status.st_ino} {status.st_mtime_ns}"
 
 
 def read_text(path: Path) -> str:

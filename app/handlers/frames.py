@@ -5,6 +5,8 @@ import json
 import socket
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 LENGTH = struct.Struct("!I")
@@ -66,6 +68,10 @@ async def read_message(reader: asyncio.StreamReader) -> Message:
     return Message(header, [await reader.readexactly(size) for size in sizes])
 
 
+LOST = (OSError, EOFError, BrokenMessageError)
+"""What tells that the other end has gone."""
+
+
 class Channel:
     """One end of a socket that carries messages, for code that waits.
 
@@ -92,7 +98,48 @@ class Channel:
             raise EOFError
         return data
 
+    def has_something(self, within_s: float) -> bool:
+        """Wait until there is something to read, or the other end has gone; False if neither comes in time."""
+        self.connection.settimeout(within_s)
+        try:
+            self.connection.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            return False
+        finally:
+            self.connection.settimeout(None)
+        return True
+
+    def is_at_end(self) -> bool:
+        """Whether the other end has gone, or this one is closed; asks without waiting."""
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def wait_for_end(self) -> None:
+        """Wait until the other end has gone, or this one is shut down; of a channel by which nothing more comes."""
+        with suppress(OSError):
+            self.connection.recv(1)
+
+    def shut_down(self) -> None:
+        """Have whoever waits at this end, in any thread, wait no longer."""
+        with suppress(OSError):  # the other end may have gone
+            self.connection.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close this end."""
         self._stream.close()
         self.connection.close()
+
+
+def connect(path: Path) -> Channel:
+    """Connect to a Unix socket; raises `OSError` if nobody listens there."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(path))
+    except OSError:
+        connection.close()
+        raise
+    return Channel(connection)

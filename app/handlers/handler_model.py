@@ -5,26 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import ModelProcessError, ServiceUnavailableError
 from app.handlers.archive import HandlerArchive
+from app.pipeline.occupancy import Occupancy
 from app.pipeline.patience import Patience
 
 if TYPE_CHECKING:
     from app.handlers.batch import Answer
     from app.handlers.client import PoolClient
 
-NO_WORKER = (
-    "{model} has no worker to serve inference request. Please use scale workers API to add workers. "
-    "If this is a sequence inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
-)
 MARGIN_MS = 1000
 
 
-class HandlerModel:
+class HandlerModel(Occupancy):
     """Answers requests through the pool of its model.
 
     Thread safety: all methods may be called from any thread.
     """
 
     def __init__(self, archive: HandlerArchive, pools: "PoolClient") -> None:
+        super().__init__()
         self._archive = archive
         self._pools = pools
 
@@ -43,8 +41,10 @@ class HandlerModel:
         """How long an answer may take at least: a handler that is too slow is told of by the pool, a moment before."""
         return int(self._archive.limits.response_timeout_s * 1000) + MARGIN_MS
 
-    def predict(self, request: Mapping[str, Any], parts: Sequence[bytes], patience: Patience) -> "Answer":
-        """Have one request answered; see `PoolClient.predict`.
+    def predict(
+        self, request: Mapping[str, Any], parts: Sequence[bytes], patience: Patience, version: str | None = None
+    ) -> "Answer":
+        """Have one request answered; see `PoolClient.predict`. `version` is what the caller said of it.
 
         Raises:
             ServiceUnavailableError: there is no worker, or too many requests wait.
@@ -52,16 +52,8 @@ class HandlerModel:
         """
         answer = self._pools.predict(self._archive, request, parts, patience)
         if answer is None:
-            raise ServiceUnavailableError(NO_WORKER.format(model=f'Model "{self.name}"'))
+            raise ServiceUnavailableError(describe_lack_of_workers(self.name, version))
         return answer
-
-    def scale(self, **limits: float) -> None:
-        """Change fields of the pool's `PoolLimits` while it runs; see `PoolClient.scale`.
-
-        Raises:
-            ModelProcessError: a new worker cannot be started.
-        """
-        self._pools.scale(self._archive, **limits)
 
     def describe(self) -> dict[str, Any]:
         """Return the pool's workers and waiting requests; empty while there is none."""
@@ -69,3 +61,12 @@ class HandlerModel:
             return self._pools.describe(self._archive)
         except ModelProcessError:
             return {}
+
+
+def describe_lack_of_workers(name: str, version: str | None) -> str:
+    """TorchServe's words, and its quotation marks, for a model without workers; clients compare them."""
+    named = f'Model "{name}"' if version is None else f'Model "{name}" Version {version}"'
+    return (
+        f"{named} has no worker to serve inference request. Please use scale workers API to add workers. If this is a "
+        "sequence inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
+    )

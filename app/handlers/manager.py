@@ -1,14 +1,12 @@
 """The process that holds all pools of a server: `python -m app.handlers.manager FOLDER LOG_LEVEL`.
 
 There is one a server, started by whichever HTTP worker needs it first, and kept by a lock file. It listens on a Unix
-socket in FOLDER, and ends a while after the last HTTP worker has gone.
+socket in FOLDER, and ends when gunicorn does, or a while after the last HTTP worker has gone.
 """
 
 import asyncio
-import fcntl
 import logging
 import logging.config
-import os
 import shutil
 import signal
 import sys
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from app.handlers.archive import HandlerArchive
+from app.handlers.folder import take_lock
 from app.handlers.frames import SOCKET_FILE, BrokenMessageError, Message, encode, read_message
 from app.handlers.pool import Pool
 from app.handlers.slots import NoWorkerError, StartError
@@ -26,55 +25,76 @@ from app.logs import make_log_config
 
 log = logging.getLogger(__name__)
 
-LOCK_FILE = "lock"
 BUFFER_BYTES = 1024 * 1024
-LINGER_S = 5.0
-"""How long it stays without an HTTP worker: one that died is replaced within that."""
+LINGER_S = 10.0
+"""How long a pool, and this process, stay without an HTTP worker: one that died is replaced within that."""
 Reply = tuple[dict[str, Any], list[bytes]]
 NO_WORKER: dict[str, Any] = {"no_worker": True}
 
 
 class Manager:
-    """Answers HTTP workers: a message each way, then the next."""
+    """Answers HTTP workers: a message each way, then the next.
 
-    def __init__(self) -> None:
+    Each HTTP worker has a name and a connection that it keeps open. A pool is held by those that registered it, and
+    ends with the last one that lets it go; one that dies is replaced by another, which finds the pool as it was.
+    """
+
+    def __init__(self, linger_s: float = LINGER_S) -> None:
+        self._linger_s = linger_s
         self._pools: dict[str, Pool] = {}
-        self._registering: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._connections = 0
-        self._is_empty = asyncio.Event()
-        self._is_empty.set()
+        self._holders: defaultdict[str, set[str]] = defaultdict(set)
+        self._starting: dict[str, asyncio.Task[str | None]] = {}
+        self._attached: set[str] = set()
+        self._sweeps: set[asyncio.Task[None]] = set()
+        self._is_told_to_end = asyncio.Event()
         self._operations: dict[str, Callable[[Message], Awaitable[Reply]]] = {
-            "attach": self._attach,
             "register": self._register,
+            "restore": self._restore,
             "scale": self._scale,
             "describe": self._describe,
             "unregister": self._unregister,
+            "stop": self._stop,
         }
 
     async def serve(self, path: Path) -> None:
-        """Listen until nobody has been connected for a while, or until told to end."""
+        """Listen until nobody has been attached for a while, or until told to end."""
         path.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._talk, path, limit=BUFFER_BYTES, backlog=512)
         path.chmod(0o600)
-        leaving = asyncio.create_task(self._wait_until_left())
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leaving.cancel)
-        await asyncio.wait((leaving,))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._is_told_to_end.set)
+        self._sweep_later()  # whoever started this process may be gone by now
+        await self._is_told_to_end.wait()
         server.close()
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
 
-    async def _wait_until_left(self) -> None:
-        while True:
-            await self._is_empty.wait()
-            await asyncio.sleep(LINGER_S)
-            if self._is_empty.is_set():
-                return
+    def _leave(self, client: str) -> None:
+        """Note that an HTTP worker has gone."""
+        self._attached.discard(client)
+        for holders in self._holders.values():
+            holders.discard(client)
+        self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        sweep = asyncio.create_task(self._sweep())
+        self._sweeps.add(sweep)
+        sweep.add_done_callback(self._sweeps.discard)
+
+    async def _sweep(self) -> None:
+        """End, after a while, the pools that nobody holds; and this process, if nobody is attached any more."""
+        await asyncio.sleep(self._linger_s)
+        if not self._attached:
+            self._is_told_to_end.set()
+        for key in [key for key, holders in self._holders.items() if not holders]:
+            await self._end_pool(key)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
-        self._is_empty.clear()
+        client = None
         try:
             while True:
                 message = await read_message(reader)
+                if message.header.get("operation") == "attach":
+                    client = message.header["client"]
+                    self._attached.add(client)
                 header, blobs = await self._reply(message, reader)
                 writer.write(encode(header, blobs))
                 await writer.drain()
@@ -84,35 +104,65 @@ class Manager:
             pass
         finally:
             writer.close()
-            self._connections -= 1
-            if not self._connections:
-                self._is_empty.set()
+            if client is not None:
+                self._leave(client)
 
     async def _reply(self, message: Message, reader: asyncio.StreamReader) -> Reply:
         operation = message.header.get("operation")
         if operation == "predict":
             return await self._predict(message, reader)
+        if operation == "attach":
+            return {}, []
         return await self._operations[str(operation)](message)
 
-    async def _attach(self, _: Message) -> Reply:
-        """A connection that is held open, to say that an HTTP worker is there."""
+    async def _stop(self, _: Message) -> Reply:
+        self._is_told_to_end.set()
         return {}, []
 
     async def _register(self, message: Message) -> Reply:
-        """Make a model's pool, unless another HTTP worker had it made; answers when its workers are ready."""
-        header = message.header
-        async with self._registering[header["key"]]:
-            if header["key"] in self._pools:
-                return {}, []
-            archive = HandlerArchive.from_json(header["archive"])
-            pool = Pool(archive, header["memory_bytes"], header["threads"])
-            try:
-                await pool.scale(archive.limits)
-            except StartError as error:
-                await pool.close()
-                return {"error": str(error)}, []
-            self._pools[header["key"]] = pool
+        """Hold a model's pool, made if need be; answers when its workers are ready."""
+        key = message.header["key"]
+        self._hold(message.header)
+        if key in self._starting:  # all who ask meanwhile get the same answer
+            fault = await asyncio.shield(self._starting[key])
+            if fault is not None:
+                return {"error": fault}, []
         return {}, []
+
+    async def _restore(self, message: Message) -> Reply:
+        """Hold pools that an earlier manager had; answers at once, for requests may wait in their lines already."""
+        for order in message.header["orders"]:
+            self._hold(order, is_restored=True)
+        return {}, []
+
+    def _hold(self, order: dict[str, Any], is_restored: bool = False) -> None:
+        key = order["key"]
+        self._holders[key].add(order["client"])
+        if key not in self._pools:
+            pool = Pool(HandlerArchive.from_json(order["archive"]), order["memory_bytes"], order["threads"])
+            self._pools[key] = pool
+            self._starting[key] = asyncio.create_task(self._start(key, pool, is_restored))
+
+    async def _start(self, key: str, pool: Pool, is_restored: bool) -> str | None:
+        """Start a pool's workers; return why they cannot be started. One that was served before tries on."""
+        try:
+            await pool.scale(pool.limits)
+        except StartError as error:
+            if is_restored:
+                return None
+            if self._pools.get(key) is pool:
+                await self._end_pool(key)
+            return str(error)
+        finally:
+            if self._starting.get(key) is asyncio.current_task():
+                del self._starting[key]
+        return None
+
+    async def _end_pool(self, key: str) -> None:
+        self._holders.pop(key, None)
+        pool = self._pools.pop(key, None)
+        if pool is not None:
+            await pool.close()
 
     async def _scale(self, message: Message) -> Reply:
         pool = self._pools.get(message.header["key"])
@@ -129,9 +179,11 @@ class Manager:
         return (NO_WORKER if pool is None else pool.describe()), []
 
     async def _unregister(self, message: Message) -> Reply:
-        pool = self._pools.pop(message.header["key"], None)
-        if pool is not None:
-            await pool.close()
+        """Let a pool go; it ends when all have who held it, and each does so when its own requests are answered."""
+        holders = self._holders[message.header["key"]]
+        holders.discard(message.header["client"])
+        if not holders:
+            await self._end_pool(message.header["key"])
         return {}, []
 
     async def _predict(self, message: Message, reader: asyncio.StreamReader) -> Reply:
@@ -163,14 +215,11 @@ def main() -> int:
     """Hold the lock and serve; end at once if another process has it."""
     folder = Path(sys.argv[1])
     logging.config.dictConfig(make_log_config(sys.argv[2]))
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    lock = take_lock(folder)
+    if lock is None:
         return 0
     asyncio.run(Manager().serve(folder / SOCKET_FILE))
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # before the lock goes, so that it is no other manager's
     return 0
 
 

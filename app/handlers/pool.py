@@ -93,6 +93,7 @@ class Pool:
             "max_workers": self.limits.max_workers,
             "workers": workers,
             "waiting": len(self._jobs),
+            "working": self._in_work,
             "queue_size": self.limits.queue_size,
             "confined_by": in_force,
         }
@@ -244,7 +245,7 @@ class Pool:
         except HandlerUnaskedError:
             self._put_back(batch)
             raise
-        except HandlerLostError:
+        except (HandlerLostError, asyncio.CancelledError):
             hand_out(batch, [fail(500, WORKER_DIED)] * len(batch))
             raise
         finally:

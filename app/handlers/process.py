@@ -64,15 +64,14 @@ class HandlerProcess:
         Raises:
             HandlerLostError: the handler cannot be loaded; the message is its reason.
         """
-        ours, theirs = socket.socketpair()
         try:
-            self._process = await self._spawn(theirs)
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=BUFFER_BYTES)
+                self._process = await self._spawn(theirs)
         except OSError as error:
-            ours.close()
+            await self.end()
             raise HandlerLostError(f"no process can be started: {error.strerror}") from error
-        finally:
-            theirs.close()
-        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=BUFFER_BYTES)
         order = {"archive": self._archive.to_json(), "memory_bytes": self._memory_bytes}
         reply, _ = await self._ask(order, (), self._archive.limits.startup_timeout_s)
         if "error" in reply:
@@ -133,12 +132,12 @@ class HandlerProcess:
 
     async def end(self) -> int | None:
         """End the process and all it started, now; return its code."""
+        if self._writer is not None:
+            self._writer.close()
         if self._process is None:
             return None
         if not self._is_ended:
             self._is_ended = True
-            if self._writer is not None:
-                self._writer.close()
             with suppress(ProcessLookupError, PermissionError):  # it has ended already
                 os.killpg(self._process.pid, signal.SIGKILL)
         return await self._process.wait()

@@ -1,6 +1,5 @@
 """The whole way from bytes to answer. Start reading here."""
 
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from app.errors import AnsweredError, RequestError, ServiceUnavailableError
 from app.manifest import ModelManifest
 from app.pipeline.batch import BatchRunner
 from app.pipeline.decode import ImageLimits, decode
+from app.pipeline.occupancy import Occupancy
 from app.pipeline.patience import ENDLESS, Patience, Turn
 from app.pipeline.postprocess import Decision, decide, to_probabilities
 from app.pipeline.preprocess import preprocess
@@ -78,10 +78,7 @@ class ServedModel:
         self.manifest = manifest
         self._limits = limits
         self._runner = BatchRunner(engine, queue_size, manifest.batch)
-        self._lock = threading.Lock()
-        self._users = 0
-        self._is_retired = False
-        self._idle = threading.Event()
+        self._occupancy = Occupancy()
 
     def predict(self, upload: Upload, patience: Patience = ENDLESS) -> tuple[Prediction, Timing]:
         """Classify one picture: bytes in, answer out.
@@ -169,26 +166,15 @@ class ServedModel:
 
     def enter(self) -> bool:
         """Keep the model from being let go until `leave`; False if it is too late for that."""
-        with self._lock:
-            if self._is_retired:
-                return False
-            self._users += 1
-            return True
+        return self._occupancy.enter()
 
     def leave(self) -> None:
         """Take back an `enter`."""
-        with self._lock:
-            self._users -= 1
-            if self._is_retired and not self._users:
-                self._idle.set()
+        self._occupancy.leave()
 
     def retire(self, timeout_s: float) -> None:
         """Let nobody enter any more, wait for those who have, then close."""
-        with self._lock:
-            self._is_retired = True
-            if not self._users:
-                self._idle.set()
-        self._idle.wait(timeout_s)
+        self._occupancy.retire(timeout_s)
         self.close()
 
     def close(self) -> None:

@@ -1,6 +1,5 @@
-"""Has the programs of model archives started, each in a thread of its own: one that hangs delays no other model."""
+"""Has the programs of model archives started, scaled and ended; each has a keeper of its own."""
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +12,7 @@ from app.repository.model_repository import ModelFolder
 if TYPE_CHECKING:
     from app.handlers.client import PoolClient
     from app.handlers.handler_model import HandlerModel
+    from app.repository.handler_keeper import HandlerKeeper
 
 PROGRAMS_ARE_OFF = (
     "it brings a program of its own, and programs are not run here; SCANCER_PROGRAMS=all trusts every one"
@@ -20,7 +20,10 @@ PROGRAMS_ARE_OFF = (
 
 
 class ArchiveStatus(NamedTuple):
-    """Where an archive stands: ready if it has a handler, else starting or unavailable, for a reason."""
+    """Where an archive stands: ready if it has a handler, else starting or unavailable, for a reason.
+
+    One with a handler and a reason answers, but is not as it was wanted last.
+    """
 
     reason: str
     is_starting: bool = False
@@ -34,15 +37,18 @@ class ArchiveLoader:
     Args:
         settings: whether programs are run, and how they are confined.
         on_change: called with every change of an archive's status, from any thread.
+
+    Thread safety: `load` and `close` from one thread at a time, `unload` from any.
     """
 
     def __init__(self, settings: Settings, on_change: Callable[[ModelFolder, ArchiveStatus], None]) -> None:
         self._settings = settings
         self._on_change = on_change
-        self._pools: PoolClient | None = None
+        self._keepers: dict[str, HandlerKeeper] = {}
+        self.pools: PoolClient | None = None
 
     def load(self, folder: ModelFolder, limits: Mapping[str, float]) -> None:
-        """Read an archive and have its program started, if programs are run at all.
+        """Read an archive and have its program run as is wanted, if programs are run at all.
 
         Args:
             folder: of the unpacked archive.
@@ -57,31 +63,33 @@ class ArchiveLoader:
         if self._settings.programs == "off":
             self._on_change(folder, ArchiveStatus(PROGRAMS_ARE_OFF, archive=archive))
             return
-        if self._pools is None:
-            from app.handlers.client import PoolClient  # only a server of archives needs it
-
-            self._pools = PoolClient(self._settings)
         self._on_change(folder, ArchiveStatus("its handler is starting", is_starting=True, archive=archive))
-        start = threading.Thread(target=self._start, args=(folder, archive, self._pools), daemon=True)
-        start.name = f"start-{archive.name}"
-        start.start()
+        self._find_keeper(folder, archive).want(archive)
 
-    def _start(self, folder: ModelFolder, archive: HandlerArchive, pools: "PoolClient") -> None:
-        from app.handlers.handler_model import HandlerModel
-
-        try:
-            pools.register(archive)
-        except ModelFolderError as error:
-            self._on_change(folder, ArchiveStatus(error.message, archive=archive))
+    def unload(self, archive: HandlerArchive, on_gone: Callable[[], None] = lambda: None) -> None:
+        """Let an archive's processes go, once this worker's requests are answered; then `on_gone` is called."""
+        keeper = self._keepers.get(archive.key)
+        if keeper is None:
+            on_gone()
         else:
-            self._on_change(folder, ArchiveStatus("", archive=archive, handler=HandlerModel(archive, pools)))
-
-    def unload(self, archive: HandlerArchive) -> None:
-        """End an archive's processes, for all workers."""
-        if self._pools is not None:
-            self._pools.unregister(archive)
+            keeper.let_go(on_gone)
 
     def close(self) -> None:
         """Let the processes go; they end when no worker needs them."""
-        if self._pools is not None:
-            self._pools.close()
+        if self.pools is not None:
+            self.pools.close()
+
+    def _find_keeper(self, folder: ModelFolder, archive: HandlerArchive) -> "HandlerKeeper":
+        if self.pools is None:
+            from app.handlers.client import PoolClient  # only a server of archives needs it
+
+            self.pools = PoolClient(self._settings)
+        self._keepers = {key: keeper for key, keeper in self._keepers.items() if not keeper.is_gone}
+        if archive.key not in self._keepers:
+            from app.repository.handler_keeper import HandlerKeeper
+
+            def tell(archive: HandlerArchive, handler: "HandlerModel | None", reason: str) -> None:
+                self._on_change(folder, ArchiveStatus(reason, archive=archive, handler=handler))
+
+            self._keepers[archive.key] = HandlerKeeper(self.pools, tell)
+        return self._keepers[archive.key]

@@ -4,7 +4,6 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from app.config import Settings
 from app.errors import CompiledModelError, InferenceError, ModelFolderError
@@ -14,10 +13,7 @@ from app.repository.model_entry import ModelEntry, State, sort_versions
 from app.repository.model_loader import LoadedModel, ModelLoader
 from app.repository.model_repository import ModelFolder, find_model_folders
 from app.repository.serving_table import ServingTable
-from app.repository.wanted import Key, Plan, PlannedVersion, WantedState, WantedVersion, make_plan
-
-if TYPE_CHECKING:
-    from app.handlers.handler_model import HandlerModel
+from app.repository.wanted import Key, Plan, PlannedVersion, WantedState, make_plan
 
 log = logging.getLogger(__name__)
 
@@ -121,13 +117,15 @@ class ModelRegistry(ServingTable):
             left = {other: each for other, each in self._entries[name].items() if other != version}
             self._entries = {key: each for key, each in {**self._entries, name: left}.items() if each}
             self._defaults = {key: self._choose_default(key) for key in self._entries}
-        if entry.archive is not None:
-            self._archives.unload(entry.archive)
-        if entry.served is None:
+        self._scaling.pop(entry.key, None)
+        if entry.served is None and entry.archive is None:
             self._on_remove(entry.folder)
+            return
+        self._unloading.add(entry.key)
+        self._on_change(replace(entry, state=State.UNLOADING, reason="it is no longer wanted", served=None))
+        if entry.archive is not None:
+            self._archives.unload(entry.archive, lambda: self._note_gone(entry))
         else:
-            self._unloading.add(entry.key)
-            self._on_change(replace(entry, state=State.UNLOADING, reason="it is no longer wanted", served=None))
             self._let_go(entry)
 
     def _let_go(self, entry: ModelEntry) -> None:
@@ -137,6 +135,9 @@ class ModelRegistry(ServingTable):
     def _retire(self, entry: ModelEntry) -> None:
         assert entry.served is not None, "only loaded models are let go"
         entry.served.retire(self._settings.prediction_timeout_ms / 1000)
+        self._note_gone(entry)
+
+    def _note_gone(self, entry: ModelEntry) -> None:
         self._unloading.discard(entry.key)
         if self._find(entry.key) is None:
             self._on_remove(entry.folder)
@@ -156,11 +157,11 @@ class ModelRegistry(ServingTable):
     def _follow(self, planned: PlannedVersion, is_changed: bool) -> bool:
         """Bring one version to what is wanted; return False if that takes long."""
         entry, wanted = self._find(planned.wanted.key), planned.wanted
-        if entry is not None and not is_changed and is_loaded_alike(entry.wanted, wanted):
+        if entry is not None and not is_changed and wanted.is_loaded_as(entry.wanted):
             if entry.wanted != wanted:
                 self._put(replace(entry, wanted=wanted))
-                if entry.handler is not None:
-                    scale(entry.handler, wanted)
+                if entry.archive is not None:
+                    self._load_archive(planned)
             return True
         return self._load_at_once(planned)
 
@@ -191,25 +192,44 @@ class ModelRegistry(ServingTable):
         return True
 
     def _load_archive(self, planned: PlannedVersion) -> None:
-        """Have the program of a model archive started, or ended where no worker is wanted."""
+        """Have the program of a model archive started or scaled, or ended where no worker is wanted."""
         if planned.wanted.is_loaded:
-            self._archives.load(planned.folder, planned.wanted.list_pool_limits())
+            self._archives.load(planned.folder, planned.list_pool_limits())
             return
-        before = self._find(planned.wanted.key)
+        before = self._put(ModelEntry(planned.folder, planned.wanted, State.UNAVAILABLE, "it has no workers"))
+        self._scaling.pop(planned.wanted.key, None)
         if before is not None and before.archive is not None:
-            self._archives.unload(before.archive)
-        self._put(ModelEntry(planned.folder, planned.wanted, State.UNAVAILABLE, "it has no workers"))
+            self._unloading.add(before.key)
+            self._archives.unload(before.archive, lambda: self._unloading.discard(before.key))
 
     def _note_archive(self, folder: ModelFolder, status: ArchiveStatus) -> None:
         """Bring the entry of a model archive up to date, if it is still wanted."""
         now = self._plan.versions.get(folder.name, {}).get(folder.version)
-        if now is None or not now.wanted.is_loaded:
+        if now is None or now.folder != folder or not now.wanted.is_loaded:
             return
-        state, engine = State.LOADING if status.is_starting else State.UNAVAILABLE, None
-        if status.handler is not None:
-            state, engine = State.READY, "handler"
-        entry = ModelEntry(now.folder, now.wanted, state, status.reason, engine=engine)
-        self._put(replace(entry, archive=status.archive, handler=status.handler))
+        before = self._find(now.wanted.key)
+        if status.is_starting and before is not None and before.handler is not None:
+            self._scaling[before.key] = State.LOADING  # it answers as it was meanwhile
+            return
+        entry = ModelEntry(now.folder, now.wanted, State.UNAVAILABLE, status.reason, archive=status.archive)
+        if status.is_starting:
+            entry = replace(entry, state=State.LOADING)
+        elif status.handler is not None:
+            entry = replace(entry, state=State.READY, engine="handler", handler=status.handler)
+        self._put(entry)
+        self._note_scale(entry)
+        old, new = before.archive if before is not None else None, status.archive
+        if old is not None and new is not None and old.key != new.key:
+            self._archives.unload(old)
+
+    def _note_scale(self, entry: ModelEntry) -> None:
+        """Note whether a program that answers runs as it is wanted; that it does not shows in this worker's report."""
+        if entry.handler is not None and entry.reason:
+            self._scaling[entry.key] = State.UNAVAILABLE
+            extra = {"model": entry.wanted.name, "version": entry.wanted.version, "reason": entry.reason}
+            log.error("model cannot be scaled", extra=extra)
+        else:
+            self._scaling.pop(entry.key, None)
 
     def _wait_for(self, planned: PlannedVersion, manifest: ModelManifest | None, reason: str) -> None:
         """Say that a version is being loaded, unless an earlier one of the same name serves meanwhile."""
@@ -221,7 +241,7 @@ class ModelRegistry(ServingTable):
         """What is planned by now of a version that was being loaded; None if it is loaded in vain."""
         name, version = planned.wanted.key
         now = self._plan.versions.get(name, {}).get(version)
-        return now if now and now.folder == planned.folder and is_loaded_alike(now.wanted, planned.wanted) else None
+        return now if now and now.folder == planned.folder and now.wanted.is_loaded_as(planned.wanted) else None
 
     def _serve(self, planned: PlannedVersion, loaded: LoadedModel) -> None:
         """Serve what was loaded, if it is still wanted."""
@@ -276,18 +296,3 @@ class ModelRegistry(ServingTable):
                 if now is not None:
                     manifest = before.manifest if before is not None else None
                     self._set(ModelEntry(now.folder, now.wanted, State.UNAVAILABLE, error.message, manifest))
-
-
-def scale(handler: "HandlerModel", wanted: WantedVersion) -> None:
-    """Have a program run in as many processes as are wanted; that one cannot be started shows in its pool."""
-    try:
-        handler.scale(min_workers=wanted.min_workers, max_workers=wanted.max_workers)
-    except ModelFolderError as error:
-        extra = {"model": wanted.name, "version": wanted.version, "reason": error.message}
-        log.error("model cannot be scaled", extra=extra)
-
-
-def is_loaded_alike(one: WantedVersion, other: WantedVersion) -> bool:
-    """Whether a model that was loaded for one wish serves another as well."""
-    wishes = ((each.is_loaded, each.token, each.batch_size, each.max_batch_delay_ms) for each in (one, other))
-    return next(wishes) == next(wishes)

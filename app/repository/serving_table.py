@@ -4,15 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app.errors import BadRequestError, ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
+from app.handlers.handler_model import HandlerModel, describe_lack_of_workers
 from app.pipeline.served_model import ServedModel
 from app.repository.model_entry import ModelEntry, State, sort_versions
 from app.repository.wanted import Key
-
-NO_WORKER = (
-    "has no worker to serve inference request. Please use scale workers API to add workers. If this is a sequence "
-    "inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
-)
-"""TorchServe's words: clients compare them."""
 
 
 class ServingTable:
@@ -26,6 +21,7 @@ class ServingTable:
         self._entries: dict[str, dict[str, ModelEntry]] = {}
         self._defaults: dict[str, str] = {}
         self._unloading: set[Key] = set()
+        self._scaling: dict[Key, State] = {}
 
     def get(self, name: str, version: str | None = None) -> ModelEntry:
         """Return the entry of a version, or of the default version.
@@ -58,8 +54,7 @@ class ServingTable:
             )
         if entry.served is None:
             if not entry.wanted.is_loaded:
-                named = f'Model "{name}"' if version is None else f'Model "{name}" Version {version}"'
-                raise ServiceUnavailableError(f"{named} {NO_WORKER}")
+                raise ServiceUnavailableError(describe_lack_of_workers(name, version))
             raise ServiceUnavailableError(
                 f'Model "{name}" is {entry.state} and cannot answer; see /models/{name}/{entry.folder.version}.'
             )
@@ -76,6 +71,22 @@ class ServingTable:
         finally:
             served.leave()
 
+    @contextmanager
+    def lend_handler(self, name: str, version: str | None = None) -> Iterator[HandlerModel | None]:
+        """Lend the program of a model archive for one request; None if the model is none.
+
+        Raises:
+            ModelNotFoundError, ModelVersionNotFoundError: as `get`.
+        """
+        handler = self.get(name, version).handler
+        while handler is not None and not handler.enter():  # as above
+            handler = self.get(name, version).handler
+        try:
+            yield handler
+        finally:
+            if handler is not None:
+                handler.leave()
+
     def entries(self) -> list[ModelEntry]:
         """Every version of every model, by name, versions from old to new."""
         return [entry for _, versions in sorted(self._entries.items()) for entry in sort_versions(versions)]
@@ -91,7 +102,8 @@ class ServingTable:
     def states(self) -> dict[str, str]:
         """The state of every version by `name/version`, those that are being let go among them."""
         states = {f"{name}/{version}": State.UNLOADING.value for name, version in tuple(self._unloading)}
-        return states | {"/".join(entry.key): entry.state.value for entry in self.entries()}
+        states |= {"/".join(entry.key): entry.state.value for entry in self.entries()}
+        return states | {"/".join(key): state.value for key, state in tuple(self._scaling.items())}
 
     def _find(self, key: Key) -> ModelEntry | None:
         return self._entries.get(key[0], {}).get(key[1])

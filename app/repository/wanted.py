@@ -50,8 +50,13 @@ class WantedVersion:
         """Whether the version is to be in memory."""
         return self.min_workers > 0
 
+    def is_loaded_as(self, other: "WantedVersion") -> bool:
+        """Whether a model that was loaded for one wish serves the other as well."""
+        wishes = ((each.is_loaded, each.token, each.batch_size, each.max_batch_delay_ms) for each in (self, other))
+        return next(wishes) == next(wishes)
+
     def list_pool_limits(self) -> dict[str, float]:
-        """What was asked for of the pool of a program; a folder that somebody put there says it all itself."""
+        """What was asked for of the pool of a program; the rest it says itself."""
         limits: dict[str, float | None] = {
             "min_workers": self.min_workers,
             "max_workers": self.max_workers,
@@ -61,7 +66,7 @@ class WantedVersion:
         for name in ("response_timeout_s", "startup_timeout_s"):
             if getattr(self, name) != DEFAULT_TIMEOUT_S:
                 limits[name] = getattr(self, name)
-        return {name: value for name, value in limits.items() if value is not None and self.token is not None}
+        return {name: value for name, value in limits.items() if value is not None}
 
     def choose_batch(self, manifest: ModelManifest) -> BatchSpec:
         """How pictures are batched: as wanted, else as the manifest says."""
@@ -91,10 +96,15 @@ class WantedState:
 
 @dataclass(frozen=True)
 class PlannedVersion:
-    """A version that is to be served, and where it lies."""
+    """A version that is to be served, where it lies, and whether anything was ever said of it."""
 
     folder: ModelFolder
     wanted: WantedVersion
+    is_said: bool = False
+
+    def list_pool_limits(self) -> dict[str, float]:
+        """What was asked for of the pool of a program; a folder that somebody put there says it all itself."""
+        return self.wanted.list_pool_limits() if self.is_said else {}
 
 
 @dataclass(frozen=True)
@@ -135,6 +145,6 @@ def make_plan(folders: Iterable[ModelFolder], state: WantedState) -> Plan:
         token = folder.read_token()
         if token in state.strays or not wanted.is_registered or (wanted.token and token != wanted.token):
             continue
-        versions.setdefault(folder.name, {})[folder.version] = PlannedVersion(folder, wanted)
+        versions.setdefault(folder.name, {})[folder.version] = PlannedVersion(folder, wanted, key in state.versions)
     asked = {key for key in [*state.versions, *state.defaults.items()] if key[1] in versions.get(key[0], {})}
     return Plan(versions, dict(state.defaults), frozenset(asked))

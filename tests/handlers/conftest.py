@@ -1,6 +1,7 @@
 """A client of a manager of its own, which has ended when the test is over."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from app.config import MIB, Settings
 from app.handlers.archive import HandlerArchive, read_archive
 from app.handlers.batch import Answer
 from app.handlers.client import PoolClient
+from app.handlers.folder import end_manager
 from app.pipeline.patience import Patience
 from tests.handlers.archives import make_archive, make_config
 
@@ -23,9 +25,10 @@ def pools(tmp_path: Path) -> Iterator[PoolClient]:
     client = PoolClient(Settings(instance=tmp_path / "i", handler_memory_bytes=1024 * MIB))
     yield client
     client.close()
-    if client._manager is not None:
-        client._manager.terminate()
-        assert client._manager.wait(10) == 0
+    end_manager(client.link.folder)
+    assert not client.link.folder.exists()
+    if client.link.manager is not None:
+        assert client.link.manager.wait(10) in (0, -signal.SIGTERM)
 
 
 @pytest.fixture
@@ -65,3 +68,13 @@ def has_ended(process: int) -> bool:
         time.sleep(0.02)
     os.kill(process, 9)
     return False
+
+
+def within(seconds: float, is_so: Callable[[], bool]) -> bool:
+    """Wait until something is so; return whether it came to be in time."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

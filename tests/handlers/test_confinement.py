@@ -74,8 +74,7 @@ def test_child_of_a_handler_ends_with_it(start: Start, ask: Ask, pools: PoolClie
 
 def test_handlers_process_ends_with_its_manager(start: Start, pools: PoolClient) -> None:
     [worker] = pools.describe(start(LOOKING))["workers"]
-    assert pools._manager is not None
-    pools._manager.kill()
+    manager = pools.link.manager
+    assert manager is not None
+    manager.kill()
     assert has_ended(worker["pid"])
-    pools._manager.wait()
-    pools._manager = None

@@ -1,19 +1,26 @@
 """The supervised pool: handlers answer, fail, die, hang and come back, and cost nobody else anything."""
 
+import asyncio
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from app.errors import DeadlineError, ModelProcessError
-from app.handlers.archive import HandlerArchive
+from app.handlers.archive import HandlerArchive, read_archive
 from app.handlers.client import PoolClient
-from tests.handlers.conftest import Ask, has_ended
+from app.handlers.folder import is_held, sweep, take_lock
+from app.handlers.frames import encode, read_message
+from app.handlers.manager import Manager
+from tests.handlers.archives import make_archive
+from tests.handlers.conftest import Ask, has_ended, within
 
 Start = Callable[..., HandlerArchive]
 
@@ -230,10 +237,13 @@ def test_handler_that_cannot_be_loaded_gives_its_reason(start: Start) -> None:
         start("import no_such_package\n")
 
 
-def test_killed_manager_is_started_anew_with_its_models(pools: PoolClient, start: Start, ask: Ask) -> None:
+def test_killed_manager_is_started_anew_with_its_models_as_they_were_scaled(
+    pools: PoolClient, start: Start, ask: Ask
+) -> None:
     archive = start(ECHO)
+    pools.scale(archive, min_workers=2, max_workers=3)
     before = json.loads(ask(archive, "x")[1])["pid"]  # type: ignore[index]
-    manager = pools._manager
+    manager = pools.link.manager
     assert manager is not None
     manager.kill()
     manager.wait()
@@ -241,23 +251,98 @@ def test_killed_manager_is_started_anew_with_its_models(pools: PoolClient, start
     assert answer is not None
     assert json.loads(answer[1])["pid"] != before
     assert has_ended(before)
+    pool = pools.describe(archive)
+    assert (pool["min_workers"], pool["max_workers"], len(pool["workers"])) == (2, 3, 2)
 
 
-def test_manager_ends_when_its_last_client_has_gone(pools: PoolClient, start: Start) -> None:
-    [worker] = pools.describe(start(ECHO))["workers"]
-    folder = pools._folder
-    assert folder.is_dir()
-    pools.close()
-    assert pools._manager is not None
-    assert pools._manager.wait(20) == 0
-    assert not folder.exists()
-    assert has_ended(worker["pid"])
-    pools._manager = None
+def test_killed_manager_is_replaced_also_if_nobody_asks(pools: PoolClient, start: Start) -> None:
+    archive = start(ECHO)
+    manager = pools.link.manager
+    assert manager is not None
+    manager.kill()
+    assert within(5, lambda: pools.link.manager is not manager and is_held(pools.link.folder))
+    assert within(5, lambda: any(each["state"] == "READY" for each in pools.describe(archive)["workers"]))
 
 
-def test_several_clients_share_one_pool(pools: PoolClient, start: Start, ask: Ask) -> None:
+def test_manager_ends_when_its_last_client_has_gone(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+
+    async def live() -> float:
+        serving = asyncio.create_task(Manager(linger_s=0.3).serve(path))
+        while not path.exists():
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(encode({"operation": "attach", "client": "c"}))
+        await read_message(reader)
+        await asyncio.sleep(0.6)
+        assert not serving.done()
+        writer.close()
+        started = time.monotonic()
+        await serving
+        return time.monotonic() - started
+
+    took_s = asyncio.run(live())
+    assert 0.2 < took_s < 2
+
+
+def test_several_clients_share_one_pool_and_the_last_one_ends_it(pools: PoolClient, start: Start, ask: Ask) -> None:
     archive = start(ECHO)
     other = PoolClient(pools._settings)
     other.register(archive)
-    assert other.describe(archive)["workers"] == pools.describe(archive)["workers"]
+    [worker] = other.describe(archive)["workers"]
+    assert pools.describe(archive)["workers"] == [worker]
+    other.unregister(archive)
+    assert error_of(ask(archive))["status"] == 200
+    assert pools.describe(archive)["workers"] == [worker]
+    pools.unregister(archive)
+    assert has_ended(worker["pid"])
+    assert ask(archive) is None
     other.close()
+
+
+def test_pool_that_ends_answers_whom_it_works_for(pools: PoolClient, start: Start, ask: Ask) -> None:
+    archive = start(SLOW)
+    with ThreadPoolExecutor() as threads:
+        asking = threads.submit(ask, archive)
+        assert within(5, lambda: pools.describe(archive)["working"] == 1)
+        pools.unregister(archive)
+        assert error_of(asking.result(5)) == DEAD
+
+
+def test_start_that_nobody_waits_for_any_more_is_given_up(pools: PoolClient, start: Start) -> None:
+    archive = start(ECHO)
+    slow = make_archive(archive.path.parents[2], "slow", "h.py", {"h.py": "import time\ntime.sleep(60)\n"})
+    starting = read_archive(slow, "slow", "1.0")
+    with ThreadPoolExecutor() as threads:
+        done = threads.submit(pools.register, starting)
+        assert within(5, lambda: any(each["pid"] for each in pools.describe(starting).get("workers", ())))
+        pools.abort(starting)
+        with pytest.raises(ModelProcessError, match="told to end"):
+            done.result(5)
+    assert pools.describe(starting) == {}
+
+
+def test_what_killed_managers_left_is_removed_and_what_is_in_use_is_not(pools: PoolClient, start: Start) -> None:
+    start(ECHO)
+    instance = pools._settings.instance
+    (instance / "handlers-1").mkdir()
+    (instance / "handlers-2").mkdir()
+    (instance / "handlers-2/lock").touch()
+    sweep(pools._settings)
+    assert [path.name for path in instance.glob("handlers-*")] == [pools.link.folder.name]
+    assert is_held(pools.link.folder)
+
+
+def test_lock_of_a_folder_that_was_removed_is_none(tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    first = take_lock(folder)
+    assert first is not None
+    assert take_lock(folder) is None
+    shutil.rmtree(folder)
+    second = take_lock(folder)
+    assert second is not None
+    assert is_held(folder)
+    os.close(first)
+    assert is_held(folder)
+    os.close(second)
+    assert not is_held(folder)

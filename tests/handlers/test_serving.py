@@ -93,8 +93,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> Iterator[
     for app in apps:
         registry = app.extensions["scancer"].registry
         registry.close()
-        registry._archives._pools._manager.terminate()
-        assert registry._archives._pools._manager.wait(10) == 0
+        registry._archives._pools.link.manager.terminate()
+        assert registry._archives._pools.link.manager.wait(10) == 0
 
 
 @pytest.fixture(scope="module")

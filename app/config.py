@@ -157,7 +157,9 @@ class Settings:
     )
     native_timeout_s: int = whole(120, 1, 3600, "Seconds a natively run model may take for one batch.")
     compile_timeout_s: int = whole(600, 1, 86400, "Seconds a compilation at start may take.")
-    max_body_bytes: int = whole(32 * MIB, KIB, 1024 * MIB, "Largest request body, in bytes; a larger one answers 413.")
+    max_body_bytes: int = whole(
+        32 * MIB, KIB, 1024 * MIB, "Largest request body, in bytes, but a model's; a larger one answers 413."
+    )
     max_pixels: int = whole(25_000_000, 1, 1_000_000_000, "Largest picture, in pixels; a larger one answers 422.")
     max_side_px: int = whole(16_384, 1, 65_535, "Longest side of a picture, in pixels; a longer one answers 422.")
     max_images: int = whole(64, 1, 10000, "Most pictures in one request; more answer 400.")
@@ -165,7 +167,7 @@ class Settings:
         1024 * MIB,
         MIB,
         64 * 1024 * MIB,
-        "Largest model that is added, in bytes; an archive may unpack to four times as many.",
+        "Largest model that is added or sent, in bytes; an archive may unpack to four times as many.",
     )
     login_memory_s: int = whole(300, 0, 86400, "Seconds a worker remembers a verified password; 0 forgets at once.")
     request_timeout_s: int = whole(60, 1, 3600, "Seconds after which gunicorn replaces a worker that hangs.")

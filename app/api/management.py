@@ -18,6 +18,7 @@ from app.api.auth import require
 from app.api.context import facts, services
 from app.api.description import read_document
 from app.api.management_schemas import make_registered, make_registered_list
+from app.api.model_bodies import receive_model
 from app.api.schemas import make_description
 from app.errors import (
     BadRequestError,
@@ -78,25 +79,40 @@ def refuse_other_sites() -> None:
 @blueprint.post("/models")
 @require("manage")
 def register_model() -> ResponseReturnValue:
-    """Register the model that `url` names, and load it if it is to have workers."""
+    """Register the model that `url` names or that is the body, and load it if it is to have workers."""
     given = read_parameters()
-    url = given.get("url")
-    if url is None:
-        raise BadRequestError("Parameter url is required.")
+    if given.get("url") is not None:
+        change = change_store("register", str(given["url"]), read_wishes(given))
+        return answer_registration(change, given)
+    with receive_model(request, services().settings) as received:
+        if received is None:
+            raise BadRequestError("Parameter url is required.")
+        file, fields = received
+        given |= fields
+        wishes = read_wishes(given)
+        file.check_sha256(given.get("sha256"))
+        change = change_store("register_file", file.path, f"sha256:{file.sha256}", wishes)
+    return answer_registration(change, given)
+
+
+def read_wishes(given: dict[str, Any]) -> Wishes:
+    """What the parameters of a registration say of the version; raises `BadRequestError`."""
     runtime = given.get("runtime")
     if runtime is not None and runtime not in RUNTIMES:
         raise BadRequestError(f"Invalid RuntimeType value: {runtime}")
-    workers = max(0, read_integer(given, "initial_workers", 0))
-    wishes = Wishes(
+    return Wishes(
         model_name=given.get("model_name"),
-        workers=workers,
+        workers=max(0, read_integer(given, "initial_workers", 0)),
         batch_size=read_positive(given, "batch_size"),
         max_batch_delay_ms=read_positive(given, "max_batch_delay"),
         response_timeout_s=read_positive(given, "response_timeout") or DEFAULT_TIMEOUT_S,
         startup_timeout_s=read_positive(given, "startup_timeout") or DEFAULT_TIMEOUT_S,
     )
-    change = change_store("register", str(url), wishes)
-    name, version = change.key
+
+
+def answer_registration(change: Change, given: dict[str, Any]) -> Response:
+    """Answer once the workers have followed; a version that cannot be loaded is let go again."""
+    (name, version), workers = change.key, max(0, read_integer(given, "initial_workers", 0))
     if not workers:
         await_workers(change)
         return status(

@@ -132,8 +132,21 @@ class ModelChanges:
                 return self._register_again(url, wishes)
             if source.is_dir():
                 return self._register_folder(source, url, wishes)
-            with translate_reasons(), open_source(source, self._settings) as folder:
-                return self._register_folder(folder, url, wishes)
+            return self._register_file(source, url, wishes)
+
+    def register_file(self, source: Path, url: str, wishes: Wishes) -> Change:
+        """Register a file that came over a network and lies in quarantine; it is the caller's to remove.
+
+        Raises:
+            InvalidModelError, ConflictError, DiskFullError: as `register`.
+        """
+        with hold_lock(find_lock(self._settings)):
+            sweep(self._settings, self._access)
+            return self._register_file(source, url, wishes)
+
+    def _register_file(self, source: Path, url: str, wishes: Wishes) -> Change:
+        with translate_reasons(), open_source(source, self._settings) as folder:
+            return self._register_folder(folder, url, wishes)
 
     def _register_folder(self, source: Path, url: str, wishes: Wishes) -> Change:
         """Register a model folder, or an unpacked archive, that lies outside of the models."""

@@ -1,21 +1,25 @@
 """One client's connection: bytes in, whole requests out, answers back; it never waits for the client."""
 
+import select
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import NamedTuple
 
 from app.config import CALLER_IS_GONE
 from app.server.answer import write_refusal
 from app.server.request_reader import CONTINUE, RefusedRequestError, Request, RequestReader
+from app.server.streamed_body import StreamedBody
 
 RECEIVE_BYTES = 64 * 1024
 MAX_RECEIVES, MAX_REQUESTS = 64, 16
 """So many parts are read, and requests answered, before others and the deadline have their turn."""
+LATE = "The request did not come to its end in time."
 LINGER_S = 2.0
 """How long the rest of a refused body is read and thrown away: closing at once would take the answer with it."""
 
@@ -140,7 +144,11 @@ class Connection:
                 break
             request = reader.requests.popleft()
             request.environ[CALLER_IS_GONE] = self.is_gone
+            if request.stream is not None:
+                request.stream.attach(partial(self._wait_for_more, request.stream))
             text, is_last, delay_s = answer(request)
+            if self.is_ending:  # the rest of a streamed body was refused meanwhile
+                return
             if delay_s:
                 self._withheld, self.due = text, time.monotonic() + delay_s
                 text = b""
@@ -152,6 +160,32 @@ class Connection:
         elif reader.wants_continue:
             reader.wants_continue = False
             self._send(CONTINUE)
+
+    def _wait_for_more(self, stream: StreamedBody) -> None:
+        """Wait until more of a streamed body has come; the one place where a thread waits for its client.
+
+        Raises:
+            OSError: the client has gone, is too slow, or sends what is no HTTP.
+        """
+        if self._reader.wants_continue:
+            self._reader.wants_continue = False
+            self._send(CONTINUE)
+        buffer = bytearray(RECEIVE_BYTES)
+        while (count := self._receive(buffer)) < 0:
+            left_s = stream.find_deadline(self._upload_s) - time.monotonic()
+            if left_s <= 0:
+                self.refuse(HTTPStatus.REQUEST_TIMEOUT, LATE)
+                raise TimeoutError(LATE)
+            poll = select.poll()
+            poll.register(self.fd, select.POLLOUT if self._tls_wants_write else select.POLLIN)
+            poll.poll(left_s * 1000)
+        if not count:
+            raise ConnectionResetError("the client has gone")
+        try:
+            self._reader.feed(memoryview(buffer)[:count])
+        except RefusedRequestError as error:
+            self.refuse(error.status, str(error))
+            raise ConnectionAbortedError("the body is malformed") from error
 
     def release(self) -> None:
         """Send the withheld answer; what comes after it is for `serve`."""
@@ -249,7 +283,7 @@ class Connection:
     def expire(self) -> None:
         """Close, the deadline being past; say so to a client in the middle of a request."""
         if not self.is_idle and not self._is_ending:
-            self.refuse(HTTPStatus.REQUEST_TIMEOUT, "The request did not come to its end in time.")
+            self.refuse(HTTPStatus.REQUEST_TIMEOUT, LATE)
         self.close()
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 import io
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -11,6 +11,8 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from app.server.streamed_body import StreamedBody
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_URL_BYTES = 4096
@@ -33,12 +35,19 @@ class Request:
     Attributes:
         environ: of the WSGI call; `wsgi.input` holds the body, `CONTENT_LENGTH` its length.
         keeps_alive: whether the connection may go on after the answer.
-        has_unread_body: whether the client is sending a body that nobody will read: it is over the limit.
+        is_oversized: whether its body is over the limit, and nobody will read it.
+        stream: its body, if that is read while the application asks for it.
     """
 
     environ: dict[str, Any]
     keeps_alive: bool
-    has_unread_body: bool
+    is_oversized: bool
+    stream: StreamedBody | None = None
+
+    @property
+    def has_unread_body(self) -> bool:
+        """Whether the client is sending a body that nobody will read."""
+        return self.is_oversized or (self.stream is not None and not self.stream.is_whole)
 
 
 @lru_cache(maxsize=256)
@@ -56,6 +65,12 @@ class RequestReader:
     Bodies are held in memory. A request whose body is over the limit is handed over at once, without it: the
     application answers 413, and the connection ends.
 
+    Args:
+        base: what the environments of all requests of the connection have in common.
+        max_body_bytes: limit of a body that is held.
+        is_streamed: tells by its environment whether a request's body is not held but read by the application as it
+            comes, and bounded there; the connection ends with such a request.
+
     Attributes:
         requests: those that are whole, in order.
         is_between: whether no request has begun since the last whole one.
@@ -63,8 +78,14 @@ class RequestReader:
         wants_continue: whether the client waits for `100 Continue` before it sends its body.
     """
 
-    def __init__(self, base: Mapping[str, Any], max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        base: Mapping[str, Any],
+        max_body_bytes: int,
+        is_streamed: Callable[[Mapping[str, Any]], bool] = lambda _: False,
+    ) -> None:
         self._base = base
+        self._is_streamed = is_streamed
         self._max_body_bytes = max_body_bytes
         self._parser = HttpRequestParser(self)
         self.requests: deque[Request] = deque()
@@ -79,6 +100,7 @@ class RequestReader:
         self._headers: list[tuple[bytes, bytes]] = []
         self._environ: dict[str, Any] | None = None
         self._body = bytearray()
+        self._stream: StreamedBody | None = None
         self._head_bytes = 0
         self.held_bytes = 0
 
@@ -153,38 +175,50 @@ class RequestReader:
             text = value.decode("latin-1")
             environ[variable] = f"{environ[variable]},{text}" if variable in environ else text
         self._environ = environ
-        if int(environ.get("CONTENT_LENGTH") or 0) > self._max_body_bytes:
-            self._hand_over(has_unread_body=True)
-        elif environ.get("HTTP_EXPECT", "").lower() == "100-continue":
-            self.wants_continue = True
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        has_body = length or any(name.lower() == b"transfer-encoding" for name, _ in self._headers)
+        if has_body and self._is_streamed(environ):
+            environ["wsgi.input"] = self._stream = StreamedBody()
+            self.requests.append(Request(environ, keeps_alive=False, is_oversized=False, stream=self._stream))
+        elif length > self._max_body_bytes:
+            self._hand_over(is_oversized=True)
+            return
+        self.wants_continue = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
 
     def on_body(self, data: bytes) -> None:
         """Take the next part of the body."""
         if self._is_closed:
             return
         self.wants_continue = False
-        self._body += data
         self._head_bytes = 0
+        if self._stream is not None:
+            self._stream.add(data)
+            return
+        self._body += data
         self.held_bytes += len(data)
         if self.held_bytes > self._max_body_bytes:
-            self._hand_over(has_unread_body=True)
+            self._hand_over(is_oversized=True)
 
     def on_message_complete(self) -> None:
         """Hand the request over."""
-        if not self._is_closed:
-            self._hand_over(has_unread_body=False)
+        if self._is_closed:
+            return
+        if self._stream is not None:
+            self._stream.is_whole = self._is_closed = True
+        else:
+            self._hand_over(is_oversized=False)
 
-    def _hand_over(self, has_unread_body: bool) -> None:
+    def _hand_over(self, is_oversized: bool) -> None:
         environ = self._environ
         assert environ is not None, "the head comes before the body"
-        environ["wsgi.input"] = io.BytesIO(b"" if has_unread_body else self._body)
+        environ["wsgi.input"] = io.BytesIO(b"" if is_oversized else self._body)
         if self.held_bytes:  # also where the body came in chunks, without a length
             environ["CONTENT_LENGTH"] = str(self.held_bytes)
-        if has_unread_body or self._parser.should_upgrade():
+        if is_oversized or self._parser.should_upgrade():
             self._is_closed = True
         self.wants_continue = False
         keeps_alive = not self._is_closed and self._parser.should_keep_alive()
-        self.requests.append(Request(environ, keeps_alive, has_unread_body))
+        self.requests.append(Request(environ, keeps_alive, is_oversized))
         self._begin()
         self.is_between = True
 

@@ -14,6 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from queue import SimpleQueue
 from typing import Any
@@ -26,6 +27,7 @@ from app.server.answer import call_application, write_refusal
 from app.server.connection import RECEIVE_BYTES, Answer, Connection
 from app.server.gate import RESERVED_THREADS, Gate
 from app.server.request_reader import Request, RequestReader, make_base
+from app.server.streamed_body import is_model_upload
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +83,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         """Prepare what the threads share, in the worker's process; returns when the worker ends."""
         settings = Settings.from_env()
         self._max_body_bytes = settings.max_body_bytes
+        self._is_streamed = partial(is_model_upload, management_port=str(settings.management_address.port))
         self._upload_s, self._idle_s = settings.upload_timeout_s, max(settings.keepalive_s, TICK_S)
         self._stop_delay_s, self._stops_at, self._reloads = settings.stop_delay_s, None, count_reloads()
         self._grace_s = settings.graceful_timeout_s * STOP_MARGIN
@@ -197,9 +200,8 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         if self._tls is not None:  # the handshake comes with the first bytes, as far as they go
             client = self._tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
         base = make_base(server, peer, "http" if self._tls is None else "https")
-        connection = Connection(
-            client, RequestReader(base, self._max_body_bytes), self._idle_s, self._upload_s, self._forget
-        )
+        reader = RequestReader(base, self._max_body_bytes, self._is_streamed)
+        connection = Connection(client, reader, self._idle_s, self._upload_s, self._forget)
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, READ)
 

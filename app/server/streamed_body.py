@@ -1,0 +1,59 @@
+"""Bodies that are read as they come, while the application asks for them: those of models are too large for memory.
+
+The thread that answers such a request waits for its client, which all others never do. So it is for the application to
+look at the password and the length first, and at how many of its threads wait like that.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+LEAST_BYTES_PER_S = 64 * 1024
+"""A client that sends more slowly than this for longer than the time of any request is too slow."""
+
+
+def is_model_upload(environ: Mapping[str, Any], management_port: str) -> bool:
+    """Whether a request with a body brings a model: a registration at the management address, not one in JSON."""
+    asked = environ["REQUEST_METHOD"], environ["PATH_INFO"].rstrip("/"), environ["SERVER_PORT"]
+    kind = str(environ.get("CONTENT_TYPE", "")).partition(";")[0].strip().lower()
+    return asked == ("POST", "/models", management_port) and kind != "application/json"
+
+
+class StreamedBody:
+    """A request's body, as `wsgi.input`.
+
+    Attributes:
+        is_whole: whether its last byte has come.
+    """
+
+    def __init__(self) -> None:
+        self.is_whole = False
+        self._pending = bytearray()
+        self._received = 0
+        self._started = time.monotonic()
+        self._wait_for_more: Callable[[], None] = lambda: None
+
+    def attach(self, wait_for_more: Callable[[], None]) -> None:
+        """Say what to call for more; it calls `add`, or has `is_whole` set, or raises `OSError`."""
+        self._wait_for_more = wait_for_more
+
+    def add(self, data: bytes) -> None:
+        """Take what came next."""
+        self._pending += data
+        self._received += len(data)
+
+    def find_deadline(self, patience_s: float) -> float:
+        """The `time.monotonic()` by which the next byte must come; each that came moves it on a little."""
+        return self._started + patience_s + self._received / LEAST_BYTES_PER_S
+
+    def read(self, size: int = -1) -> bytes:
+        """Return at most `size` bytes, or all; none at the end.
+
+        Raises:
+            OSError: the client has gone, is too slow, or sends what is no HTTP.
+        """
+        while not self.is_whole and (size < 0 or not self._pending):
+            self._wait_for_more()
+        taken = bytes(self._pending[: size if size >= 0 else None])
+        del self._pending[: len(taken)]
+        return taken

@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What the path of a request says: the version named, what stands behind it, and that the answer is to be explained."""
+    """What the path of a request says: version, what stands behind it, and whether the answer is to be explained."""
 
     version: str | None = None
     url_path: str = ""

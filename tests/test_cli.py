@@ -88,12 +88,12 @@ def test_check_names_an_example_whose_score_moved(tmp_path: Path) -> None:
 
 
 def test_compile_writes_a_report_of_one_model(tmp_path: Path) -> None:
-    shutil.copytree(PROJECT_ROOT / "models/isic-classification", tmp_path / "isic-classification")
-    shutil.rmtree(tmp_path / "isic-classification/1.0/compiled")
-    done = flask("models", "compile", "isic-classification", models=str(tmp_path))
+    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "pcam-classification")
+    shutil.rmtree(tmp_path / "pcam-classification/1.0/compiled")
+    done = flask("models", "compile", "pcam-classification", models=str(tmp_path), instance=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "largest probability difference" in done.stdout
-    assert "keras 3." in done.stdout
+    assert "torch 2." in done.stdout
     assert flask("models", "check", models=str(tmp_path)).returncode == 0
 
 

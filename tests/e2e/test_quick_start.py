@@ -39,10 +39,18 @@ def addresses(ports: list[int]) -> dict[str, str]:
     return {f"SCANCER_{name}_ADDRESS": f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int], subprocess.CompletedProcess[str]]:
+    """A clone in which the quick start ran, the ports it was given, and what it said."""
+    folder, ports = clone(tmp_path_factory.mktemp("clone")), find_free_ports(3)
+    return folder, ports, run(folder, "--check", **addresses(ports))
+
+
 @pytest.mark.skipif("CI" not in os.environ, reason="installs an environment; runs where CI is set")
-def test_quick_start_ends_with_both_answers_and_stops_the_server(tmp_path: Path) -> None:
-    ports = find_free_ports(3)
-    done = run(clone(tmp_path), "--check", **addresses(ports))
+def test_quick_start_ends_with_both_answers_and_stops_the_server(
+    installed: tuple[Path, list[int], subprocess.CompletedProcess[str]],
+) -> None:
+    folder, ports, done = installed
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count('"notice":"Research use only. Not for diagnosis."') == 2
     password = re.search(r"^Password: (\S+)", done.stdout, re.MULTILINE)
@@ -52,9 +60,9 @@ def test_quick_start_ends_with_both_answers_and_stops_the_server(tmp_path: Path)
     )
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", ports[0])) != 0
-    site_packages = next((tmp_path / ".venv/lib").glob("python3*/site-packages"))
+    site_packages = next((folder / ".venv/lib").glob("python3*/site-packages"))
     assert not (site_packages / "torch").exists()
-    assert sum(path.lstat().st_size for path in (tmp_path / ".venv").rglob("*")) < 400e6
+    assert sum(path.lstat().st_size for path in (folder / ".venv").rglob("*")) < 400e6
 
 
 def test_wrong_python_gets_told_which_is_right(tmp_path: Path) -> None:
@@ -81,10 +89,13 @@ def test_no_network_gets_told_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif("CI" not in os.environ, reason="installs an environment; runs where CI is set")
-def test_taken_port_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_taken_port_is_named_with_what_to_do(
+    installed: tuple[Path, list[int], subprocess.CompletedProcess[str]],
+) -> None:
+    """In the same clone, whose environment is found to be there already."""
     ports = find_free_ports(3)
     with socket.create_server(("127.0.0.1", ports[1])):
-        done = run(clone(tmp_path), "--check", **addresses(ports))
+        done = run(installed[0], "--check", **addresses(ports))
     assert done.returncode == 1
     assert f"127.0.0.1:{ports[1]} is taken" in done.stderr
     assert "SCANCER_MANAGEMENT_ADDRESS" in done.stderr

@@ -1,25 +1,40 @@
 """The slow road: what it writes, and when it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from app.config import Settings
-from app.engines.report import read_report
+from app.engines.report import CompileReport, read_report
 from app.errors import CompiledModelError, IntegrityError, ModelFolderError
 from app.manifest import read_manifest
 from app.repository import compiler
 from app.repository.compiler import compile_in_process, compile_model, make_comparison_batch
+from app.setting_types import PROJECT_ROOT
 
 
-def test_report_says_what_was_compared_with_what(pcam: Path) -> None:
-    report = compile_in_process(pcam, Settings(instance=pcam.parent))
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompileReport]:
+    """A model folder that was compiled where a killed compilation had left something, and the report."""
+    folder = tmp_path_factory.mktemp("models") / "pcam-classification"
+    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", folder)
+    (folder / "1.0/.compiling-1/compiled").mkdir(parents=True)
+    return folder / "1.0", compile_in_process(folder / "1.0", Settings(instance=folder.parent))
+
+
+def test_report_says_what_was_compared_with_what(compiled: tuple[Path, CompileReport]) -> None:
+    _, report = compiled
     assert report.images == 32 + 3
     assert report.max_probability_difference <= report.tolerance == 1e-4
     assert report.framework.startswith("torch 2.")
     assert report.converter.startswith("openvino 20")
-    assert sorted(path.name for path in pcam.iterdir()) == [
+
+
+def test_leftovers_of_a_killed_compilation_are_taken_away(compiled: tuple[Path, CompileReport]) -> None:
+    folder, _ = compiled
+    assert sorted(path.name for path in folder.iterdir()) == [
         "MODEL_CARD.md",
         "compiled",
         "examples",
@@ -80,9 +95,3 @@ def test_unwritable_folder_is_a_reason_and_no_crash(pcam: Path, monkeypatch: pyt
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(ModelFolderError, match="cannot be written: Permission denied"):
         compile_model(pcam)
-
-
-def test_leftovers_of_a_killed_compilation_are_taken_away(pcam: Path) -> None:
-    (pcam / ".compiling-1/compiled").mkdir(parents=True)
-    compile_in_process(pcam, Settings(instance=pcam.parent))
-    assert not list(pcam.glob(".compiling*"))

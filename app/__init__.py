@@ -26,7 +26,17 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from flask import Flask
 
     from app import cli
-    from app.api import description, exporter, health, management, models, open_inference, open_models, predictions
+    from app.api import (
+        description,
+        explanations,
+        exporter,
+        health,
+        management,
+        models,
+        open_inference,
+        open_models,
+        predictions,
+    )
     from app.api.auth import Authenticator, register_auth
     from app.api.context import Services
     from app.api.error_handlers import register_error_handlers
@@ -76,7 +86,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     register_observation(app, metrics)
     register_surfaces(app, settings)
     register_error_handlers(app)
-    for part in (predictions, open_inference, open_models, models, management, health, description):
+    for part in (predictions, explanations, open_inference, open_models, models, management, health, description):
         app.register_blueprint(part.blueprint)
     app.register_blueprint(exporter.make_exporter_blueprint(metrics))
     cli.register_commands(app)

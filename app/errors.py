@@ -20,6 +20,7 @@
     ├── ServiceError                    ours: answered with its status; the message says nothing of the inside
     │   ├── InferenceError              500  InternalServerException
     │   ├── ModelStartError             500  InternalServerException, with its message
+    │   ├── HandlerFaultError           503  InternalServerException, with its message
     │   ├── ServiceUnavailableError     503  ServiceUnavailableException
     │   ├── UnloadTimeoutError          408  RequestTimeoutException
     │   ├── DeadlineError               504  GatewayTimeoutException
@@ -188,6 +189,12 @@ class InferenceError(ServiceError):
 
 class ModelStartError(ServiceError):
     """A model that was registered or scaled could not be loaded; unlike others of status 500, it says so."""
+
+
+class HandlerFaultError(ServiceError):
+    """The program of a model archive failed; the message is TorchServe's."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class ServiceUnavailableError(ServiceError):

@@ -13,6 +13,7 @@ from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMet
 
 from app.api.auth import require
 from app.api.context import services
+from app.api.handler_metrics import write_handler_metrics
 from app.api.torchserve_metrics import TorchServeMetrics
 from app.config import MULTIPROCESS_VARIABLE
 from app.metrics import Metrics
@@ -49,7 +50,8 @@ def make_exporter_blueprint(metrics: Metrics) -> Blueprint:
         families = list(exporter.registry.collect())
         wanted = frozenset(request.args.getlist("name[]"))
         ours = generate_latest(Collected(choose_families(families, wanted))).decode("utf-8")
-        return Response(ours + torchserve.write(families, wanted), content_type=CONTENT_TYPE)
+        theirs = write_handler_metrics(services().registry.archives.list_metrics(), wanted)
+        return Response(ours + torchserve.write(families, wanted) + theirs, content_type=CONTENT_TYPE)
 
     return blueprint
 

@@ -35,15 +35,21 @@ class Part(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What the path of a request says: version, what stands behind it, and whether the answer is to be explained."""
+    """What the path of a request says: the version, what stands behind it, and whether an explanation is wanted."""
 
     version: str | None = None
     url_path: str = ""
     is_explained: bool = False
 
 
-def predict(handler: HandlerModel, request: Request, call: Call, patience: Patience, known: RequestFacts) -> Response:
-    """Hand a request to a handler and make its answer the response, which names the version that made it."""
+def predict(
+    handler: HandlerModel, request: Request, call: Call, patience: Patience, known: RequestFacts
+) -> tuple[Response, dict[str, float]]:
+    """Hand a request to a handler and make its answer the response, which names the version that made it.
+
+    Returns:
+        The response, and the seconds by stage: in the queue, and in the handler.
+    """
     parts = read_parts(request)
     own = {"explain": str(call.is_explained), "url_path": call.url_path}
     asked = {
@@ -54,7 +60,13 @@ def predict(handler: HandlerModel, request: Request, call: Call, patience: Patie
     header, body = handler.predict(asked, [part.value for part in parts], patience, call.version)
     response = make_response(header, body, known)
     response.headers[VERSION_HEADER] = handler.version
-    return response
+    return response, read_times(header)
+
+
+def read_times(header: dict[str, Any]) -> dict[str, float]:
+    """Return the seconds by stage that a pool tells of an answer; none where the process died."""
+    stages = {"queue": "queue_s", "inference": "handler_s"}
+    return {stage: header[name] for stage, name in stages.items() if name in header}
 
 
 def read_parts(request: Request) -> list[Part]:

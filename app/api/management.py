@@ -19,6 +19,7 @@ from app.api.context import facts, services
 from app.api.description import read_document
 from app.api.management_schemas import make_registered, make_registered_list
 from app.api.model_bodies import receive_model
+from app.api.predictions import read_patience
 from app.api.schemas import make_description
 from app.errors import (
     BadRequestError,
@@ -28,8 +29,9 @@ from app.errors import (
     StateStoreError,
     UnloadTimeoutError,
 )
+from app.handlers.handler_model import NO_DESCRIBER
 from app.repository.model_changes import Change, Wishes
-from app.repository.model_entry import State
+from app.repository.model_entry import ModelEntry, State
 from app.repository.wanted import DEFAULT_TIMEOUT_S
 from app.repository.worker_reports import read_reports
 
@@ -59,13 +61,26 @@ def describe_registered(name: str, version: str | None) -> ResponseReturnValue:
     reports = read_reports(service.settings.instance)
     described = [make_registered(each, reports, service.settings) for each in entries]
     if read_truth(request.args, "customized", False) and version != ALL:
-        if entry.served is None:
-            raise ServiceUnavailableError(
-                f'Model "{name}" has no worker to serve describe request. Please use scale workers API to add workers.'
-            )
-        default = service.registry.get(name).folder.version
-        described[0]["customizedMetadata"] = make_description(entry, versions, default)
+        custom = describe_customized(entry, versions)
+        described[0] |= {"customizedMetadata": custom} if custom is not None else {}
     return pretty(described)
+
+
+def describe_customized(entry: ModelEntry, versions: list[str]) -> dict[str, Any] | None:
+    """What the program of an archive says of its model, or our own description of a model without one.
+
+    Raises:
+        ServiceUnavailableError: it has no worker, or the program failed.
+    """
+    service = services()
+    name = entry.folder.name
+    with service.registry.lend_handler(name, entry.folder.version) as handler:
+        if handler is not None:
+            patience = read_patience(facts().started, service.settings, handler.timeout_ms)
+            return handler.describe_itself(facts().request_id, patience)
+    if entry.served is None:
+        raise ServiceUnavailableError(NO_DESCRIBER.format(name))
+    return make_description(entry, versions, service.registry.get(name).folder.version)
 
 
 @blueprint.before_request

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from app.config import Settings
+from app.handlers.archive import PoolLimits
+from app.manifest import BatchSpec
 from app.repository.model_entry import ModelEntry, State
 from app.repository.worker_reports import WorkerReport
 
 MAX_PAGE = 100
 FIRST_WORKER = 9000
+READY = "READY"
 
 
 def make_registered_list(entries: Sequence[ModelEntry], limit: int, token: int) -> dict[str, Any]:
@@ -31,20 +34,20 @@ def make_registered_list(entries: Sequence[ModelEntry], limit: int, token: int) 
 
 def make_registered(entry: ModelEntry, reports: Sequence[WorkerReport], settings: Settings) -> dict[str, Any]:
     """What TorchServe tells of a registered version."""
-    wanted = entry.wanted
-    batch = wanted.choose_batch(entry.manifest) if entry.manifest else None
-    waiting = entry.served.waiting if entry.served else 0
+    wanted, limits = entry.wanted, find_limits(entry)
+    pool = entry.handler.describe() if entry.handler else {}
+    waiting = pool.get("waiting", 0) + (entry.served.waiting if entry.served else 0)
     return {
         "modelName": wanted.name,
         "modelVersion": wanted.version,
         "modelUrl": wanted.url,
         "runtime": "python",
-        "minWorkers": wanted.min_workers,
-        "maxWorkers": wanted.max_workers,
-        "batchSize": batch.max_size if batch else 1,
-        "maxBatchDelay": round(batch.max_delay_ms) if batch else 0,
-        "responseTimeout": wanted.response_timeout_s,
-        "startupTimeout": wanted.startup_timeout_s,
+        "minWorkers": limits.min_workers,
+        "maxWorkers": limits.max_workers,
+        "batchSize": limits.batch_size,
+        "maxBatchDelay": limits.max_batch_delay_ms,
+        "responseTimeout": round(limits.response_timeout_s),
+        "startupTimeout": round(limits.startup_timeout_s),
         "maxRetryTimeoutInSec": 300,
         "clientTimeoutInMills": 0,
         "parallelType": "",
@@ -59,9 +62,28 @@ def make_registered(entry: ModelEntry, reports: Sequence[WorkerReport], settings
         "maxNumSequence": 0,
         "maxSequenceJobQueueSize": 0,
         "loadedAtStartup": wanted.token is None,
-        "workers": make_workers(entry, reports),
-        "jobQueueStatus": {"remainingCapacity": settings.queue_size - waiting, "pendingRequests": waiting},
+        "workers": make_handler_workers(pool) if entry.archive else make_workers(entry, reports),
+        "jobQueueStatus": {
+            "remainingCapacity": (limits.queue_size if entry.archive else settings.queue_size) - waiting,
+            "pendingRequests": waiting,
+        },
     }
+
+
+def find_limits(entry: ModelEntry) -> PoolLimits:
+    """Workers, batches and times of a version: as an archive runs, else as its manifest and what was said of it say."""
+    if entry.archive is not None:
+        return entry.archive.limits
+    wanted = entry.wanted
+    batch = wanted.choose_batch(entry.manifest) if entry.manifest else BatchSpec(1, 0.0)
+    return PoolLimits(
+        wanted.min_workers,
+        wanted.max_workers,
+        batch.max_size,
+        round(batch.max_delay_ms),
+        wanted.response_timeout_s,
+        wanted.startup_timeout_s,
+    )
 
 
 def make_workers(entry: ModelEntry, reports: Sequence[WorkerReport]) -> list[dict[str, Any]]:
@@ -69,17 +91,33 @@ def make_workers(entry: ModelEntry, reports: Sequence[WorkerReport]) -> list[dic
     label = "/".join(entry.key)
     serving = [report for report in reports if report.states.get(label) in (State.READY, State.UNLOADING)]
     return [
-        {
-            "id": str(FIRST_WORKER + number),
-            "startTime": datetime.fromtimestamp(report.started, UTC).isoformat(timespec="milliseconds")[:23] + "Z",
-            "status": report.states[label],
-            "memoryUsage": measure_memory(report.pid),
-            "pid": report.pid,
-            "gpu": False,
-            "gpuUsage": "N/A",
-        }
+        make_worker(number, report.pid, report.started, report.states[label])
         for number, report in enumerate(serving[: entry.wanted.max_workers])
     ]
+
+
+def make_handler_workers(pool: dict[str, Any]) -> list[dict[str, Any]]:
+    """The processes of an archive's program that there are by now; TorchServe's word for one that is not ready."""
+    return [
+        make_worker(
+            each["id"] - 1, each["pid"], each["started_at"], State.READY if each["state"] == READY else State.UNLOADING
+        )
+        for each in pool.get("workers", ())
+        if each["pid"] is not None
+    ]
+
+
+def make_worker(number: int, pid: int, started: float, status: str) -> dict[str, Any]:
+    """What TorchServe tells of a process that serves a version; it began at `started`, in seconds since 1970."""
+    return {
+        "id": str(FIRST_WORKER + number),
+        "startTime": datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds")[:23] + "Z",
+        "status": status,
+        "memoryUsage": measure_memory(pid),
+        "pid": pid,
+        "gpu": False,
+        "gpuUsage": "N/A",
+    }
 
 
 def measure_memory(pid: int) -> int:

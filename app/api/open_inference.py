@@ -18,6 +18,7 @@ from flask.typing import ResponseReturnValue
 
 from app.api.auth import require
 from app.api.context import NOTICE, facts, services
+from app.api.handler_instances import answer_instances
 from app.api.inflate import inflate
 from app.api.predictions import SEVERAL, json_text, observe, read_patience
 from app.api.schemas import make_prediction
@@ -89,6 +90,9 @@ def infer_tensor(served: ServedModel) -> Response:
 @require("predict")
 def predict_instances(model_name: str) -> ResponseReturnValue:
     """Classify the pictures of `{"instances": [{"data": "<base64>"}]}`; the answer is always a list."""
+    with services().registry.lend_handler(model_name) as handler:
+        if handler is not None:
+            return answer_instances(handler, False, facts(), services())
     with lend_model(model_name, None) as served:
         predictions = predict_all(served, read_instances(read_plain_body()))
     request_id = facts().request_id

@@ -25,6 +25,7 @@ class Surface(Enum):
 
 BLUEPRINT_SURFACES = {
     "predictions": {Surface.INFERENCE},
+    "explanations": {Surface.INFERENCE},
     "open_inference": {Surface.INFERENCE},
     "open_models": {Surface.INFERENCE, Surface.MANAGEMENT},
     "models": {Surface.INFERENCE, Surface.MANAGEMENT},

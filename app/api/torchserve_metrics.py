@@ -40,6 +40,7 @@ FAMILIES = {
 }
 """TorchServe's families that mean something here: name, kind and unit."""
 
+HEAD = "# HELP {name} Torchserve prometheus {kind} metric with unit: {unit}\n# TYPE {name} {kind}\n"
 PREDICTION_RULE = re.compile(r"/(predictions|explanations)/|.*(/infer|:predict|/predict|/invoke|/invocations)$")
 """Rules of the routes that predict, whatever their protocol: a request there is an inference, also where it fails."""
 VERSION_IN_RULE, DEFAULT = "<version>", "default"
@@ -103,6 +104,12 @@ def write_label(name: str, value: str) -> str:
     return f'{name}="{escaped}",'
 
 
+def write_line(line: Line) -> str:
+    """Write a line."""
+    text = "".join(write_label(*label) for label in line.labels)
+    return f"{line.name}{{{text}}} {write_number(line.value)}\n"
+
+
 class RecentMeans:
     """Means over what came since the last time; where nothing came, what they were.
 
@@ -148,11 +155,9 @@ class TorchServeMetrics:
         lines: dict[str, list[str]] = {name: [] for name in FAMILIES if not wanted or name in wanted}
         for name, labels, value in self._list_lines(Totals(families)):
             if name in lines:
-                text = "".join(write_label(*label) for label in labels)
-                lines[name].append(f"{name}{{{text}}} {write_number(value)}\n")
+                lines[name].append(write_line(Line(name, labels, value)))
         return "".join(
-            f"# HELP {name} Torchserve prometheus {kind} metric with unit: {unit}\n# TYPE {name} {kind}\n"
-            + "".join(lines[name])
+            HEAD.format(name=name, kind=kind, unit=unit) + "".join(lines[name])
             for name, (kind, unit) in FAMILIES.items()
             if name in lines
         )

@@ -70,6 +70,13 @@ class PoolClient:
         reply = self._order({"operation": "describe", "key": archive.key})
         return {} if "no_worker" in reply else reply
 
+    def list_metrics(self) -> list[dict[str, Any]]:
+        """Return the series that handlers of all models have added, see `Series`; none while there is no manager."""
+        with suppress(*LOST):
+            series: list[dict[str, Any]] = self.link.ask({"operation": "metrics"})["series"]
+            return series
+        return []
+
     def unregister(self, archive: HandlerArchive) -> None:
         """Let the model's pool go, which ends when all HTTP workers have.
 

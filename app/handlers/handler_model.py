@@ -1,9 +1,10 @@
 """A model archive with a program of its own, as the API asks it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from app.errors import ModelProcessError, ServiceUnavailableError
+from app.errors import HandlerFaultError, ModelProcessError, ServiceUnavailableError
 from app.handlers.archive import HandlerArchive
 from app.pipeline.occupancy import Occupancy
 from app.pipeline.patience import Patience
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from app.handlers.client import PoolClient
 
 MARGIN_MS = 1000
+NO_DESCRIBER = 'Model "{}" has no worker to serve describe request. Please use scale workers API to add workers.'
 
 
 class HandlerModel(Occupancy):
@@ -54,6 +56,26 @@ class HandlerModel(Occupancy):
         if answer is None:
             raise ServiceUnavailableError(describe_lack_of_workers(self.name, version))
         return answer
+
+    def describe_itself(self, request_id: str, patience: Patience) -> dict[str, Any] | None:
+        """Return what the handler's `describe_handle` says of the model; nothing where it has none.
+
+        Raises:
+            HandlerFaultError: the handler failed.
+            ServiceUnavailableError, DeadlineError: as `predict`.
+        """
+        request = {"id": request_id, "headers": {"describe": "True"}, "parts": []}
+        answer = self._pools.predict(self._archive, request, [], patience)
+        if answer is None:
+            raise ServiceUnavailableError(NO_DESCRIBER.format(self.name))
+        header, body = answer
+        if "error" in header:
+            raise HandlerFaultError(header["error"])
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError):
+            return {}
+        return document if isinstance(document, dict) or document is None else {}
 
     def describe(self) -> dict[str, Any]:
         """Return the pool's workers and waiting requests; empty while there is none."""

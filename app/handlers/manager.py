@@ -52,6 +52,7 @@ class Manager:
             "restore": self._restore,
             "scale": self._scale,
             "describe": self._describe,
+            "metrics": self._list_metrics,
             "unregister": self._unregister,
             "stop": self._stop,
         }
@@ -177,6 +178,9 @@ class Manager:
     async def _describe(self, message: Message) -> Reply:
         pool = self._pools.get(message.header["key"])
         return (NO_WORKER if pool is None else pool.describe()), []
+
+    async def _list_metrics(self, _: Message) -> Reply:
+        return {"series": [series for pool in self._pools.values() for series in pool.metrics.list()]}, []
 
     async def _unregister(self, message: Message) -> Reply:
         """Let a pool go; it ends when all have who held it, and each does so when its own requests are answered."""

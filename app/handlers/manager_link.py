@@ -117,9 +117,7 @@ class ManagerLink:
         deadline = time.monotonic() + START_S
         while True:
             try:
-                channel = self.connect()
-                channel.send({"operation": "attach", "client": self._client})
-                channel.receive()
+                return self._introduce()
             except LOST as error:
                 if time.monotonic() > deadline or self._is_closed.is_set():
                     if self.manager is not None:  # nobody else knows of it yet
@@ -127,8 +125,17 @@ class ManagerLink:
                     raise ModelProcessError("the manager of handlers does not start") from error
                 self._start_unless_started()
                 time.sleep(PAUSE_S)
-            else:
-                return channel
+
+    def _introduce(self) -> Channel:
+        """Connect to the manager, and have it know that this HTTP worker is there for as long as the connection is."""
+        channel = self.connect()
+        try:
+            channel.send({"operation": "attach", "client": self._client})
+            channel.receive()
+        except LOST:
+            channel.close()
+            raise
+        return channel
 
     def _start_unless_started(self) -> None:
         """Start a manager unless one has the folder, here or in another HTTP worker."""

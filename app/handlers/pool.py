@@ -11,8 +11,9 @@ from typing import Any
 
 from app.handlers.archive import HandlerArchive, PoolLimits
 from app.handlers.batch import WORKER_DIED, fail
+from app.handlers.handler_metrics import HandlerMetrics
 from app.handlers.process import HandlerLostError, HandlerProcess, HandlerUnaskedError
-from app.handlers.slots import Job, NoWorkerError, Slot, SlotState, StartError, back_off, hand_out, settle
+from app.handlers.slots import Job, NoWorkerError, Slot, SlotState, StartError, back_off, count_alike, hand_out, settle
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Pool:
         self._arrived = asyncio.Event()
         self._gathering = asyncio.Lock()
         self._in_work = 0
+        self.metrics = HandlerMetrics()
 
     async def scale(self, limits: PoolLimits) -> None:
         """Take other limits, start or retire workers to fit, and wait until those that start have loaded the model.
@@ -220,7 +222,7 @@ class Pool:
                         await self._arrived.wait()
                 except TimeoutError:
                     pass
-            count = min(len(self._jobs), self.limits.batch_size)
+            count = count_alike(self._jobs, self.limits.batch_size)
             batch = [self._jobs.popleft() for _ in range(count)]
             self._in_work += count
             return batch
@@ -240,6 +242,7 @@ class Pool:
     async def _answer(self, slot: Slot, process: HandlerProcess, batch: list[Job]) -> None:
         requests, blobs = [job.request for job in batch], [blob for job in batch for blob in job.blobs]
         slot.is_busy = True
+        started = time.monotonic()
         try:
             reply = await process.predict(requests, blobs, self.limits.response_timeout_s)
         except HandlerUnaskedError:
@@ -254,4 +257,8 @@ class Pool:
         if reply.header.get("fault"):
             extra = {"model": self._archive.name, "version": self._archive.version, "reason": reply.header["fault"]}
             log.error("handler failed", extra=extra)
-        hand_out(batch, list(zip(reply.header["answers"], reply.blobs, strict=True)))
+        self.metrics.take(reply.header.get("metrics"))
+        worked_s = time.monotonic() - started
+        times = [{"queue_s": started - job.arrived, "handler_s": worked_s} for job in batch]
+        headers = [header | took for header, took in zip(reply.header["answers"], times, strict=True)]
+        hand_out(batch, list(zip(headers, reply.blobs, strict=True)))

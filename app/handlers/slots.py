@@ -2,15 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 from app.handlers.batch import Answer
 from app.handlers.process import HandlerProcess
 
 MAX_BACK_OFF_S = 89.0
+SPECIAL = ("explain", "describe")
+"""Headers that ask a handler for something else than an answer."""
 
 
 class SlotState(StrEnum):
@@ -38,6 +41,14 @@ class Job:
     blobs: list[bytes]
     answer: "asyncio.Future[Answer]"
     arrived: float = field(default_factory=time.monotonic)
+
+
+def count_alike(jobs: Sequence[Job], most: int) -> int:
+    """How many of the requests that have waited longest make one batch: a handler looks at the first one's headers
+    to know whether an answer, an explanation or its own description is wanted, and makes the latter two one at a time.
+    """
+    is_plain = [not any(job.request["headers"].get(name) == "True" for name in SPECIAL) for job in islice(jobs, most)]
+    return 1 if not is_plain[0] else (is_plain.index(False) if False in is_plain else len(is_plain))
 
 
 @dataclass(eq=False)

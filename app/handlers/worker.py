@@ -53,6 +53,10 @@ class HandlerService:
         answers = make_answers(items, self._context, len(requests))
         return answers, next((header["error"] for header, _ in answers if "error" in header), None)
 
+    def take_metrics(self) -> list[Any]:
+        """Return what the handler's metrics have become since the last batch."""
+        return self._context.metrics.take()
+
 
 def locate(error: BaseException) -> str:
     """Say of which type an error is and where it was raised, and nothing that it says itself."""
@@ -86,7 +90,8 @@ def serve(channel: Channel) -> None:
         except EOFError:
             return
         answers, fault = service.answer(batch["requests"], blobs)
-        channel.send({"answers": [header for header, _ in answers], "fault": fault}, [body for _, body in answers])
+        reply = {"answers": [header for header, _ in answers], "fault": fault, "metrics": service.take_metrics()}
+        channel.send(reply, [body for _, body in answers])
 
 
 if __name__ == "__main__":

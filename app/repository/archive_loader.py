@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.config import Settings
 from app.errors import ModelFolderError
@@ -73,6 +73,10 @@ class ArchiveLoader:
             on_gone()
         else:
             keeper.let_go(on_gone)
+
+    def list_metrics(self) -> list[dict[str, Any]]:
+        """The metrics that programs of archives have added, see `app.handlers.handler_metrics`."""
+        return [] if self.pools is None else self.pools.list_metrics()
 
     def close(self) -> None:
         """Let the processes go; they end when no worker needs them."""

@@ -43,7 +43,7 @@ class ModelRegistry(ServingTable):
         self._on_change = on_change
         self._on_remove = on_remove
         self._loader = ModelLoader(settings)
-        self._archives = ArchiveLoader(settings, self._note_archive)
+        self.archives = ArchiveLoader(settings, self._note_archive)
         self._lock = threading.Lock()
         self._plan = Plan({}, {}, frozenset())
         self._at_start: set[Key] = set()
@@ -90,7 +90,7 @@ class ModelRegistry(ServingTable):
             if entry.served is not None:
                 self._put(replace(entry, state=State.UNLOADING, reason="the server stops", served=None))
                 entry.served.close()
-        self._archives.close()
+        self.archives.close()
 
     def _put(self, entry: ModelEntry) -> ModelEntry | None:
         """Put an entry in its place and return the one that was there."""
@@ -124,7 +124,7 @@ class ModelRegistry(ServingTable):
         self._unloading.add(entry.key)
         self._on_change(replace(entry, state=State.UNLOADING, reason="it is no longer wanted", served=None))
         if entry.archive is not None:
-            self._archives.unload(entry.archive, lambda: self._note_gone(entry))
+            self.archives.unload(entry.archive, lambda: self._note_gone(entry))
         else:
             self._let_go(entry)
 
@@ -194,13 +194,13 @@ class ModelRegistry(ServingTable):
     def _load_archive(self, planned: PlannedVersion) -> None:
         """Have the program of a model archive started or scaled, or ended where no worker is wanted."""
         if planned.wanted.is_loaded:
-            self._archives.load(planned.folder, planned.list_pool_limits())
+            self.archives.load(planned.folder, planned.list_pool_limits())
             return
         before = self._put(ModelEntry(planned.folder, planned.wanted, State.UNAVAILABLE, "it has no workers"))
         self._scaling.pop(planned.wanted.key, None)
         if before is not None and before.archive is not None:
             self._unloading.add(before.key)
-            self._archives.unload(before.archive, lambda: self._unloading.discard(before.key))
+            self.archives.unload(before.archive, lambda: self._unloading.discard(before.key))
 
     def _note_archive(self, folder: ModelFolder, status: ArchiveStatus) -> None:
         """Bring the entry of a model archive up to date, if it is still wanted."""
@@ -220,7 +220,7 @@ class ModelRegistry(ServingTable):
         self._note_scale(entry)
         old, new = before.archive if before is not None else None, status.archive
         if old is not None and new is not None and old.key != new.key:
-            self._archives.unload(old)
+            self.archives.unload(old)
 
     def _note_scale(self, entry: ModelEntry) -> None:
         """Note whether a program that answers runs as it is wanted; that it does not shows in this worker's report."""

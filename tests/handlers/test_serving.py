@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +95,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> Iterator[
     for app in apps:
         registry = app.extensions["scancer"].registry
         registry.close()
-        registry._archives._pools.link.manager.terminate()
-        assert registry._archives._pools.link.manager.wait(10) == 0
+        registry.archives._pools.link.manager.terminate()
+        assert registry.archives._pools.link.manager.wait(10) == 0
 
 
 @pytest.fixture(scope="module")
@@ -286,3 +288,121 @@ def test_model_without_workers_answers_torchserves_text(tmp_path: Path, serve: C
     assert response.json["message"].startswith(
         'Model "idle" has no worker to serve inference request. Please use scale workers API to add workers.'
     )
+
+
+TELLING_HANDLER = """
+from ts.torch_handler.base_handler import BaseHandler
+
+
+class Telling(BaseHandler):
+    def initialize(self, context):
+        self.context = context
+
+    def preprocess(self, data):
+        return data
+
+    def inference(self, data):
+        self.context.metrics.add_counter("Looked", len(data))
+        return data
+
+    def postprocess(self, data):
+        return ["plain"] * len(data)
+
+    def get_insights(self, tensor_data, raw_data, target):
+        return [{"target": target, "data": bytes(raw_data).decode(), "rows": len(tensor_data)}]
+
+    def describe_handle(self):
+        return {"classes": ["a", "b"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def telling(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., FlaskClient]) -> FlaskClient:
+    """Serve a handler that explains and describes, in batches, and one that does neither."""
+    models = tmp_path_factory.mktemp("telling") / "models"
+    config = "batchSize: 4\nmaxBatchDelay: 300\nmaxWorkers: 2\njobQueueSize: 7\n"
+    make_archive(models, "tells", "t.py", {"t.py": TELLING_HANDLER, "c.yaml": config}, config_file="c.yaml")
+    silent = TELLING_HANDLER.partition("    def get_insights")[0]
+    make_archive(models, "silent", "s.py", {"s.py": silent})
+    return serve(models)
+
+
+def explain(client: FlaskClient, path: str, **more: Any) -> Any:
+    return client.post(path, headers=basic(), **more)
+
+
+def test_explanation_is_the_handlers_own(telling: FlaskClient) -> None:
+    for path in ("/explanations/tells", "/explanations/tells/1.0"):
+        response = explain(telling, path, data={"data": (io.BytesIO(b"xyz"), "x.bin"), "target": "3"})
+        assert (response.status_code, response.headers["X-Model-Version"]) == (200, "1.0")
+        assert json.loads(response.data) == {"target": 3, "data": "xyz", "rows": 1}
+    instances = [{"data": base64.b64encode(text).decode(), "target": 1} for text in (b"one", b"two")]
+    response = explain(telling, "/v1/models/tells:explain", json={"instances": instances})
+    assert response.json == {
+        "explanations": [{"target": 1, "data": "one", "rows": 1}, {"target": 1, "data": "two", "rows": 1}]
+    }
+    response = explain(telling, "/v1/models/tells:predict", json={"instances": instances})
+    assert response.json == {"predictions": ["plain", "plain"]}
+
+
+def test_explanations_are_not_mixed_with_predictions(telling: FlaskClient) -> None:
+    app = telling.application
+
+    def ask(number: int) -> bytes:
+        client = app.test_client()
+        path = "/explanations/tells" if number % 3 == 0 else "/predictions/tells"
+        return client.post(path, data=str(number).encode(), headers=basic()).data
+
+    with ThreadPoolExecutor(12) as threads:
+        answers = list(threads.map(ask, range(24)))
+    assert {answers[number] for number in range(24) if number % 3} == {b"plain"}
+    assert [json.loads(answers[number])["data"] for number in range(0, 24, 3)] == [str(n) for n in range(0, 24, 3)]
+
+
+def test_model_that_explains_nothing_says_so(telling: FlaskClient, client: FlaskClient) -> None:
+    response = explain(telling, "/explanations/silent", data=b"x")
+    assert (response.status_code, response.json["type"]) == (503, "InternalServerException")
+    assert "no get_insights" in response.json["message"]
+    response = explain(telling, "/v1/models/silent:explain", json={"instances": [{"data": "eA=="}]})
+    assert (response.status_code, "no get_insights" in response.json["error"]) == (503, True)
+    assert explain(telling, "/explanations/nope", data=b"x").status_code == 404
+    response = explain(client, "/explanations/pcam-classification", data=b"x")
+    assert (response.status_code, "has no handler" in response.json["message"]) == (503, True)
+
+
+@pytest.mark.parametrize("body", ["{", "[]", '{"instances": []}', '{"instances": [{"data": "%"}]}'])
+def test_instances_that_are_none_answer_400(telling: FlaskClient, body: str) -> None:
+    assert explain(telling, "/v1/models/tells:explain", data=body).status_code == 400
+
+
+def describe(client: FlaskClient, path: str) -> Any:
+    return client.get(path, headers=basic(), environ_overrides={"SERVER_PORT": "8081"})
+
+
+def test_description_has_the_handlers_processes_limits_and_own_words(telling: FlaskClient) -> None:
+    [described] = describe(telling, "/models/tells?customized=true").json
+    told = {name: described[name] for name in ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")}
+    assert told == {"minWorkers": 1, "maxWorkers": 2, "batchSize": 4, "maxBatchDelay": 300}
+    assert described["jobQueueStatus"] == {"remainingCapacity": 7, "pendingRequests": 0}
+    [worker] = described["workers"]
+    assert (worker["id"], worker["status"], worker["gpuUsage"]) == ("9000", "READY", "N/A")
+    assert worker["pid"] != os.getpid()
+    assert worker["memoryUsage"] > 1_000_000
+    assert described["customizedMetadata"] == {"classes": ["a", "b"]}
+    assert "customizedMetadata" not in describe(telling, "/models/silent?customized=true").json[0]
+
+
+def test_handlers_own_metrics_stand_beside_ours(telling: FlaskClient) -> None:
+    def read() -> dict[str, float]:
+        page = telling.get("/metrics", headers=basic(), environ_overrides={"SERVER_PORT": "8082"})
+        lines = [line for line in page.get_data(as_text=True).splitlines() if not line.startswith("#")]
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+    post(telling, "tells", b"x")
+    before = read()
+    post(telling, "tells", b"x")
+    name = f'Looked{{ModelName="tells",Level="Model",Hostname="{socket.gethostname()}",}}'
+    after = read()
+    assert after[name] == before[name] + 1
+    time_line = next(line for line in after if line.startswith('HandlerTime{ModelName="tells"'))
+    assert 0 < after[time_line] < 1000

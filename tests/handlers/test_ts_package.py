@@ -182,15 +182,29 @@ def test_weights_without_a_model_file_are_told_as_torchserve_does(tmp_path: Path
         handler.initialize(make_context(tmp_path, serializedFile="weights.pth"))
 
 
-def test_metrics_add_up_and_their_series_are_bounded() -> None:
-    store = importlib.import_module("ts.metrics.metrics_store").MetricsStore({}, "m")
+def test_metrics_add_up_have_torchserves_labels_and_are_bounded() -> None:
+    store = importlib.import_module("ts.metrics.metrics_store").MetricsStore({0: "id"}, "m")
     dimension = importlib.import_module("ts.metrics.dimension").Dimension
+    kinds = importlib.import_module("ts.metrics.metric_type_enum").MetricTypes
+    for _ in range(2):
+        store.add_counter("Seen", 2)
+        store.add_time("Took", 5.5, unit="s", dimensions=[dimension("Step", "a")])
+        store.add_metric("Sizes", 0.3, "MB", metric_type=kinds.HISTOGRAM)
+    store.add_error("Bad", 1)
+    own = store.add_metric_to_cache("Own", "count", ["Colour"])
+    own.add_or_update(3, ["red"])
+    model = (("ModelName", "Level"), ("m", "Model"))
+    assert store.take() == [
+        (("Seen", "counter", "count", *model), [4.0]),
+        (("Took", "gauge", "s", ("Step", *model[0]), ("a", *model[1])), [5.5]),
+        (("Sizes", "histogram", "MB", *model), [0.3, 0.3]),
+        (("Bad", "counter", "", ("Level",), ("Error",)), [1.0]),
+        (("Own", "counter", "count", ("Colour",), ("red",)), [3.0]),
+    ]
+    assert store.take() == []
     for index in range(2000):
-        store.add_counter("Seen", 2, dimensions=[dimension("id", str(index % 1500))])
-    store.add_time("Took", 5.0)
-    series = store.get_metric("Seen").series
-    assert len(series) == 1000
-    assert series["0",] == 4
+        store.add_counter("Seen", 1, dimensions=[dimension("Id", str(index))])
+    assert len(store.take()) == 1000
     with pytest.raises(KeyError):
         store.get_metric("Nothing")
 

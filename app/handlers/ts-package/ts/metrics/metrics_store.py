@@ -9,17 +9,20 @@ from ts.metrics.metric_type_enum import MetricTypes
 
 MAX_SERIES = 1000
 """A handler that makes a label of each request's text must not fill the memory."""
+MODEL_NAME, LEVEL = "ModelName", "Level"
+Update = tuple[str, str, str, tuple[str, ...], tuple[str, ...]]
+"""Name, kind and unit of a metric, and names and values of a series' labels."""
 
 
 @dataclass
 class Metric:
-    """A metric and its series: the sum of a counter, the last value of any other."""
+    """A metric, and what was said of its series since it was last told."""
 
     name: str
     metric_type: MetricTypes
     unit: str = ""
     dimension_names: Sequence[str] = ()
-    series: dict[tuple[str, ...], float] = field(default_factory=dict)
+    pending: dict[Update, list[float]] = field(default_factory=dict)
 
     def add_or_update(
         self,
@@ -29,10 +32,16 @@ class Metric:
     ) -> None:
         """Take a value of the series with these labels."""
         labels = tuple(str(each) for each in dimension_values)
-        if labels not in self.series and len(self.series) >= MAX_SERIES:
+        key = self.name, self.metric_type.value, self.unit, tuple(self.dimension_names), labels
+        if key not in self.pending and len(self.pending) >= MAX_SERIES:
             return
-        before = self.series.get(labels, 0.0) if self.metric_type is MetricTypes.COUNTER else 0.0
-        self.series[labels] = before + float(value)
+        values = self.pending.setdefault(key, [])
+        if self.metric_type is MetricTypes.COUNTER:
+            values[:] = [sum(values) + float(value)]
+        elif self.metric_type is MetricTypes.GAUGE:
+            values[:] = [float(value)]
+        elif len(values) < MAX_SERIES:
+            values.append(float(value))
 
     def update(self, value: float) -> None:
         """Take a value of the series without labels."""
@@ -46,6 +55,13 @@ class MetricsStore:
         self.request_ids = request_ids
         self.model_name = model_name
         self.cache: dict[tuple[str, MetricTypes], Metric] = {}
+        self._pending: dict[Update, list[float]] = {}
+
+    def take(self) -> list[tuple[Update, list[float]]]:
+        """Return what was said since the last time: sums of counters, last values of gauges, all of histograms."""
+        taken = list(self._pending.items())
+        self._pending.clear()
+        return taken
 
     def add_metric_to_cache(
         self,
@@ -57,7 +73,7 @@ class MetricsStore:
         """Return the metric of this name and kind, made if need be."""
         key = metric_name, metric_type
         if key not in self.cache:
-            self.cache[key] = Metric(metric_name, metric_type, unit, tuple(dimension_names))
+            self.cache[key] = Metric(metric_name, metric_type, unit, tuple(dimension_names), self._pending)
         return self.cache[key]
 
     def get_metric(self, metric_name: str, metric_type: MetricTypes = MetricTypes.COUNTER) -> Metric:
@@ -74,9 +90,20 @@ class MetricsStore:
         metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> None:
         """Take a value of a metric of any kind."""
-        labels = list(dimensions or ())
+        labels = self._complete(dimensions or ())
         metric = self.add_metric_to_cache(name, unit, [each.name for each in labels], metric_type)
         metric.add_or_update(value, [each.value for each in labels])
+
+    def _complete(self, dimensions: Iterable[Dimension], is_error: bool = False) -> list[Dimension]:
+        """Add the labels that every metric has, where the handler does not."""
+        labels = list(dimensions)
+        names = {each.name for each in labels}
+        is_of_model = bool(self.request_ids) and not is_error
+        if is_of_model and MODEL_NAME not in names:
+            labels.append(Dimension(MODEL_NAME, self.model_name))
+        if LEVEL not in names:
+            labels.append(Dimension(LEVEL, "Model" if is_of_model else "Error"))
+        return labels
 
     def add_counter(
         self, name: str, value: float, idx: Any = None, dimensions: Iterable[Dimension] | None = None
@@ -121,4 +148,6 @@ class MetricsStore:
 
     def add_error(self, name: str, value: float, dimensions: Iterable[Dimension] | None = None) -> None:
         """Count an error."""
-        self.add_metric(name, value, "", None, dimensions)
+        labels = self._complete(dimensions or (), is_error=True)
+        metric = self.add_metric_to_cache(name, "", [each.name for each in labels])
+        metric.add_or_update(value, [each.value for each in labels])

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from ts.utils.util import list_classes_from_module, load_label_mapping
+from ts.utils.util import PredictionException, list_classes_from_module, load_label_mapping
 
 logger = logging.getLogger(__name__)
 
 LABELS_FILE = "index_to_name.json"
 TRUE = "True"
+UNAVAILABLE = 503
 
 
 class BaseHandler(ABC):  # noqa: B024  # TorchServe's is abstract without an abstract method
@@ -129,7 +130,7 @@ class BaseHandler(ABC):  # noqa: B024  # TorchServe's is abstract without an abs
         return answers
 
     def explain_handle(self, data_preprocess: Any, raw_data: Any) -> list[Any]:
-        """Answer one request with its explanation, which the handler's `get_insights` makes."""
+        """Answer with explanations, a list of one item a request, which the handler's `get_insights` makes."""
         row = raw_data[0]
         inputs: Any = row
         if isinstance(row, dict):
@@ -138,11 +139,12 @@ class BaseHandler(ABC):  # noqa: B024  # TorchServe's is abstract without an abs
         if asked is None and isinstance(inputs, dict):
             asked = inputs.get("target")
         self.target = int(asked) if asked is not None else 0
-        return [self.get_insights(data_preprocess, inputs, self.target)]
+        explained: list[Any] = self.get_insights(data_preprocess, inputs, self.target)
+        return explained
 
-    def get_insights(self, tensor_data: Any, raw_data: Any, target: Any) -> Any:
+    def get_insights(self, tensor_data: Any, raw_data: Any, target: Any) -> Any:  # noqa: ARG002  # TorchServe's
         """Explain a prediction; a handler that can do so defines this."""
-        raise NotImplementedError
+        raise PredictionException("The handler of this model explains nothing: it has no get_insights.", UNAVAILABLE)
 
     def describe_handle(self) -> Any:
         """Describe the model; a handler that can do so defines this."""

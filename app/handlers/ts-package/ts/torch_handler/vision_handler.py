@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from app.pipeline.decode import composite_over_white, scale_to_8_bits
-from ts.torch_handler.base_handler import BaseHandler
+from ts.torch_handler.base_handler import UNAVAILABLE, BaseHandler
+from ts.utils.util import PredictionException
 
 SIXTEEN_BITS = 65_535
 
@@ -60,5 +61,7 @@ class VisionHandler(BaseHandler, ABC):
     def get_insights(self, tensor_data: Any, raw_data: Any, target: Any = 0) -> Any:  # noqa: ARG002  # TorchServe's
         """Explain a prediction with captum's integrated gradients."""
         if self.ig is None:
-            raise RuntimeError("captum is not installed")
+            raise PredictionException(
+                "captum, which explains predictions, is not installed on the server.", UNAVAILABLE
+            )
         return self.ig.attribute(tensor_data, target=target, n_steps=15).tolist()

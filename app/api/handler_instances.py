@@ -1,0 +1,94 @@
+"""KServe's v1 between HTTP and a handler: each of `{"instances": […]}` is one request to it."""
+
+import base64
+import binascii
+import json
+from typing import Any
+
+from flask import Response, request
+
+from app.api.context import RequestFacts, Services
+from app.api.handler_predictions import VERSION_HEADER, read_headers
+from app.api.predictions import json_text, read_patience
+from app.api.upload import read_body
+from app.errors import BadRequestError, HandlerFaultError
+from app.handlers.handler_model import HandlerModel
+
+JSON_TYPE = "application/json"
+JSON_HELP = 'send {"instances": [{"data": "<base64>"}]}'
+
+
+def answer_instances(handler: HandlerModel, is_explained: bool, known: RequestFacts, service: Services) -> Response:
+    """Answer every instance with what the handler makes of it, in order; one that fails, fails the request.
+
+    Raises:
+        BadRequestError: the body is not of this shape, or holds too many.
+        HandlerFaultError: the handler failed.
+        ServiceUnavailableError, DeadlineError: as `HandlerModel.predict`.
+    """
+    known.model, known.version = handler.name, handler.version
+    patience = read_patience(known.started, service.settings, handler.timeout_ms)
+    headers = read_headers(request, []) | {"explain": str(is_explained), "url_path": ""}
+    answers = []
+    for instance in read_instances(read_body(request), service.settings.max_images):
+        parts = [{"name": name, "type": kind} for name, kind, _ in instance]
+        asked = {"id": known.request_id, "headers": headers, "parts": parts}
+        header, body = handler.predict(asked, [value for _, _, value in instance], patience)
+        if "error" in header:
+            raise HandlerFaultError(header["error"])
+        answers.append(read_answer(body))
+    response = json_text({"explanations" if is_explained else "predictions": answers})
+    response.headers[VERSION_HEADER] = handler.version
+    return response
+
+
+def read_instances(body: bytes, most: int) -> list[list[tuple[str, str | None, bytes]]]:
+    """Read the instances, each as the parts of a request: name, content type, bytes.
+
+    Raises:
+        BadRequestError: the body is not of this shape, or holds too many.
+    """
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadRequestError(f"The body is not JSON; {JSON_HELP}.") from None
+    instances = document.get("instances") if isinstance(document, dict) else None
+    if not isinstance(instances, list) or not instances:
+        raise BadRequestError(f"The JSON holds no instances; {JSON_HELP}.")
+    if len(instances) > most:
+        raise BadRequestError(f"The request holds {len(instances)} instances; at most {most} are taken.")
+    return [read_instance(instance) for instance in instances]
+
+
+def read_instance(instance: Any) -> list[tuple[str, str | None, bytes]]:
+    """Read one instance: an object, of which each key is a part, or any other value, which is `data`."""
+    members = instance if isinstance(instance, dict) else {"data": instance}
+    if set(members) == {"b64"}:
+        members = {"data": members["b64"]}
+    return [(name, *read_member(name, value)) for name, value in members.items()]
+
+
+def read_member(name: str, value: Any) -> tuple[str | None, bytes]:
+    """Read a member of an instance: a text called `data` is base64, whatever else stays JSON."""
+    if name == "data" and isinstance(value, str):
+        try:
+            return None, base64.b64decode("".join(value.split()), validate=True)
+        except (binascii.Error, ValueError):
+            raise BadRequestError("An instance's data is not base64.") from None
+    return JSON_TYPE, json.dumps(value).encode()
+
+
+def read_answer(body: bytes) -> Any:
+    """Return an item of a handler: as JSON where it is, else as text.
+
+    Raises:
+        HandlerFaultError: it is neither, which has no place in JSON.
+    """
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        raise HandlerFaultError("Unsupported model output data type.") from None

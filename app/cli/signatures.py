@@ -1,13 +1,37 @@
 """`flask models sign|verify|trust`: who vouches for a model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from app.api.context import services
 from app.cli.folders import choose_folder, models_commands
-from app.errors import ModelFolderError
+from app.config import Settings
+from app.errors import ModelFolderError, ModelNotFoundError
+from app.repository.archive_signing import sign_archive, verify_archive
+from app.repository.model_arrivals import find_source
 from app.repository.signing import read_trusted_keys, sign_folder, trust_key, verify_folder
+
+
+def find_archive(name: str, settings: Settings) -> Path | None:
+    """An archive in the store's folder, if `name` names one; a model of that name goes before it."""
+    if (settings.models / name).exists():
+        return None
+    try:
+        return find_source(name, settings.store)
+    except ModelNotFoundError:
+        return None
+
+
+@contextmanager
+def explain(subject: str) -> Iterator[None]:
+    """Have a command end with the reason."""
+    try:
+        yield
+    except ModelFolderError as error:
+        raise click.ClickException(f"{subject}: {error.message}") from None
 
 
 @models_commands.command("sign")
@@ -16,7 +40,12 @@ from app.repository.signing import read_trusted_keys, sign_folder, trust_key, ve
     "--key", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True, help="As ssh-keygen makes it."
 )
 def sign_model(name: str, key: Path) -> None:
-    """Sign NAME/VERSION, or the newest version of NAME, with an Ed25519 key."""
+    """Sign NAME/VERSION, the newest version of NAME, or an archive in SCANCER_STORE, with an Ed25519 key."""
+    settings = services().settings
+    if (source := find_archive(name, settings)) is not None:
+        with explain(f"{name} is not signed"):
+            click.echo(f"signed {name}: {sign_archive(source, key, settings)}")
+        return
     folder = choose_folder(name)
     try:
         sign_folder(folder, key)
@@ -28,7 +57,15 @@ def sign_model(name: str, key: Path) -> None:
 @models_commands.command("verify")
 @click.argument("name")
 def verify_model(name: str) -> None:
-    """Verify the signature of NAME/VERSION, or of the newest version of NAME."""
+    """Verify the signature of NAME/VERSION, the newest version of NAME, or an archive in SCANCER_STORE."""
+    settings = services().settings
+    if (source := find_archive(name, settings)) is not None:
+        with explain(name):
+            label, trusted = verify_archive(source, settings)
+        if trusted is None:
+            raise click.ClickException(f"{name} is not signed")
+        click.echo(f"ok {name}: {label}, signed by {trusted.name}")
+        return
     folder = choose_folder(name)
     try:
         key = verify_folder(folder, services().settings.instance)

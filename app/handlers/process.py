@@ -144,6 +144,10 @@ class HandlerProcess:
 
 
 def make_environment(threads: int) -> dict[str, str]:
-    """The environment of a handler: ours without our settings, and with as many threads as it is given."""
+    """The environment of a handler: ours without our settings, and with as many threads as it is given.
+
+    Python writes no byte code: a signed folder must stay as it was signed.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    kept["PYTHONDONTWRITEBYTECODE"] = "1"
     return kept | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.config import Settings
-from app.errors import ModelFolderError
+from app.errors import ModelFolderError, SignatureError
 from app.handlers.archive import HandlerArchive
 from app.repository.model_repository import ModelFolder
+from app.repository.signing import verify_content
 
 if TYPE_CHECKING:
     from app.handlers.client import PoolClient
@@ -15,8 +17,18 @@ if TYPE_CHECKING:
     from app.repository.handler_keeper import HandlerKeeper
 
 PROGRAMS_ARE_OFF = (
-    "it brings a program of its own, and programs are not run here; SCANCER_PROGRAMS=all trusts every one"
+    "it brings a program of its own, and programs that no trusted key has signed are not run here; "
+    "SCANCER_PROGRAMS=all trusts every one"
 )
+
+
+def require_trust(path: Path, name: str, version: str, settings: Settings) -> None:
+    """Raise `SignatureError` unless the program of an unpacked archive may be run.
+
+    A signature that is there must hold, also where every program is trusted: it is there to be believed.
+    """
+    if verify_content(path, name, version, settings.instance) is None and settings.programs == "off":
+        raise SignatureError(PROGRAMS_ARE_OFF)
 
 
 class ArchiveStatus(NamedTuple):
@@ -60,8 +72,10 @@ class ArchiveLoader:
         except ModelFolderError as error:
             self._on_change(folder, ArchiveStatus(error.message))
             return
-        if self._settings.programs == "off":
-            self._on_change(folder, ArchiveStatus(PROGRAMS_ARE_OFF, archive=archive))
+        try:
+            require_trust(folder.path, folder.name, folder.version, self._settings)
+        except ModelFolderError as error:
+            self._on_change(folder, ArchiveStatus(error.message, archive=archive))
             return
         self._on_change(folder, ArchiveStatus("its handler is starting", is_starting=True, archive=archive))
         self._find_keeper(folder, archive).want(archive)

@@ -26,10 +26,12 @@ from app.errors import (
     ModelFileError,
     ModelFormatError,
 )
+from app.handlers.archive import read_archive
 from app.manifest import FILE_PATTERN, MANIFEST_FILE, ModelManifest, parse_manifest, read_document
 from app.pipeline.postprocess import to_probabilities
 from app.repository.archive import ArchiveLimits, unpack, verify_zip
-from app.repository.archive_loader import PROGRAMS_ARE_OFF
+from app.repository.archive_loader import require_trust
+from app.repository.archive_signing import bring_signature
 from app.repository.compiler import compile_in_process
 from app.repository.model_check import EXPECTED_FILE, check_folder
 from app.repository.model_format import ModelFormat, Trust, identify
@@ -92,9 +94,11 @@ def open_source(source: Path, settings: Settings) -> Iterator[Path]:
     with explain_failures(settings), Quarantine(settings.models) as quarantine:
         limits = ArchiveLimits(bytes=UNPACKED_FACTOR * settings.max_model_bytes)
         if identify(source) is ModelFormat.MAR:
-            if settings.programs == "off":
-                raise ModelFormatError(f"{source.name} is not taken: {PROGRAMS_ARE_OFF}")
-            yield unpack(source, quarantine.path / "unpacked", limits)
+            unpacked = unpack(source, quarantine.path / "unpacked", limits)
+            bring_signature(source, unpacked)
+            model = read_archive(unpacked, "", "").manifest["model"]
+            require_trust(unpacked, str(model["modelName"]), str(model["modelVersion"]), settings)
+            yield unpacked
         else:
             folder = bring_in(source, None, quarantine.path, settings, limits)
             admit(folder, settings, limits)

@@ -1,4 +1,4 @@
-"""Signatures of model folders: who vouches for every file of this very name and version.
+"""Signatures of model folders and unpacked archives: who vouches for every file of this very name and version.
 
 A folder is signed with an Ed25519 key as `ssh-keygen -t ed25519` makes it; its `signature.json` holds what was signed,
 and by which key. The trust file of a server, `instance/trusted_keys`, has one public key a line, as ssh-keygen
@@ -16,7 +16,7 @@ from typing import Any
 
 from app.engines.report import hash_files
 from app.errors import SignatureError
-from app.repository.model_repository import ModelFolder
+from app.repository.model_repository import TOKEN_FILE, ModelFolder
 
 SIGNATURE_FILE = "signature.json"
 TRUST_FILE = "trusted_keys"
@@ -74,15 +74,15 @@ def trust_key(instance: Path, line: str) -> TrustedKey:
     return key
 
 
-def describe_content(folder: ModelFolder) -> dict[str, Any]:
-    """What a signature is about: format, name, version, and the SHA-256 of every file but the signature's own."""
-    own = folder.path / SIGNATURE_FILE
+def describe_content(path: Path, name: str, version: str) -> dict[str, Any]:
+    """What a signature is about: format, name, version, and the SHA-256 of every file but the server's own."""
+    own = [path / SIGNATURE_FILE, path / TOKEN_FILE]
     files = {
-        path.relative_to(folder.path).as_posix(): hash_files(path)
-        for path in sorted(folder.path.rglob("*"))
-        if path.is_file() and path != own
+        file.relative_to(path).as_posix(): hash_files(file)
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file not in own
     }
-    return {"format": FORMAT, "name": folder.name, "version": folder.version, "files": files}
+    return {"format": FORMAT, "name": name, "version": version, "files": files}
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:
@@ -96,14 +96,23 @@ def sign_folder(folder: ModelFolder, key: Path) -> None:
     Raises:
         ModelFolderError: the folder is not whole, or the file holds no Ed25519 key without a passphrase.
     """
+    if folder.is_archive:
+        folder.read_archive()
+    else:
+        manifest = folder.read_manifest()
+        folder.verify_artifact(manifest)
+        if manifest.engine != "native":
+            folder.read_report(manifest)
+    document = make_signature(folder.path, folder.name, folder.version, key)
+    (folder.path / SIGNATURE_FILE).write_text(document, encoding="utf-8")
+
+
+def make_signature(path: Path, name: str, version: str, key: Path) -> str:
+    """Return the content of a signature's file; raises `SignatureError` if the key cannot be used."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
-    manifest = folder.read_manifest()
-    folder.verify_artifact(manifest)
-    if manifest.engine != "native":
-        folder.read_report(manifest)
     try:
         private = load_ssh_private_key(key.read_bytes(), None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -112,15 +121,19 @@ def sign_folder(folder: ModelFolder, key: Path) -> None:
         raise SignatureError(f"{key.name} cannot be read: {error.strerror}") from error
     if not isinstance(private, Ed25519PrivateKey):
         raise SignatureError(f"{key.name} is no Ed25519 key without a passphrase, as ssh-keygen writes it")
-    content = describe_content(folder)
+    content = describe_content(path, name, version)
     public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode().split(" ")[1]
     signature = base64.b64encode(private.sign(to_bytes(content))).decode()
-    document = {"signed": content, "key": public, "signature": signature}
-    (folder.path / SIGNATURE_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return json.dumps({"signed": content, "key": public, "signature": signature}, indent=2) + "\n"
 
 
 def verify_folder(folder: ModelFolder, instance: Path) -> TrustedKey | None:
-    """Verify the signature of a model folder.
+    """Verify the signature of a model folder; see `verify_content`."""
+    return verify_content(folder.path, folder.name, folder.version, instance)
+
+
+def verify_content(path: Path, name: str, version: str, instance: Path) -> TrustedKey | None:
+    """Verify the signature that lies in a folder.
 
     Returns:
         The trusted key that made it; None if the folder is not signed.
@@ -128,15 +141,15 @@ def verify_folder(folder: ModelFolder, instance: Path) -> TrustedKey | None:
     Raises:
         SignatureError: its key is not in the trust file, it is of another content, or it is damaged.
     """
-    path = folder.path / SIGNATURE_FILE
-    if not path.exists():
+    file = path / SIGNATURE_FILE
+    if not file.exists():
         return None
-    content, text, signature = read_signature(path)
+    content, text, signature = read_signature(file)
     keys = [each for each in read_trusted_keys(instance) if each.text == text]
     if not keys:
         raise SignatureError("the model is signed by a key that is not trusted here; see 'models trust'")
     check_signature(text, signature, to_bytes(content))
-    actual = describe_content(folder)
+    actual = describe_content(path, name, version)
     if content == actual:
         return keys[0]
     for part in ("format", "name", "version"):

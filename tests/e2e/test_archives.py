@@ -12,6 +12,8 @@ from app.repository.packing import pack_model
 from app.setting_types import PROJECT_ROOT
 from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer
 from tests.handlers.archives import make_archive, make_config
+from tests.repository.test_signing import make_key
+from tests.test_cli import flask
 
 AUTH = (MANAGER, MANAGER_PASSWORD)
 HANDLER = """
@@ -113,3 +115,21 @@ def test_programs_are_not_taken_unless_they_are_allowed(careful: LiveServer) -> 
     assert answer.json()["type"] == "InvalidModelException"
     assert "SCANCER_PROGRAMS=all" in answer.json()["message"]
     assert manage(careful, "GET", "/models").json()["models"] == []
+
+
+def test_signed_archive_runs_where_programs_are_off(careful: LiveServer, store: Path, tmp_path: Path) -> None:
+    key, line = make_key(tmp_path, "publisher")
+    (tmp_path / "key.pub").write_text(line)
+    where = {"instance": str(careful.instance), "store": str(store), "models": str(tmp_path / "models")}
+    assert flask("models", "trust", str(tmp_path / "key.pub"), **where).returncode == 0
+    try:
+        done = flask("models", "sign", "count_bytes.mar", "--key", str(key), **where)
+        assert (done.stdout, done.stderr) == ("signed count_bytes.mar: count_bytes/1.0\n", "")
+        verified = flask("models", "verify", "count_bytes.mar", **where)
+        assert verified.stdout == "ok count_bytes.mar: count_bytes/1.0, signed by publisher\n"
+        answer = manage(careful, "POST", "/models?url=count_bytes.mar&initial_workers=1")
+        assert answer.status_code == 200, answer.text
+        assert ask(careful, "count_bytes").json()["bytes"] == 5
+        assert flask("models", "verify", "count_bytes", **where).stdout == "ok count_bytes/1.0: signed by publisher\n"
+    finally:
+        (store / "count_bytes.mar.signature.json").unlink(missing_ok=True)

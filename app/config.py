@@ -141,7 +141,7 @@ class Settings:
         "off",
         parse_choice("off", "all"),
         "off or all",
-        "Whether model archives that bring programs of their own are run: `off` refuses them, `all` trusts every one.",
+        "Which model archives with programs of their own are run: `off`: those a trusted key signed; `all`: every one.",
     )
     handler_memory_bytes: int = whole(
         8 * 1024 * MIB,

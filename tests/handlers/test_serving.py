@@ -21,6 +21,7 @@ from PIL import Image
 from app import create_app
 from app.api.users import USERS_FILE
 from app.config import Settings
+from app.handlers.folder import end_manager
 from app.repository.model_entry import State
 from tests.conftest import basic
 from tests.handlers.archives import DENSENET_MODEL, make_archive
@@ -95,8 +96,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> Iterator[
     for app in apps:
         registry = app.extensions["scancer"].registry
         registry.close()
-        registry.archives._pools.link.manager.terminate()
-        assert registry.archives._pools.link.manager.wait(10) == 0
+        end_manager(registry.archives.pools.link.folder)
+        assert registry.archives.pools.link.manager.wait(10) == 0
 
 
 @pytest.fixture(scope="module")

@@ -115,9 +115,10 @@ def read_wishes(given: dict[str, Any]) -> Wishes:
     runtime = given.get("runtime")
     if runtime is not None and runtime not in RUNTIMES:
         raise BadRequestError(f"Invalid RuntimeType value: {runtime}")
+    workers = read_integer(given, "initial_workers", -1)
     return Wishes(
         model_name=given.get("model_name"),
-        workers=max(0, read_integer(given, "initial_workers", 0)),
+        workers=workers if workers >= 0 else None,
         batch_size=read_positive(given, "batch_size"),
         max_batch_delay_ms=read_positive(given, "max_batch_delay"),
         response_timeout_s=read_positive(given, "response_timeout") or DEFAULT_TIMEOUT_S,
@@ -127,7 +128,7 @@ def read_wishes(given: dict[str, Any]) -> Wishes:
 
 def answer_registration(change: Change, given: dict[str, Any]) -> Response:
     """Answer once the workers have followed; a version that cannot be loaded is let go again."""
-    (name, version), workers = change.key, max(0, read_integer(given, "initial_workers", 0))
+    (name, version), workers = change.key, change.workers
     if not workers:
         await_workers(change)
         return status(

@@ -16,6 +16,7 @@ from app.errors import (
     ModelNotFoundError,
     ModelVersionNotFoundError,
 )
+from app.handlers.archive import is_archive, read_archive
 from app.repository.locking import hold_lock
 from app.repository.model_arrivals import Arrival, find_lock, find_source, read_source, sweep
 from app.repository.model_importer import open_source
@@ -29,18 +30,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Change:
-    """A change that was made: to which version, and the generation that workers reach by following it."""
+    """A change that was made: to which version, the generation that workers reach by following it, and how many workers
+    it has from then on at least.
+    """
 
     key: Key
     generation: int
+    workers: int = 0
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a caller says of a version that is to be registered; see `WantedVersion`."""
+    """What a caller says of a version that is to be registered; see `WantedVersion`.
+
+    Without `workers`, an archive has as many as its own configuration says; any other model none.
+    """
 
     model_name: str | None = None
-    workers: int = 0
+    workers: int | None = None
     batch_size: int | None = None
     max_batch_delay_ms: int | None = None
     response_timeout_s: int = DEFAULT_TIMEOUT_S
@@ -160,10 +167,11 @@ class ModelChanges:
             with self._draft() as (draft, plan):
                 check_free(draft, plan, key)
                 draft.strays.discard(arrival.token)
-                self._put(draft, plan, make_wanted(key, url, arrival.token, wishes))
+                wanted = make_wanted(key, url, arrival.token, wishes, source)
+                self._put(draft, plan, wanted)
         finally:  # of what came to its end there is nothing to sweep
             sweep(self._settings, self._access)
-        return Change(key, draft.generation)
+        return Change(key, draft.generation, wanted.min_workers)
 
     def sweep(self) -> None:
         """Remove the folders that this server made and that belong to no version any more."""
@@ -179,8 +187,10 @@ class ModelChanges:
                 if version in plan.versions.get(name, {}):
                     raise already_registered((name, version))
                 raise ModelNotFoundError(f"Model not found at: {url}")
-            self._put(draft, plan, make_wanted(known[0].key, url, None, wishes))
-        return Change(known[0].key, draft.generation)
+            key = known[0].key
+            wanted = make_wanted(key, url, None, wishes, self._settings.models / key[0] / key[1])
+            self._put(draft, plan, wanted)
+        return Change(key, draft.generation, wanted.min_workers)
 
     def _put(self, draft: "Draft", plan: Plan, wanted: WantedVersion) -> None:
         """Add a version; the first of a model is its default, and stays so when others come."""
@@ -203,19 +213,28 @@ def translate_reasons() -> Iterator[None]:
         raise InvalidModelError(error.message) from error
 
 
-def make_wanted(key: Key, url: str, token: str | None, wishes: Wishes) -> WantedVersion:
-    """What is wanted of a version that is registered."""
+def make_wanted(key: Key, url: str, token: str | None, wishes: Wishes, source: Path) -> WantedVersion:
+    """What is wanted of a version that is registered; `source` is a folder of it."""
+    least, most = find_workers(source) if wishes.workers is None else (wishes.workers, wishes.workers)
     return WantedVersion(
         *key,
         url=url,
         token=token,
-        min_workers=wishes.workers,
-        max_workers=wishes.workers,
+        min_workers=least,
+        max_workers=most,
         batch_size=wishes.batch_size,
         max_batch_delay_ms=wishes.max_batch_delay_ms,
         response_timeout_s=wishes.response_timeout_s,
         startup_timeout_s=wishes.startup_timeout_s,
     )
+
+
+def find_workers(source: Path) -> tuple[int, int]:
+    """How many workers a folder itself asks for, at least and at most: only the configuration of an archive can."""
+    archive = read_archive(source, "", "") if is_archive(source) else None
+    if archive is None or "minWorkers" not in archive.config:
+        return 0, 0
+    return archive.limits.min_workers, archive.limits.max_workers
 
 
 def find_versions(plan: Plan, name: str) -> dict[str, PlannedVersion]:

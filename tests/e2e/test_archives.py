@@ -1,5 +1,7 @@
 """Archives in the store's folder, registered with a real server: TorchServe's, and packed model folders."""
 
+import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tests.repository.test_signing import make_key
 from tests.test_cli import flask
 
 AUTH = (MANAGER, MANAGER_PASSWORD)
+CONFIGURED = {"modelName": "configured", "modelVersion": "1.0", "handler": "count.py", "configFile": "c.yaml"}
 HANDLER = """
 import os
 
@@ -101,6 +104,20 @@ def test_archive_of_torchserve_is_registered_scaled_and_unregistered(live: LiveS
     assert ask(live, "count_bytes").status_code == 404
     assert manage(live, "POST", "/models?url=count_bytes.mar&initial_workers=1").status_code == 200
     assert ask(live, "count_bytes").status_code == 200
+
+
+def test_archives_own_configuration_says_how_many_workers_unless_the_call_does(live: LiveServer, store: Path) -> None:
+    config = {"MAR-INF/MANIFEST.json": json.dumps({"runtime": "python", "model": CONFIGURED}), "count.py": HANDLER}
+    with zipfile.ZipFile(store / "configured.mar", "w") as archive:
+        for name, text in (config | {"c.yaml": "minWorkers: 2\nmaxWorkers: 3\n"}).items():
+            archive.writestr(name, text)
+    answer = manage(live, "POST", "/models?url=configured.mar")
+    assert answer.json()["status"] == 'Model "configured" Version: 1.0 registered with 2 initial workers'
+    described = manage(live, "GET", "/models/configured").json()[0]
+    assert (described["minWorkers"], described["maxWorkers"], len(described["workers"])) == (2, 3, 2)
+    assert manage(live, "DELETE", "/models/configured").status_code == 200
+    answer = manage(live, "POST", "/models?url=configured.mar&initial_workers=0")
+    assert answer.json()["status"].startswith('Model "configured" Version: 1.0 registered with 0 initial workers.')
 
 
 def test_packed_model_folder_is_registered_and_answers(live: LiveServer, pcam_example: bytes) -> None:

@@ -62,18 +62,24 @@ class Manager:
         path.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._talk, path, limit=BUFFER_BYTES, backlog=512)
         path.chmod(0o600)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._is_told_to_end.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._end_when_left)
         self._sweep_later()  # whoever started this process may be gone by now
         await self._is_told_to_end.wait()
         server.close()
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
+
+    def _end_when_left(self) -> None:
+        """End without lingering: who stops a service may tell all its processes at once, and requests are in work."""
+        self._linger_s = 0.0
+        self._sweep_later()
 
     def _leave(self, client: str) -> None:
         """Note that an HTTP worker has gone."""
         self._attached.discard(client)
         for holders in self._holders.values():
             holders.discard(client)
-        self._sweep_later()
+        if not self._is_told_to_end.is_set():
+            self._sweep_later()
 
     def _sweep_later(self) -> None:
         sweep = asyncio.create_task(self._sweep())

@@ -4,6 +4,7 @@ It confines itself, loads the model, says so, and answers batches until the othe
 """
 
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -73,6 +74,7 @@ def describe_fault(error: BaseException) -> str:
 def serve(channel: Channel) -> None:
     """Load the handler that the first message names, then answer batches."""
     channel.connection.set_inheritable(False)  # what the handler starts has no part in it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the manager says when it is over, and means it
     order, _ = channel.receive()
     archive = HandlerArchive.from_json(order["archive"])
     in_force = confine(order["memory_bytes"])

@@ -309,6 +309,23 @@ def test_pool_that_ends_answers_whom_it_works_for(pools: PoolClient, start: Star
         assert error_of(asking.result(5)) == DEAD
 
 
+def test_request_in_work_is_answered_when_all_processes_are_told_to_end(
+    pools: PoolClient, start: Start, ask: Ask
+) -> None:
+    archive = start(SLOW)
+    manager = pools.link.manager
+    assert manager is not None
+    with ThreadPoolExecutor() as threads:
+        asking = threads.submit(ask, archive, "x")
+        assert within(5, lambda: pools.describe(archive)["working"] == 1)
+        for process in (manager.pid, pools.describe(archive)["workers"][0]["pid"]):
+            os.kill(process, signal.SIGTERM)
+        assert asking.result(5) is not None
+        assert error_of(asking.result())["status"] == 200
+    pools.close()
+    assert manager.wait(5) == 0
+
+
 def test_start_that_nobody_waits_for_any_more_is_given_up(pools: PoolClient, start: Start) -> None:
     archive = start(ECHO)
     slow = make_archive(archive.path.parents[2], "slow", "h.py", {"h.py": "import time\ntime.sleep(60)\n"})

@@ -168,7 +168,7 @@ def sweep(settings: Settings, access: StoreAccess) -> None:
         StateStoreError: the store cannot be read or changed.
         DiskFullError: the disk is full.
     """
-    strays = access.open().read().strays if access.exists() else frozenset()
+    strays = access.read().strays if access.exists() else frozenset()
     if not strays:
         return
     with translate_disk_errors():

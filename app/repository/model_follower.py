@@ -20,7 +20,7 @@ from app.repository.worker_reports import ReportWriter, read_reports
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
-"""How often the store is asked whether anything changed, which takes 0.12 ms of CPU."""
+"""How often the store is asked whether anything changed, which takes 0.2 to 0.5 ms of CPU."""
 SCAN_S = 1.0
 """How often the model folders are looked at."""
 SETTLE_S = 1.0
@@ -88,7 +88,7 @@ class ModelFollower:
         self._fault = fault
 
     def _follow(self) -> None:
-        generation = self._access.open().read_generation() if self._access.exists() else 0
+        generation = self._access.read_generation() if self._access.exists() else 0
         is_changed = self._state is None or generation != self._state.generation
         changed: frozenset[Key] = frozenset()
         before = set(self._folders)
@@ -96,7 +96,7 @@ class ModelFollower:
         if is_changed or time.monotonic() >= self._next_scan:
             changed = self._scan()
         if is_changed:
-            self._state = self._access.open().read() if self._access.exists() else WantedState()
+            self._state = self._access.read() if self._access.exists() else WantedState()
         assert self._state is not None, "read above"
         if is_changed or changed or before != set(self._folders):
             self._registry.apply(make_plan(self._folders.values(), self._state), changed)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.config import Settings
+from app.repository.state_file import StateFile
+from app.repository.wanted import WantedState
 from app.setting_types import OWN_DATABASE
 
 if TYPE_CHECKING:
@@ -16,8 +18,7 @@ STATE_FILE = "state.db"
 class StoreAccess:
     """The way to the state store of a server.
 
-    SQLAlchemy is imported, and a SQLite file made, only with the first change: a server whose models are the folders
-    that lie there needs neither.
+    SQLAlchemy is imported, and a SQLite file made, only by who makes a change; another database is read by it too.
 
     Thread safety: all methods may be called from any thread.
     """
@@ -30,6 +31,18 @@ class StoreAccess:
     def exists(self) -> bool:
         """Whether something was ever said, or may have been."""
         return self._store is not None or not self._is_own or self._file.exists()
+
+    def read_generation(self) -> int:
+        """Return the number of the last change; raises `StateStoreError`."""
+        return self._reader.read_generation()
+
+    def read(self) -> WantedState:
+        """Return all that is wanted; raises `StateStoreError`."""
+        return self._reader.read()
+
+    @property
+    def _reader(self) -> "StateFile | StateStore":
+        return StateFile(self._file) if self._is_own else self.open()
 
     def open(self) -> "StateStore":
         """Return the store, made if need be; raises `StateStoreError`."""

@@ -23,8 +23,9 @@ from app.api.users import USERS_FILE
 from app.config import Settings
 from app.handlers.folder import end_manager
 from app.repository.model_entry import State
-from tests.conftest import basic
+from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
 from tests.handlers.archives import DENSENET_MODEL, make_archive
+from tests.handlers.conftest import has_ended
 
 BINARY_HANDLER = """
 import torch
@@ -407,3 +408,54 @@ def test_handlers_own_metrics_stand_beside_ours(telling: FlaskClient) -> None:
     assert after[name] == before[name] + 1
     time_line = next(line for line in after if line.startswith('HandlerTime{ModelName="tells"'))
     assert 0 < after[time_line] < 1000
+
+
+def test_scale_that_fails_answers_500_and_the_old_workers_go_on(
+    tmp_path: Path, serve: Callable[..., FlaskClient]
+) -> None:
+    once = "import os\nos.open('started', os.O_CREAT | os.O_EXCL)\n"
+    models = tmp_path / "models"
+    make_archive(models, "once", "o.py", {"o.py": once + "def handle(data, context):\n    return ['yes']\n"})
+    client = serve(models)
+
+    def scale(count: int) -> Any:
+        path = f"/models/once?min_worker={count}&synchronous=true"
+        manager = basic(MANAGER, MANAGER_PASSWORD)
+        return client.put(path, headers=manager, environ_overrides={"SERVER_PORT": "8081"})
+
+    failed = scale(2)
+    assert (failed.status_code, failed.json["message"]) == (
+        500,
+        "Failed to start workers for model once version: 1.0",
+    )
+    assert "FileExistsError" in client.get("/models/once", headers=basic()).json["reason"]
+    assert post(client, "once", b"x").data == b"yes"
+    assert scale(1).status_code == 200
+    assert client.get("/models/once", headers=basic()).json["reason"] == ""
+    [described] = describe(client, "/models/once").json
+    assert (described["minWorkers"], len(described["workers"])) == (1, 1)
+
+
+def test_handler_that_is_unregistered_answers_first_what_it_was_asked(
+    tmp_path: Path, serve: Callable[..., FlaskClient]
+) -> None:
+    slow = "import time\ndef handle(data, context):\n    time.sleep(0.5 if data else 0)\n    return ['yes']\n"
+    models = tmp_path / "models"
+    make_archive(models, "slow", "s.py", {"s.py": slow})
+    client = serve(models)
+    [pid] = [each["pid"] for each in describe(client, "/models/slow").json[0]["workers"]]
+    statuses: list[int] = []
+
+    def keep_asking() -> None:
+        while 404 not in statuses:
+            statuses.append(post(client.application.test_client(), "slow", b"x").status_code)
+
+    with ThreadPoolExecutor() as threads:
+        asking = threads.submit(keep_asking)
+        time.sleep(0.2)
+        manager = basic(MANAGER, MANAGER_PASSWORD)
+        gone = client.delete("/models/slow", headers=manager, environ_overrides={"SERVER_PORT": "8081"})
+        asking.result(10)
+    assert gone.status_code == 200
+    assert set(statuses[:-1]) == {200}
+    assert has_ended(pid)

@@ -47,11 +47,14 @@ def start(tmp_path: Path, pools: PoolClient) -> Callable[..., HandlerArchive]:
 
 @pytest.fixture
 def ask(pools: PoolClient) -> Ask:
-    """Ask a pool; the body is text."""
+    """Ask a pool; the body is text. What the answer tells of times is left out."""
 
     def ask_pool(archive: HandlerArchive, text: str = "", timeout_s: float = 30) -> Answer | None:
         request = {"id": "id-1", "headers": {}, "parts": [{"name": "body", "type": "text/plain"}]}
-        return pools.predict(archive, request, [text.encode()], Patience(time.perf_counter() + timeout_s))
+        answer = pools.predict(archive, request, [text.encode()], Patience(time.perf_counter() + timeout_s))
+        if answer is None:
+            return None
+        return {name: value for name, value in answer[0].items() if name not in ("queue_s", "handler_s")}, answer[1]
 
     return ask_pool
 

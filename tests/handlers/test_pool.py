@@ -19,6 +19,7 @@ from app.handlers.client import PoolClient
 from app.handlers.folder import is_held, sweep, take_lock
 from app.handlers.frames import encode, read_message
 from app.handlers.manager import Manager
+from app.pipeline.patience import ENDLESS
 from tests.handlers.archives import make_archive
 from tests.handlers.conftest import Ask, has_ended, within
 
@@ -152,6 +153,17 @@ def test_four_workers_serve_four_at_a_time(start: Start, ask: Ask) -> None:
     took_s = time.monotonic() - started
     assert [answer[1] for answer in answers if answer] == [str(index).encode() for index in range(8)]
     assert 0.6 <= took_s < 1.8  # two rounds of 300 ms; one worker would take 2.4 s
+
+
+def test_answer_tells_how_long_it_waited_and_was_worked_on(pools: PoolClient, start: Start) -> None:
+    archive = start(SLOW)
+    request = {"id": "id-1", "headers": {}, "parts": [{"name": "body", "type": "text/plain"}]}
+    with ThreadPoolExecutor() as threads:
+        asked = [threads.submit(pools.predict, archive, request, [b"x"], ENDLESS) for _ in range(2)]
+        told = [error_of(each.result(10)) for each in asked]
+    waits = sorted(float(str(header["queue_s"])) for header in told)
+    assert waits[0] < 0.2 < waits[1]
+    assert all(0.3 <= float(str(header["handler_s"])) < 3 for header in told)
 
 
 def test_killed_worker_is_back_within_five_seconds(pools: PoolClient, start: Start, ask: Ask) -> None:

@@ -74,7 +74,7 @@ class HandlerMetrics:
         if known.kind == series.kind:
             known.add(numbers)
 
-    def list(self) -> list[dict[str, Any]]:
+    def list_series(self) -> list[dict[str, Any]]:
         """Return the series, for another process."""
         return [vars(series) for series in self._series.values()]
 

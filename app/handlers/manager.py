@@ -186,7 +186,7 @@ class Manager:
         return (NO_WORKER if pool is None else pool.describe()), []
 
     async def _list_metrics(self, _: Message) -> Reply:
-        return {"series": [series for pool in self._pools.values() for series in pool.metrics.list()]}, []
+        return {"series": [series for pool in self._pools.values() for series in pool.metrics.list_series()]}, []
 
     async def _unregister(self, message: Message) -> Reply:
         """Let a pool go; it ends when all have who held it, and each does so when its own requests are answered."""

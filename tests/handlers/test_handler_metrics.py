@@ -15,7 +15,7 @@ LABELS = (("ModelName", "Level"), ("m", "Model"))
 def take(*updates: Any) -> list[dict[str, Any]]:
     metrics = HandlerMetrics()
     metrics.take(list(updates))
-    return metrics.list()
+    return metrics.list_series()
 
 
 def test_counters_add_up_gauges_are_replaced_and_histograms_sorted() -> None:
@@ -23,7 +23,7 @@ def test_counters_add_up_gauges_are_replaced_and_histograms_sorted() -> None:
     for _ in range(2):
         metrics.take([[["seen", "counter", "count", *LABELS], [2.0]], [["took", "gauge", "ms", *LABELS], [1.0, 7.0]]])
     metrics.take([[["size", "histogram", "MB", *LABELS], [0.3, 2.0]]])
-    text = write_handler_metrics(metrics.list() * 2, frozenset())  # as if another model had the same labels
+    text = write_handler_metrics(metrics.list_series() * 2, frozenset())  # as if another model had the same labels
     model = f'ModelName="m",Level="Model",{HOST}'
     assert (
         f"# HELP seen Torchserve prometheus counter metric with unit: count\n# TYPE seen counter\nseen{{{model}}} 8.0\n"
@@ -34,7 +34,7 @@ def test_counters_add_up_gauges_are_replaced_and_histograms_sorted() -> None:
     assert f'size_bucket{{{model}le="0.5",}} 2.0\n' in text
     assert f'size_bucket{{{model}le="+Inf",}} 4.0\n' in text
     assert f"size_count{{{model}}} 4.0\nsize_sum{{{model}}} 4.6\n" in text
-    assert write_handler_metrics(metrics.list(), frozenset({"took"})).startswith("# HELP took ")
+    assert write_handler_metrics(metrics.list_series(), frozenset({"took"})).startswith("# HELP took ")
 
 
 @pytest.mark.parametrize(

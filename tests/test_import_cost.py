@@ -28,7 +28,7 @@ ALLOWED = {
     "api": {"api", "repository", "handlers", "pipeline", "engines"},
     "web": {"api", "repository", "pipeline", "engines"},
     "cli": {"cli", "api", "repository", "pipeline", "engines"},
-    "gunicorn_conf": {"api", "server"},
+    "gunicorn_conf": {"api", "server", "handlers"},
     "handlers": {"handlers", "pipeline", "engines"},
     "server": {"server"},
     "__init__": {"api", "cli", "repository"},

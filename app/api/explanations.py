@@ -1,6 +1,7 @@
 """`POST /explanations/<model_name>[/<version>]` and `POST /v1/models/<model_name>:explain`: why a handler says so.
 
-A handler explains by its `explain_handle`. A model that has none answers 503, as TorchServe does.
+A handler explains by its `explain_handle`; one that has none answers 503, as TorchServe does. A model without a handler
+answers 400.
 """
 
 from flask import Blueprint
@@ -11,7 +12,7 @@ from app.api.context import facts, services
 from app.api.handler_instances import answer_instances
 from app.api.handler_predictions import Call
 from app.api.predictions import answer_by_handler
-from app.errors import HandlerFaultError
+from app.errors import AnsweredError, BadRequestError, HandlerFaultError
 from app.repository.model_entry import ModelEntry
 
 blueprint = Blueprint("explanations", __name__)
@@ -40,10 +41,11 @@ def explain_instances(model_name: str) -> ResponseReturnValue:
     raise find_reason(registry.get(model_name))
 
 
-def find_reason(entry: ModelEntry) -> HandlerFaultError:
+def find_reason(entry: ModelEntry) -> AnsweredError:
     """Say why nothing explains a model."""
     known = facts()
     known.model, known.version = entry.key
-    if entry.archive is not None or entry.folder.is_archive:
-        return HandlerFaultError(f'The handler of model "{entry.wanted.name}" is not running.')
-    return HandlerFaultError(f'Model "{entry.wanted.name}" has no handler that could explain its predictions.')
+    name = entry.wanted.name
+    if entry.folder.is_archive:
+        return HandlerFaultError(f'The handler of model "{name}" is not running.')
+    return BadRequestError(f'Model "{name}" has no handler that could explain its predictions.')

@@ -1,13 +1,15 @@
 """Messages between our own processes: a JSON header and raw bytes, each with its length. Nothing is pickled."""
 
-import asyncio
 import json
 import socket
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import asyncio
 
 LENGTH = struct.Struct("!I")
 SOCKET_FILE = "socket"
@@ -56,7 +58,7 @@ def decode_header(text: bytes) -> tuple[dict[str, Any], list[int]]:
     return header, sizes
 
 
-async def read_message(reader: asyncio.StreamReader) -> Message:
+async def read_message(reader: "asyncio.StreamReader") -> Message:
     """Read one message.
 
     Raises:

@@ -369,7 +369,7 @@ def test_model_that_explains_nothing_says_so(telling: FlaskClient, client: Flask
     assert (response.status_code, "no get_insights" in response.json["error"]) == (503, True)
     assert explain(telling, "/explanations/nope", data=b"x").status_code == 404
     response = explain(client, "/explanations/pcam-classification", data=b"x")
-    assert (response.status_code, "has no handler" in response.json["message"]) == (503, True)
+    assert (response.status_code, "has no handler" in response.json["message"]) == (400, True)
 
 
 @pytest.mark.parametrize("body", ["{", "[]", '{"instances": []}', '{"instances": [{"data": "%"}]}'])

@@ -25,6 +25,8 @@ MAX_NAME_LENGTH = 63
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_SIDE_PX = 4096
 MAX_BATCH_SIZE, MAX_BATCH_DELAY_MS = 64, 1000
+ARTIFACT_SUFFIXES = {"torch": (".safetensors",), "keras": (".keras", ".h5")}
+"""How each framework's artifact may be called: data formats only."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class OutputSpec:
     Attributes:
         classes: in output order.
         activation: `softmax` over one output a class, or `sigmoid` of a single output.
+        scores: `logits`, to which the activation is applied, or `probabilities`, if the network ends in it.
         positive_class: the class the threshold decides for; None for models of more than two classes.
         threshold: smallest probability of the positive class that is called positive.
         threshold_source: where the operating point comes from.
@@ -105,6 +108,7 @@ class OutputSpec:
     positive_class: str | None
     threshold: float | None
     threshold_source: str | None
+    scores: str = "logits"
 
     @property
     def outputs(self) -> int:
@@ -152,6 +156,8 @@ class ModelManifest:
             "input": graph_input,
         }
         parts |= {"outputs": self.output.outputs}
+        if self.output.scores != "logits":  # so that the hashes of those before there was a choice still hold
+            parts |= {"scores": self.output.scores}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -217,11 +223,12 @@ def parse_name(table: Table) -> str:
 
 
 def parse_artifact(table: Table, framework: str) -> Artifact:
-    """Read `[artifact]`; only data formats are taken: safetensors for PyTorch, `.keras` for Keras."""
+    """Read `[artifact]`; only data formats are taken."""
     file = table.text("file", FILE_PATTERN)
-    suffix = {"torch": ".safetensors", "keras": ".keras"}[framework]
-    if not file.endswith(suffix):
-        raise table.fail("file", f"must end in {suffix} for {framework}: other formats can run code while loading")
+    suffixes = ARTIFACT_SUFFIXES[framework]
+    if not file.endswith(suffixes):
+        wanted = " or ".join(suffixes)
+        raise table.fail("file", f"must end in {wanted} for {framework}: other formats can run code while loading")
     architecture = table.text("architecture") if framework == "torch" else None
     artifact = Artifact(file, table.text("sha256", SHA256_PATTERN), architecture)
     table.end()
@@ -261,6 +268,7 @@ def parse_output(table: Table) -> OutputSpec:
     if len(classes) < 2:
         raise table.fail("classes", "must be at least two")
     activation = table.choice("activation", "softmax", "sigmoid")
+    scores = table.choice("scores", "logits", "probabilities", default="logits")
     positive = table.text("positive_class", default=None)
     threshold = table.number("threshold", 0, 1, default=None)
     source = table.text("threshold_source", default=None)
@@ -273,7 +281,7 @@ def parse_output(table: Table) -> OutputSpec:
     if positive is not None and positive not in classes:
         raise table.fail("positive_class", "must be one of classes")
     table.end()
-    return OutputSpec(classes, activation, positive, threshold, source)
+    return OutputSpec(classes, activation, positive, threshold, source, scores)
 
 
 def parse_metrics(table: Table) -> dict[str, Metric]:

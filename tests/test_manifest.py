@@ -128,6 +128,19 @@ def test_keras_manifest_has_no_architecture() -> None:
     assert parse(changes).artifact.architecture is None
 
 
+@pytest.mark.parametrize("file", ["model.keras", "model.h5"])
+def test_keras_has_two_kinds_of_file(file: str) -> None:
+    changes = {"framework": "keras", "artifact.file": file, "artifact.architecture": GONE}
+    assert parse(changes).artifact.file == file
+
+
+def test_scores_are_logits_unless_the_manifest_says_otherwise() -> None:
+    assert parse({}).output.scores == "logits"
+    assert parse({"output.scores": "probabilities"}).output.scores == "probabilities"
+    lone = parse({"output.scores": "probabilities", "output.activation": "sigmoid"}).output
+    assert (lone.outputs, lone.positive_class) == (1, "metastatic")
+
+
 def test_sigmoid_has_one_output() -> None:
     assert parse({"output.activation": "sigmoid"}).output.outputs == 1
 
@@ -233,6 +246,7 @@ BROKEN_RULES = [
     ("output.classes", [1, "metastatic"], "must be distinct, non-empty strings"),
     ("output.classes", [["normal"], "metastatic"], "must be distinct, non-empty strings"),
     ("output.activation", "none", "must be one of softmax, sigmoid"),
+    ("output.scores", "percent", "must be one of logits, probabilities"),
     ("output.positive_class", "tumour", "must be one of classes"),
     ("output.threshold", 1.01, "must be from 0 to 1"),
     ("output.threshold", -0.01, "must be from 0 to 1"),
@@ -311,8 +325,8 @@ def test_path_in_the_artifacts_name_is_refused(file: str) -> None:
         parse({"artifact.file": file})
 
 
-@pytest.mark.parametrize("framework, suffix", [("torch", ".safetensors"), ("keras", ".keras")])
-@pytest.mark.parametrize("file", ["model.pt", "model.pth", "model.pt2", "model.h5", "model.mar", "model.pkl", "model"])
+@pytest.mark.parametrize("framework, suffix", [("torch", ".safetensors"), ("keras", ".keras or .h5")])
+@pytest.mark.parametrize("file", ["model.pt", "model.pth", "model.pt2", "model.mar", "model.pkl", "model"])
 def test_artifact_that_may_run_code_is_refused(framework: str, suffix: str, file: str) -> None:
     with pytest.raises(ManifestError, match=rf"must end in {suffix} for {framework}"):
         parse({"framework": framework, "artifact.file": file})
@@ -330,6 +344,7 @@ def test_graph_hash_follows_what_decides_the_numbers_and_nothing_else() -> None:
         ("input.resize", "bicubic"),
         ("artifact.architecture", "resnet18"),
         ("output.activation", "sigmoid"),
+        ("output.scores", "probabilities"),
     ):
         assert parse({key: value}).graph_sha256 != plain, key
 

@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,57 +18,14 @@ import openvino
 import tensorflow as tf
 
 from app.arrays import InputBatch, Scores
+from app.engines.keras_classes import find_classes, is_allowed, refuse_class
+from app.engines.keras_hdf5 import open_checked_hdf5
 from app.errors import InferenceError, IntegrityError
 from app.manifest import ModelManifest
 
-CONFIG_FILE = "config.json"
+KERAS_SUFFIX, CONFIG_FILE = ".keras", "config.json"
 MAX_CONFIG_BYTES = 8 * 1024 * 1024
-# Layers that compute on their inputs alone. Not here, on purpose: Lambda, TFSMLayer, TorchModuleWrapper, and all
-# that read a file or hold code. Keras' own safe mode was bypassed eight times in 2024 and 2025, so this comes first.
-# fmt: off
-ALLOWED_LAYERS = frozenset(
-    (
-        "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "CenterCrop", "Concatenate",
-        "Conv2D", "Conv2DTranspose", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "ELU", "Flatten",
-        "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization", "InputLayer",
-        "LayerNormalization", "LeakyReLU", "MaxPooling2D", "Maximum", "Minimum", "Multiply", "Normalization",
-        "PReLU", "Permute", "ReLU", "Rescaling", "Reshape", "Resizing", "SeparableConv2D", "Softmax",
-        "SpatialDropout2D", "Subtract", "UpSampling2D", "ZeroPadding2D",
-    )
-)
-# fmt: on
-
-
-MODEL_CLASSES = frozenset(
-    (
-        ("keras", "Functional"),
-        ("keras", "Sequential"),
-        ("keras.src.models.functional", "Functional"),
-        ("keras.src.models.sequential", "Sequential"),
-    )
-)
-PLAIN_MODULES = frozenset(("keras.initializers", "keras.regularizers", "keras.constraints"))
-PLAIN_CLASSES = frozenset((("keras", "DTypePolicy"), (None, "__keras_tensor__")))
 ALLOWED_MEMBERS = frozenset((CONFIG_FILE, "metadata.json", "model.weights.h5"))
-
-
-def find_classes(config: Any) -> Iterator[tuple[str | None, str]]:
-    """Walk a Keras config and yield (module, class name) of everything it would build."""
-    if isinstance(config, dict):
-        if "class_name" in config:
-            yield config.get("module"), str(config["class_name"])
-        for value in config.values():
-            yield from find_classes(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from find_classes(value)
-
-
-def is_allowed(module: str | None, name: str) -> bool:
-    """Whether a class may be built: a listed layer, a plain container of them, or an initializer and the like."""
-    if module == "keras.layers":
-        return name in ALLOWED_LAYERS
-    return module in PLAIN_MODULES or (module, name) in MODEL_CLASSES or (module, name) in PLAIN_CLASSES
 
 
 def check_classes(path: Path) -> None:
@@ -88,7 +45,31 @@ def check_classes(path: Path) -> None:
         raise IntegrityError(f"{path.name} is not a .keras file: {error}") from error
     for module, name in classes:
         if not is_allowed(module, name):
-            raise IntegrityError(f"{path.name} holds {module}.{name}, which is not allowed")
+            raise refuse_class(path.name, module, name)
+
+
+def open_checked(path: Path) -> AbstractContextManager[Path]:
+    """Check a file by its kind, which Keras tells from the name, and have it as Keras is to load it."""
+    if path.suffix != KERAS_SUFFIX:
+        return open_checked_hdf5(path)
+    check_classes(path)
+    return nullcontext(path)
+
+
+def load_network(path: Path) -> Any:
+    """Check what a file would build, and load it in safe mode.
+
+    Raises:
+        IntegrityError: it holds what is not allowed, Keras cannot load it, or it is no network of one input and output.
+    """
+    with open_checked(path) as checked:
+        try:
+            network = keras.saving.load_model(checked, compile=False, safe_mode=True)
+        except (ValueError, TypeError, OSError, KeyError, AttributeError) as error:
+            raise IntegrityError(f"Keras cannot load {path.name}: {error}") from error
+    if len(network.inputs) != 1 or len(network.outputs) != 1:
+        raise IntegrityError(f"{path.name} has not one input and one output")
+    return network
 
 
 class KerasEngine:
@@ -104,16 +85,12 @@ class KerasEngine:
 
     def load(self) -> None:
         """Check what the file would build, load it in safe mode, and put the normalization in front."""
-        check_classes(self._path)
         try:
             tf.config.threading.set_intra_op_parallelism_threads(self._threads)
             tf.config.threading.set_inter_op_parallelism_threads(1)
         except RuntimeError:
             pass  # TensorFlow is running already, with the threads of whoever came first
-        try:
-            network = keras.saving.load_model(self._path, compile=False, safe_mode=True)
-        except (ValueError, TypeError, OSError, KeyError) as error:
-            raise IntegrityError(f"Keras cannot load {self._path.name}: {error}") from error
+        network = load_network(self._path)
         mean, std = (np.array(values, dtype=np.float32) for values in (self._spec.mean, self._spec.std))
         signature = tf.TensorSpec([None, self._spec.height_px, self._spec.width_px, 3], tf.float32)
 

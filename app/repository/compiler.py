@@ -27,7 +27,7 @@ from app.engines.report import (
 from app.errors import CompiledModelError, ScancerError
 from app.manifest import ModelManifest, read_manifest
 from app.pipeline.decode import ImageLimits, decode
-from app.pipeline.postprocess import to_probabilities
+from app.pipeline.postprocess import check_scores, to_probabilities
 from app.pipeline.preprocess import preprocess
 from app.repository.locking import hold_lock
 from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
@@ -122,11 +122,14 @@ def compare(reference: Engine, staging: Path, manifest: ModelManifest, batch: In
 
     Raises:
         CompiledModelError: it is more than `TOLERANCE`.
+        ManifestError: the scores are not what the manifest says.
     """
     compiled = build_engine("openvino", staging, manifest, os.cpu_count() or 1)
     compiled.load()
-    ours, theirs = (to_probabilities(engine.infer(batch), manifest.output) for engine in (compiled, reference))
+    scores = [engine.infer(batch) for engine in (reference, compiled)]
     compiled.close()
+    check_scores(scores[0], manifest.output)
+    theirs, ours = (to_probabilities(each, manifest.output) for each in scores)
     difference = float(np.abs(ours - theirs).max())
     if difference > TOLERANCE:
         raise CompiledModelError(

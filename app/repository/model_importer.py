@@ -28,7 +28,7 @@ from app.errors import (
 )
 from app.handlers.archive import read_archive
 from app.manifest import FILE_PATTERN, MANIFEST_FILE, ModelManifest, parse_manifest, read_document
-from app.pipeline.postprocess import to_probabilities
+from app.pipeline.postprocess import check_scores, to_probabilities
 from app.repository.archive import ArchiveLimits, unpack, verify_zip
 from app.repository.archive_loader import require_trust
 from app.repository.archive_signing import bring_signature
@@ -40,10 +40,15 @@ from app.repository.quarantine import Quarantine
 from app.repository.signing import SIGNATURE_FILE, verify_folder
 
 UNPACKED_FACTOR = 4
-BARE = (ModelFormat.KERAS, ModelFormat.SAFETENSORS)
+BARE = (ModelFormat.KERAS, ModelFormat.HDF5, ModelFormat.SAFETENSORS)
 UNPACKABLE = (ModelFormat.FOLDER, ModelFormat.PACKED, ModelFormat.ARCHIVE, ModelFormat.UNKNOWN)
 """What is unpacked, or refused by `unpack` with a better reason than that its kind is unknown."""
-ARTIFACT_FORMATS = {"torch": ModelFormat.SAFETENSORS, "keras": ModelFormat.KERAS}
+ARTIFACT_FORMATS = {
+    ".safetensors": ModelFormat.SAFETENSORS,
+    ".keras": ModelFormat.KERAS,
+    ".h5": ModelFormat.HDF5,
+}
+"""What a file must be that the manifest calls so."""
 OTHER_FILES = re.compile(
     rf"{re.escape(MANIFEST_FILE)}|{re.escape(SIGNATURE_FILE)}|[A-Za-z0-9_-]+\.(md|txt)|LICEN[CS]E"
     rf"|{EXAMPLES_FOLDER}/({re.escape(EXPECTED_FILE)}|[A-Za-z0-9._-]+\.(png|jpg))|({COMPILED_FOLDER}|{INT8_FOLDER})/[a-z0-9._-]+\.(xml|bin|json)"
@@ -58,8 +63,8 @@ def add_model(source: Path, settings: Settings, manifest: Path | None = None) ->
     """Add a model version to the model repository.
 
     Args:
-        source: an archive that `pack_model` wrote, a folder that holds a `model.toml`, or a `.keras` or `.safetensors`
-            file. It is what its content says, whatever its name.
+        source: an archive that `pack_model` wrote, a folder that holds a `model.toml`, or a `.keras`, `.h5` or
+            `.safetensors` file. It is what its content says, whatever its name.
         settings: the model repository, limits, and how models are compiled.
         manifest: the `model.toml` of a bare file; its `sha256` may be left out.
 
@@ -208,13 +213,15 @@ def check_files(folder: ModelFolder, manifest: ModelManifest) -> None:
 
 
 def check_artifact(folder: ModelFolder, manifest: ModelManifest, limits: ArchiveLimits) -> None:
-    """Refuse an artifact that is not what its framework's must be."""
+    """Refuse an artifact that is not what its name says, which the loaders go by."""
     path = folder.path / manifest.artifact.file
     kind = identify(path)
-    if kind is not ARTIFACT_FORMATS[manifest.framework]:
+    wanted = ARTIFACT_FORMATS[path.suffix]
+    if kind is not wanted:
+        if kind in BARE:
+            raise ModelFormatError(f"{path.name} is {kind.title}; by its name it should be {wanted.title}")
         if kind in UNPACKABLE:
-            wanted = ARTIFACT_FORMATS[manifest.framework].title
-            raise ModelFormatError(f"{path.name} is {kind.title} or damaged; {wanted} is wanted")
+            raise ModelFormatError(f"{path.name} is {kind.title} or damaged; {wanted.title} is wanted")
         raise refuse(path.name, kind)
     if kind is ModelFormat.KERAS:
         verify_zip(path, limits)
@@ -232,7 +239,9 @@ def try_out(folder: ModelFolder, manifest: ModelManifest, settings: Settings) ->
     try:
         engine.load()
         grey = np.full((1, manifest.input.height_px, manifest.input.width_px, 3), 128, np.uint8)
-        to_probabilities(engine.infer(grey), manifest.output)
+        scores = engine.infer(grey)
+        check_scores(scores, manifest.output)
+        to_probabilities(scores, manifest.output)
     except AnsweredError as error:
         raise IntegrityError(f"the model does not answer: {error.message}") from error
     finally:

@@ -1,19 +1,22 @@
 """Scores become probabilities by the written formulas, and probabilities a class by the threshold."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from app.arrays import Scores
-from app.errors import InferenceError
+from app.errors import InferenceError, ManifestError
 from app.manifest import OutputSpec
-from app.pipeline.postprocess import decide, to_probabilities
+from app.pipeline.postprocess import check_scores, decide, to_probabilities
 
 SOFTMAX = OutputSpec(("benign", "malignant"), "softmax", "malignant", 0.41, "a test")
 SOFTMAX_POSITIVE_FIRST = OutputSpec(("malignant", "benign"), "softmax", "malignant", 0.41, "a test")
 SIGMOID = OutputSpec(("benign", "malignant"), "sigmoid", "malignant", 0.41, "a test")
 THREE = OutputSpec(("nevus", "melanoma", "keratosis"), "softmax", None, None, None)
+OWN_SOFTMAX = replace(SOFTMAX, scores="probabilities")
+OWN_SIGMOID = replace(SIGMOID, scores="probabilities")
 
 
 def scores_of(*rows: list[float]) -> Scores:
@@ -106,3 +109,43 @@ def test_probabilities_are_plain_floats_in_class_order() -> None:
     decision = decide(np.array([0.2, 0.5, 0.3]), THREE)
     assert list(decision.probabilities.items()) == [("nevus", 0.2), ("melanoma", 0.5), ("keratosis", 0.3)]
     assert {type(value) for value in decision.probabilities.values()} == {float}
+
+
+def test_probabilities_of_the_network_stay_as_they_are() -> None:
+    shares = np.random.default_rng(43).dirichlet([1, 1], 50)
+    found = to_probabilities(shares.astype(np.float32), OWN_SOFTMAX)
+    np.testing.assert_allclose(found, shares, atol=1e-7)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-12)
+    lone = to_probabilities(shares[:, 1:].astype(np.float32), OWN_SIGMOID)
+    np.testing.assert_allclose(lone, shares, atol=1e-7)
+
+
+def test_rounding_beyond_0_and_1_is_taken_back() -> None:
+    assert to_probabilities(scores_of([-1e-6], [1 + 1e-6]), OWN_SIGMOID).tolist() == [[1, 0], [0, 1]]
+    assert to_probabilities(scores_of([1 + 1e-6, -1e-6]), OWN_SOFTMAX).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize(
+    "spec, row",
+    [(OWN_SOFTMAX, [0.5, 0.6]), (OWN_SOFTMAX, [1.5, -0.5]), (OWN_SIGMOID, [1.01]), (OWN_SIGMOID, [-0.01])],
+    ids=["sum of 1.1", "outside 0 to 1", "over 1", "under 0"],
+)
+def test_logits_are_no_probabilities(spec: OutputSpec, row: list[float]) -> None:
+    with pytest.raises(InferenceError):
+        to_probabilities(scores_of(row), spec)
+    with pytest.raises(ManifestError, match=r"output\.scores says probabilities, but the network's lie from"):
+        check_scores(scores_of(row), spec)
+
+
+@pytest.mark.parametrize("spec", [SOFTMAX, THREE], ids=["two", "three"])
+def test_softmax_that_would_be_applied_twice_is_named(spec: OutputSpec) -> None:
+    shares = np.random.default_rng(44).dirichlet(np.ones(spec.outputs), 50).astype(np.float32)
+    with pytest.raises(ManifestError, match="ends in a softmax of its own"):
+        check_scores(shares, spec)
+    check_scores(shares * 1.1, spec)
+    check_scores(shares, replace(spec, scores="probabilities"))
+
+
+def test_lone_logits_from_0_to_1_may_be_what_they_are_said_to_be() -> None:
+    check_scores(scores_of([0.2], [0.9]), SIGMOID)
+    check_scores(scores_of([0.2], [0.9]), OWN_SIGMOID)

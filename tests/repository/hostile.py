@@ -388,6 +388,7 @@ def hdf5_lambda(folder: Path) -> Path:
     with h5py.File(folder / "model.h5", "w") as file:
         layer = {"class_name": "Lambda", "config": {"function": ["code", None, None], "function_type": "lambda"}}
         file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": [layer]}})
+        file.create_group("model_weights")
     return folder / "model.h5"
 
 
@@ -509,7 +510,6 @@ HOSTILE: dict[str, tuple[Generator, str]] = {
     "TorchServe archive": (handler_archive, "a TorchServe archive"),
     "ONNX with data outside": (onnx, "an ONNX model"),
     "SavedModel": (saved_model, "a TensorFlow SavedModel"),
-    "HDF5 with Lambda": (hdf5_lambda, "an HDF5 file, which is not taken"),
     "Keras behind PNG": (keras_behind_png, "no known format"),
     "cut .keras": (cut_short(ISIC / "model.keras", "model.keras"), "does not end"),
     "cut safetensors": (cut_short(PCAM / "model.safetensors", "model.safetensors"), "no known format"),
@@ -523,6 +523,7 @@ HOSTILE: dict[str, tuple[Generator, str]] = {
 """What is refused before anything is loaded: generator and reason."""
 
 LOADED: dict[str, tuple[Generator, str]] = {
+    "Keras 2 Lambda": (hdf5_lambda, r"model\.h5 holds Lambda, which is not allowed"),
     "Keras Lambda": (keras_lambda, r"keras\.layers\.Lambda, which is not allowed"),
     "HDF5 with data outside": (external_weights, "Keras cannot load"),
     "HDF5 link outside": (external_link, "Keras cannot load"),

@@ -8,7 +8,7 @@ import pytest
 
 from app.config import Settings
 from app.engines.report import CompileReport, read_report
-from app.errors import CompiledModelError, IntegrityError, ModelFolderError
+from app.errors import CompiledModelError, IntegrityError, ManifestError, ModelFolderError
 from app.manifest import read_manifest
 from app.repository import compiler
 from app.repository.compiler import compile_in_process, compile_model, make_comparison_batch
@@ -51,6 +51,14 @@ def test_compiled_model_that_strays_is_refused_with_both_numbers(pcam: Path, mon
     ):
         compile_model(pcam)
     assert (pcam / "compiled/report.json").read_text() == kept
+    assert not list(pcam.glob(".compiling*"))
+
+
+def test_scores_that_are_not_what_the_manifest_says_are_refused(pcam: Path) -> None:
+    manifest = (pcam / "model.toml").read_text()
+    (pcam / "model.toml").write_text(manifest.replace("[output]", '[output]\nscores = "probabilities"'))
+    with pytest.raises(ManifestError, match=r"the network's lie from -?\d.* to \d.* or do not add up to 1"):
+        compile_model(pcam)
     assert not list(pcam.glob(".compiling*"))
 
 

@@ -28,7 +28,7 @@ def generate(tmp_path: Path, generator: Generator) -> Path:
 def see_refused(tmp_path: Path, source: Path, reason: str) -> None:
     models = tmp_path / "models"
     manifest = None
-    if source.is_file() and source.suffix in (".keras", ".safetensors"):
+    if source.is_file() and source.suffix in (".keras", ".h5", ".safetensors"):
         manifest = write_manifest(tmp_path, source)
     before = snapshot(source.parent)
     with pytest.raises(ModelFolderError, match=reason) as failure:
@@ -42,10 +42,11 @@ def see_refused(tmp_path: Path, source: Path, reason: str) -> None:
 
 def write_manifest(folder: Path, source: Path) -> Path:
     """The shipped manifest of the framework that the file pretends to be of, without its hash."""
-    shipped = "isic" if source.suffix == ".keras" else "pcam"
+    shipped = "pcam" if source.suffix == ".safetensors" else "isic"
     lines = (PROJECT_ROOT / f"models/{shipped}-classification/1.0/model.toml").read_text().splitlines()
     path = folder / "model.toml"
-    path.write_text("\n".join(line for line in lines if not line.startswith("sha256")))
+    text = "\n".join(line for line in lines if not line.startswith("sha256"))
+    path.write_text(text.replace("model.keras", f"model{source.suffix}"))
     return path
 
 

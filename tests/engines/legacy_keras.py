@@ -1,0 +1,116 @@
+"""Writes `.h5` files as Keras 2 wrote them, byte layout by h5py and config by hand, for no Keras 2 is installed.
+
+The layout was compared with files of tf_keras 2.21: names of groups and attributes, keys of every layer's config.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+Weights = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""Kernel and bias of each layer that has them, by the layer's name."""
+
+
+def layer(kind: str, name: str, **config: Any) -> dict[str, Any]:
+    return {"class_name": kind, "config": {"name": name, "trainable": True, "dtype": "float32", **config}}
+
+
+def weighted(kind: str, name: str, activation: str, **config: Any) -> dict[str, Any]:
+    """A layer with kernel and bias."""
+    none = dict.fromkeys(
+        ("kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint", "bias_constraint")
+    )
+    initializers = {
+        "kernel_initializer": {"class_name": "GlorotUniform", "config": {"seed": None}},
+        "bias_initializer": {"class_name": "Zeros", "config": {}},
+    }
+    return layer(kind, name, **config, activation=activation, use_bias=True, **initializers, **none)
+
+
+def convolution(name: str, filters: int) -> dict[str, Any]:
+    sizes = {"filters": filters, "kernel_size": [3, 3], "strides": [1, 1], "padding": "same", "dilation_rate": [1, 1]}
+    return weighted("Conv2D", name, "relu", data_format="channels_last", groups=1, **sizes)
+
+
+def pooling(name: str) -> dict[str, Any]:
+    sizes = {"pool_size": [2, 2], "strides": [2, 2], "padding": "valid"}
+    return layer("MaxPooling2D", name, data_format="channels_last", **sizes)
+
+
+def input_layer(side_px: int) -> dict[str, Any]:
+    config = {"batch_input_shape": [None, side_px, side_px, 3], "dtype": "float32", "sparse": False, "ragged": False}
+    return {"class_name": "InputLayer", "config": {**config, "name": "pixels"}}
+
+
+def vgg_like(side_px: int, filters: tuple[int, ...], hidden: int) -> list[dict[str, Any]]:
+    """Convolutions and poolings in turn, a dense layer, and a softmax of two, as a list of layers."""
+    layers = [input_layer(side_px)]
+    for index, count in enumerate(filters):
+        layers += [convolution(f"conv{index}", count), pooling(f"pool{index}")]
+    head = [
+        layer("Flatten", "flatten", data_format="channels_last"),
+        weighted("Dense", "hidden", "relu", units=hidden),
+        layer("Dropout", "dropout", rate=0.5, noise_shape=None, seed=None),
+        weighted("Dense", "scores", "softmax", units=2),
+    ]
+    return layers + head
+
+
+def make_weights(side_px: int, filters: tuple[int, ...], hidden: int, seed: int = 5) -> Weights:
+    """Seeded weights of a `vgg_like` whose answers differ from picture to picture."""
+    random = np.random.default_rng(seed)
+    shapes: dict[str, tuple[int, ...]] = {}
+    channels = 3
+    for index, count in enumerate(filters):
+        shapes[f"conv{index}"] = (3, 3, channels, count)
+        channels = count
+    last_px = side_px >> len(filters)
+    shapes |= {"hidden": (last_px * last_px * channels, hidden), "scores": (hidden, 2)}
+    return {
+        name: (
+            (random.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape)).astype(np.float32),
+            random.normal(0, 0.1, shape[-1]).astype(np.float32),
+        )
+        for name, shape in shapes.items()
+    }
+
+
+def nest(layers: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Put the first layers into a model of their own, as with a base that was trained before."""
+    base = []
+    for index, each in enumerate(layers[:count]):
+        name = each["config"]["name"]
+        inbound = [[[layers[index - 1]["config"]["name"], 0, 0, {}]]] if index else []
+        base.append({**each, "name": name, "inbound_nodes": inbound})
+    ends = {"input_layers": [["pixels", 0, 0]], "output_layers": [[layers[count - 1]["config"]["name"], 0, 0]]}
+    inner = {"class_name": "Functional", "config": {"name": "base", "trainable": True, "layers": base, **ends}}
+    return [input_layer(layers[0]["config"]["batch_input_shape"][1]), inner, *layers[count:]]
+
+
+def write_keras_2(path: Path, layers: list[dict[str, Any]], weights: Weights, base: tuple[str, ...] = ()) -> Path:
+    """Write a Sequential of layers with their weights; those of the layers in `base` lie together."""
+    config = {"class_name": "Sequential", "config": {"name": "sequential", "layers": layers}}
+    names = [each["config"]["name"] for each in layers if each["class_name"] != "InputLayer"]
+    with h5py.File(path, "w") as file:
+        group = file.create_group("model_weights")
+        for each in (file, group):
+            each.attrs["keras_version"], each.attrs["backend"] = "2.15.0", "tensorflow"
+        file.attrs["model_config"] = json.dumps(config)
+        group.attrs["layer_names"] = [name.encode() for name in names]
+        for name in names:
+            members = base if name == "base" else (name,) if name in weights else ()
+            write_layer(group.create_group(name), members, weights)
+    return path
+
+
+def write_layer(group: h5py.Group, members: tuple[str, ...], weights: Weights) -> None:
+    """Write the weights of one layer, or of all layers of a base."""
+    tensors = {f"{name}/{part}:0": weights[name][part == "bias"] for name in members for part in ("kernel", "bias")}
+    group.attrs["weight_names"] = np.array([name.encode() for name in tensors], dtype="S32")
+    for name, values in tensors.items():
+        group[name] = values

@@ -281,7 +281,7 @@ def parse_output(table: Table) -> OutputSpec:
     if positive is not None and positive not in classes:
         raise table.fail("positive_class", "must be one of classes")
     table.end()
-    return OutputSpec(classes, activation, positive, threshold, source, scores)
+    return OutputSpec(classes, activation, positive, threshold, source, scores=scores)
 
 
 def parse_metrics(table: Table) -> dict[str, Metric]:

@@ -30,7 +30,12 @@ class ConvertibleEngine(Engine, Protocol):
 
 def require_framework(manifest: ModelManifest) -> None:
     """Raise `FrameworkMissingError` with what to install, unless the model's framework is there."""
-    package = PACKAGES[manifest.framework]
+    require_package(manifest.framework)
+
+
+def require_package(framework: str) -> None:
+    """Raise `FrameworkMissingError` with what to install, unless the framework is there."""
+    package = PACKAGES[framework]
     if importlib.util.find_spec(package) is None:
         raise FrameworkMissingError(
             f"{package} is not installed here, and the model is not compiled; run 'pip install -r requirements.txt'"

@@ -38,9 +38,10 @@ from app.repository.model_format import ModelFormat, Trust, identify
 from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
 from app.repository.quarantine import Quarantine
 from app.repository.signing import SIGNATURE_FILE, verify_folder
+from app.repository.weights_converter import keep_as_safetensors
 
 UNPACKED_FACTOR = 4
-BARE = (ModelFormat.KERAS, ModelFormat.HDF5, ModelFormat.SAFETENSORS)
+BARE = (ModelFormat.KERAS, ModelFormat.HDF5, ModelFormat.SAFETENSORS, ModelFormat.STATE_DICT)
 UNPACKABLE = (ModelFormat.FOLDER, ModelFormat.PACKED, ModelFormat.ARCHIVE, ModelFormat.UNKNOWN)
 """What is unpacked, or refused by `unpack` with a better reason than that its kind is unknown."""
 ARTIFACT_FORMATS = {
@@ -64,7 +65,7 @@ def add_model(source: Path, settings: Settings, manifest: Path | None = None) ->
 
     Args:
         source: an archive that `pack_model` wrote, a folder that holds a `model.toml`, or a `.keras`, `.h5` or
-            `.safetensors` file. It is what its content says, whatever its name.
+            `.safetensors` file or a PyTorch state dict. It is what its content says, whatever its name.
         settings: the model repository, limits, and how models are compiled.
         manifest: the `model.toml` of a bare file; its `sha256` may be left out.
 
@@ -141,6 +142,7 @@ def bring_in(
         raise ModelFormatError(f"{source.name} is {kind.title} and has a manifest of its own; name none beside it")
     else:
         root = unpack(source, unpacked, limits)
+    keep_as_safetensors(root, settings)
     fill_in_sha256(root)
     parsed = parse_manifest(read_document(root / MANIFEST_FILE))
     folder = quarantine / "model" / parsed.name / parsed.version

@@ -160,6 +160,9 @@ class Settings:
     max_body_bytes: int = whole(
         32 * MIB, KIB, 1024 * MIB, "Largest request body, in bytes, but a model's; a larger one answers 413."
     )
+    compile_memory_bytes: int = whole(
+        16 * 1024 * MIB, 512 * MIB, 1024 * 1024 * MIB, "Most address space of a process that compiles, in bytes."
+    )
     max_pixels: int = whole(25_000_000, 1, 1_000_000_000, "Largest picture, in pixels; a larger one answers 422.")
     max_side_px: int = whole(16_384, 1, 65_535, "Longest side of a picture, in pixels; a longer one answers 422.")
     max_images: int = whole(64, 1, 10000, "Most pictures in one request; more answer 400.")

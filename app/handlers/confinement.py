@@ -18,16 +18,17 @@ MAX_FILE_BYTES = 1024 * 1024 * 1024
 FIRST_TO_BE_KILLED = "1000"
 
 
-def confine(memory_bytes: int) -> list[str]:
+def confine(memory_bytes: int, file_bytes: int = MAX_FILE_BYTES) -> list[str]:
     """Confine this process for good; call before it starts a thread.
 
     Args:
         memory_bytes: most address space it may have.
+        file_bytes: largest file it may write.
 
     Returns:
         What is in force, in words for a log.
     """
-    limits = {"NOFILE": MAX_OPEN_FILES, "FSIZE": MAX_FILE_BYTES, "CORE": 0}
+    limits = {"NOFILE": MAX_OPEN_FILES, "FSIZE": file_bytes, "CORE": 0}
     # macOS has the name but does not keep to it.
     if sys.platform == "linux":
         limits["AS"] = memory_bytes

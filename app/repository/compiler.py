@@ -1,11 +1,10 @@
 """The slow road, in a process of its own: artifact -> framework -> compiled model, compared and reported.
 
-`python -m app.repository.compiler MODEL_FOLDER` compiles one version, or prints the reason on stderr and ends with 1.
-Callers use `compile_in_process`, so that no framework is ever imported where requests are served.
+`main` compiles one version, or prints the reason on stderr and ends with 1. Callers use `compile_in_process`, which has
+it run in a confined process, so that no framework is ever imported where requests are served.
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,10 +28,10 @@ from app.manifest import ModelManifest, read_manifest
 from app.pipeline.decode import ImageLimits, decode
 from app.pipeline.postprocess import check_scores, to_probabilities
 from app.pipeline.preprocess import preprocess
+from app.repository.confined_process import run_confined
 from app.repository.locking import hold_lock
 from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
 from app.repository.staging import stage, sweep_staging
-from app.setting_types import PROJECT_ROOT
 
 RANDOM_IMAGES = 32
 RANDOM_SEED = 0
@@ -46,7 +45,7 @@ def compile_in_process(folder: Path, settings: Settings, only_if_invalid: bool =
 
     Args:
         folder: of the version.
-        settings: instance folder, for the lock that keeps two processes from compiling the same, and time limit.
+        settings: instance folder, for the lock that keeps two processes from compiling the same, and limits.
         only_if_invalid: leave a valid compiled model, which another process may have made meanwhile, as it is.
 
     Raises:
@@ -59,7 +58,7 @@ def compile_in_process(folder: Path, settings: Settings, only_if_invalid: bool =
         if only_if_invalid and has_valid_report(folder, manifest):
             return read_report(folder, manifest)
         sweep_staging(folder, STAGING_PATTERN)
-        run_compiler(folder, settings.compile_timeout_s)
+        run_confined("app.repository.compiler", [str(folder.resolve())], settings, settings.compile_timeout_s)
         return read_report(folder, manifest)
 
 
@@ -70,18 +69,6 @@ def has_valid_report(folder: Path, manifest: ModelManifest) -> bool:
     except CompiledModelError:
         return False
     return True
-
-
-def run_compiler(folder: Path, timeout_s: int) -> None:
-    """Run this module in a process of its own; raises `CompiledModelError` with its reason if it fails."""
-    command = [sys.executable, "-m", "app.repository.compiler", str(folder.resolve())]
-    try:
-        done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired:
-        raise CompiledModelError(f"compilation took longer than {timeout_s} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise CompiledModelError(lines[-1] if lines else f"compilation ended with code {done.returncode}")
 
 
 def compile_model(folder: Path) -> CompileReport:
@@ -163,7 +150,3 @@ def main() -> int:
         return 1
     print(f"largest probability difference {report.max_probability_difference:.2e} over {report.images} images")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,9 @@
 """From a compiled model to an INT8 one, in a process of its own: quantized, compared on labelled pictures, reported.
 
-`python -m app.repository.quantizer MODEL_FOLDER PICTURES` quantizes one version, or prints the reason on stderr and
-ends with 1. Callers use `quantize_in_process`, so that NNCF is never imported where requests are served.
+`main` quantizes one version, or prints the reason on stderr and ends with 1. Callers use `quantize_in_process`, which
+has it run in a confined process, so that NNCF is never imported where requests are served.
 """
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,11 +27,11 @@ from app.pipeline.decode import ImageLimits
 from app.pipeline.postprocess import decide, to_probabilities
 from app.repository.auc import choose_classes, compare_aucs
 from app.repository.compiler import compile_in_process, has_valid_report
+from app.repository.confined_process import run_confined
 from app.repository.labelled_folder import LabelledPicture, find_pictures, read_picture, split_pictures
 from app.repository.locking import hold_lock
 from app.repository.model_repository import ModelFolder
 from app.repository.staging import stage, sweep_staging
-from app.setting_types import PROJECT_ROOT
 
 STAGING_PATTERN = ".quantizing-*"
 PICTURES_IN_TURN = 16
@@ -61,7 +60,7 @@ def quantize_in_process(folder: Path, pictures: Path, settings: Settings) -> Int
     Args:
         folder: of the version.
         pictures: folder of labelled pictures; see `find_pictures`.
-        settings: instance folder, for the lock that compilations share, and their time limit.
+        settings: instance folder, for the lock that compilations share, and their limits.
 
     Raises:
         FrameworkMissingError: NNCF is not installed here.
@@ -77,17 +76,10 @@ def quantize_in_process(folder: Path, pictures: Path, settings: Settings) -> Int
         compile_in_process(folder, settings, only_if_invalid=True)
     with hold_lock(settings.instance / f"compile-{manifest.name}-{manifest.version}.lock"):
         sweep_staging(folder, STAGING_PATTERN)
-        run_quantizer(folder, pictures)
+        limits = [str(settings.max_pixels), str(settings.max_side_px)]
+        arguments = [str(folder.resolve()), str(pictures.resolve()), *limits]
+        run_confined("app.repository.quantizer", arguments, settings, shows_output=True)
         return read_int8_report(folder, manifest, read_report(folder, manifest))
-
-
-def run_quantizer(folder: Path, pictures: Path) -> None:
-    """Run this module in a process of its own, its progress on our standard output; raises with its reason."""
-    command = [sys.executable, "-m", "app.repository.quantizer", str(folder.resolve()), str(pictures.resolve())]
-    done = subprocess.run(command, cwd=PROJECT_ROOT, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise CompiledModelError(lines[-1] if lines else f"quantization ended with code {done.returncode}")
 
 
 def quantize_model(folder: Path, pictures: Path, limits: ImageLimits) -> Int8Report:
@@ -177,16 +169,11 @@ def make_report(
 
 
 def main() -> int:
-    """Quantize the model folder named on the command line, with the pictures of the folder named after it."""
+    """Quantize the model folder that the command line names, with the pictures and their limits named after it."""
+    folder, pictures, max_pixels, max_side_px = sys.argv[1:]
     try:
-        settings = Settings.from_env()
-        limits = ImageLimits(settings.max_pixels, settings.max_side_px)
-        quantize_model(Path(sys.argv[1]), Path(sys.argv[2]), limits)
+        quantize_model(Path(folder), Path(pictures), ImageLimits(int(max_pixels), int(max_side_px)))
     except OperatorError as error:
         print(error.message.replace("\n", " "), file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

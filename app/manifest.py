@@ -49,6 +49,9 @@ class InputSpec:
         um_per_px: micrometres a pixel of the training pictures, where that has a meaning.
         jpeg_min_scale: a JPEG may be decoded at a half, a quarter or an eighth of its size, if that is still at least
             this many times the size above; None: never.
+        short_side_px: the shorter side is brought to this length, and the size above is cut out of the middle; None:
+            the whole picture is squeezed to it.
+        is_turned: whether EXIF's orientation is applied.
     """
 
     width_px: int
@@ -58,6 +61,8 @@ class InputSpec:
     std: tuple[float, float, float]
     um_per_px: float | None
     jpeg_min_scale: float | None = None
+    short_side_px: int | None = None
+    is_turned: bool = True
 
     @property
     def jpeg_min_size(self) -> tuple[int, int] | None:
@@ -101,6 +106,7 @@ class OutputSpec:
         positive_class: the class the threshold decides for; None for models of more than two classes.
         threshold: smallest probability of the positive class that is called positive.
         threshold_source: where the operating point comes from.
+        labels: of an archive's classes, by which its answers call them, two of them perhaps alike; None: of no archive.
     """
 
     classes: tuple[str, ...]
@@ -109,6 +115,7 @@ class OutputSpec:
     threshold: float | None
     threshold_source: str | None
     scores: str = "logits"
+    labels: tuple[str, ...] | None = None
 
     @property
     def outputs(self) -> int:
@@ -148,8 +155,8 @@ class ModelManifest:
     @property
     def graph_sha256(self) -> str:
         """SHA-256 of everything besides the artifact that decides the compiled model's numbers."""
-        graph_input = asdict(self.input)
-        del graph_input["jpeg_min_scale"]  # how a file is decoded is no part of the network
+        files_only = {"jpeg_min_scale", "short_side_px", "is_turned"}  # what is done before is no part of the network
+        graph_input = {name: value for name, value in asdict(self.input).items() if name not in files_only}
         parts: dict[str, Any] = {
             "framework": self.framework,
             "architecture": self.artifact.architecture,

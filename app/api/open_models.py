@@ -77,10 +77,14 @@ def make_parameters(manifest: ModelManifest) -> dict[str, Any]:
         "title": manifest.title,
         "classes": ", ".join(output.classes),
         "uint8_input": "[-1, -1, -1, 3]: RGB pixels, 0 to 255, of any size",
+    }
+    fp32 = {
         "fp32_input": f"[-1, 3, {height}, {width}] or [-1, {height}, {width}, 3]: RGB, (pixel - mean) / std",
         "mean": ", ".join(map(str, spec.mean)),
         "std": ", ".join(map(str, spec.std)),
     }
+    if spec.short_side_px is None:
+        parameters |= fp32
     if output.threshold is None:
         return parameters
     return parameters | {"positive_class": output.positive_class, "threshold": output.threshold}

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from app.api import handler_predictions
+from app.api import classifier_predictions, handler_predictions
 from app.api.auth import require
 from app.api.context import NOTICE, RequestFacts, Services, facts, services
 from app.api.description import read_document
@@ -44,16 +44,16 @@ def predict(model_name: str, version: str | None = None, url_path: str = "") -> 
 
     One picture answers one prediction, or its error with the error's status. Several answer
     `{"predictions": […]}` in request order, each a prediction or an error of its own.
-    `Accept: text/plain` answers the class alone, one a line. `url_path` is for the program of a model archive alone.
+    `Accept: text/plain` answers the class alone, one a line. `url_path` is for model archives alone.
     """
     known, service = facts(), services()
     if service.registry.get(model_name, version).archive is not None:
         with service.registry.lend_handler(model_name, version) as handler:
             if handler is not None:
                 return answer_by_handler(handler, Call(version, url_path), known, service)
-    if url_path:
-        raise ResourceNotFoundError("Requested resource is not found, please refer to API document.")
     with service.registry.lend(model_name, version) as served:
+        if url_path and served.manifest.output.labels is None:
+            raise ResourceNotFoundError("Requested resource is not found, please refer to API document.")
         return answer(served, known, service)
 
 
@@ -86,6 +86,8 @@ def answer(served: ServedModel, known: RequestFacts, service: Services) -> Respo
     manifest = served.manifest
     known.model, known.version = manifest.name, manifest.version
     patience = read_patience(known.started, service.settings)
+    if manifest.output.labels is not None:
+        return answer_as_archive(served, manifest.output.labels, patience)
     images = read_images(request, service.settings.max_images)
     known.images = len(images)
     if len(images) == 1:
@@ -97,6 +99,15 @@ def answer(served: ServedModel, known: RequestFacts, service: Services) -> Respo
     if wants_plain_text():
         return plain_text("\n".join(item.get("class", item.get("type", "")) for item in items))
     return json_text({"predictions": items})
+
+
+def answer_as_archive(served: ServedModel, labels: Sequence[str], patience: Patience) -> Response:
+    """Answer as the default handler of a model archive does, with its compiled model."""
+    known = facts()
+    prediction, timing = served.predict(classifier_predictions.read_picture(request), patience)
+    known.outcome, known.images = prediction.decision.class_name, 1
+    observe(served.manifest, [prediction], timing)
+    return classifier_predictions.make_response(classifier_predictions.make_answer(prediction, labels))
 
 
 def answer_by_handler(handler: HandlerModel, call: Call, known: RequestFacts, service: Services) -> Response:

@@ -7,7 +7,7 @@ from flask import url_for
 from app.api.context import NOTICE, services
 from app.engines.int8_report import Int8Report
 from app.errors import AnsweredError
-from app.manifest import ModelManifest
+from app.manifest import InputSpec, ModelManifest
 from app.pipeline.decode import ACCEPTED
 from app.pipeline.served_model import Prediction
 from app.repository.model_entry import ModelEntry
@@ -74,7 +74,7 @@ def make_description(entry: ModelEntry, versions: list[str], default: str) -> di
         "notice": NOTICE,
     }
     if entry.archive is not None:
-        return description | make_handler(entry, chosen)
+        description |= make_handler(entry, chosen)
     if entry.manifest is None:
         return description
     manifest = entry.manifest
@@ -99,11 +99,12 @@ def make_description(entry: ModelEntry, versions: list[str], default: str) -> di
 
 
 def make_handler(entry: ModelEntry, chosen: dict[str, Any]) -> dict[str, Any]:
-    """What is known of an archive with a program of its own: that it is run, by what, and how it is confined."""
+    """What is known of an archive: that its program is run, by what, how it is confined, and why it is not compiled."""
     assert entry.archive is not None, "called for archives only"
     return {
         "engine": entry.engine,
         "handler": str(entry.archive.manifest["model"]["handler"]),
+        "not_compiled": entry.obstacle or None,
         "programs": services().settings.programs,
         "pool": entry.handler.describe() if entry.handler else None,
         "predict_url": url_for("predictions.predict", **chosen),
@@ -148,9 +149,19 @@ def make_input(manifest: ModelManifest) -> dict[str, Any]:
         "colour": "RGB",
         "width_px": spec.width_px,
         "height_px": spec.height_px,
-        "resize": f"any size is squeezed to width and height with the {spec.resize} filter",
+        "resize": describe_resize(spec),
         "um_per_px": spec.um_per_px,
     }
+
+
+def describe_resize(spec: InputSpec) -> str:
+    """How a picture of another size is brought to the model's."""
+    if spec.short_side_px is None:
+        return f"any size is squeezed to width and height with the {spec.resize} filter"
+    return (
+        f"the shorter side is brought to {spec.short_side_px} with the {spec.resize} filter, and width and height are "
+        "cut out of the middle"
+    )
 
 
 def make_output(manifest: ModelManifest) -> dict[str, Any]:

@@ -54,14 +54,19 @@ def hash_files(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def read_report(model_folder: Path, manifest: ModelManifest) -> CompileReport:
+def read_report(model_folder: Path, manifest: ModelManifest, compiled: str = COMPILED_FOLDER) -> CompileReport:
     """Read the report of a model's compiled model, and check that it speaks of these very files.
+
+    Args:
+        model_folder: of the version.
+        manifest: its manifest.
+        compiled: the folder in it that holds the compiled model.
 
     Raises:
         CompiledModelError: nothing is compiled, or it was made from another artifact or manifest, was changed since,
             or strays further from the framework than allowed.
     """
-    folder = model_folder / COMPILED_FOLDER
+    folder = model_folder / compiled
     try:
         report = CompileReport(**json.loads((folder / REPORT_FILE).read_text(encoding="utf-8")))
         allowed, seen = min(float(report.tolerance), TOLERANCE), float(report.max_probability_difference)

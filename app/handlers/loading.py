@@ -42,6 +42,22 @@ def prepare_path(folder: Path) -> None:
     sys.meta_path.insert(0, TorchvisionFinder)
 
 
+def make_context(archive: HandlerArchive) -> Any:
+    """Make what handlers are told of their model, before any request; call `prepare_path` first."""
+    from ts import __version__
+    from ts.context import Context
+
+    return Context(
+        archive.name,
+        str(archive.path),
+        dict(archive.manifest),
+        archive.limits.batch_size,
+        None,
+        __version__,
+        model_yaml_config=dict(archive.config),
+    )
+
+
 def load_handler(archive: HandlerArchive, context: Any) -> HandleFunction:
     """Import the handler, have it load its model, and return what answers a batch.
 

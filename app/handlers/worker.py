@@ -16,7 +16,7 @@ from app.handlers.archive import HandlerArchive
 from app.handlers.batch import Answer, describe_failure, fail_all, make_answers, make_data
 from app.handlers.confinement import confine
 from app.handlers.frames import Channel
-from app.handlers.loading import HandleFunction, load_handler, prepare_path
+from app.handlers.loading import HandleFunction, load_handler, make_context, prepare_path
 
 MAX_REASON_LENGTH = 500
 
@@ -25,18 +25,7 @@ class HandlerService:
     """A loaded handler."""
 
     def __init__(self, archive: HandlerArchive) -> None:
-        from ts import __version__
-        from ts.context import Context
-
-        self._context = Context(
-            archive.name,
-            str(archive.path),
-            dict(archive.manifest),
-            archive.limits.batch_size,
-            None,
-            __version__,
-            model_yaml_config=dict(archive.config),
-        )
+        self._context = make_context(archive)
         self._handle: HandleFunction = load_handler(archive, self._context)
 
     def answer(self, requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]) -> tuple[list[Answer], str | None]:
@@ -56,7 +45,8 @@ class HandlerService:
 
     def take_metrics(self) -> list[Any]:
         """Return what the handler's metrics have become since the last batch."""
-        return self._context.metrics.take()
+        metrics: list[Any] = self._context.metrics.take()
+        return metrics
 
 
 def locate(error: BaseException) -> str:

@@ -121,7 +121,11 @@ class PatientFile(io.BytesIO):
 
 
 def decode(
-    body: bytes, limits: ImageLimits, jpeg_min_size: tuple[int, int] | None = None, turn: Turn | None = None
+    body: bytes,
+    limits: ImageLimits,
+    jpeg_min_size: tuple[int, int] | None = None,
+    turn: Turn | None = None,
+    is_turned: bool = True,
 ) -> DecodedImage:
     """Decode one picture.
 
@@ -131,6 +135,7 @@ def decode(
         jpeg_min_size: width and height that a JPEG must keep where it is decoded at a reduced scale; None: never.
         turn: taken before any pixel is decoded, and asked meanwhile whether the caller still waits; None: nobody else
             decodes, and nobody waits.
+        is_turned: whether the orientation that EXIF tells is applied.
 
     Raises:
         DeadlineError: the caller waits no longer.
@@ -152,7 +157,7 @@ def decode(
             if turn is not None:
                 turn.take(*image.size)
             scale = reduce_scale(image, jpeg_min_size)
-            upright, orientation = load(image)
+            upright, orientation = load(image, is_turned)
             if image.format == "PNG":
                 check_png_rows(image, body)
             return to_rgb(upright, image, bits_per_sample(image, body), orientation, scale)
@@ -246,14 +251,14 @@ def reduce_scale(image: ImageFile.ImageFile, min_size: tuple[int, int] | None) -
     return 1
 
 
-def load(image: ImageFile.ImageFile) -> tuple[Image.Image, int]:
-    """Decode the pixels; return them upright, and the orientation they were stored in."""
+def load(image: ImageFile.ImageFile, is_turned: bool) -> tuple[Image.Image, int]:
+    """Decode the pixels; return them upright, if they are to be turned, and the orientation they were turned from."""
     if image.format == "TIFF":  # Pillow turns these itself, and forgets that it did
         orientation = read_orientation(image)
         image.load()
         return image, orientation
     image.load()
-    orientation = read_orientation(image)
+    orientation = read_orientation(image) if is_turned else UPRIGHT
     return (image if orientation == UPRIGHT else image.transpose(TURNS[orientation])), orientation
 
 

@@ -44,8 +44,11 @@ def denormalize(values: NDArray[np.float32], spec: InputSpec) -> InputBatch:
         uint8, [N, H, W, 3], RGB, 0 to 255.
 
     Raises:
-        BadRequestError: a value is not one that a pixel gives. Rounding it would answer for another picture.
+        BadRequestError: a value is not one that a pixel gives. Rounding it would answer for another picture. Or the
+            model cuts its input out of whole pictures, and these values are what is cut out already.
     """
+    if spec.short_side_px is not None:
+        raise BadRequestError("This model takes whole pictures, as UINT8 or BYTES; FP32 values are not taken.")
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = values * np.array(spec.std, dtype=np.float32) + np.array(spec.mean, dtype=np.float32)
         pixels = np.rint(scaled)

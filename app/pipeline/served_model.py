@@ -105,13 +105,18 @@ class ServedModel:
         spec = self.manifest.input
         with Turn(patience) as turn:
             if isinstance(upload, bytes):
-                image = decode(upload, self._limits, spec.jpeg_min_size, turn)
+                image = decode(upload, self._limits, spec.jpeg_min_size, turn, spec.is_turned)
             else:
                 image = wrap_pixels(upload, self._limits, turn)
             pixels = preprocess(image.pixels, spec)
         (width, height), conversions = image.size, image.conversions
         if pixels.shape[:2] != (height, width):
-            conversions += (f"resized from {width}x{height} to {pixels.shape[1]}x{pixels.shape[0]}",)
+            way = (
+                "resized"
+                if spec.short_side_px is None
+                else f"resized to a shorter side of {spec.short_side_px} and cut"
+            )
+            conversions += (f"{way} from {width}x{height} to {pixels.shape[1]}x{pixels.shape[0]}",)
         warnings = ("The picture shows a single colour; the answer means nothing.",) if is_one_colour(pixels) else ()
         return Picture(pixels, width, height, image.format, image.mode, conversions, warnings)
 

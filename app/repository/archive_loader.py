@@ -1,6 +1,12 @@
-"""Has the programs of model archives started, scaled and ended; each has a keeper of its own."""
+"""Has model archives served: compiled where TorchServe's default classifier answers, else by their own programs.
 
-from collections.abc import Callable, Mapping
+What is compiled is served in the HTTP workers, as our own models are: the fast road. Each compilation has a thread of
+its own, each program a keeper: one that hangs delays no other model.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,13 +14,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from app.config import Settings
 from app.errors import ModelFolderError, SignatureError
 from app.handlers.archive import HandlerArchive
-from app.repository.model_repository import ModelFolder
+from app.handlers.default_classifier import find_obstacle
+from app.repository.archive_compiler import compile_archive
+from app.repository.model_entry import ModelEntry, State
+from app.repository.model_loader import LoadedModel, ModelLoader
+from app.repository.model_repository import ARCHIVE_FOLDER
 from app.repository.signing import verify_content
+from app.repository.wanted import PlannedVersion
 
 if TYPE_CHECKING:
     from app.handlers.client import PoolClient
     from app.handlers.handler_model import HandlerModel
     from app.repository.handler_keeper import HandlerKeeper
+
+log = logging.getLogger(__name__)
 
 PROGRAMS_ARE_OFF = (
     "it brings a program of its own, and programs that no trusted key has signed are not run here; "
@@ -32,15 +45,36 @@ def require_trust(path: Path, name: str, version: str, settings: Settings) -> No
 
 
 class ArchiveStatus(NamedTuple):
-    """Where an archive stands: ready if it has a handler, else starting or unavailable, for a reason.
+    """Where an archive stands: ready if it is loaded or has a handler, else starting or unavailable, for a reason.
 
     One with a handler and a reason answers, but is not as it was wanted last.
+
+    Attributes:
+        reason: why it does not answer as it is wanted.
+        is_starting: whether it soon will.
+        archive: None if it cannot be read.
+        handler: its program.
+        obstacle: why its program answers, and not a compiled model.
+        loaded: its compiled model.
     """
 
     reason: str
     is_starting: bool = False
     archive: HandlerArchive | None = None
     handler: "HandlerModel | None" = None
+    obstacle: str = ""
+    loaded: LoadedModel | None = None
+
+    def make_entry(self, planned: PlannedVersion) -> ModelEntry:
+        """Make the registry's entry."""
+        entry = ModelEntry(planned.folder, planned.wanted, State.UNAVAILABLE, self.reason, archive=self.archive)
+        if self.is_starting:
+            return replace(entry, state=State.LOADING)
+        if self.handler is not None:
+            return replace(entry, state=State.READY, engine="handler", handler=self.handler, obstacle=self.obstacle)
+        if self.loaded is not None:
+            return self.loaded.fill(replace(entry, state=State.READY))
+        return entry
 
 
 class ArchiveLoader:
@@ -48,41 +82,66 @@ class ArchiveLoader:
 
     Args:
         settings: whether programs are run, and how they are confined.
-        on_change: called with every change of an archive's status, from any thread.
+        loader: makes served models of compiled ones.
+        on_change: called with every change of an archive's status, from any thread; tells whether it is still wanted.
 
     Thread safety: `load` and `close` from one thread at a time, `unload` from any.
     """
 
-    def __init__(self, settings: Settings, on_change: Callable[[ModelFolder, ArchiveStatus], None]) -> None:
+    def __init__(
+        self, settings: Settings, loader: ModelLoader, on_change: Callable[[PlannedVersion, ArchiveStatus], bool]
+    ) -> None:
         self._settings = settings
+        self._loader = loader
         self._on_change = on_change
+        self._lock = threading.RLock()  # between the question whether an archive is wanted and the wish itself
         self._keepers: dict[str, HandlerKeeper] = {}
         self.pools: PoolClient | None = None
 
-    def load(self, folder: ModelFolder, limits: Mapping[str, float]) -> None:
-        """Read an archive and have its program run as is wanted, if programs are run at all.
+    def load(self, planned: PlannedVersion) -> None:
+        """Read an archive and have it served as is wanted, if programs are run at all."""
+        try:
+            archive = planned.folder.read_archive()
+            limits = replace(archive.limits, **planned.list_pool_limits())  # type: ignore[arg-type]  # by name
+            archive = replace(archive, limits=limits)
+        except ModelFolderError as error:
+            self._on_change(planned, ArchiveStatus(error.message))
+            return
+        try:
+            require_trust(planned.folder.path, planned.folder.name, planned.folder.version, self._settings)
+        except ModelFolderError as error:
+            self._on_change(planned, ArchiveStatus(error.message, archive=archive))
+            return
+        obstacle = "SCANCER_ENGINE=native" if self._settings.engine == "native" else find_obstacle(archive)
+        if obstacle:
+            self._start_handler(planned, archive, obstacle)
+            return
+        self._on_change(planned, ArchiveStatus("it is being compiled", is_starting=True, archive=archive))
+        threading.Thread(target=self._compile, args=(planned, archive), name="compile-archive", daemon=True).start()
 
-        Args:
-            folder: of the unpacked archive.
-            limits: fields of its `PoolLimits` that go before what the archive says.
-        """
+    def _compile(self, planned: PlannedVersion, archive: HandlerArchive) -> None:
+        """Load the compiled model, which is made unless it is there; if there can be none, have the program answer."""
         try:
-            archive = folder.read_archive()
-            archive = replace(archive, limits=replace(archive.limits, **limits))  # type: ignore[arg-type]  # by name
+            manifest, report = compile_archive(archive, self._settings)
+            loaded = self._loader.load_report(planned, manifest, report, ARCHIVE_FOLDER)
         except ModelFolderError as error:
-            self._on_change(folder, ArchiveStatus(error.message))
-            return
-        try:
-            require_trust(folder.path, folder.name, folder.version, self._settings)
-        except ModelFolderError as error:
-            self._on_change(folder, ArchiveStatus(error.message, archive=archive))
-            return
-        self._on_change(folder, ArchiveStatus("its handler is starting", is_starting=True, archive=archive))
-        self._find_keeper(folder, archive).want(archive)
+            extra = {"model": archive.name, "version": archive.version, "reason": error.message}
+            log.warning("archive is not compiled, its handler answers", extra=extra)
+            self._start_handler(planned, archive, error.message)
+        else:
+            if not self._on_change(planned, ArchiveStatus("", archive=archive, loaded=loaded)):
+                loaded.served.close()
+
+    def _start_handler(self, planned: PlannedVersion, archive: HandlerArchive, obstacle: str) -> None:
+        starting = ArchiveStatus("its handler is starting", is_starting=True, archive=archive)
+        with self._lock:
+            if self._on_change(planned, starting):
+                self._find_keeper(planned, archive, obstacle).want(archive)
 
     def unload(self, archive: HandlerArchive, on_gone: Callable[[], None] = lambda: None) -> None:
         """Let an archive's processes go, once this worker's requests are answered; then `on_gone` is called."""
-        keeper = self._keepers.get(archive.key)
+        with self._lock:
+            keeper = self._keepers.get(archive.key)
         if keeper is None:
             on_gone()
         else:
@@ -97,7 +156,8 @@ class ArchiveLoader:
         if self.pools is not None:
             self.pools.close()
 
-    def _find_keeper(self, folder: ModelFolder, archive: HandlerArchive) -> "HandlerKeeper":
+    def _find_keeper(self, planned: PlannedVersion, archive: HandlerArchive, obstacle: str) -> "HandlerKeeper":
+        """Find the keeper of an archive's program, or make it; whoever calls has the lock."""
         if self.pools is None:
             from app.handlers.client import PoolClient  # only a server of archives needs it
 
@@ -107,7 +167,8 @@ class ArchiveLoader:
             from app.repository.handler_keeper import HandlerKeeper
 
             def tell(archive: HandlerArchive, handler: "HandlerModel | None", reason: str) -> None:
-                self._on_change(folder, ArchiveStatus(reason, archive=archive, handler=handler))
+                status = ArchiveStatus(reason, archive=archive, handler=handler, obstacle=obstacle)
+                self._on_change(planned, status)
 
             self._keepers[archive.key] = HandlerKeeper(self.pools, tell)
         return self._keepers[archive.key]

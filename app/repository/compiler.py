@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.arrays import InputBatch
+from app.arrays import InputBatch, Probabilities
 from app.config import Settings
 from app.engines.base import Engine, build_engine
 from app.engines.compile import ConvertibleEngine, converter_version, require_framework, write_ir
@@ -117,10 +117,19 @@ def compare(reference: Engine, staging: Path, manifest: ModelManifest, batch: In
     compiled.close()
     check_scores(scores[0], manifest.output)
     theirs, ours = (to_probabilities(each, manifest.output) for each in scores)
+    return check_difference(ours, theirs, manifest.framework)
+
+
+def check_difference(ours: Probabilities, theirs: Probabilities, reference: str) -> float:
+    """Return the largest difference of a probability.
+
+    Raises:
+        CompiledModelError: it is more than `TOLERANCE`.
+    """
     difference = float(np.abs(ours - theirs).max())
     if difference > TOLERANCE:
         raise CompiledModelError(
-            f"the compiled model's probabilities differ from those of {manifest.framework} by {difference:.2e}; "
+            f"the compiled model's probabilities differ from those of {reference} by {difference:.2e}; "
             f"at most {TOLERANCE:.0e} is allowed"
         )
     return difference

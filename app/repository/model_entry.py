@@ -40,7 +40,9 @@ class ModelEntry:
         int8: of the INT8 model in use; None where float32 serves.
         served: the model itself, in state READY only.
         load_s: seconds that loading took; None while it is not loaded.
-        archive, handler: of a model archive with a program of its own, instead of `manifest` and `served`.
+        archive: of a model archive, which has no `model.toml`.
+        handler: its program, instead of `manifest` and `served`, where it is not compiled.
+        obstacle: why it is not compiled.
     """
 
     folder: ModelFolder
@@ -55,6 +57,7 @@ class ModelEntry:
     load_s: float | None = None
     archive: HandlerArchive | None = None
     handler: "HandlerModel | None" = None
+    obstacle: str = ""
 
     @property
     def key(self) -> Key:

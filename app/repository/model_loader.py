@@ -18,6 +18,7 @@ from app.manifest import ModelManifest
 from app.pipeline.decode import ImageLimits
 from app.pipeline.served_model import ServedModel
 from app.repository.compiler import compile_in_process
+from app.repository.model_entry import ModelEntry
 from app.repository.model_repository import ModelFolder
 from app.repository.wanted import PlannedVersion
 
@@ -37,6 +38,19 @@ class LoadedModel:
     int8: Int8Report | None = None
     reason: str = ""
     load_s: float | None = None
+
+    def fill(self, entry: ModelEntry) -> ModelEntry:
+        """Return an entry that says so."""
+        return replace(
+            entry,
+            reason=self.reason,
+            manifest=self.manifest,
+            engine=self.engine,
+            report=self.report,
+            int8=self.int8,
+            served=self.served,
+            load_s=self.load_s,
+        )
 
 
 class ModelLoader:
@@ -68,6 +82,14 @@ class ModelLoader:
         if on_load is not None:
             return LoadedModel(manifest, "openvino", served, report, int8, LAZY_REASON)
         return LoadedModel(manifest, "openvino", served, report, int8, load_s=load_s)
+
+    def load_report(
+        self, planned: PlannedVersion, manifest: ModelManifest, report: CompileReport, compiled: str
+    ) -> LoadedModel:
+        """Load the compiled model of a report that was read, from the folder `compiled` of the version."""
+        engine = OpenVINOEngine(planned.folder.path, manifest, self._settings.inference_threads, compiled)
+        served, load_s = self._serve(planned, manifest, engine)
+        return LoadedModel(manifest, "openvino", served, report, load_s=load_s)
 
     def load_slowly(self, planned: PlannedVersion) -> LoadedModel:
         """Compile the model and load it, or start its framework."""

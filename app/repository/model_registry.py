@@ -43,7 +43,7 @@ class ModelRegistry(ServingTable):
         self._on_change = on_change
         self._on_remove = on_remove
         self._loader = ModelLoader(settings)
-        self.archives = ArchiveLoader(settings, self._note_archive)
+        self.archives = ArchiveLoader(settings, self._loader, self._note_archive)
         self._lock = threading.Lock()
         self._plan = Plan({}, {}, frozenset())
         self._at_start: set[Key] = set()
@@ -123,7 +123,10 @@ class ModelRegistry(ServingTable):
             return
         self._unloading.add(entry.key)
         self._on_change(replace(entry, state=State.UNLOADING, reason="it is no longer wanted", served=None))
-        if entry.archive is not None:
+        self._unload(entry)
+
+    def _unload(self, entry: ModelEntry) -> None:
+        if entry.archive is not None and entry.served is None:
             self.archives.unload(entry.archive, lambda: self._note_gone(entry))
         else:
             self._let_go(entry)
@@ -160,7 +163,7 @@ class ModelRegistry(ServingTable):
         if entry is not None and not is_changed and wanted.is_loaded_as(entry.wanted):
             if entry.wanted != wanted:
                 self._put(replace(entry, wanted=wanted))
-                if entry.archive is not None:
+                if entry.archive is not None and entry.served is None:
                     self._load_archive(planned)
             return True
         return self._load_at_once(planned)
@@ -194,33 +197,32 @@ class ModelRegistry(ServingTable):
     def _load_archive(self, planned: PlannedVersion) -> None:
         """Have the program of a model archive started or scaled, or ended where no worker is wanted."""
         if planned.wanted.is_loaded:
-            self.archives.load(planned.folder, planned.list_pool_limits())
+            self.archives.load(planned)
             return
         before = self._put(ModelEntry(planned.folder, planned.wanted, State.UNAVAILABLE, "it has no workers"))
         self._scaling.pop(planned.wanted.key, None)
         if before is not None and before.archive is not None:
             self._unloading.add(before.key)
-            self.archives.unload(before.archive, lambda: self._unloading.discard(before.key))
+            self._unload(before)
 
-    def _note_archive(self, folder: ModelFolder, status: ArchiveStatus) -> None:
-        """Bring the entry of a model archive up to date, if it is still wanted."""
-        now = self._plan.versions.get(folder.name, {}).get(folder.version)
-        if now is None or now.folder != folder or not now.wanted.is_loaded:
-            return
+    def _note_archive(self, planned: PlannedVersion, status: ArchiveStatus) -> bool:
+        """Bring the entry of a model archive up to date; return False if it is no longer wanted."""
+        name, version = planned.wanted.key
+        now = self._plan.versions.get(name, {}).get(version) if status.loaded is None else self._find_plan(planned)
+        if now is None or now.folder != planned.folder or not now.wanted.is_loaded:
+            return False
         before = self._find(now.wanted.key)
-        if status.is_starting and before is not None and before.handler is not None:
-            self._scaling[before.key] = State.LOADING  # it answers as it was meanwhile
-            return
-        entry = ModelEntry(now.folder, now.wanted, State.UNAVAILABLE, status.reason, archive=status.archive)
-        if status.is_starting:
-            entry = replace(entry, state=State.LOADING)
-        elif status.handler is not None:
-            entry = replace(entry, state=State.READY, engine="handler", handler=status.handler)
-        self._put(entry)
+        if status.is_starting and before is not None and before.state is State.READY:  # it answers as it was meanwhile
+            if before.handler is not None:
+                self._scaling[before.key] = State.LOADING
+            return True
+        entry = status.make_entry(now)
+        self._set(entry)
         self._note_scale(entry)
         old, new = before.archive if before is not None else None, status.archive
-        if old is not None and new is not None and old.key != new.key:
+        if old is not None and new is not None and (old.key != new.key or status.loaded is not None):
             self.archives.unload(old)
+        return True
 
     def _note_scale(self, entry: ModelEntry) -> None:
         """Note whether a program that answers runs as it is wanted; that it does not shows in this worker's report."""
@@ -249,20 +251,7 @@ class ModelRegistry(ServingTable):
         if now is None:
             loaded.served.close()
             return
-        self._set(
-            ModelEntry(
-                now.folder,
-                now.wanted,
-                State.READY,
-                loaded.reason,
-                loaded.manifest,
-                loaded.engine,
-                loaded.report,
-                loaded.int8,
-                loaded.served,
-                loaded.load_s,
-            )
-        )
+        self._set(loaded.fill(ModelEntry(now.folder, now.wanted, State.READY)))
 
     def _note_load(self, key: Key, fault: str | None, load_s: float) -> None:
         """Bring the entry of a model that loads when first used up to date."""

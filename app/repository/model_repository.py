@@ -13,6 +13,8 @@ from app.manifest import MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, rea
 
 EXAMPLES_FOLDER = "examples"
 CARD_FILE = "MODEL_CARD.md"
+ARCHIVE_FOLDER = ".compiled"
+"""Where what was compiled of an archive lies, beside its files."""
 TOKEN_FILE = ".registered"  # noqa: S105  # the name of a file
 """In a folder that the server made when a model was registered: the token that the state store knows it by."""
 

@@ -11,12 +11,14 @@ import base64
 import json
 import os
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from app.engines.report import hash_files
 from app.errors import SignatureError
-from app.repository.model_repository import TOKEN_FILE, ModelFolder
+from app.repository.compiler import STAGING_PATTERN
+from app.repository.model_repository import ARCHIVE_FOLDER, TOKEN_FILE, ModelFolder
 
 SIGNATURE_FILE = "signature.json"
 TRUST_FILE = "trusted_keys"
@@ -76,13 +78,20 @@ def trust_key(instance: Path, line: str) -> TrustedKey:
 
 def describe_content(path: Path, name: str, version: str) -> dict[str, Any]:
     """What a signature is about: format, name, version, and the SHA-256 of every file but the server's own."""
-    own = [path / SIGNATURE_FILE, path / TOKEN_FILE]
     files = {
         file.relative_to(path).as_posix(): hash_files(file)
         for file in sorted(path.rglob("*"))
-        if file.is_file() and file not in own
+        if file.is_file() and not is_own(file.relative_to(path))
     }
     return {"format": FORMAT, "name": name, "version": version, "files": files}
+
+
+def is_own(file: Path) -> bool:
+    """Whether a file of a model folder is the server's own: signature, token, or what it compiled of an archive."""
+    first = file.parts[0]
+    if len(file.parts) == 1:
+        return first in (SIGNATURE_FILE, TOKEN_FILE)
+    return first == ARCHIVE_FOLDER or fnmatchcase(first, STAGING_PATTERN)
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:

@@ -1,8 +1,10 @@
 """Archives in the store's folder, registered with a real server: TorchServe's, and packed model folders."""
 
 import json
+import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from app.repository.model_repository import ModelFolder
 from app.repository.packing import pack_model
 from app.setting_types import PROJECT_ROOT
 from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer
-from tests.handlers.archives import make_archive, make_config
+from tests.handlers.archives import make_archive, make_config, make_tiny
 from tests.repository.test_signing import make_key
 from tests.test_cli import flask
 
@@ -39,6 +41,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = make_archive(folder / "unpacked", "count_bytes", "count.py", files, config_file="config.yaml")
     (folder / "source-count_bytes/count_bytes.mar").rename(store / "count_bytes.mar")
     assert (made / "MAR-INF/MANIFEST.json").is_file()
+    make_tiny(folder / "unpacked", "tiny")
+    (folder / "source-tiny/tiny.mar").rename(store / "tiny.mar")
     pack_model(ModelFolder(PROJECT_ROOT / "models/pcam-classification/1.0"), store / "pcam.zip")
     return store
 
@@ -118,6 +122,34 @@ def test_archives_own_configuration_says_how_many_workers_unless_the_call_does(l
     assert manage(live, "DELETE", "/models/configured").status_code == 200
     answer = manage(live, "POST", "/models?url=configured.mar&initial_workers=0")
     assert answer.json()["status"].startswith('Model "configured" Version: 1.0 registered with 0 initial workers.')
+
+
+def test_default_classifier_is_compiled_while_it_is_registered_and_others_are_answered(
+    live: LiveServer, tmp_path: Path, pcam_example: bytes
+) -> None:
+    assert manage(live, "POST", "/models?url=count_bytes.mar&initial_workers=1").status_code == 200
+    with ThreadPoolExecutor(1) as caller:
+        registration = caller.submit(manage, live, "POST", "/models?url=tiny.mar&initial_workers=1&synchronous=true")
+        while not registration.done():
+            assert ask(live, "count_bytes").status_code == 200
+            time.sleep(0.1)
+    answer = registration.result()
+    assert (answer.status_code, answer.json()["status"]) == (
+        200,
+        'Model "tiny" Version: 1.0 registered with 1 initial workers',
+    )
+    answers = [ask(live, "tiny", pcam_example).json() for _ in range(4)]  # whichever worker is asked
+    assert answers == [answers[0]] * 4
+    assert set(answers[0]) == {"0", "1", "2"}
+    described = requests.get(f"{live.inference}/models/tiny", auth=AUTH, timeout=10).json()
+    assert (described["engine"], described["not_compiled"]) == ("openvino", None)
+    assert manage(live, "PUT", "/models/tiny?min_worker=0&synchronous=true").status_code == 200
+    assert "has no worker to serve inference request" in ask(live, "tiny").json()["message"]
+    assert manage(live, "PUT", "/models/tiny?min_worker=1&synchronous=true").status_code == 200
+    assert ask(live, "tiny", pcam_example).json() == answers[0]
+    assert manage(live, "DELETE", "/models/tiny").status_code == 200
+    assert ask(live, "tiny").status_code == 404
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["count_bytes"]
 
 
 def test_packed_model_folder_is_registered_and_answers(live: LiveServer, pcam_example: bytes) -> None:

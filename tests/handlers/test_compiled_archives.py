@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,56 +20,28 @@ from PIL import Image
 from app import create_app
 from app.api.users import USERS_FILE
 from app.config import Settings
+from app.errors import CompiledModelError
+from app.handlers.archive import read_archive
+from app.handlers.folder import end_manager
+from app.repository.archive_compiler import compile_archive
+from app.repository.archive_manifest import tell_apart
 from app.repository.model_entry import State
+from app.repository.model_repository import ARCHIVE_FOLDER
 from tests.conftest import basic
-from tests.handlers.archives import make_archive
+from tests.handlers.archives import make_archive, make_tiny
 
-TINY_MODEL = """
-import torch
-
-class Tiny(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.convolution = torch.nn.Conv2d(3, 8, 9, stride=5)
-        self.last = torch.nn.Linear(8, {classes})
-
-    def forward(self, x):
-        return self.last(torch.relu(self.convolution(x)).amax(dim=(2, 3)))
-"""
 DECIDING_MODEL = """
 import torch
 
 class Deciding(torch.nn.Module):
     def forward(self, x):
         bright = x.mean(dim=(1, 2, 3))
-        if bright.max() > 100:
+        if bright.max() > 1.0:
             return torch.stack([bright, -bright, bright], 1)
         return torch.stack([-bright, bright, bright], 1)
 """
 LABELS = {"0": ["n0", "benign"], "1": ["n1", "malignant"], "2": ["n2", "unclear"]}
 MODES = ("RGB", "L", "RGBA", "P", "LA", "1", "CMYK", "I;16")
-
-
-def make_weights(classes: int) -> bytes:
-    """Weights that tell pictures apart by far."""
-    import torch
-
-    random = torch.Generator().manual_seed(1)
-    shapes = {
-        "convolution.weight": (8, 3, 9, 9),
-        "convolution.bias": (8,),
-        "last.weight": (classes, 8),
-        "last.bias": (classes,),
-    }
-    weights = {name: torch.randn(shape, generator=random) / 4 for name, shape in shapes.items()}
-    file = io.BytesIO()
-    torch.save(weights, file)
-    return file.getvalue()
-
-
-def make_tiny(models: Path, name: str, classes: int = 3, **more: str | bytes) -> Path:
-    files = {"model.py": TINY_MODEL.format(classes=classes), "weights.pth": make_weights(classes), **more}
-    return make_archive(models, name, "image_classifier", files, model_file="model.py", serialized_file="weights.pth")
 
 
 def make_picture(mode: str = "RGB", size: tuple[int, int] = (300, 260), kind: str = "PNG", **options: Any) -> bytes:
@@ -123,39 +97,55 @@ def serve(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> Iterator[
     for app in apps:
         registry = app.extensions["scancer"].registry
         registry.close()
-        manager = registry.archives.pools and registry.archives.pools.link.manager
-        if manager is not None:
-            manager.terminate()
-            assert manager.wait(10) == 0
+        pools = registry.archives.pools
+        if pools is not None:  # else all were compiled
+            end_manager(pools.link.folder)
+            assert pools.link.manager.wait(10) == 0
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One archive that can be compiled, with labels, and one that decides by what it sees."""
+    """An archive with labels."""
     folder = tmp_path_factory.mktemp("archives") / "models"
     make_tiny(folder, "tiny", **{"index_to_name.json": json.dumps(LABELS)})
-    files: dict[str, str | bytes] = {"model.py": DECIDING_MODEL, "weights.pth": make_empty_weights()}
-    make_archive(folder, "deciding", "image_classifier", files, model_file="model.py", serialized_file="weights.pth")
     return folder
-
-
-def make_empty_weights() -> bytes:
-    import torch
-
-    file = io.BytesIO()
-    torch.save({}, file)
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
 def fast(models: Path, serve: Serve) -> Served:
-    return serve(models)
+    """It, one that decides by what it sees, and the same as TorchScript."""
+    folder = models.parent / "fast"
+    shutil.copytree(models, folder)
+    weights, scripted = make_deciding()
+    files: dict[str, str | bytes] = {"model.py": DECIDING_MODEL, "weights.pth": weights}
+    make_archive(folder, "deciding", "image_classifier", files, model_file="model.py", serialized_file="weights.pth")
+    make_archive(folder, "scripted", "image_classifier", {"scripted.pt": scripted}, serialized_file="scripted.pt")
+    return serve(folder)
 
 
 @pytest.fixture(scope="module")
 def eager(models: Path, serve: Serve) -> Served:
-    """The same archives, all answered by their handlers."""
+    """The first one, answered by its handler."""
     return serve(models, engine="native")
+
+
+def make_deciding() -> tuple[bytes, bytes]:
+    """The weights of the model that decides, which has none, and the model as TorchScript."""
+    import torch
+
+    class Deciding(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bright = x.mean(dim=[1, 2, 3])
+            if bright.max() > 1.0:
+                return torch.stack([bright, -bright, bright], 1)
+            return torch.stack([-bright, bright, bright], 1)
+
+    weights, scripted = io.BytesIO(), io.BytesIO()
+    torch.save({}, weights)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        torch.jit.save(torch.jit.script(Deciding()), scripted)
+    return weights.getvalue(), scripted.getvalue()
 
 
 def test_description_tells_which_road_an_archive_takes_and_why(fast: Served, eager: Served) -> None:
@@ -166,7 +156,8 @@ def test_description_tells_which_road_an_archive_takes_and_why(fast: Served, eag
     assert tiny["output"]["classes"] == ["benign", "malignant", "unclear"]
     assert (slow["state"], slow["engine"], slow["not_compiled"]) == ("READY", "handler", "SCANCER_ENGINE=native")
     assert (deciding["state"], deciding["engine"]) == ("READY", "handler")
-    assert deciding["not_compiled"]
+    assert "data-dependent" in deciding["not_compiled"]
+    assert fast.client.get("/models/tiny", headers={**basic(), "Accept": "text/html"}).status_code == 200
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -188,3 +179,101 @@ def test_pictures_that_exif_would_turn_are_answered_as_they_lie(fast: Served, ea
     picture = make_picture(size=(400, 240), kind="JPEG", exif=exif)
     answers = [json.loads(each.ask("tiny", picture).data) for each in (fast, eager)]
     assert answers[0] == pytest.approx(answers[1], abs=1e-4)
+
+
+def test_what_a_program_decides_by_what_it_sees_is_answered_by_its_handler_and_by_torchscript_alike(
+    fast: Served,
+) -> None:
+    assert fast.describe("scripted")["engine"] == "openvino"
+    for colour in ("white", "black"):
+        buffer = io.BytesIO()
+        Image.new("RGB", (224, 224), colour).save(buffer, "PNG")
+        answers = [json.loads(fast.ask(name, buffer.getvalue()).data) for name in ("deciding", "scripted")]
+        assert answers[0] == pytest.approx(answers[1], abs=1e-4)
+
+
+def test_text_is_base64_and_a_form_has_its_picture_in_data(fast: Served) -> None:
+    picture = make_picture()
+    expected = json.loads(fast.ask("tiny", picture).data)
+    text = base64.encodebytes(picture)
+    assert json.loads(fast.ask("tiny", text, content_type="text/plain").data) == expected
+    form = {"note": (io.BytesIO(b"x"), "x.bin"), "data": (io.BytesIO(picture), "x.png")}
+    assert json.loads(fast.ask("tiny", form).data) == expected
+    assert json.loads(fast.ask("tiny", {"image": (io.BytesIO(picture), "x.png")}).data) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (b"", None, 400),
+        (b"[[1, 2]]", "application/json", 400),
+        (b"no base64!", "text/plain", 400),
+        (b"no picture", None, 415),
+        (make_picture()[:-30], None, 422),
+    ],
+    ids=["nothing", "numbers", "text", "no picture", "truncated"],
+)
+def test_what_is_no_sound_picture_gets_the_error_of_our_own_models(
+    fast: Served, body: bytes, content_type: str | None, status: int
+) -> None:
+    response = fast.ask("tiny", body, content_type=content_type)
+    assert (response.status_code, response.json["code"]) == (status, status)
+
+
+def test_other_protocols_ask_it_too_but_not_with_normalized_values(fast: Served) -> None:
+    picture = base64.b64encode(make_picture()).decode()
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [picture]}
+    response = fast.client.post("/v2/models/tiny/infer", json={"inputs": [tensor]}, headers=basic())
+    assert response.status_code == 200, response.data
+    values = response.json["outputs"][0]["data"]
+    assert sorted(values) == pytest.approx(sorted(json.loads(fast.ask("tiny", make_picture()).data).values()), abs=1e-6)
+    tensor = {"name": "image", "datatype": "FP32", "shape": [1, 3, 224, 224], "data": [0.0] * (3 * 224 * 224)}
+    response = fast.client.post("/v2/models/tiny/infer", json={"inputs": [tensor]}, headers=basic())
+    assert (response.status_code, "whole pictures" in response.json["error"]) == (400, True)
+
+
+def test_compiled_archive_is_found_again_and_made_anew_when_its_files_change(fast: Served, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny/1.0"
+    shutil.copytree(fast.app.extensions["scancer"].settings.models / "tiny/1.0", folder)
+    archive, never = read_archive(folder, "tiny", "1.0"), Settings(instance=tmp_path, compile_timeout_s=0)
+    manifest, report = compile_archive(archive, never)
+    assert manifest.output.labels == ("benign", "malignant", "unclear")
+    assert report.framework.startswith("torch 2.")
+    (folder / "index_to_name.json").write_text(json.dumps({"0": "other"}))
+    with pytest.raises(CompiledModelError, match="took longer than 0 s"):
+        compile_archive(archive, never)
+
+
+def test_archive_that_cannot_be_compiled_is_tried_once_and_its_program_runs_confined(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    code = f"""
+import os, resource
+with open({str(seen)!r}, "a") as file:
+    print(os.getpid(), resource.getrlimit(resource.RLIMIT_CORE)[0], sorted(os.listdir()), file=file)
+raise KeyError("no network")
+"""
+    files: dict[str, str | bytes] = {"model.py": code, "weights.pth": b"x"}
+    names = {"model_file": "model.py", "serialized_file": "weights.pth"}
+    folder = make_archive(tmp_path / "models", "broken", "image_classifier", files, **names)
+    archive, settings = read_archive(folder, "broken", "1.0"), Settings(instance=tmp_path)
+    for _ in range(2):
+        with pytest.raises(CompiledModelError, match=r"^KeyError: 'no network'$"):
+            compile_archive(archive, settings)
+    [line] = seen.read_text().splitlines()
+    process, core, _ = line.split(" ", 2)
+    assert (int(process) != os.getpid(), core) == (True, "0")
+    assert sorted(path.name for path in folder.iterdir()) == [ARCHIVE_FOLDER, "MAR-INF", "model.py", "weights.pth"]
+
+
+def test_labels_that_are_alike_make_classes_that_are_not() -> None:
+    assert tell_apart(["crane", "cat", "crane", "crane (2)"]) == ("crane", "cat", "crane (2)", "crane (2) (3)")
+
+
+def test_no_program_runs_while_programs_are_off(tmp_path: Path, instance: Path) -> None:
+    files: dict[str, str | bytes] = {"model.py": f"open({str(tmp_path / 'ran')!r}, 'w')", "weights.pth": b"x"}
+    names = {"model_file": "model.py", "serialized_file": "weights.pth"}
+    make_archive(tmp_path / "models", "off", "image_classifier", files, **names)
+    app = create_app(Settings(models=tmp_path / "models", instance=instance))
+    description = app.test_client().get("/models/off", headers=basic()).json
+    assert (description["state"], "SCANCER_PROGRAMS=all" in description["reason"]) == ("UNAVAILABLE", True)
+    assert not (tmp_path / "ran").exists()

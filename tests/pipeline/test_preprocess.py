@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.engines.torch_architectures import import_torchvision
 from app.manifest import InputSpec
 from app.pipeline.preprocess import FILTERS, preprocess
 
@@ -63,3 +64,28 @@ def test_shrinking_antialiases() -> None:
     stripes[:, ::2] = 255
     found = preprocess(Image.fromarray(stripes), SPEC)
     assert np.abs(found[:, 1:-1].astype(int) - 128).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(300, 260), (260, 301), (224, 224), (256, 256), (257, 999), (1000, 333), (7, 5), (1, 1), (90, 1390)],
+    ids=str,
+)
+def test_middle_is_cut_out_as_torchvisions_transforms_do(size: tuple[int, int]) -> None:
+    transforms = import_torchvision().transforms
+    picture = Image.fromarray(crafted.samples(32, size[1], size[0], 3))
+    spec = replace(SPEC, width_px=224, height_px=224, short_side_px=256)
+    expected = transforms.CenterCrop(224)(transforms.Resize(256)(picture))
+    assert (preprocess(picture, spec) == np.asarray(expected)).all()
+
+
+@pytest.mark.parametrize("size", [(16, 320), (600, 20), (1, 5000), (16384, 1)], ids=str)
+def test_middle_of_a_line_is_cut_out_without_resizing_all_of_it(size: tuple[int, int]) -> None:
+    """Of the first two the whole is small enough to compare with; that of the last would have a billion pixels."""
+    picture = Image.fromarray(crafted.samples(33, size[1], size[0], 3))
+    found = preprocess(picture, replace(SPEC, width_px=224, height_px=224, short_side_px=256))
+    assert found.shape == (224, 224, 3)
+    if min(size) > 1:
+        transforms = import_torchvision().transforms
+        expected = np.asarray(transforms.CenterCrop(224)(transforms.Resize(256)(picture)))
+        assert np.abs(found.astype(int) - expected).max() <= 1

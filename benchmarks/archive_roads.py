@@ -1,0 +1,59 @@
+"""What a prediction of a model archive costs on both roads: compiled, and by its handler.
+
+`python -m benchmarks.archive_roads MODELS NAME PICTURE`: a folder with the unpacked archive, whose handler is
+`image_classifier`; its name; a picture. Two servers of one worker run at once and are asked in turn, one request at a
+time; processor time is that of all their processes.
+"""
+
+import http.client
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.server import MeasuredServer, make_headers, sum_cpu_s
+
+ROUNDS, REQUESTS = 5, 8
+
+
+def find_processes(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        children += [int(child) for child in (task / "children").read_text().split()]
+    return [pid, *(each for child in children for each in find_processes(child))]
+
+
+def ask(connection: http.client.HTTPConnection, name: str, picture: bytes) -> None:
+    """Send one prediction and read its answer."""
+    connection.request("PUT", f"/predictions/{name}", picture, make_headers())
+    answer = connection.getresponse()
+    body = answer.read()
+    if answer.status != 200:
+        raise RuntimeError(f"answered {answer.status}: {body!r}")
+
+
+def main(models: Path, name: str, picture: bytes) -> None:
+    """Print the median of the rounds, a line for each road."""
+    settings = {"workers": "1", "programs": "all", "models": str(models)}
+    cpu_ms: dict[str, list[float]] = {"compiled": [], "handler": []}
+    wall_ms: dict[str, list[float]] = {"compiled": [], "handler": []}
+    with MeasuredServer(**settings) as compiled, MeasuredServer(**settings, engine="native") as handler:
+        servers = {"compiled": compiled, "handler": handler}
+        connections = {road: server.connect() for road, server in servers.items()}
+        for round_ in range(ROUNDS + 1):
+            for road, server in servers.items():
+                processes = find_processes(server.process.pid)
+                cpu_s, started = sum_cpu_s(processes), time.perf_counter()
+                for _ in range(REQUESTS):
+                    ask(connections[road], name, picture)
+                if round_:  # the first one prepares
+                    cpu_ms[road].append((sum_cpu_s(processes) - cpu_s) / REQUESTS * 1000)
+                    wall_ms[road].append((time.perf_counter() - started) / REQUESTS * 1000)
+    for road in servers:
+        cpu, wall = statistics.median(cpu_ms[road]), statistics.median(wall_ms[road])
+        print(f"{name}, {road}: {cpu:.1f} ms of CPU a prediction, {wall:.1f} ms until the answer")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve(), sys.argv[2], Path(sys.argv[3]).read_bytes())

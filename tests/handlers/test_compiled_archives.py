@@ -1,5 +1,6 @@
 """Archives of TorchServe's default classifier: compiled, served in the HTTP workers, and alike in every answer."""
 
+import base64
 import io
 import json
 import os

@@ -21,6 +21,7 @@ from app.setting_types import (
     parse_choice,
     parse_database,
     parse_path,
+    parse_patterns,
     setting,
     whole,
 )
@@ -100,6 +101,14 @@ class Settings:
     store: Path = setting(
         PROJECT_ROOT / "store", parse_path, "a folder", "Where `POST /models?url=NAME` looks for what NAME names."
     )
+    allowed_urls: tuple[str, ...] = setting(
+        (),
+        parse_patterns,
+        "regular expressions of URLs, joined by commas",
+        "Which URLs `POST /models?url=` may fetch: those that match one as a whole; addresses that are not of the "
+        "internet only where one names the host letter by letter. With none, no model is fetched.",
+    )
+    download_timeout_s: int = whole(300, 1, 86400, "Seconds that fetching a model from a URL may take.")
     database: str = setting(
         OWN_DATABASE,
         parse_database,
@@ -241,7 +250,7 @@ def describe_settings() -> str:
             default = f"{default.relative_to(PROJECT_ROOT)}/"
         if item.name == "workers":
             default = "number of cores"
-        if default is None:
+        if default in (None, ()):
             default = "not set"
         name = PREFIX + item.name.upper()
         rows.append(f"| `{name}` | `{default}` | {item.metadata['allowed']} | {item.metadata['help']} |")

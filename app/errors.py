@@ -9,6 +9,7 @@
     │   ├── ModelNotFoundError          404  ModelNotFoundException
     │   ├── ModelVersionNotFoundError   404  ModelVersionNotFoundException
     │   ├── InvalidModelError           400  InvalidModelException
+    │   ├── DownloadError               400  DownloadArchiveException
     │   ├── InvalidModelVersionError    403  InvalidModelVersionException
     │   ├── MethodNotAllowedError       405  MethodNotAllowedException
     │   ├── ConflictError               409  ConflictStatusException
@@ -128,6 +129,13 @@ class InvalidModelError(RequestError):
 
     status = HTTPStatus.BAD_REQUEST
     type = "InvalidModelException"
+
+
+class DownloadError(RequestError):
+    """A URL that is allowed, and from which no model can be had."""
+
+    status = HTTPStatus.BAD_REQUEST
+    type = "DownloadArchiveException"
 
 
 class InvalidModelVersionError(RequestError):

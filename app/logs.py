@@ -17,6 +17,7 @@ FIELDS = (
     "outcome",
     "images",
     "bytes",
+    "sha256",
     "ms",
     "reason",
 )

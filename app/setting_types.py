@@ -83,6 +83,19 @@ def parse_database(text: str) -> str:
     return text
 
 
+def parse_patterns(text: str) -> tuple[str, ...]:
+    """Read regular expressions of URLs, joined by commas; one without `://` would be for something else."""
+    patterns = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not patterns or any("://" not in pattern for pattern in patterns):
+        raise ValueError(text)
+    try:
+        for pattern in patterns:
+            re.compile(pattern)
+    except re.error as error:
+        raise ValueError(text) from error
+    return patterns
+
+
 def setting(default: Any, parse: Callable[[str], Any], allowed: str, help: str, is_secret: bool = False) -> Any:
     """Declare a setting: its default, how its text is read, which values are allowed, and what it means.
 

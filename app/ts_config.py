@@ -25,6 +25,7 @@ TAKEN = {
     "max_request_size": ("max_body_bytes",),
     "default_response_timeout": ("native_timeout_s", "prediction_timeout_ms"),
     "model_store": ("store",),
+    "allowed_urls": ("allowed_urls",),
 }
 """Keys that have a meaning here, and the settings that they give."""
 TAKEN_REMARKS = {
@@ -37,6 +38,7 @@ TAKEN_REMARKS = {
     "job_queue_size": "of a model in each worker",
     "max_request_size": "",
     "default_response_timeout": "",
+    "allowed_urls": "patterns of `file:` allow nothing; absent means none, where TorchServe allows all",
     "model_store": "what `POST /models?url=` finds by its bare name",
 }
 
@@ -69,8 +71,7 @@ PASSED = (
     Passed(("decode_input_request",), "raw bodies, forms and JSON are told apart by themselves", "true"),
     Passed(("default_service_handler",), "each model's model.toml says what is done to a picture"),
     Passed(
-        ("allowed_urls", "use_env_allowed_urls"),
-        "no model is fetched from a URL; archives lie in the folder that model_store names",
+        ("use_env_allowed_urls",), "TS_ALLOWED_URLS counts with enable_envvars_config=true; or set SCANCER_ALLOWED_URLS"
     ),
     Passed(("enable_model_api",), "users with the role `manage` register models", "true"),
     Passed(("install_py_dep_per_model",), "packages are installed before the start", "false"),
@@ -191,7 +192,7 @@ def translate(key: str, setting: str, value: str, path: Path) -> str | None:
         return f"{found[2]}:{found[3] or ADDRESSES[key][found[1]]}" if found else value
     if key in FILES:
         return str(path.parent / value)
-    if key == "default_workers_per_model" and value == "0":
+    if (key, value) in (("default_workers_per_model", "0"), ("allowed_urls", "")):
         return None
     return value + "000" if setting.endswith("_ms") else value
 

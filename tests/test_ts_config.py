@@ -212,3 +212,12 @@ def test_server_starts_from_the_file_and_names_each_key_in_one_line(instance: Pa
     assert {record["level"] for record in told} == {"WARNING"}
     assert [record["reason"].split(":")[0] for record in told] == ["number_of_gpu", "keystore_pass", "job_queue_sise"]
     assert "changeit" not in live.log.read_text()
+
+
+def test_allowed_urls_are_those_of_torchserves_file(tmp_path: Path) -> None:
+    text = r"allowed_urls=https://s3\\.amazonaws\\.com/.*, file://.*"
+    assert read(tmp_path, text).allowed_urls == (r"https://s3\.amazonaws\.com/.*", "file://.*")
+    assert remarks(tmp_path, text) == []
+    assert read(tmp_path, "").allowed_urls == read(tmp_path, "allowed_urls=").allowed_urls == ()
+    with pytest.raises(SettingsError, match="allowed_urls="):
+        read(tmp_path, "allowed_urls=https://(")

@@ -5,6 +5,7 @@ changes anything needs the role `manage`.
 """
 
 import json
+import logging
 import re
 import time
 from http import HTTPStatus
@@ -18,7 +19,7 @@ from app.api.auth import require
 from app.api.context import facts, services
 from app.api.description import read_document
 from app.api.management_schemas import make_registered, make_registered_list
-from app.api.model_bodies import receive_model
+from app.api.model_bodies import fetch_model, receive_model
 from app.api.predictions import read_patience
 from app.api.schemas import make_description
 from app.errors import (
@@ -30,11 +31,14 @@ from app.errors import (
     UnloadTimeoutError,
 )
 from app.handlers.handler_model import NO_DESCRIBER
+from app.repository.incoming_file import IncomingFile
 from app.repository.model_changes import Change, Wishes
 from app.repository.model_entry import ModelEntry, State
+from app.repository.remote_source import forget_query, is_remote
 from app.repository.wanted import DEFAULT_TIMEOUT_S
 from app.repository.worker_reports import read_reports
 
+log = logging.getLogger(__name__)
 blueprint = Blueprint("management", __name__)
 
 ALL = "all"
@@ -95,19 +99,29 @@ def refuse_other_sites() -> None:
 @require("manage")
 def register_model() -> ResponseReturnValue:
     """Register the model that `url` names or that is the body, and load it if it is to have workers."""
-    given = read_parameters()
-    if given.get("url") is not None:
-        change = change_store("register", str(given["url"]), read_wishes(given))
-        return answer_registration(change, given)
-    with receive_model(request, services().settings) as received:
-        if received is None:
-            raise BadRequestError("Parameter url is required.")
-        file, fields = received
-        given |= fields
-        wishes = read_wishes(given)
-        file.check_sha256(given.get("sha256"))
-        change = change_store("register_file", file.path, f"sha256:{file.sha256}", wishes)
+    given, settings = read_parameters(), services().settings
+    url = None if given.get("url") is None else str(given["url"])
+    if url is None:
+        with receive_model(request, settings) as received:
+            if received is None:
+                raise BadRequestError("Parameter url is required.")
+            file, fields = received
+            given |= fields
+            change = register_file(file, f"sha256:{file.sha256}", given)
+    elif is_remote(url):
+        with fetch_model(url, settings) as file:
+            change = register_file(file, forget_query(url), given)
+    else:
+        change = change_store("register", url, read_wishes(given))
     return answer_registration(change, given)
+
+
+def register_file(file: IncomingFile, url: str, given: dict[str, Any]) -> Change:
+    """Register what came over a network, if it is what the caller thinks it is."""
+    extra = {"request_id": facts().request_id, "bytes": file.size, "sha256": file.sha256}
+    log.info("a model has come over the network", extra=extra)
+    file.check_sha256(given.get("sha256"))
+    return change_store("register_file", file.path, url, read_wishes(given))
 
 
 def read_wishes(given: dict[str, Any]) -> Wishes:

@@ -1,4 +1,4 @@
-"""The model that comes as the body of `POST /models`: raw, or as the one file of a form; never in memory as a whole."""
+"""Models that come over the network with `POST /models`, not into memory: as its body, raw or in a form, or by URL."""
 
 import threading
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from app.config import KIB, Settings
 from app.errors import BadRequestError, BodyTooLargeError, ServiceUnavailableError, UnsupportedMediaError
 from app.repository.incoming_file import IncomingFile, open_incoming
 from app.repository.model_changes import translate_reasons
+from app.repository.remote_source import open_remote
 
 if TYPE_CHECKING:
     from werkzeug.formparser import TStreamFactory
@@ -124,6 +125,20 @@ def receive_model(request: Request, settings: Settings) -> Iterator[tuple[Incomi
             if file.size > limit:
                 raise BodyTooLargeError(f"The model is larger than {limit} bytes.")
             yield file, fields
+
+
+@contextmanager
+def fetch_model(url: str, settings: Settings) -> Iterator[IncomingFile]:
+    """Have the model that a URL names as a file for a while.
+
+    Raises:
+        ModelNotFoundError: the URL is not allowed.
+        DownloadError: it cannot be had.
+        ServiceUnavailableError: too many models come at a time.
+        DiskFullError: the disk is full.
+    """
+    with admit_arrival(), translate_reasons(), open_remote(url, settings) as file:
+        yield file
 
 
 class FormFile:

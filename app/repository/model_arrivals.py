@@ -37,14 +37,12 @@ def find_source(url: str, store: Path) -> Path | None:
     """Return what `url` names in the store's folder, or None if there is nothing of that name.
 
     Raises:
-        ModelNotFoundError: `url` is empty, leads elsewhere, or is a real one.
+        ModelNotFoundError: `url` is empty, or leads elsewhere; a real one is for `remote_source`.
     """
     if not url:
         raise ModelNotFoundError("empty url")
     if ".." in url:
         raise ModelNotFoundError(f"Relative path is not allowed in url: {url}")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url):
-        raise ModelNotFoundError(f"Given URL {url} does not match any allowed URL(s)")
     if "\0" in url or url.startswith("/"):
         raise ModelNotFoundError(f"Model not found at: {url}")
     source = store / url

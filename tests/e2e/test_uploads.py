@@ -1,11 +1,14 @@
 """Models that come as the body of `POST /models`, to a real server: raw and in forms, whole, broken, too large."""
 
 import hashlib
+import http.server
 import json
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -49,6 +52,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         "SCANCER_MAX_BODY_BYTES": "1024",
         "SCANCER_MAX_MODEL_BYTES": str(LIMIT),
         "SCANCER_UPLOAD_TIMEOUT_S": "1",
+        "SCANCER_ALLOWED_URLS": r"http://127\.0\.0\.1:[0-9]+/.*,https?://models\.example/.*",
     }
     server = LiveServer(instance, folder / "log", settings).start()
     yield server
@@ -132,6 +136,47 @@ def test_archive_of_every_format_is_registered_by_its_body(
     described = requests.get(f"{live.management}/models/count", auth=AUTH, timeout=10).json()[0]
     assert described["modelUrl"] == f"sha256:{hashlib.sha256(body).hexdigest()}"
     unregister(live, "count")
+
+
+def test_archive_is_registered_by_a_url_that_a_pattern_names(live: LiveServer, archives: Path) -> None:
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=archives)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as source:
+        thread = threading.Thread(target=source.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{source.server_port}/tgz/count.tar.gz"
+        digest = hashlib.sha256((archives / "tgz/count.tar.gz").read_bytes()).hexdigest()
+        wish = {"url": url + "?key=secret", "initial_workers": 1, "sha256": digest}
+        answer = register(live, json=wish)
+        absent = register(live, json={"url": url + "x"})
+        source.shutdown()
+        thread.join()
+    assert (answer.status_code, answer.json()["status"]) == (
+        200,
+        'Model "count" Version: 1.0 registered with 1 initial workers',
+    )
+    assert requests.get(f"{live.management}/models", auth=AUTH, timeout=10).json()["models"][0]["modelUrl"] == url
+    assert (absent.status_code, absent.json()) == (
+        400,
+        {
+            "code": 400,
+            "type": "DownloadArchiveException",
+            "message": f"Failed to download archive from: {url}x (its host answers 404)",
+        },
+    )
+    assert digest in live.log.read_text()
+    assert "secret" not in live.log.read_text()
+    unregister(live, "count")
+
+
+def test_url_that_no_pattern_allows_is_refused_in_torchserves_words(live: LiveServer) -> None:
+    for url in ("http://localhost:1/m.mar", "ftp://127.0.0.1:1/m.mar", "file:///etc/passwd"):
+        answer = register(live, f"?url={url}")
+        assert (answer.status_code, answer.json()["type"], answer.json()["message"]) == (
+            404,
+            "ModelNotFoundException",
+            f"Given URL {url} does not match any allowed URL(s)",
+        )
+    assert left_behind(live) == []
 
 
 def test_folder_of_the_archiver_is_registered_from_the_store(live: LiveServer, archives: Path) -> None:

@@ -35,6 +35,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         models,
         open_inference,
         open_models,
+        open_repository,
         predictions,
     )
     from app.api.auth import Authenticator, register_auth
@@ -86,9 +87,10 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     register_observation(app, metrics)
     register_surfaces(app, settings)
     register_error_handlers(app)
-    for part in (predictions, explanations, open_inference, open_models, models, management, health, description):
-        app.register_blueprint(part.blueprint)
-    app.register_blueprint(exporter.make_exporter_blueprint(metrics))
+    protocols = (open_inference, open_models, open_repository)
+    parts = (predictions, explanations, *protocols, models, management, health, description)
+    for blueprint in (*(part.blueprint for part in parts), exporter.make_exporter_blueprint(metrics)):
+        app.register_blueprint(blueprint)
     cli.register_commands(app)
 
     # A command other than `flask run` serves nobody: adding a user must not wait for the models.

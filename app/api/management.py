@@ -8,6 +8,8 @@ import json
 import logging
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -203,13 +205,20 @@ def describe_model_api(model_name: str) -> ResponseReturnValue:
 
 def change_store(method: str, *arguments: Any) -> Change:
     """Make a change of `ModelChanges`; a store that cannot be used answers 503."""
-    try:
+    with translate_store_errors():
         change: Change = getattr(services().changes, method)(*arguments)
-    except StateStoreError as error:
-        raise ServiceUnavailableError("The state store cannot be used; nothing is known to have changed.") from error
     if change is not None:
         facts().model, facts().version = change.key
     return change
+
+
+@contextmanager
+def translate_store_errors() -> Iterator[None]:
+    """Answer 503 where the state store cannot be used."""
+    try:
+        yield
+    except StateStoreError as error:
+        raise ServiceUnavailableError("The state store cannot be used; nothing is known to have changed.") from error
 
 
 def await_workers(change: Change) -> bool:

@@ -28,6 +28,7 @@ BLUEPRINT_SURFACES = {
     "explanations": {Surface.INFERENCE},
     "open_inference": {Surface.INFERENCE},
     "open_models": {Surface.INFERENCE, Surface.MANAGEMENT},
+    "open_repository": {Surface.INFERENCE, Surface.MANAGEMENT},
     "models": {Surface.INFERENCE, Surface.MANAGEMENT},
     "management": {Surface.MANAGEMENT},
     "description": {Surface.INFERENCE, Surface.MANAGEMENT},

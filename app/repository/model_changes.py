@@ -100,6 +100,28 @@ class ModelChanges:
             draft.defaults[name] = plan.find_default(name)
         return Change(planned.wanted.key, draft.generation)
 
+    def load(self, name: str) -> list[Change]:
+        """Have every version of a model in memory, with as many workers at most as it was to have.
+
+        Raises:
+            ModelNotFoundError: there is none.
+        """
+        return self._load(name, is_loaded=True)
+
+    def unload(self, name: str) -> list[Change]:
+        """Have no version of a model in memory; all stay registered. Raises `ModelNotFoundError`."""
+        return self._load(name, is_loaded=False)
+
+    def _load(self, name: str, is_loaded: bool) -> list[Change]:
+        with self._draft() as (draft, plan):
+            versions = [planned.wanted for planned in find_versions(plan, name).values()]
+            for wanted in versions:
+                if wanted.is_loaded is not is_loaded:
+                    most = max(1, wanted.max_workers)
+                    draft.put(replace(wanted, min_workers=int(is_loaded), max_workers=most))
+            draft.defaults[name] = plan.find_default(name)
+        return [Change(wanted.key, draft.generation) for wanted in versions]
+
     def unregister(self, name: str, version: str | None) -> Change:
         """Let a version go, the default one unless it is named; call `sweep` once the workers have followed.
 

@@ -74,7 +74,7 @@ def test_metadata_of_server_and_model(triton: InferenceServerClient) -> None:
     assert triton.get_server_metadata() == {
         "name": "scancer-api",
         "version": __version__,
-        "extensions": ["binary_tensor_data", "classification"],
+        "extensions": ["binary_tensor_data", "classification", "model_repository"],
     }
     for version in ("", "1.0"):
         told = triton.get_model_metadata(MODEL, version)

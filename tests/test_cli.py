@@ -158,3 +158,15 @@ def test_file_that_is_no_key_is_not_trusted(tmp_path: Path) -> None:
     done = flask("models", "trust", str(tmp_path / "key.pub"), instance=str(tmp_path))
     assert (done.returncode, "no public key of the form" in done.stderr) == (1, True)
     assert list(tmp_path.iterdir()) == [tmp_path / "key.pub"]
+
+
+def test_model_is_added_from_a_url_that_is_allowed_alone(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    there = {"models": str(tmp_path / "models"), "instance": str(tmp_path / "instance")}
+    done = flask("models", "add", "http://127.0.0.1:1/m.zip", **there)
+    assert done.returncode == 1
+    assert "does not match any allowed URL(s)" in done.stderr
+    allowed = {"allowed_urls": r"http://127\.0\.0\.1:1/.*"}
+    done = flask("models", "add", "http://127.0.0.1:1/m.zip", **there, **allowed)
+    assert "(its host cannot be reached)" in done.stderr
+    assert flask("models", "add", str(tmp_path / "absent"), **there).returncode == 2

@@ -55,7 +55,8 @@ def open_incoming(settings: Settings) -> Iterator[IncomingFile]:
     """Have an empty file in a quarantine of the model repository for a while.
 
     Raises:
-        ModelFolderError: it cannot be written; of its kinds, `StorageFullError` if the disk is full.
+        ModelFolderError: it cannot be written.
+        DiskFullError: the disk is full.
     """
     with explain_failures(settings), Quarantine(settings.models) as quarantine:
         file = IncomingFile(quarantine.path / FILE_NAME)

@@ -87,8 +87,10 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     register_observation(app, metrics)
     register_surfaces(app, settings)
     register_error_handlers(app)
-    protocols = (open_inference, open_models, open_repository)
-    parts = (predictions, explanations, *protocols, models, management, health, description)
+    parts = (
+        *(predictions, explanations, open_inference, open_models, open_repository),
+        *(models, management, health, description),
+    )
     for blueprint in (*(part.blueprint for part in parts), exporter.make_exporter_blueprint(metrics)):
         app.register_blueprint(blueprint)
     cli.register_commands(app)

@@ -24,7 +24,7 @@ from app.config import Settings
 from app.handlers.folder import end_manager
 from app.repository.model_entry import State
 from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
-from tests.handlers.archives import DENSENET_MODEL, make_archive
+from tests.handlers.archives import make_archive
 from tests.handlers.conftest import has_ended
 
 BINARY_HANDLER = """
@@ -114,52 +114,6 @@ def shown(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., FlaskCl
 def post(client: FlaskClient, name: str, data: Any, **more: Any) -> Any:
     headers = {**basic(), **more.pop("headers", {})}
     return client.post(f"/predictions/{name}", data=data, headers=headers, **more)
-
-
-def test_densenet_with_weights_and_labels_answers_five_classes(
-    tmp_path: Path, serve: Callable[..., FlaskClient]
-) -> None:
-    from app.engines.torch_architectures import import_torchvision
-
-    network = import_torchvision().models.densenet161(weights=None)
-    import torch
-
-    weights = io.BytesIO()
-    torch.save(network.state_dict(), weights)
-    labels = {str(index): [f"n{index:08}", "tabby" if index == 281 else f"class {index}"] for index in range(1000)}
-    files = {
-        "model.py": DENSENET_MODEL,
-        "weights.pth": weights.getvalue(),
-        "index_to_name.json": json.dumps(labels),
-    }
-    models = tmp_path / "models"
-    make_archive(models, "densenet161", "image_classifier", files, model_file="model.py", serialized_file="weights.pth")
-    client = serve(models)
-    assert client.get("/models/densenet161", headers=basic()).json["engine"] == "openvino"
-    network.eval()
-    expected = expect_classes(network, make_picture("RGB"), labels)
-    for mode in ("RGB", "RGBA", "L", "P"):
-        response = post(client, "densenet161", make_picture(mode))
-        assert response.status_code == 200, response.data
-        assert response.content_type is None
-        answer = json.loads(response.data)
-        assert len(answer) == 5
-        assert list(answer.values()) == sorted(answer.values(), reverse=True)
-        if mode != "P":  # a palette is another picture
-            assert answer == pytest.approx(expected, abs=1e-4)
-
-
-def expect_classes(network: Any, picture: bytes, labels: dict[str, list[str]]) -> dict[str, float]:
-    """What torchvision itself says, by the published preprocessing."""
-    import torch
-    from torchvision import transforms
-
-    image = transforms.ToTensor()(transforms.CenterCrop(224)(transforms.Resize(256)(Image.open(io.BytesIO(picture)))))
-    normal = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(image)
-    with torch.inference_mode():
-        probabilities = torch.softmax(network(normal[None]), 1)[0]
-    values, indices = torch.topk(probabilities, 5)
-    return {labels[str(index)][-1]: value for index, value in zip(indices.tolist(), values.tolist(), strict=True)}
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

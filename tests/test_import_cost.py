@@ -14,6 +14,7 @@ FRAMEWORKS = {"torch", "torchvision", "tensorflow", "keras", "openvino", "safete
 FLASK = {"flask", "werkzeug", "flask_httpauth", "prometheus_flask_exporter"}
 GROUND = {
     "manifest",
+    "model_specs",
     "arrays",
     "errors",
     "config",

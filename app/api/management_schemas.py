@@ -8,7 +8,7 @@ from typing import Any
 
 from app.config import Settings
 from app.handlers.archive import PoolLimits
-from app.manifest import BatchSpec
+from app.model_specs import BatchSpec
 from app.repository.model_entry import ModelEntry, State
 from app.repository.worker_reports import WorkerReport
 

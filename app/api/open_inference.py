@@ -33,7 +33,8 @@ from app.api.tensors import (
 )
 from app.api.upload import read_body, read_instances
 from app.errors import AnsweredError, BadRequestError
-from app.manifest import InputSpec, ModelManifest
+from app.manifest import ModelManifest
+from app.model_specs import InputSpec
 from app.pipeline.raw_pixels import denormalize
 from app.pipeline.served_model import Prediction, ServedModel, Upload
 

@@ -7,7 +7,8 @@ from flask import url_for
 from app.api.context import NOTICE, services
 from app.engines.int8_report import Int8Report
 from app.errors import AnsweredError
-from app.manifest import InputSpec, ModelManifest
+from app.manifest import ModelManifest
+from app.model_specs import InputSpec
 from app.pipeline.decode import ACCEPTED
 from app.pipeline.served_model import Prediction
 from app.repository.model_entry import ModelEntry

@@ -8,7 +8,7 @@ import torch
 from openvino.preprocess import PrePostProcessor
 from torch.export import Dim, export
 
-from app.manifest import InputSpec
+from app.model_specs import InputSpec
 
 
 def write_network(network: torch.nn.Module, spec: InputSpec, path: Path) -> None:

@@ -13,7 +13,8 @@ from torch.jit._trace import TracerWarning
 from app.arrays import InputBatch, Scores
 from app.engines.torch_architectures import ARCHITECTURES
 from app.errors import InferenceError, IntegrityError, ManifestError
-from app.manifest import InputSpec, ModelManifest
+from app.manifest import ModelManifest
+from app.model_specs import InputSpec
 
 
 class Normalized(nn.Module):

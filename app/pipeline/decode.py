@@ -19,14 +19,13 @@ import warnings
 import zlib
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL import WebPImagePlugin as _WebPImagePlugin  # noqa: F401  # else Pillow imports all of its 40 formats
 
 from app.errors import BadRequestError, DamagedImageError, UnsupportedImageError, UnsupportedMediaError
+from app.pipeline import samples
 from app.pipeline.integrity import (
     JPEG_SIGNATURE,
-    PNG_BIT_DEPTH_OFFSET,
     PNG_SIGNATURE,
     PNG_SIZE_OFFSET,
     check_jpeg,
@@ -55,14 +54,12 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-UPRIGHT = 1
-SIDEWAYS = (5, 6, 7, 8)
+UPRIGHT, SIDEWAYS = 1, (5, 6, 7, 8)
 JPEG_SCALES = (8, 4, 2)
 LONG_BYTES = 256 * 1024
 """Shorter files are decoded so quickly that nobody need ask meanwhile whether their caller still waits."""
-# TIFF 6.0, sections 8, 15 and 19
-BITS_PER_SAMPLE_TAG, PHOTOMETRIC_TAG, TILE_WIDTH_TAG, TILE_LENGTH_TAG, SAMPLE_FORMAT_TAG = 258, 262, 322, 323, 339
-WHITE_IS_ZERO, UNSIGNED = 0, 1
+TILE_WIDTH_TAG, TILE_LENGTH_TAG, SAMPLE_FORMAT_TAG = 322, 323, 339  # TIFF 6.0, sections 15 and 19
+UNSIGNED = 1
 # Our own limits stand before Pillow's, which would warn rather than refuse.
 Image.MAX_IMAGE_PIXELS = None
 # Pillow's own reader of uncompressed TIFFs leaves missing strips black, and takes 300 MB for a 1 MB table of strips.
@@ -160,7 +157,7 @@ def decode(
             upright, orientation = load(image, is_turned)
             if image.format == "PNG":
                 check_png_rows(image, body)
-            return to_rgb(upright, image, bits_per_sample(image, body), orientation, scale)
+            return to_rgb(upright, image, samples.bits_per_sample(image, body), orientation, scale)
     except UnidentifiedImageError as error:
         raise DamagedImageError("The picture's header is damaged, or of a kind that is not taken.") from error
     except DAMAGE as error:
@@ -286,14 +283,14 @@ def to_rgb(upright: Image.Image, image: Image.Image, bits: int, orientation: int
         conversions.append(f"decoded at 1/{scale} of its size")
     if orientation != UPRIGHT:
         conversions.append(f"turned upright by EXIF orientation {orientation}")
-    scale_colour_key(upright, bits)
+    samples.scale_colour_key(upright, bits)
     if mode.startswith("I;16"):
-        upright = scale_to_8_bits(upright, 2**bits - 1, is_white_zero(image))
+        upright = samples.scale_to_8_bits(upright, 2**bits - 1, samples.is_white_zero(image))
         conversions.append(f"{bits}-bit grey scaled to 8-bit RGB")
     elif bits == 16:
         conversions.append("16-bit samples scaled to 8-bit")
     if upright.has_transparency_data:
-        upright = composite_over_white(upright)
+        upright = samples.composite_over_white(upright)
         conversions.append(f"{mode} composited over white")
     elif upright.mode != "RGB":
         upright = upright.convert("RGB")
@@ -301,41 +298,3 @@ def to_rgb(upright: Image.Image, image: Image.Image, bits: int, orientation: int
     name = "JPEG" if image.format == "MPO" else str(image.format)
     size = (upright.width * scale, upright.height * scale)
     return DecodedImage(upright, size, name, mode, tuple(conversions))
-
-
-def bits_per_sample(image: Image.Image, body: bytes) -> int:
-    """Bits of one sample as the file stores it; Pillow itself brings 16-bit RGB to 8."""
-    if image.format == "PNG":
-        return body[PNG_BIT_DEPTH_OFFSET]
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return int(max(image.tag_v2.get(BITS_PER_SAMPLE_TAG, (8,))))
-    return 8
-
-
-def is_white_zero(image: Image.Image) -> bool:
-    """Whether 0 is white: Pillow turns 8-bit grey of this kind round, but not 16-bit grey."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return False
-    return bool(image.tag_v2.get(PHOTOMETRIC_TAG, WHITE_IS_ZERO) == WHITE_IS_ZERO)
-
-
-def scale_colour_key(image: Image.Image, bits: int) -> None:
-    """Scale a PNG's transparent grey as Pillow scales the pixels, which it then compares with it."""
-    key = image.info.get("transparency")
-    if image.mode == "L" and key is not None:
-        image.info["transparency"] = key * 255 // (2**bits - 1)
-    elif bits == 16 and key is not None:
-        raise UnsupportedImageError("16-bit samples with a transparent colour are not taken; send an alpha channel.")
-
-
-def scale_to_8_bits(image: Image.Image, largest: int, white_is_zero: bool) -> Image.Image:
-    """Scale grey to 8-bit RGB: the largest value becomes 255; it is not cut."""
-    samples = np.asarray(image).astype(np.uint32)
-    scaled = (samples * 255 + largest // 2) // largest
-    return Image.fromarray((255 - scaled if white_is_zero else scaled).astype(np.uint8)).convert("RGB")
-
-
-def composite_over_white(image: Image.Image) -> Image.Image:
-    """Lay a picture with transparency over white."""
-    layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

@@ -6,7 +6,7 @@ from PIL import Image
 
 from app.arrays import InputBatch, RGBImage
 from app.errors import BadRequestError
-from app.manifest import InputSpec
+from app.model_specs import InputSpec
 from app.pipeline.decode import DecodedImage, ImageLimits
 from app.pipeline.patience import Turn
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from app.arrays import Probabilities
 from app.config import Settings
 from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, CompiledModelError, PicturesError
-from app.manifest import ModelManifest, OutputSpec
+from app.manifest import ModelManifest
+from app.model_specs import OutputSpec
 from app.pipeline.served_model import ServedModel, Upload
 from app.repository.auc import choose_classes, estimate_auc
 from app.repository.estimate import Estimate, estimate_share

@@ -8,7 +8,7 @@ import numpy as np
 
 from app.arrays import InputBatch
 from app.errors import PicturesError, RequestError
-from app.manifest import InputSpec
+from app.model_specs import InputSpec
 from app.pipeline.decode import ImageLimits, decode
 from app.pipeline.preprocess import preprocess
 

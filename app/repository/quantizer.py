@@ -22,7 +22,8 @@ from app.engines.openvino_engine import OpenVINOEngine
 from app.engines.quantize import quantize_ir, quantizer_version, require_nncf
 from app.engines.report import COMPILED_FOLDER, IR_FILE, WEIGHTS_FILE, CompileReport, hash_files, read_report
 from app.errors import CompiledModelError, OperatorError
-from app.manifest import ModelManifest, OutputSpec, read_manifest
+from app.manifest import ModelManifest, read_manifest
+from app.model_specs import OutputSpec
 from app.pipeline.decode import ImageLimits
 from app.pipeline.postprocess import decide, to_probabilities
 from app.repository.auc import choose_classes, compare_aucs

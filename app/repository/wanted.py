@@ -6,7 +6,8 @@ The wish is kept by `state_store`, changed by `model_changes`, and followed by e
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from app.manifest import BatchSpec, ModelManifest
+from app.manifest import ModelManifest
+from app.model_specs import BatchSpec
 from app.repository.model_repository import ModelFolder, order_version
 
 DEFAULT_TIMEOUT_S = 120

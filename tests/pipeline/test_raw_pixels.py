@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.errors import BadRequestError, UnsupportedImageError
-from app.manifest import InputSpec
+from app.model_specs import InputSpec
 from app.pipeline.decode import ImageLimits
 from app.pipeline.patience import Turn
 from app.pipeline.raw_pixels import PIXEL_TOLERANCE, denormalize, wrap_pixels

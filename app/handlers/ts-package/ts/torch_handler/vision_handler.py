@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from app.pipeline.decode import composite_over_white, scale_to_8_bits
+from app.pipeline.samples import composite_over_white, scale_to_8_bits
 from ts.torch_handler.base_handler import UNAVAILABLE, BaseHandler
 from ts.utils.util import PredictionException
 

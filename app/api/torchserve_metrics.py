@@ -41,7 +41,7 @@ FAMILIES = {
 """TorchServe's families that mean something here: name, kind and unit."""
 
 HEAD = "# HELP {name} Torchserve prometheus {kind} metric with unit: {unit}\n# TYPE {name} {kind}\n"
-PREDICTION_RULE = re.compile(r"/(predictions|explanations)/|.*(/infer|:predict|/predict|/invoke|/invocations)$")
+PREDICTION_RULE = re.compile(r"/(predictions|explanations)/|.*(/infer|[:/]predict|:explain|/invoke|/invocations)$")
 """Rules of the routes that predict, whatever their protocol: a request there is an inference, also where it fails."""
 VERSION_IN_RULE, DEFAULT = "<version>", "default"
 WORKER_NAME = "W-9000-{}_{}"

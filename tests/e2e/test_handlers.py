@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 
+from app.api.users import UsersFile
 from app.repository.worker_reports import read_reports
 from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer
 from tests.handlers.archives import make_archive, make_config
@@ -44,8 +45,12 @@ def make_quick(store: Path, version: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def live(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("e2e")
+    instance = folder / "instance"
+    instance.mkdir()
+    UsersFile(instance).add(USER, "predict", PASSWORD)
+    UsersFile(instance).add(MANAGER, "manage", MANAGER_PASSWORD)
     files: dict[str, str | bytes] = {
         "slow.py": HANDLER,
         "config.yaml": make_config(minWorkers=4, maxWorkers=4, responseTimeout=2),

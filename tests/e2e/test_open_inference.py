@@ -285,7 +285,6 @@ def test_wrong_password_answers_401_in_the_protocols_shape(server: LiveServer, p
         ("GET", "/v2/models", 404),
         ("POST", "/v1/models/no-model:predict", 404),
         ("GET", "/v1/models/no-model", 404),
-        ("POST", f"/v1/models/{MODEL}:explain", 405),
     ],
 )
 def test_wrong_address_or_method_answers_in_the_protocols_shape(

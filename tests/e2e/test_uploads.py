@@ -5,6 +5,7 @@ import http.server
 import json
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ AUTH = (MANAGER, MANAGER_PASSWORD)
 MANAGE = basic(MANAGER, MANAGER_PASSWORD)
 LIMIT = 40 * MIB
 NAME = "pcam-classification"
+ARCHIVER = str(Path(sys.executable).with_name("torch-model-archiver"))
 HANDLER = """
 def handle(data, context):
     return None if data is None else [len(row["body"]) for row in data]
@@ -75,7 +77,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "config.yaml").write_text(make_config(maxWorkers=1))
     for kind in (*FORMATS, "no-archive"):
         (folder / kind).mkdir()
-        command = ["torch-model-archiver", "--model-name", "count", "--version", "1.0", "--handler", "count.py"]
+        command = [ARCHIVER, "--model-name", "count", "--version", "1.0", "--handler", "count.py"]
         command += ["--config-file", "config.yaml", "--archive-format", kind, "--export-path", str(folder / kind)]
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder

@@ -143,7 +143,7 @@ def test_torchscript_with_an_overriding_handler_answers_0_or_1(
     started = time.monotonic()
     response = post(client, "cancer", buffer.getvalue())
     assert (response.status_code, response.data) == (200, b"0")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20  # PyTorch is imported anew
 
 
 @pytest.mark.parametrize(

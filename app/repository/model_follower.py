@@ -19,7 +19,7 @@ from app.repository.worker_reports import ReportWriter, read_reports
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.25
+POLL_S = 0.15
 """How often the store is asked whether anything changed, which takes 0.2 to 0.5 ms of CPU."""
 SCAN_S = 1.0
 """How often the model folders are looked at."""

@@ -150,10 +150,8 @@ def cut_at(sock: socket.socket, deadline: float) -> Iterator[None]:
     """Shut a connection at the deadline, wherever it is read just then: each byte of a head would win a new timeout."""
 
     def shut() -> None:
-        with suppress(OSError):
-            socket.socket.shutdown(
-                sock, socket.SHUT_RDWR
-            )  # also of TLS: its own would change what another thread reads
+        with suppress(OSError):  # the socket's own, also of TLS: that of TLS would change what another thread reads
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), shut)
     timer.daemon = True

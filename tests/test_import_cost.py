@@ -19,6 +19,7 @@ GROUND = {
     "errors",
     "config",
     "metrics",
+    "locking",
     "logs",
     "ts_config",
     "java_properties",

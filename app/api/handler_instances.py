@@ -10,12 +10,11 @@ from flask import Response, request
 from app.api.context import RequestFacts, Services
 from app.api.handler_predictions import VERSION_HEADER, read_headers
 from app.api.predictions import json_text, read_patience
-from app.api.upload import read_body
+from app.api.upload import list_instances, read_body
 from app.errors import BadRequestError, HandlerFaultError
 from app.handlers.handler_model import HandlerModel
 
 JSON_TYPE = "application/json"
-JSON_HELP = 'send {"instances": [{"data": "<base64>"}]}'
 
 
 def answer_instances(handler: HandlerModel, is_explained: bool, known: RequestFacts, service: Services) -> Response:
@@ -48,13 +47,7 @@ def read_instances(body: bytes, most: int) -> list[list[tuple[str, str | None, b
     Raises:
         BadRequestError: the body is not of this shape, or holds too many.
     """
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        raise BadRequestError(f"The body is not JSON; {JSON_HELP}.") from None
-    instances = document.get("instances") if isinstance(document, dict) else None
-    if not isinstance(instances, list) or not instances:
-        raise BadRequestError(f"The JSON holds no instances; {JSON_HELP}.")
+    instances = list_instances(body)
     if len(instances) > most:
         raise BadRequestError(f"The request holds {len(instances)} instances; at most {most} are taken.")
     return [read_instance(instance) for instance in instances]

@@ -115,6 +115,11 @@ def hold_chunked_body(request: Request) -> None:
 
 def read_instances(body: bytes) -> list[bytes | AnsweredError]:
     """Read `{"instances": [{"data": "<base64>"}]}`; raises `BadRequestError` if it is not of this shape."""
+    return [read_instance(instance) for instance in list_instances(body)]
+
+
+def list_instances(body: bytes) -> list[Any]:
+    """Read `{"instances": […]}`, whatever they are; raises `BadRequestError` if there are none."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -122,7 +127,7 @@ def read_instances(body: bytes) -> list[bytes | AnsweredError]:
     instances = document.get("instances") if isinstance(document, dict) else None
     if not isinstance(instances, list) or not instances:
         raise BadRequestError(f"The JSON holds no instances; {JSON_HELP}.")
-    return [read_instance(instance) for instance in instances]
+    return instances
 
 
 def read_instance(instance: Any) -> bytes | AnsweredError:

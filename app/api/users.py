@@ -9,7 +9,7 @@ from pathlib import Path
 from werkzeug.security import generate_password_hash
 
 from app.errors import UsersError
-from app.repository.locking import hold_lock
+from app.locking import hold_lock
 
 USERS_FILE = "users"
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")

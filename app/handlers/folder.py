@@ -9,6 +9,7 @@ from pathlib import Path
 
 from app.config import HANDLERS_VARIABLE, Settings
 from app.handlers.frames import LOST, SOCKET_FILE, connect
+from app.locking import is_held
 
 LOCK_FILE = "lock"
 PREFIX = "handlers-"
@@ -42,19 +43,9 @@ def take_lock(folder: Path) -> int | None:
     return None
 
 
-def is_held(folder: Path) -> bool:
+def has_manager(folder: Path) -> bool:
     """Whether a manager has the folder."""
-    try:
-        lock = os.open(folder / LOCK_FILE, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
+    return is_held(folder / LOCK_FILE)
 
 
 def remove_unheld(folder: Path) -> None:
@@ -79,7 +70,7 @@ def end_manager(folder: Path) -> None:
             channel.send({"operation": "stop"})
         channel.close()
     deadline = time.monotonic() + END_S
-    while is_held(folder) and time.monotonic() < deadline:
+    while has_manager(folder) and time.monotonic() < deadline:
         time.sleep(PAUSE_S)
     if folder.exists():
         remove_unheld(folder)

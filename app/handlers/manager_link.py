@@ -11,7 +11,7 @@ from typing import Any
 
 from app.config import Settings
 from app.errors import DeadlineError, ModelProcessError
-from app.handlers.folder import find_folder, is_held
+from app.handlers.folder import find_folder, has_manager
 from app.handlers.frames import LOST, SOCKET_FILE, Channel, connect
 from app.pipeline.patience import ENDLESS, LATE, Patience
 from app.setting_types import PROJECT_ROOT
@@ -139,7 +139,7 @@ class ManagerLink:
 
     def _start_unless_started(self) -> None:
         """Start a manager unless one has the folder, here or in another HTTP worker."""
-        if (self.manager is None or self.manager.poll() is not None) and not is_held(self.folder):
+        if (self.manager is None or self.manager.poll() is not None) and not has_manager(self.folder):
             command = [sys.executable, "-m", "app.handlers.manager", str(self.folder), self._settings.log_level]
             self.manager = subprocess.Popen(command, cwd=PROJECT_ROOT, stderr=find_log(), start_new_session=True)
 

@@ -25,6 +25,7 @@ from app.engines.report import IR_FILE, TOLERANCE, WEIGHTS_FILE, CompileReport, 
 from app.errors import CompiledModelError, ManifestError, ScancerError
 from app.handlers.archive import HandlerArchive, read_archive, read_json
 from app.handlers.default_classifier import DefaultClassifier
+from app.locking import hold_lock
 from app.manifest import ModelManifest
 from app.pipeline.decode import decode
 from app.pipeline.postprocess import to_probabilities
@@ -32,7 +33,6 @@ from app.pipeline.preprocess import preprocess
 from app.repository.archive_manifest import hash_archive, make_manifest
 from app.repository.compiler import EXAMPLE_LIMITS, GRAIN_PX, RANDOM_SEED, STAGING_PATTERN, check_difference
 from app.repository.confined_process import run_confined
-from app.repository.locking import hold_lock
 from app.repository.model_repository import ARCHIVE_FOLDER, EXAMPLES_FOLDER, ModelFolder
 from app.repository.staging import stage, sweep_staging
 

@@ -24,12 +24,12 @@ from app.engines.report import (
     read_report,
 )
 from app.errors import CompiledModelError, ScancerError
+from app.locking import hold_lock
 from app.manifest import ModelManifest, read_manifest
 from app.pipeline.decode import ImageLimits, decode
 from app.pipeline.postprocess import check_scores, to_probabilities
 from app.pipeline.preprocess import preprocess
 from app.repository.confined_process import run_confined
-from app.repository.locking import hold_lock
 from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
 from app.repository.staging import stage, sweep_staging
 

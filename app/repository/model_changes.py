@@ -17,7 +17,7 @@ from app.errors import (
     ModelVersionNotFoundError,
 )
 from app.handlers.archive import is_archive, read_archive
-from app.repository.locking import hold_lock
+from app.locking import hold_lock
 from app.repository.model_arrivals import Arrival, find_lock, find_source, read_source, sweep
 from app.repository.model_importer import open_source
 from app.repository.model_repository import find_model_folders

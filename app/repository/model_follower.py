@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from app.config import Settings
 from app.errors import AnsweredError, ModelFolderError, StateStoreError
-from app.repository.locking import hold_lock
+from app.locking import hold_lock
 from app.repository.model_arrivals import find_lock, sweep
 from app.repository.model_entry import State
 from app.repository.model_registry import ModelRegistry

@@ -22,6 +22,7 @@ from app.engines.openvino_engine import OpenVINOEngine
 from app.engines.quantize import quantize_ir, quantizer_version, require_nncf
 from app.engines.report import COMPILED_FOLDER, IR_FILE, WEIGHTS_FILE, CompileReport, hash_files, read_report
 from app.errors import CompiledModelError, OperatorError
+from app.locking import hold_lock
 from app.manifest import ModelManifest, read_manifest
 from app.model_specs import OutputSpec
 from app.pipeline.decode import ImageLimits
@@ -30,7 +31,6 @@ from app.repository.auc import choose_classes, compare_aucs
 from app.repository.compiler import compile_in_process, has_valid_report
 from app.repository.confined_process import run_confined
 from app.repository.labelled_folder import LabelledPicture, find_pictures, read_picture, split_pictures
-from app.repository.locking import hold_lock
 from app.repository.model_repository import ModelFolder
 from app.repository.staging import stage, sweep_staging
 

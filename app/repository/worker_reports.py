@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from app.errors import StateStoreError
+from app.locking import is_held
 
 FOLDER = "workers"
 LOCK_SUFFIX, REPORT_SUFFIX = ".lock", ".json"
@@ -84,21 +85,6 @@ def read_reports(instance: Path) -> list[WorkerReport]:
         except FileNotFoundError:  # it has only just begun
             reports.append(WorkerReport(int(lock.name.split("-")[0]), time.time()))
     return sorted(reports, key=lambda report: report.pid)
-
-
-def is_held(lock: Path) -> bool:
-    """Whether the process that made the lock lives."""
-    try:
-        descriptor = os.open(lock, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def remove(lock: Path) -> None:

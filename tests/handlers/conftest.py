@@ -1,6 +1,7 @@
 """A client of a manager of its own, which has ended when the test is over."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -8,16 +9,47 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 
+from app import create_app
+from app.api.users import USERS_FILE
 from app.config import MIB, Settings
 from app.handlers.archive import HandlerArchive, read_archive
 from app.handlers.batch import Answer
 from app.handlers.client import PoolClient
 from app.handlers.folder import end_manager
 from app.pipeline.patience import Patience
+from app.repository.model_entry import State
 from tests.handlers.archives import make_archive, make_config
 
 Ask = Callable[..., Answer | None]
+ServeArchives = Callable[..., Flask]
+
+
+@pytest.fixture(scope="module")
+def serve_archives(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> Iterator[ServeArchives]:
+    """Serve a model repository of archives, programs and all unless the settings say otherwise; each has settled."""
+    apps: list[Flask] = []
+
+    def start(models: Path, **settings: Any) -> Flask:
+        folder = tmp_path_factory.mktemp("i")
+        shutil.copy(instance / USERS_FILE, folder)
+        app = create_app(Settings(models=models, instance=folder, **{"programs": "all", **settings}))
+        apps.append(app)
+        registry = app.extensions["scancer"].registry
+        deadline = time.monotonic() + 120
+        while any(entry.state is State.LOADING for entry in registry.entries()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return app
+
+    yield start
+    for app in apps:
+        registry = app.extensions["scancer"].registry
+        registry.close()
+        pools = registry.archives.pools
+        if pools is not None:  # else all were compiled
+            end_manager(pools.link.folder)
+            assert pools.link.manager.wait(10) == 0
 
 
 @pytest.fixture

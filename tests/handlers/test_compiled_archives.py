@@ -5,9 +5,8 @@ import io
 import json
 import os
 import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,15 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from app import create_app
-from app.api.users import USERS_FILE
 from app.config import Settings
 from app.errors import CompiledModelError
 from app.handlers.archive import read_archive
-from app.handlers.folder import end_manager
 from app.repository.archive_compiler import compile_archive
 from app.repository.archive_manifest import tell_apart
-from app.repository.model_entry import State
 from app.repository.model_repository import ARCHIVE_FOLDER
 from tests.conftest import basic
 from tests.handlers.archives import make_archive, make_tiny
+from tests.handlers.conftest import ServeArchives
 
 DECIDING_MODEL = """
 import torch
@@ -79,29 +76,14 @@ Serve = Callable[..., Served]
 
 
 @pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> Iterator[Serve]:
+def serve(serve_archives: ServeArchives) -> Serve:
     """Serve a model repository of archives, and wait until each has settled."""
-    apps: list[Flask] = []
 
     def start(models: Path, **settings: Any) -> Served:
-        folder = tmp_path_factory.mktemp("i")
-        shutil.copy(instance / USERS_FILE, folder)
-        app = create_app(Settings(models=models, instance=folder, **{"programs": "all", **settings}))
-        apps.append(app)
-        registry = app.extensions["scancer"].registry
-        deadline = time.monotonic() + 120
-        while any(entry.state is State.LOADING for entry in registry.entries()) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        app = serve_archives(models, **settings)
         return Served(app.test_client(), app)
 
-    yield start
-    for app in apps:
-        registry = app.extensions["scancer"].registry
-        registry.close()
-        pools = registry.archives.pools
-        if pools is not None:  # else all were compiled
-            end_manager(pools.link.folder)
-            assert pools.link.manager.wait(10) == 0
+    return start
 
 
 @pytest.fixture(scope="module")

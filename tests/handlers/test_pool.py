@@ -16,7 +16,7 @@ import pytest
 from app.errors import DeadlineError, ModelProcessError
 from app.handlers.archive import HandlerArchive, read_archive
 from app.handlers.client import PoolClient
-from app.handlers.folder import is_held, sweep, take_lock
+from app.handlers.folder import has_manager, sweep, take_lock
 from app.handlers.frames import encode, read_message
 from app.handlers.manager import Manager
 from app.pipeline.patience import ENDLESS
@@ -272,7 +272,7 @@ def test_killed_manager_is_replaced_also_if_nobody_asks(pools: PoolClient, start
     manager = pools.link.manager
     assert manager is not None
     manager.kill()
-    assert within(5, lambda: pools.link.manager is not manager and is_held(pools.link.folder))
+    assert within(5, lambda: pools.link.manager is not manager and has_manager(pools.link.folder))
     assert within(5, lambda: any(each["state"] == "READY" for each in pools.describe(archive)["workers"]))
 
 
@@ -359,7 +359,7 @@ def test_what_killed_managers_left_is_removed_and_what_is_in_use_is_not(pools: P
     (instance / "handlers-2/lock").touch()
     sweep(pools._settings)
     assert [path.name for path in instance.glob("handlers-*")] == [pools.link.folder.name]
-    assert is_held(pools.link.folder)
+    assert has_manager(pools.link.folder)
 
 
 def test_lock_of_a_folder_that_was_removed_is_none(tmp_path: Path) -> None:
@@ -370,8 +370,8 @@ def test_lock_of_a_folder_that_was_removed_is_none(tmp_path: Path) -> None:
     shutil.rmtree(folder)
     second = take_lock(folder)
     assert second is not None
-    assert is_held(folder)
+    assert has_manager(folder)
     os.close(first)
-    assert is_held(folder)
+    assert has_manager(folder)
     os.close(second)
-    assert not is_held(folder)
+    assert not has_manager(folder)

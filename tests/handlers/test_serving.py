@@ -4,28 +4,23 @@ import base64
 import io
 import json
 import os
-import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
 
 from app import create_app
-from app.api.users import USERS_FILE
 from app.config import Settings
-from app.handlers.folder import end_manager
-from app.repository.model_entry import State
 from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
 from tests.handlers.archives import make_archive
-from tests.handlers.conftest import has_ended
+from tests.handlers.conftest import ServeArchives, has_ended
 
 BINARY_HANDLER = """
 import torch
@@ -78,29 +73,9 @@ def make_picture(mode: str, size: tuple[int, int] = (300, 260)) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> Iterator[Callable[..., FlaskClient]]:
+def serve(serve_archives: ServeArchives) -> Callable[..., FlaskClient]:
     """Serve a model repository of archives, and wait until each has settled."""
-    apps: list[Flask] = []
-
-    def start(models: Path, **settings: Any) -> FlaskClient:
-        folder = tmp_path_factory.mktemp("i")
-        shutil.copy(instance / USERS_FILE, folder)
-        app = create_app(Settings(models=models, instance=folder, programs="all", **settings))
-        apps.append(app)
-        registry = app.extensions["scancer"].registry
-        deadline = time.monotonic() + 120
-        while any(entry.state is State.LOADING for entry in registry.entries()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return app.test_client()
-
-    yield start
-    for app in apps:
-        registry = app.extensions["scancer"].registry
-        registry.close()
-        pools = registry.archives.pools
-        if pools is not None:  # else all were compiled
-            end_manager(pools.link.folder)
-            assert pools.link.manager.wait(10) == 0
+    return lambda models, **settings: serve_archives(models, **settings).test_client()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A lock between processes."""
+"""Locks between processes."""
 
 import fcntl
 import os
@@ -26,3 +26,18 @@ class hold_lock:  # noqa: N801  # used as a context manager, so named as a verb
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock on a file, which need not be there; asks without keeping it."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -58,10 +58,10 @@ def run_confined(
         assert process.stderr is not None, "it is a pipe"
         process.stderr.close()
     if words is None:
-        raise CompiledModelError(f"compilation took longer than {timeout_s} s")
+        raise CompiledModelError(f"it took longer than {timeout_s} s")
     if code:
         lines = words.decode(errors="replace").strip().splitlines()
-        raise CompiledModelError(lines[-1][:MAX_REASON_LENGTH] if lines else f"compilation ended with code {code}")
+        raise CompiledModelError(lines[-1][:MAX_REASON_LENGTH] if lines else f"it ended with code {code}")
 
 
 def read_last_words(process: "subprocess.Popen[bytes]", timeout_s: float | None) -> bytes | None:

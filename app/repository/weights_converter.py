@@ -1,11 +1,9 @@
-"""Brings a PyTorch state dict into the form that a model folder keeps: safetensors, made in a process of its own.
+"""Brings a PyTorch state dict into the form that a model folder keeps: safetensors, made in a confined process.
 
-`python -m app.repository.weights_converter STATE_DICT TARGET` converts one file, or prints the reason on stderr and
-ends with 1. Callers use `keep_as_safetensors`, so that no framework is ever imported where requests are served.
+Callers use `keep_as_safetensors`: no framework is imported, and no pickle opened, where requests are served.
 """
 
 import re
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -13,10 +11,10 @@ from pathlib import Path
 from app.config import Settings
 from app.engines.compile import require_package
 from app.engines.report import hash_files
-from app.errors import IntegrityError, ManifestError, ScancerError
+from app.errors import CompiledModelError, IntegrityError, ManifestError, ScancerError
 from app.manifest import FILE_PATTERN, MANIFEST_FILE, read_document
+from app.repository.confined_process import run_confined
 from app.repository.model_format import ModelFormat, identify
-from app.setting_types import PROJECT_ROOT
 
 SUFFIX = ".safetensors"
 CONVERTED = "converted.tmp"
@@ -44,22 +42,19 @@ def keep_as_safetensors(folder: Path, settings: Settings) -> None:
     if "sha256" in artifact and artifact["sha256"] != hash_files(source):
         raise IntegrityError(f"{name} is not the file that the manifest's sha256 names")
     require_package("torch")
-    run_converter(source, folder / CONVERTED, settings.compile_timeout_s)
+    run_converter(source, folder / CONVERTED, settings)
     source.unlink()
     (folder / CONVERTED).rename(target)
     rename_in_manifest(folder / MANIFEST_FILE, name, target.name)
 
 
-def run_converter(source: Path, target: Path, timeout_s: int) -> None:
-    """Run this module in a process of its own; raises `IntegrityError` with its reason if it fails."""
-    command = [sys.executable, "-m", "app.repository.weights_converter", str(source.resolve()), str(target.resolve())]
+def run_converter(source: Path, target: Path, settings: Settings) -> None:
+    """Run this module in a confined process; raises `IntegrityError` with its reason if it fails."""
+    arguments = [str(source.resolve()), str(target.resolve())]
     try:
-        done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired:
-        raise IntegrityError(f"reading {source.name} took longer than {timeout_s} s") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise IntegrityError(lines[-1] if lines else f"reading {source.name} ended with code {done.returncode}")
+        run_confined("app.repository.weights_converter", arguments, settings, settings.compile_timeout_s)
+    except CompiledModelError as error:
+        raise IntegrityError(error.message) from error
 
 
 def rename_in_manifest(path: Path, old: str, new: str) -> None:
@@ -85,7 +80,3 @@ def main() -> int:
         print(error.message.replace("\n", " "), file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,8 @@
 """A PyTorch state dict is read by the restricted reader, kept as safetensors, and refused where it holds more."""
 
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from app.config import Settings
+from app.config import MIB, Settings
 from app.errors import IntegrityError, ManifestError
 from app.repository.model_importer import add_model
 from app.repository.weights_converter import rename_in_manifest
@@ -48,6 +50,14 @@ def test_state_dict_of_another_hash_is_not_read(tmp_path: Path, empty: Settings)
     weights, manifest = write_source(tmp_path, "weights.pt", f'sha256 = "{"0" * 64}"')
     with pytest.raises(IntegrityError, match=r"^weights\.pt is not the file that the manifest's sha256 names$"):
         add_model(weights, empty, manifest)
+    assert list(empty.models.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
+def test_state_dict_is_opened_in_a_confined_process(tmp_path: Path, empty: Settings) -> None:
+    weights, manifest = write_source(tmp_path, "weights.pt")
+    with pytest.raises(IntegrityError):  # of the conversion, before anything is compiled
+        add_model(weights, replace(empty, compile_memory_bytes=128 * MIB), manifest)
     assert list(empty.models.iterdir()) == []
 
 

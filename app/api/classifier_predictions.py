@@ -10,7 +10,7 @@ import numpy as np
 from flask import Request, Response
 
 from app.api.context import NOTICE
-from app.api.handler_predictions import Part, read_parts
+from app.api.handler_predictions import VERSION_HEADER, Part, read_parts
 from app.errors import BadRequestError
 from app.handlers.batch import decode_part
 from app.handlers.default_classifier import CLASSES_ANSWERED
@@ -57,8 +57,8 @@ def make_answer(prediction: Prediction, labels: Sequence[str]) -> dict[str, floa
     return {labels[index]: float(probabilities[index]) for index in best}
 
 
-def make_response(answer: dict[str, Any]) -> Response:
-    """Make the response: JSON without a content type, as TorchServe's handlers answer."""
-    response = Response(json.dumps(answer, indent=2), headers={"X-Notice": NOTICE})
+def make_response(answer: dict[str, Any], version: str) -> Response:
+    """Make the response: JSON without a content type, as TorchServe's handlers answer, and the version that made it."""
+    response = Response(json.dumps(answer, indent=2), headers={"X-Notice": NOTICE, VERSION_HEADER: version})
     del response.headers["Content-Type"]
     return response

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Response, request
 
-from app.api.context import RequestFacts, Services
+from app.api.context import NOTICE, RequestFacts, Services
 from app.api.handler_predictions import VERSION_HEADER, read_headers
 from app.api.predictions import json_text, read_patience
 from app.api.upload import list_instances, read_body
@@ -38,6 +38,7 @@ def answer_instances(handler: HandlerModel, is_explained: bool, known: RequestFa
         answers.append(read_answer(body))
     response = json_text({"explanations" if is_explained else "predictions": answers})
     response.headers[VERSION_HEADER] = handler.version
+    response.headers["X-Notice"] = NOTICE
     return response
 
 

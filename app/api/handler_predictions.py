@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 from flask import Request, Response, jsonify
 
-from app.api.context import RequestFacts
+from app.api.context import NOTICE, RequestFacts
 from app.api.upload import hold_chunked_body, read_body
 from app.errors import UnsupportedMediaError
 from app.handlers.batch import INVALID
@@ -60,6 +60,7 @@ def predict(
     header, body = handler.predict(asked, [part.value for part in parts], patience, call.version)
     response = make_response(header, body, known)
     response.headers[VERSION_HEADER] = handler.version
+    response.headers["X-Notice"] = NOTICE
     return response, read_times(header)
 
 

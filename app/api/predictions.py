@@ -107,7 +107,8 @@ def answer_as_archive(served: ServedModel, labels: Sequence[str], patience: Pati
     prediction, timing = served.predict(classifier_predictions.read_picture(request), patience)
     known.outcome, known.images = prediction.decision.class_name, 1
     observe(served.manifest, [prediction], timing)
-    return classifier_predictions.make_response(classifier_predictions.make_answer(prediction, labels))
+    named = classifier_predictions.make_answer(prediction, labels)
+    return classifier_predictions.make_response(named, served.manifest.version)
 
 
 def answer_by_handler(handler: HandlerModel, call: Call, known: RequestFacts, service: Services) -> Response:

@@ -154,6 +154,8 @@ def test_answers_are_the_handlers(fast: Served, eager: Served, mode: str, size: 
     assert set(answer) == {"benign", "malignant", "unclear"}
     assert answer == pytest.approx(expected, abs=1e-4)
     assert ours.data.splitlines()[0] == theirs.data.splitlines()[0]  # JSON on several lines, as TorchServe writes it
+    assert [each.headers["X-Model-Version"] for each in (ours, theirs)] == ["1.0", "1.0"]
+    assert [each.headers["X-Notice"] for each in (ours, theirs)] == ["Research use only. Not for diagnosis."] * 2
 
 
 def test_pictures_that_exif_would_turn_are_answered_as_they_lie(fast: Served, eager: Served) -> None:

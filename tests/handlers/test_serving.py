@@ -269,6 +269,7 @@ def test_explanation_is_the_handlers_own(telling: FlaskClient) -> None:
     for path in ("/explanations/tells", "/explanations/tells/1.0"):
         response = explain(telling, path, data={"data": (io.BytesIO(b"xyz"), "x.bin"), "target": "3"})
         assert (response.status_code, response.headers["X-Model-Version"]) == (200, "1.0")
+        assert response.headers["X-Notice"] == "Research use only. Not for diagnosis."
         assert json.loads(response.data) == {"target": 3, "data": "xyz", "rows": 1}
     instances = [{"data": base64.b64encode(text).decode(), "target": 1} for text in (b"one", b"two")]
     response = explain(telling, "/v1/models/tells:explain", json={"instances": instances})

@@ -150,7 +150,8 @@ class Settings:
         "off",
         parse_choice("off", "all"),
         "off or all",
-        "Which model archives with programs of their own are run: `off`: those a trusted key signed; `all`: every one.",
+        "Which programs run, of archives and of models in TorchScript, `.pt2`, ONNX or SavedModel: `off`: those that "
+        "a trusted key signed; `all`: every one.",
     )
     handler_memory_bytes: int = whole(
         8 * 1024 * MIB,

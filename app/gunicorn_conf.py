@@ -117,9 +117,7 @@ def when_ready(ts_remarks: list[str]) -> None:
     for remark in ts_remarks:
         log.warning("a key of SCANCER_TS_CONFIG is not taken", extra={"reason": remark})
     if settings.programs != "off":
-        log.warning(
-            "programs that come in model archives are run", extra={"reason": f"SCANCER_PROGRAMS={settings.programs}"}
-        )
+        log.warning("programs that come with models are run", extra={"reason": f"SCANCER_PROGRAMS={settings.programs}"})
     if settings.auth == "off":
         log.warning("nobody is asked for a password: SCANCER_AUTH=off")
         return

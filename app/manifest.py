@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from app.artifact import FRAMEWORKS, Artifact, parse_artifact
 from app.errors import ManifestError
 from app.model_specs import BatchSpec, InputSpec, OutputSpec
 from app.toml_table import Table
@@ -16,25 +17,12 @@ from app.toml_table import Table
 MANIFEST_FILE = "model.toml"
 MODEL_NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}")
-FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 UNKNOWN_LICENCE = "not stated"
 INTENDED_USE = "Research use only. Not for diagnosis."
 MAX_NAME_LENGTH = 63
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_SIDE_PX = 4096
 MAX_BATCH_SIZE, MAX_BATCH_DELAY_MS = 64, 1000
-ARTIFACT_SUFFIXES = {"torch": (".safetensors",), "keras": (".keras", ".h5")}
-"""How each framework's artifact may be called: data formats only."""
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """The weights file: its name in the model folder, its SHA-256, and for PyTorch the architecture it fills."""
-
-    file: str
-    sha256: str
-    architecture: str | None
 
 
 @dataclass(frozen=True)
@@ -65,6 +53,11 @@ class ModelManifest:
     output: OutputSpec
     metrics: Mapping[str, Metric]
     batch: BatchSpec = BatchSpec()
+
+    @property
+    def is_program(self) -> bool:
+        """Whether loading the artifact can run code, or read and write files."""
+        return FRAMEWORKS[self.framework].is_program
 
     @property
     def graph_sha256(self) -> str:
@@ -114,15 +107,18 @@ def read_document(path: Path) -> dict[str, Any]:
 def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
     """Turn the parsed TOML into a manifest, or raise `ManifestError`."""
     table = Table(document, f"{MANIFEST_FILE}: ")
-    framework = table.choice("framework", "torch", "keras")
+    framework = table.choice("framework", *FRAMEWORKS)
     name = parse_name(table)
+    engine = table.choice("engine", "compiled", "native", default="compiled")
+    if engine == "native" and FRAMEWORKS[framework].is_program:
+        raise table.fail("engine", f"must be compiled for {framework}: a program is loaded only to compile it")
     manifest = ModelManifest(
         name=name,
         version=table.text("version", VERSION_PATTERN),
         title=table.text("title", default=name),
         description=table.text("description", default=""),
         framework=framework,
-        engine=table.choice("engine", "compiled", "native", default="compiled"),
+        engine=engine,
         licence=table.text("licence", default=UNKNOWN_LICENCE),
         intended_use=table.text("intended_use", default=INTENDED_USE),
         artifact=parse_artifact(table.table("artifact"), framework),
@@ -141,19 +137,6 @@ def parse_name(table: Table) -> str:
     if len(name) > MAX_NAME_LENGTH:
         raise table.fail("name", f"must have at most {MAX_NAME_LENGTH} characters")
     return name
-
-
-def parse_artifact(table: Table, framework: str) -> Artifact:
-    """Read `[artifact]`; only data formats are taken."""
-    file = table.text("file", FILE_PATTERN)
-    suffixes = ARTIFACT_SUFFIXES[framework]
-    if not file.endswith(suffixes):
-        wanted = " or ".join(suffixes)
-        raise table.fail("file", f"must end in {wanted} for {framework}: other formats can run code while loading")
-    architecture = table.text("architecture") if framework == "torch" else None
-    artifact = Artifact(file, table.text("sha256", SHA256_PATTERN), architecture)
-    table.end()
-    return artifact
 
 
 def parse_input(table: Table) -> InputSpec:

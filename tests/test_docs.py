@@ -17,6 +17,7 @@ import requests
 from app.config import describe_settings
 from app.setting_types import PROJECT_ROOT
 from tests.conftest import PASSWORD, USER, LiveServer
+from tests.engines.programs import write_onnx
 
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [
@@ -107,21 +108,27 @@ def test_figures_in_the_readme_are_those_of_the_manifests(name: str) -> None:
     [
         ("keras", "lesions.toml", "isic-classification/1.0/model.keras"),
         ("torch", "patches.toml", "pcam-classification/1.0/model.safetensors"),
+        ("onnx", "nodules.toml", ""),
     ],
 )
 def test_guide_to_adding_a_model_ends_in_ok(tmp_path: Path, framework: str, file: str, artifact: str) -> None:
     guide = textwrap.dedent((PROJECT_ROOT / "get_started/add_a_model.md").read_text(encoding="utf-8"))
     manifest = re.search(rf"<!-- file: {file} -->\n +```toml\n(.*?) +```", guide, re.DOTALL)
-    command = re.search(rf"<!-- run: {framework} -->\n +```sh\n +flask (.*?)\n +```\n\n +It prints `(.*?)`", guide)
+    command = re.search(
+        rf"<!-- run: {framework} -->\n +```sh\n +((?:SCANCER_PROGRAMS=all )?)flask (.*?)\n +```\n\n +It prints `(.*?)`",
+        guide,
+    )
     assert manifest is not None
     assert command is not None
     text = textwrap.dedent(manifest[1])
     assert len(text.splitlines()) < 20
     (tmp_path / file).write_text(text)
-    shutil.copy(PROJECT_ROOT / "models" / artifact, tmp_path / tomllib.loads(text)["artifact"]["file"])
+    source = PROJECT_ROOT / "models" / artifact if artifact else write_onnx(tmp_path)
+    shutil.copy(source, tmp_path / tomllib.loads(text)["artifact"]["file"])
     (tmp_path / "models").mkdir()
     folders = {"SCANCER_MODELS": str(tmp_path / "models"), "SCANCER_INSTANCE": str(tmp_path / "instance")}
     environment = {**os.environ, **folders, "PYTHONPATH": str(PROJECT_ROOT)}
-    arguments = [sys.executable, "-m", "flask", *shlex.split(command[1])]
+    environment |= dict([command[1].strip().split("=")]) if command[1] else {}
+    arguments = [sys.executable, "-m", "flask", *shlex.split(command[2])]
     done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (done.stdout.strip(), done.returncode) == (command[2], 0), done.stderr
+    assert (done.stdout.strip(), done.returncode) == (command[3], 0), done.stderr

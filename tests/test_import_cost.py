@@ -10,9 +10,10 @@ import pytest
 from app.setting_types import PROJECT_ROOT
 
 HEAVY = ("torch", "sqlalchemy", "tensorflow", "keras", "openvino", "flask", "prometheus_client", "numpy", "PIL")
-FRAMEWORKS = {"torch", "torchvision", "tensorflow", "keras", "openvino", "safetensors", "nncf"}
+FRAMEWORKS = {"torch", "torchvision", "tensorflow", "keras", "openvino", "safetensors", "nncf", "onnxruntime"}
 FLASK = {"flask", "werkzeug", "flask_httpauth", "prometheus_flask_exporter"}
 GROUND = {
+    "artifact",
     "manifest",
     "model_specs",
     "arrays",

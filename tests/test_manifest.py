@@ -1,11 +1,13 @@
 """Every rule of `model.toml` holds, and a broken one names its key."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.artifact import FRAMEWORKS
 from app.errors import ManifestError
 from app.manifest import MAX_MANIFEST_BYTES, ModelManifest, parse_manifest, read_manifest
 from app.setting_types import PROJECT_ROOT
@@ -325,11 +327,32 @@ def test_path_in_the_artifacts_name_is_refused(file: str) -> None:
         parse({"artifact.file": file})
 
 
-@pytest.mark.parametrize("framework, suffix", [("torch", ".safetensors"), ("keras", ".keras or .h5")])
-@pytest.mark.parametrize("file", ["model.pt", "model.pth", "model.pt2", "model.mar", "model.pkl", "model"])
-def test_artifact_that_may_run_code_is_refused(framework: str, suffix: str, file: str) -> None:
-    with pytest.raises(ManifestError, match=rf"must end in {suffix} for {framework}"):
-        parse({"framework": framework, "artifact.file": file})
+@pytest.mark.parametrize("framework", sorted(FRAMEWORKS))
+@pytest.mark.parametrize("file", ["model.mar", "model.pkl", "model", "model.zip", "compiled", "model.toml"])
+def test_artifact_that_is_called_otherwise_is_refused(framework: str, file: str) -> None:
+    wanted = " or ".join(map(re.escape, FRAMEWORKS[framework].suffixes))
+    with pytest.raises(ManifestError, match=rf"artifact\.file must end in {wanted} for {framework}$"):
+        parse({"framework": framework, "artifact.file": file, "engine": "compiled"})
+
+
+PROGRAMS = {"torchscript": "m.pt", "torch_export": "m.pt2", "onnx": "m.onnx", "saved_model": "m.savedmodel"}
+
+
+@pytest.mark.parametrize("framework", PROGRAMS)
+def test_program_names_no_architecture_and_is_compiled(framework: str) -> None:
+    named = {"framework": framework, "artifact.file": PROGRAMS[framework], "engine": "compiled"}
+    assert parse({**named, "artifact.architecture": GONE}).is_program
+    with pytest.raises(ManifestError, match=r"artifact\.architecture is not known"):
+        parse(named)
+    with pytest.raises(ManifestError, match=rf"engine must be compiled for {framework}"):
+        parse({**named, "artifact.architecture": GONE, "engine": "native"})
+
+
+@pytest.mark.parametrize("file", ["m.safetensors", "m.pt", "m.pth"])
+def test_weights_name_their_architecture(file: str) -> None:
+    assert not parse({"artifact.file": file}).is_program
+    with pytest.raises(ManifestError, match=r"artifact\.architecture is missing"):
+        parse({"artifact.file": file, "artifact.architecture": GONE})
 
 
 def test_graph_hash_follows_what_decides_the_numbers_and_nothing_else() -> None:

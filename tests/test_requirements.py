@@ -64,7 +64,7 @@ def test_files_agree_on_versions(platform: str) -> None:
 
 def test_serving_needs_no_framework() -> None:
     names = {requirement.name for requirement in read(SERVE)}
-    assert names & {"torch", "tensorflow", "keras", "safetensors", "torchvision"} == set()
+    assert names & {"torch", "tensorflow", "keras", "safetensors", "torchvision", "onnxruntime"} == set()
 
 
 def test_intel_macos_serves_without_the_frameworks() -> None:

@@ -79,6 +79,8 @@ def make_description(entry: ModelEntry, versions: list[str], default: str) -> di
     if entry.manifest is None:
         return description
     manifest = entry.manifest
+    if manifest.is_program:
+        description["programs"] = services().settings.programs
     return description | {
         "title": manifest.title,
         "description": manifest.description,

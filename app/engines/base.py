@@ -42,6 +42,10 @@ ENGINES = {
     "openvino": "app.engines.openvino_engine:OpenVINOEngine",
     "torch": "app.engines.torch_engine:TorchEngine",
     "keras": "app.engines.keras_engine:KerasEngine",
+    "torchscript": "app.engines.torch_program_engine:TorchScriptEngine",
+    "torch_export": "app.engines.torch_program_engine:TorchExportEngine",
+    "onnx": "app.engines.onnx_engine:OnnxEngine",
+    "saved_model": "app.engines.saved_model_engine:SavedModelEngine",
 }
 """Each engine's class by name; imported only when used, since each brings its framework with it."""
 

@@ -11,7 +11,8 @@ from app.engines.base import Engine
 from app.errors import FrameworkMissingError
 from app.manifest import ModelManifest
 
-PACKAGES = {"torch": "torch", "keras": "tensorflow"}
+PACKAGES = {"torch": "torch", "keras": "tensorflow", "torchscript": "torch", "torch_export": "torch"}
+PACKAGES |= {"onnx": "onnxruntime", "saved_model": "tensorflow"}
 """The package that must be installed for each framework."""
 
 

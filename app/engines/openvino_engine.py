@@ -29,6 +29,7 @@ class OpenVINOEngine:
         self._threads = threads
         self._sizes = manifest.batch.sizes
         self._is_warm = False
+        self._takes_one = False
         self._one = np.zeros((1, manifest.input.height_px, manifest.input.width_px, 3), dtype=np.uint8)
         self._request_one: openvino.InferRequest | None = None
         self._request_many: openvino.InferRequest | None = None
@@ -54,6 +55,7 @@ class OpenVINOEngine:
             compiled = openvino.Core().compile_model(self._path, "CPU", options)
         except RuntimeError as error:
             raise CompiledModelError(f"OpenVINO cannot load the compiled model: {error}") from error
+        self._takes_one = compiled.input(0).partial_shape[0].is_static  # a program that was exported for one picture
         # A request that shares its input's memory cannot change its batch size, so each kind has its own.
         self._request_one, self._request_many = compiled.create_infer_request(), compiled.create_infer_request()
         self._request_one.set_input_tensor(openvino.Tensor(self._one, shared_memory=True))
@@ -78,6 +80,8 @@ class OpenVINOEngine:
                 np.copyto(self._one, batch)
                 self._request_one.infer()
                 return np.array(self._request_one.get_output_tensor(0).data)
+            if self._takes_one:
+                return np.concatenate([self.infer(one[np.newaxis]) for one in batch])
             if not self._is_warm:
                 self._is_warm = True
                 for size in self._sizes:

@@ -27,6 +27,11 @@ START_TIMEOUT_S = 120
 MAX_HEADER_BYTES = 64 * 1024
 
 
+def runs_natively(manifest: ModelManifest, settings: Settings) -> bool:
+    """Whether a model is served by its own framework; a program is not, for only what compiles it is confined."""
+    return not manifest.is_program and "native" in (settings.engine, manifest.engine)
+
+
 class Channel:
     """One end of the socket pair: messages of a JSON header and an optional array."""
 

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import openvino
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from app.arrays import InputBatch, Scores
 from app.engines.torch_architectures import ARCHITECTURES
+from app.engines.torch_weights import read_weights
 from app.errors import InferenceError, IntegrityError, ManifestError
 from app.manifest import ModelManifest
 from app.model_specs import InputSpec
@@ -40,15 +39,16 @@ def build_network(folder: Path, manifest: ModelManifest) -> nn.Module:
 
     Raises:
         ManifestError: the architecture is not in the project's list.
-        IntegrityError: the weights are not of this architecture, or not safetensors.
+        IntegrityError: the weights are not of this architecture, or not those of a network alone.
     """
     name = manifest.artifact.architecture
     if name not in ARCHITECTURES:
         raise ManifestError(f"architecture {name} is not one of {', '.join(sorted(ARCHITECTURES))}")
+    weights = read_weights(folder / manifest.artifact.file)
     network = ARCHITECTURES[name](manifest.output.outputs)
     try:
-        network.load_state_dict(load_file(folder / manifest.artifact.file))
-    except (RuntimeError, SafetensorError, OSError) as error:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
         raise IntegrityError(f"{manifest.artifact.file} does not hold the weights of {name}: {error}") from error
     return network.eval()
 

@@ -1,32 +1,44 @@
-"""Turns a PyTorch state dict into safetensors, so that what a model folder keeps is data whoever loads it."""
+"""Reads the weights of a PyTorch model: safetensors, or a state dict by PyTorch's restricted reader."""
 
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone; what unpickles is torch's restricted reader
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from app.errors import IntegrityError
 
+SAFETENSORS_SUFFIX = ".safetensors"
 
-def convert_state_dict(source: Path, target: Path) -> None:
-    """Read a state dict by PyTorch's restricted reader, and write its tensors to `target`.
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read an artifact's tensors by name; its suffix says how, and there is no second try in another way.
 
     Raises:
-        IntegrityError: it holds more than named tensors, or a tensor that declares more than it has.
-        OSError: it cannot be read, or the target not written.
+        IntegrityError: it is not of that format, holds more than named tensors, or one that declares more than it has.
     """
+    if path.suffix != SAFETENSORS_SUFFIX:
+        return read_state_dict(path)
     try:
-        weights = torch.load(source, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError) as error:
-        raise IntegrityError(f"{source.name} is no PyTorch state dict of weights alone") from error
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(f"{path.name} cannot be read as safetensors: {error}") from error
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a state dict; raises `IntegrityError` as `read_weights`."""
+    try:
+        weights: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, OSError) as error:
+        raise IntegrityError(f"{path.name} is no PyTorch state dict of weights alone") from error
     if not isinstance(weights, dict) or not weights:
-        raise IntegrityError(f"{source.name} is no state dict: it does not hold tensors by name")
+        raise IntegrityError(f"{path.name} is no state dict: it does not hold tensors by name")
     for name, tensor in weights.items():
-        check_tensor(source.name, name, tensor)
-    # Clones: tensors that share memory, as tied weights do, are refused by safetensors.
-    save_file({name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}, target)
+        check_tensor(path.name, name, tensor)
+    return dict(weights)
 
 
 def check_tensor(file: str, name: Any, tensor: Any) -> None:

@@ -31,10 +31,10 @@ from app.pipeline.decode import decode
 from app.pipeline.postprocess import to_probabilities
 from app.pipeline.preprocess import preprocess
 from app.repository.archive_manifest import hash_archive, make_manifest
-from app.repository.compiler import EXAMPLE_LIMITS, GRAIN_PX, RANDOM_SEED, STAGING_PATTERN, check_difference
+from app.repository.compiler import EXAMPLE_LIMITS, GRAIN_PX, RANDOM_SEED, check_difference
 from app.repository.confined_process import run_confined
 from app.repository.model_repository import ARCHIVE_FOLDER, EXAMPLES_FOLDER, ModelFolder
-from app.repository.staging import stage, sweep_staging
+from app.repository.staging import COMPILING_PATTERN, stage, sweep_staging
 
 LABELS_FILE, REFUSAL_FILE = "labels.json", "refusal.json"
 MAX_SECONDS = 90
@@ -65,7 +65,7 @@ def compile_archive(archive: HandlerArchive, settings: Settings) -> tuple[ModelM
             return read_compiled(archive, sha256)
         check_refusal(archive, attempt)
         require_framework(make_manifest(archive, (), sha256))
-        sweep_staging(archive.path, STAGING_PATTERN)
+        sweep_staging(archive.path, COMPILING_PATTERN)
         try:
             arguments = [str(archive.path), archive.name, archive.version, sha256]
             run_confined("app.repository.archive_compiler", arguments, settings, timeout_s)
@@ -120,7 +120,7 @@ def compile_here(archive: HandlerArchive, sha256: str) -> None:
     expected = [to_scores(classifier.infer(batch), len(batch)) for batch in batches]
     labels = classifier.name_classes(expected[0].shape[1])
     manifest = make_manifest(archive, labels, sha256)
-    with stage(archive.path, STAGING_PATTERN, ARCHIVE_FOLDER) as staging:
+    with stage(archive.path, COMPILING_PATTERN, ARCHIVE_FOLDER) as staging:
         target = staging / ARCHIVE_FOLDER
         write_network(classifier.network, manifest.input, target / IR_FILE)
         found = infer_compiled(staging, manifest, batches)

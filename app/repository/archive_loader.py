@@ -8,18 +8,17 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.config import Settings
-from app.errors import ModelFolderError, SignatureError
+from app.errors import ModelFolderError
 from app.handlers.archive import HandlerArchive
 from app.handlers.default_classifier import find_obstacle
 from app.repository.archive_compiler import compile_archive
 from app.repository.model_entry import ModelEntry, State
 from app.repository.model_loader import LoadedModel, ModelLoader
 from app.repository.model_repository import ARCHIVE_FOLDER
-from app.repository.signing import verify_content
+from app.repository.trust import require_trust
 from app.repository.wanted import PlannedVersion
 
 if TYPE_CHECKING:
@@ -28,20 +27,6 @@ if TYPE_CHECKING:
     from app.repository.handler_keeper import HandlerKeeper
 
 log = logging.getLogger(__name__)
-
-PROGRAMS_ARE_OFF = (
-    "it brings a program of its own, and programs that no trusted key has signed are not run here; "
-    "SCANCER_PROGRAMS=all trusts every one"
-)
-
-
-def require_trust(path: Path, name: str, version: str, settings: Settings) -> None:
-    """Raise `SignatureError` unless the program of an unpacked archive may be run.
-
-    A signature that is there must hold, also where every program is trusted: it is there to be believed.
-    """
-    if verify_content(path, name, version, settings.instance) is None and settings.programs == "off":
-        raise SignatureError(PROGRAMS_ARE_OFF)
 
 
 class ArchiveStatus(NamedTuple):

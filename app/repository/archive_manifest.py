@@ -3,9 +3,10 @@
 import hashlib
 from collections.abc import Sequence
 
+from app.artifact import Artifact
 from app.engines.report import hash_files
 from app.handlers.archive import HandlerArchive
-from app.manifest import INTENDED_USE, MAX_BATCH_SIZE, UNKNOWN_LICENCE, Artifact, ModelManifest
+from app.manifest import INTENDED_USE, MAX_BATCH_SIZE, UNKNOWN_LICENCE, ModelManifest
 from app.model_specs import BatchSpec, InputSpec, OutputSpec
 
 # TorchServe's default handler: torchvision's Resize(256), CenterCrop(224), ToTensor() and Normalize(), with the mean

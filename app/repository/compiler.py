@@ -31,12 +31,12 @@ from app.pipeline.postprocess import check_scores, to_probabilities
 from app.pipeline.preprocess import preprocess
 from app.repository.confined_process import run_confined
 from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
-from app.repository.staging import stage, sweep_staging
+from app.repository.staging import COMPILING_PATTERN, stage, sweep_staging
+from app.repository.trust import require_trusted_artifact
 
 RANDOM_IMAGES = 32
 RANDOM_SEED = 0
 GRAIN_PX = 8
-STAGING_PATTERN = ".compiling-*"
 EXAMPLE_LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
 
 
@@ -50,14 +50,16 @@ def compile_in_process(folder: Path, settings: Settings, only_if_invalid: bool =
 
     Raises:
         FrameworkMissingError: the model's framework is not installed here.
+        SignatureError: the artifact is a program that is not trusted.
         CompiledModelError: the conversion failed, took too long, or strays too far from the framework.
     """
     manifest = read_manifest(folder)
+    require_trusted_artifact(ModelFolder(folder), manifest, settings)
     require_framework(manifest)
     with hold_lock(settings.instance / f"compile-{manifest.name}-{manifest.version}.lock"):
         if only_if_invalid and has_valid_report(folder, manifest):
             return read_report(folder, manifest)
-        sweep_staging(folder, STAGING_PATTERN)
+        sweep_staging(folder, COMPILING_PATTERN)
         run_confined("app.repository.compiler", [str(folder.resolve())], settings, settings.compile_timeout_s)
         return read_report(folder, manifest)
 
@@ -83,7 +85,7 @@ def compile_model(folder: Path) -> CompileReport:
     reference: ConvertibleEngine = build_engine(manifest.framework, folder, manifest, os.cpu_count() or 1)  # type: ignore[assignment]  # the frameworks' own engines all convert
     reference.load()
     try:
-        with stage(folder, STAGING_PATTERN, COMPILED_FOLDER) as staging:
+        with stage(folder, COMPILING_PATTERN, COMPILED_FOLDER) as staging:
             target = staging / COMPILED_FOLDER
             write_ir(reference, target / IR_FILE)
             batch = make_comparison_batch(manifest, folder)

@@ -5,12 +5,13 @@ import json
 from app.config import Settings
 from app.engines.base import Engine, build_engine
 from app.engines.int8_report import INT8_FOLDER
-from app.engines.process_engine import ProcessEngine
+from app.engines.process_engine import ProcessEngine, runs_natively
 from app.errors import AnsweredError, IntegrityError
 from app.manifest import ModelManifest
 from app.pipeline.decode import ImageLimits
 from app.pipeline.served_model import ServedModel
 from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
+from app.repository.trust import require_trusted_artifact
 
 EXPECTED_FILE = "expected.json"
 
@@ -26,7 +27,8 @@ def check_folder(folder: ModelFolder, settings: Settings) -> float:
     """
     manifest = folder.read_manifest()
     folder.verify_artifact(manifest)
-    if settings.engine == "native" or manifest.engine == "native":
+    require_trusted_artifact(folder, manifest, settings)
+    if runs_natively(manifest, settings):
         engine: Engine = ProcessEngine(folder.path, manifest, settings)
     else:
         report = folder.read_report(manifest)

@@ -162,7 +162,7 @@ class ModelFollower:
 def describe_files(folder: ModelFolder) -> list[tuple[str, int, int]]:
     """Path, size and time of every file of a version; what a compilation has begun is passed over."""
     files = []
-    for path in (*folder.path.glob("[!.]*"), *folder.path.glob("[!.]*/*")):
+    for path in (*folder.path.glob("[!.]*"), *folder.path.glob("[!.]*/*"), *folder.path.glob("[!.]*/*/*")):
         if path.is_file():
             status = path.stat()
             files.append((str(path), status.st_size, status.st_mtime_ns))

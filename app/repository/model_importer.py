@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from app.artifact import FILE_PATTERN, FRAMEWORKS
 from app.config import MIB, Settings
 from app.engines.base import Engine, build_engine
 from app.engines.int8_report import INT8_FOLDER
-from app.engines.process_engine import ProcessEngine
-from app.engines.report import COMPILED_FOLDER, hash_files
+from app.engines.process_engine import ProcessEngine, runs_natively
+from app.engines.report import COMPILED_FOLDER
 from app.errors import (
     AnsweredError,
     CompiledModelError,
@@ -27,29 +28,38 @@ from app.errors import (
     ModelFormatError,
 )
 from app.handlers.archive import read_archive
-from app.manifest import FILE_PATTERN, MANIFEST_FILE, ModelManifest, parse_manifest, read_document
+from app.manifest import MANIFEST_FILE, ModelManifest, parse_manifest, read_document
 from app.pipeline.postprocess import check_scores, to_probabilities
 from app.repository.archive import ArchiveLimits, unpack, verify_zip
-from app.repository.archive_loader import require_trust
 from app.repository.archive_signing import bring_signature
+from app.repository.artifact_files import hash_artifact, list_artifact, list_companions
 from app.repository.compiler import compile_in_process
 from app.repository.model_check import EXPECTED_FILE, check_folder
 from app.repository.model_format import ModelFormat, Trust, identify
 from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
 from app.repository.quarantine import Quarantine
 from app.repository.signing import SIGNATURE_FILE, verify_folder
-from app.repository.weights_converter import keep_as_safetensors
+from app.repository.trust import require_trust, require_trusted_artifact
 
 UNPACKED_FACTOR = 4
-BARE = (ModelFormat.KERAS, ModelFormat.HDF5, ModelFormat.SAFETENSORS, ModelFormat.STATE_DICT)
+WEIGHTS = (ModelFormat.KERAS, ModelFormat.HDF5, ModelFormat.SAFETENSORS, ModelFormat.STATE_DICT)
+PROGRAMS = (ModelFormat.TORCHSCRIPT, ModelFormat.PT2, ModelFormat.ONNX, ModelFormat.SAVED_MODEL)
 UNPACKABLE = (ModelFormat.FOLDER, ModelFormat.PACKED, ModelFormat.ARCHIVE, ModelFormat.UNKNOWN)
 """What is unpacked, or refused by `unpack` with a better reason than that its kind is unknown."""
 ARTIFACT_FORMATS = {
-    ".safetensors": ModelFormat.SAFETENSORS,
-    ".keras": ModelFormat.KERAS,
-    ".h5": ModelFormat.HDF5,
+    ("torch", ".safetensors"): ModelFormat.SAFETENSORS,
+    ("torch", ".pt"): ModelFormat.STATE_DICT,
+    ("torch", ".pth"): ModelFormat.STATE_DICT,
+    ("keras", ".keras"): ModelFormat.KERAS,
+    ("keras", ".h5"): ModelFormat.HDF5,
+    ("torchscript", ".pt"): ModelFormat.TORCHSCRIPT,
+    ("torchscript", ".pth"): ModelFormat.TORCHSCRIPT,
+    ("torchscript", ".torchscript"): ModelFormat.TORCHSCRIPT,
+    ("torch_export", ".pt2"): ModelFormat.PT2,
+    ("onnx", ".onnx"): ModelFormat.ONNX,
+    ("saved_model", ".savedmodel"): ModelFormat.SAVED_MODEL,
 }
-"""What a file must be that the manifest calls so."""
+"""What an artifact must be that the manifest calls so."""
 OTHER_FILES = re.compile(
     rf"{re.escape(MANIFEST_FILE)}|{re.escape(SIGNATURE_FILE)}|[A-Za-z0-9_-]+\.(md|txt)|LICEN[CS]E"
     rf"|{EXAMPLES_FOLDER}/({re.escape(EXPECTED_FILE)}|[A-Za-z0-9._-]+\.(png|jpg))|({COMPILED_FOLDER}|{INT8_FOLDER})/[a-z0-9._-]+\.(xml|bin|json)"
@@ -64,10 +74,10 @@ def add_model(source: Path, settings: Settings, manifest: Path | None = None) ->
     """Add a model version to the model repository.
 
     Args:
-        source: an archive that `pack_model` wrote, a folder that holds a `model.toml`, or a `.keras`, `.h5` or
-            `.safetensors` file or a PyTorch state dict. It is what its content says, whatever its name.
-        settings: the model repository, limits, and how models are compiled.
-        manifest: the `model.toml` of a bare file; its `sha256` may be left out.
+        source: an archive that `pack_model` wrote, a folder that holds a `model.toml`, or the artifact alone: a file,
+            or the folder of a SavedModel. It is what its content says, whatever its name.
+        settings: the model repository, limits, whether programs are run, and how models are compiled.
+        manifest: the `model.toml` of an artifact alone; its `sha256` may be left out.
 
     Returns:
         The folder in the model repository.
@@ -134,15 +144,14 @@ def bring_in(
     if source.is_file() and source.stat().st_size > settings.max_model_bytes:
         raise ModelFormatError(f"{source.name} is larger than the {settings.max_model_bytes} bytes that are allowed")
     unpacked = quarantine / "unpacked"
-    if kind in BARE:
-        root = lay_out(source, manifest, unpacked)
+    if kind in WEIGHTS or (kind in PROGRAMS and settings.programs == "all"):
+        root = lay_out(source, kind, manifest, unpacked, limits)
     elif kind not in UNPACKABLE:
         raise refuse(source.name, kind)
     elif manifest is not None and kind in (ModelFormat.FOLDER, ModelFormat.PACKED):
         raise ModelFormatError(f"{source.name} is {kind.title} and has a manifest of its own; name none beside it")
     else:
         root = unpack(source, unpacked, limits)
-    keep_as_safetensors(root, settings)
     fill_in_sha256(root)
     parsed = parse_manifest(read_document(root / MANIFEST_FILE))
     folder = quarantine / "model" / parsed.name / parsed.version
@@ -152,13 +161,16 @@ def bring_in(
 
 def refuse(name: str, kind: ModelFormat) -> ModelFormatError:
     """Make the error that says why a kind is not taken."""
+    reason = f"{name} is {kind.title}, which is not taken"
     if kind.trust is Trust.DATA:
-        return ModelFormatError(f"{name} is {kind.title}, which is not taken; convert it to .keras or .safetensors")
-    return ModelFormatError(f"{name} is {kind.title}, which is not taken: loading it can run code")
+        return ModelFormatError(f"{reason}; convert it to .keras or .safetensors")
+    if kind in PROGRAMS:
+        return ModelFormatError(f"{reason}: loading it can run code; SCANCER_PROGRAMS=all trusts every program")
+    return ModelFormatError(f"{reason}: loading it can run code")
 
 
-def lay_out(source: Path, manifest: Path | None, target: Path) -> Path:
-    """Make a model folder of a bare file and its manifest."""
+def lay_out(source: Path, kind: ModelFormat, manifest: Path | None, target: Path, limits: ArchiveLimits) -> Path:
+    """Make a model folder of an artifact and its manifest."""
     if manifest is None:
         raise ModelFormatError(f"{source.name} comes without a manifest; name one")
     artifact = read_document(manifest).get("artifact")
@@ -167,19 +179,27 @@ def lay_out(source: Path, manifest: Path | None, target: Path) -> Path:
         name = "model"  # parse_manifest will say what is wrong
     target.mkdir()
     shutil.copyfile(manifest, target / MANIFEST_FILE)
+    if source.is_dir():
+        unpack(source, target / name, limits)
+        return target
     shutil.copyfile(source, target / name)
+    for companion in list_companions(source, "onnx") if kind is ModelFormat.ONNX else ():
+        if source.name != name:  # inside the one file stands the name of the other
+            raise ModelFormatError(f"{source.name} has its weights in {companion.name}: artifact.file must be its name")
+        shutil.copyfile(companion, target / companion.name)
     return target
 
 
 def fill_in_sha256(folder: Path) -> None:
     """Add the artifact's SHA-256 to a manifest that leaves it out; any other fault is left to `parse_manifest`."""
     path = folder / MANIFEST_FILE
-    artifact = read_document(path).get("artifact")
-    if not isinstance(artifact, dict) or "sha256" in artifact:
+    document = read_document(path)
+    artifact, framework = document.get("artifact"), document.get("framework")
+    if not isinstance(artifact, dict) or "sha256" in artifact or framework not in FRAMEWORKS:
         return
     name = artifact.get("file")
-    if isinstance(name, str) and FILE_PATTERN.fullmatch(name) and (folder / name).is_file():
-        line = f'\nsha256 = "{hash_files(folder / name)}"'
+    if isinstance(name, str) and FILE_PATTERN.fullmatch(name) and (folder / name).exists():
+        line = f'\nsha256 = "{hash_artifact(folder / name, framework)}"'
         text = path.read_text(encoding="utf-8")
         path.write_text(ARTIFACT_TABLE.sub(lambda found: found[0] + line, text, count=1), encoding="utf-8")
 
@@ -190,6 +210,7 @@ def admit(folder: ModelFolder, settings: Settings, limits: ArchiveLimits) -> Non
     folder.verify_artifact(manifest)
     check_files(folder, manifest)
     check_artifact(folder, manifest, limits)
+    require_trusted_artifact(folder, manifest, settings)
     if verify_folder(folder, settings.instance) is None:
         # Whoever made a compiled model can have made it anything: unsigned, it is made anew from the artifact.
         for made in (COMPILED_FOLDER, INT8_FOLDER):
@@ -201,16 +222,12 @@ def admit(folder: ModelFolder, settings: Settings, limits: ArchiveLimits) -> Non
     try_out(folder, manifest, settings)
 
 
-def runs_natively(manifest: ModelManifest, settings: Settings) -> bool:
-    """Whether the model is served by its own framework."""
-    return "native" in (settings.engine, manifest.engine)
-
-
 def check_files(folder: ModelFolder, manifest: ModelManifest) -> None:
     """Refuse a folder that holds more than a model."""
+    artifact = list_artifact(folder.path / manifest.artifact.file, manifest.framework)
     for path in sorted(folder.path.rglob("*")):
         name = path.relative_to(folder.path).as_posix()
-        if path.is_file() and name != manifest.artifact.file and not OTHER_FILES.fullmatch(name):
+        if path.is_file() and path not in artifact and not OTHER_FILES.fullmatch(name):
             raise ModelFormatError(f"{name} is no part of a model folder")
 
 
@@ -218,10 +235,11 @@ def check_artifact(folder: ModelFolder, manifest: ModelManifest, limits: Archive
     """Refuse an artifact that is not what its name says, which the loaders go by."""
     path = folder.path / manifest.artifact.file
     kind = identify(path)
-    wanted = ARTIFACT_FORMATS[path.suffix]
+    wanted = ARTIFACT_FORMATS[manifest.framework, path.suffix]
     if kind is not wanted:
-        if kind in BARE:
-            raise ModelFormatError(f"{path.name} is {kind.title}; by its name it should be {wanted.title}")
+        if kind in (*WEIGHTS, *PROGRAMS):
+            rule = f'by its name, and framework = "{manifest.framework}", it should be {wanted.title}'
+            raise ModelFormatError(f"{path.name} is {kind.title}; {rule}")
         if kind in UNPACKABLE:
             raise ModelFormatError(f"{path.name} is {kind.title} or damaged; {wanted.title} is wanted")
         raise refuse(path.name, kind)

@@ -11,7 +11,7 @@ from app.engines.compile import require_framework
 from app.engines.int8_report import INT8_FOLDER, Int8Report
 from app.engines.lazy_engine import LazyEngine
 from app.engines.openvino_engine import OpenVINOEngine
-from app.engines.process_engine import ProcessEngine
+from app.engines.process_engine import ProcessEngine, runs_natively
 from app.engines.report import COMPILED_FOLDER, CompileReport
 from app.errors import CompiledModelError
 from app.manifest import ModelManifest
@@ -20,6 +20,7 @@ from app.pipeline.served_model import ServedModel
 from app.repository.compiler import compile_in_process
 from app.repository.model_entry import ModelEntry
 from app.repository.model_repository import ModelFolder
+from app.repository.trust import require_trusted_artifact
 from app.repository.wanted import PlannedVersion
 
 log = logging.getLogger(__name__)
@@ -57,11 +58,7 @@ class ModelLoader:
     """Loads models as the settings say; every method raises `ModelFolderError` with the reason if it cannot."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def runs_natively(self, manifest: ModelManifest) -> bool:
-        """Whether the model runs in its own framework."""
-        return self._settings.engine == "native" or manifest.engine == "native"
+        self.settings = settings
 
     def load_compiled(
         self, planned: PlannedVersion, manifest: ModelManifest, on_load: Callable[[str | None, float], None] | None
@@ -70,12 +67,14 @@ class ModelLoader:
 
         Raises:
             CompiledModelError: it must be compiled first.
+            SignatureError: it was made of a program that is not trusted.
         """
         folder = planned.folder
+        require_trusted_artifact(folder, manifest, self.settings)
         report = folder.read_report(manifest)
         int8 = self.find_int8(folder, manifest, report)
         compiled = INT8_FOLDER if int8 else COMPILED_FOLDER
-        engine: Engine = OpenVINOEngine(folder.path, manifest, self._settings.inference_threads, compiled)
+        engine: Engine = OpenVINOEngine(folder.path, manifest, self.settings.inference_threads, compiled)
         if on_load is not None:
             engine = LazyEngine(engine, lambda: check_int8(folder, manifest, report, int8), on_load)
         served, load_s = self._serve(planned, manifest, engine)
@@ -87,7 +86,7 @@ class ModelLoader:
         self, planned: PlannedVersion, manifest: ModelManifest, report: CompileReport, compiled: str
     ) -> LoadedModel:
         """Load the compiled model of a report that was read, from the folder `compiled` of the version."""
-        engine = OpenVINOEngine(planned.folder.path, manifest, self._settings.inference_threads, compiled)
+        engine = OpenVINOEngine(planned.folder.path, manifest, self.settings.inference_threads, compiled)
         served, load_s = self._serve(planned, manifest, engine)
         return LoadedModel(manifest, "openvino", served, report, load_s=load_s)
 
@@ -96,16 +95,16 @@ class ModelLoader:
         folder = planned.folder
         manifest = folder.read_manifest()
         require_framework(manifest)
-        if self.runs_natively(manifest):
-            engine = ProcessEngine(folder.path, manifest, self._settings)
+        if runs_natively(manifest, self.settings):
+            engine = ProcessEngine(folder.path, manifest, self.settings)
             served, load_s = self._serve(planned, manifest, engine)
             return LoadedModel(manifest, manifest.framework, served, load_s=load_s)
-        compile_in_process(folder.path, self._settings, only_if_invalid=True)
+        compile_in_process(folder.path, self.settings, only_if_invalid=True)
         return self.load_compiled(planned, manifest, None)
 
     def find_int8(self, folder: ModelFolder, manifest: ModelManifest, report: CompileReport) -> Int8Report | None:
         """The report of the INT8 model that shall serve; None where float32 shall."""
-        if self._settings.precision != "int8":
+        if self.settings.precision != "int8":
             return None
         try:
             int8 = folder.read_int8_report(manifest, report)
@@ -122,9 +121,9 @@ class ModelLoader:
         started = time.perf_counter()
         engine.load()
         load_s = time.perf_counter() - started
-        limits = ImageLimits(self._settings.max_pixels, self._settings.max_side_px)
+        limits = ImageLimits(self.settings.max_pixels, self.settings.max_side_px)
         batched = replace(manifest, batch=planned.wanted.choose_batch(manifest))
-        return ServedModel(batched, engine, limits, self._settings.queue_size), load_s
+        return ServedModel(batched, engine, limits, self.settings.queue_size), load_s
 
 
 def check_int8(folder: ModelFolder, manifest: ModelManifest, report: CompileReport, int8: Int8Report | None) -> None:

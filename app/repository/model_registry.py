@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from app.config import Settings
+from app.engines.process_engine import runs_natively
 from app.errors import CompiledModelError, InferenceError, ModelFolderError
 from app.manifest import ModelManifest
 from app.repository.archive_loader import ArchiveLoader, ArchiveStatus
@@ -181,7 +182,7 @@ class ModelRegistry(ServingTable):
                 self._set(ModelEntry(folder, wanted, State.UNAVAILABLE, "it has no workers", manifest))
                 return True
             folder.verify_artifact(manifest)
-            if self._loader.runs_natively(manifest):
+            if runs_natively(manifest, self._settings):
                 self._wait_for(planned, manifest, f"{manifest.framework} is starting")
                 return False
             is_eager = wanted.key in (self._plan.asked if self.is_settled else self._at_start)

@@ -6,10 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from app.engines.int8_report import Int8Report, read_int8_report
-from app.engines.report import CompileReport, hash_files, read_report
+from app.engines.report import CompileReport, read_report
 from app.errors import IntegrityError, ManifestError
 from app.handlers.archive import ARCHIVE_NAME_PATTERN, HandlerArchive, is_archive, read_archive
 from app.manifest import MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, read_manifest
+from app.repository.artifact_files import hash_artifact
 
 EXAMPLES_FOLDER = "examples"
 CARD_FILE = "MODEL_CARD.md"
@@ -64,10 +65,8 @@ class ModelFolder:
             IntegrityError: the artifact is missing, a link, or another file.
         """
         path = self.path / manifest.artifact.file
-        if path.is_symlink() or not path.is_file():
-            raise IntegrityError(f"{path.name} is missing, or is not a plain file")
         try:
-            actual = hash_files(path)
+            actual = hash_artifact(path, manifest.framework)
         except OSError as error:
             raise IntegrityError(f"{path.name} cannot be read: {error.strerror}") from error
         if actual != manifest.artifact.sha256:

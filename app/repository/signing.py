@@ -17,8 +17,8 @@ from typing import Any
 
 from app.engines.report import hash_files
 from app.errors import SignatureError
-from app.repository.compiler import STAGING_PATTERN
 from app.repository.model_repository import ARCHIVE_FOLDER, TOKEN_FILE, ModelFolder
+from app.repository.staging import COMPILING_PATTERN
 
 SIGNATURE_FILE = "signature.json"
 TRUST_FILE = "trusted_keys"
@@ -91,7 +91,7 @@ def is_own(file: Path) -> bool:
     first = file.parts[0]
     if len(file.parts) == 1:
         return first in (SIGNATURE_FILE, TOKEN_FILE)
-    return first == ARCHIVE_FOLDER or fnmatchcase(first, STAGING_PATTERN)
+    return first == ARCHIVE_FOLDER or fnmatchcase(first, COMPILING_PATTERN)
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:

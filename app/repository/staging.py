@@ -8,6 +8,9 @@ from pathlib import Path
 
 from app.errors import CompiledModelError
 
+COMPILING_PATTERN = ".compiling-*"
+"""Name of the folder in which a compiled model is made."""
+
 
 @contextmanager
 def stage(model_folder: Path, pattern: str, name: str) -> Iterator[Path]:

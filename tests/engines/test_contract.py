@@ -13,11 +13,15 @@ from app.engines.base import ENGINES, Engine, build_engine
 from app.engines.process_engine import ProcessEngine
 from app.manifest import ModelManifest, read_manifest
 from app.pipeline.postprocess import to_probabilities
+from app.repository.compiler import compile_model
 from app.setting_types import PROJECT_ROOT
+from tests.engines.programs import PROGRAMS, write_folder
 
 PCAM = PROJECT_ROOT / "models/pcam-classification/1.0"
 ISIC = PROJECT_ROOT / "models/isic-classification/1.0"
-CASES = [("openvino", PCAM), ("openvino", ISIC), ("torch", PCAM), ("keras", ISIC), ("process", PCAM)]
+CASES: list[tuple[str, str | Path]] = [("openvino", PCAM), ("openvino", ISIC), ("torch", PCAM), ("keras", ISIC)]
+CASES += [("process", PCAM), ("openvino", "ONNX for one picture")]
+CASES += [(framework, name) for name, (framework, _) in PROGRAMS.items()]
 TOLERANCE = 1e-4
 
 # TensorFlow's and Keras' own imports warn of what their dependencies will drop.
@@ -28,9 +32,20 @@ def test_every_engine_is_in_the_suite() -> None:
     assert {name for name, _ in CASES} >= set(ENGINES)
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1].parent.name}")
-def case(request: pytest.FixtureRequest) -> Iterator[tuple[Engine, ModelManifest, Path]]:
-    name, folder = request.param
+def call(case: tuple[str, str | Path]) -> str:
+    name, source = case
+    return f"{name}-{source.parent.name if isinstance(source, Path) else source}"
+
+
+@pytest.fixture(scope="module", params=CASES, ids=call)
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Engine, ModelManifest, Path]]:
+    name, source = request.param
+    folder = source
+    if isinstance(source, str):
+        folder = write_folder(tmp_path_factory.mktemp("models"), *PROGRAMS[source])
+        compile_model(folder)
     manifest = read_manifest(folder)
     engine: Engine
     if name == "process":

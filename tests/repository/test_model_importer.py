@@ -143,7 +143,8 @@ def test_what_belongs_to_the_wrong_manifest_is_named(pcam: Path, tmp_path: Path,
     with pytest.raises(ModelFormatError, match="has a manifest of its own"):
         add_model(pcam, empty, manifest)
     with pytest.raises(
-        ModelFormatError, match=r"lesion\.keras is safetensors; by its name it should be a \.keras file"
+        ModelFormatError,
+        match=r'lesion\.keras is safetensors; by its name, and framework = "keras", it should be a \.keras file',
     ):
         add_model(pcam / "model.safetensors", empty, manifest)
     with pytest.raises(ManifestError, match=r"artifact\.file must match"):

@@ -1,5 +1,6 @@
-"""A PyTorch state dict is read by the restricted reader, kept as safetensors, and refused where it holds more."""
+"""A PyTorch state dict is read by the restricted reader, and refused where it holds more."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,9 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from app.config import MIB, Settings
-from app.errors import IntegrityError, ManifestError
+from app.engines.report import hash_files
+from app.engines.torch_weights import read_weights
+from app.errors import CompiledModelError, IntegrityError
+from app.repository.compiler import compile_in_process
+from app.repository.model_check import check_folder
 from app.repository.model_importer import add_model
-from app.repository.weights_converter import rename_in_manifest
+from app.repository.model_repository import ModelFolder
 from app.setting_types import PROJECT_ROOT
 
 PCAM = PROJECT_ROOT / "models/pcam-classification/1.0"
@@ -35,15 +40,23 @@ def empty(tmp_path: Path) -> Settings:
     return Settings(models=tmp_path / "models", instance=tmp_path / "instance")
 
 
-def test_state_dict_is_added_and_kept_as_safetensors(tmp_path: Path, empty: Settings) -> None:
-    folder = add_model(*write_source(tmp_path, "weights.pt")[:1], empty, tmp_path / "brought.toml")
-    assert sorted(path.name for path in folder.path.iterdir()) == ["compiled", "model.toml", "weights.safetensors"]
-    manifest = folder.read_manifest()
-    assert manifest.artifact.file == "weights.safetensors"
-    folder.verify_artifact(manifest)
-    kept, shipped = load_file(folder.path / "weights.safetensors"), load_file(PCAM / "model.safetensors")
-    assert kept.keys() == shipped.keys()
-    assert all(torch.equal(kept[name], shipped[name]) for name in shipped)
+def test_state_dict_is_added_and_answers_as_the_shipped_weights(tmp_path: Path, empty: Settings) -> None:
+    weights, manifest = write_source(tmp_path, "weights.pt")
+    folder = add_model(weights, empty, manifest)
+    assert sorted(path.name for path in folder.path.iterdir()) == ["compiled", "model.toml", "weights.pt"]
+    assert (folder.path / "weights.pt").read_bytes() == weights.read_bytes()
+    shutil.copytree(PCAM / "examples", folder.path / "examples")
+    assert check_folder(folder, empty) < 1e-4
+
+
+def test_state_dict_in_a_folder_that_somebody_puts_there_is_compiled(tmp_path: Path, empty: Settings) -> None:
+    folder = ModelFolder(empty.models / "pcam-classification/1.0")
+    folder.path.mkdir(parents=True)
+    weights, manifest = write_source(tmp_path, "weights.pth")
+    text = manifest.read_text().replace("[artifact]", f'[artifact]\nsha256 = "{hash_files(weights)}"')
+    weights.rename(folder.path / "weights.pth")
+    (folder.path / "model.toml").write_text(text)
+    assert compile_in_process(folder.path, empty).max_probability_difference < 1e-4
 
 
 def test_state_dict_of_another_hash_is_not_read(tmp_path: Path, empty: Settings) -> None:
@@ -56,22 +69,19 @@ def test_state_dict_of_another_hash_is_not_read(tmp_path: Path, empty: Settings)
 @pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
 def test_state_dict_is_opened_in_a_confined_process(tmp_path: Path, empty: Settings) -> None:
     weights, manifest = write_source(tmp_path, "weights.pt")
-    with pytest.raises(IntegrityError):  # of the conversion, before anything is compiled
+    with pytest.raises(CompiledModelError):
         add_model(weights, replace(empty, compile_memory_bytes=128 * MIB), manifest)
     assert list(empty.models.iterdir()) == []
 
 
-def convert(tmp_path: Path, content: Any) -> dict[str, Any]:
-    from app.engines.torch_weights import convert_state_dict
-
+def read(tmp_path: Path, content: Any) -> dict[str, Any]:
     torch.save(content, tmp_path / "weights.pt")
-    convert_state_dict(tmp_path / "weights.pt", tmp_path / "weights.safetensors")
-    return dict(load_file(tmp_path / "weights.safetensors"))
+    return read_weights(tmp_path / "weights.pt")
 
 
-def test_tied_and_transposed_weights_are_written_whole(tmp_path: Path) -> None:
+def test_tied_and_transposed_weights_are_read_whole(tmp_path: Path) -> None:
     weight = torch.arange(6.0).reshape(2, 3)
-    found = convert(tmp_path, {"a": weight, "b": weight, "c": weight.T, "d": torch.tensor(3)})
+    found = read(tmp_path, {"a": weight, "b": weight, "c": weight.T, "d": torch.tensor(3)})
     assert torch.equal(found["a"], found["b"])
     assert torch.equal(found["c"], weight.T)
     assert found["d"].item() == 3
@@ -94,20 +104,4 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 def test_what_is_more_than_weights_is_refused(tmp_path: Path, name: str) -> None:
     make, reason = REFUSED[name]
     with pytest.raises(IntegrityError, match=reason):
-        convert(tmp_path, make())
-    assert not (tmp_path / "weights.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        'artifact = { file = "weights.pt" }',
-        'artifact.file = "weights.pt"',
-        'description = """\nfile = "weights.pt"\n"""\nartifact = { file = "weights.pt" }',
-    ],
-    ids=["inline", "dotted", "in a text"],
-)
-def test_manifest_written_in_another_way_is_refused_by_name(tmp_path: Path, line: str) -> None:
-    (tmp_path / "model.toml").write_text(f"{line}\n")
-    with pytest.raises(ManifestError, match=r'as file = "weights\.pt"$'):
-        rename_in_manifest(tmp_path / "model.toml", "weights.pt", "weights.safetensors")
+        read(tmp_path, make())

@@ -1,0 +1,47 @@
+"""The files that an artifact is made of, and the one SHA-256 of them all."""
+
+import hashlib
+from pathlib import Path
+
+from app.artifact import FRAMEWORKS
+from app.engines.report import hash_files
+from app.errors import IntegrityError
+
+
+def list_artifact(path: Path, framework: str) -> list[Path]:
+    """Every file of the artifact at `path`: itself and its companion, or all in the folder that it is, by name.
+
+    Raises:
+        IntegrityError: it is missing, or anything of it is a link or no plain file.
+    """
+    if path.is_dir() and not path.is_symlink():
+        found = sorted(path.rglob("*"), key=lambda member: member.relative_to(path).as_posix())
+        members = [member for member in found if member.is_symlink() or not member.is_dir()]
+    else:
+        members = [path, *list_companions(path, framework)]
+    if not members or any(member.is_symlink() or not member.is_file() for member in members):
+        raise IntegrityError(f"{path.name} is missing, or is not a plain file")
+    return members
+
+
+def list_companions(path: Path, framework: str) -> list[Path]:
+    """The second file of an artifact, if it is there: an ONNX model's weights."""
+    companion = FRAMEWORKS[framework].companion
+    beside = path.with_name(f"{path.name}{companion}")
+    return [beside] if companion is not None and (beside.exists() or beside.is_symlink()) else []
+
+
+def hash_artifact(path: Path, framework: str) -> str:
+    """SHA-256 of an artifact, in hex: of its bytes, then of its companion's; of a folder that of its list of hashes.
+
+    That list is what `sha256sum` prints for the files by name: a line of hash, two spaces and path each.
+
+    Raises:
+        IntegrityError: as `list_artifact`.
+        OSError: it cannot be read.
+    """
+    members = list_artifact(path, framework)
+    if not path.is_dir():
+        return hash_files(*members)
+    lines = [f"{hash_files(member)}  {member.relative_to(path).as_posix()}\n" for member in members]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

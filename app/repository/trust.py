@@ -1,0 +1,29 @@
+"""Which programs may be run here: those that a trusted key has signed, or every one where the operator says so."""
+
+from pathlib import Path
+
+from app.config import Settings
+from app.errors import SignatureError
+from app.manifest import ModelManifest
+from app.repository.model_repository import ModelFolder
+from app.repository.signing import verify_content
+
+PROGRAMS_ARE_OFF = (
+    "it brings a program of its own, and programs that no trusted key has signed are not run here; "
+    "SCANCER_PROGRAMS=all trusts every one"
+)
+
+
+def require_trust(path: Path, name: str, version: str, settings: Settings) -> None:
+    """Raise `SignatureError` unless the program in a folder may be run.
+
+    A signature that is there must hold, also where every program is trusted: it is there to be believed.
+    """
+    if verify_content(path, name, version, settings.instance) is None and settings.programs == "off":
+        raise SignatureError(PROGRAMS_ARE_OFF)
+
+
+def require_trusted_artifact(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> None:
+    """Raise `SignatureError` if the artifact is a program that may not be run."""
+    if manifest.is_program:
+        require_trust(folder.path, folder.name, folder.version, settings)

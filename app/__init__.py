@@ -33,9 +33,11 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         health,
         management,
         models,
+        open_configuration,
         open_inference,
         open_models,
         open_repository,
+        open_statistics,
         predictions,
     )
     from app.api.auth import Authenticator, register_auth
@@ -88,7 +90,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     register_surfaces(app, settings)
     register_error_handlers(app)
     parts = (
-        *(predictions, explanations, open_inference, open_models, open_repository),
+        *(predictions, explanations, open_inference, open_models, open_configuration, open_statistics, open_repository),
         *(models, management, health, description),
     )
     for blueprint in (*(part.blueprint for part in parts), exporter.make_exporter_blueprint(metrics)):

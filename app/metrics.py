@@ -5,16 +5,30 @@ imported. Under gunicorn each worker writes to files below `PROMETHEUS_MULTIPROC
 sum (`app/api/exporter.py`).
 """
 
+import os
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from app.config import MULTIPROCESS_VARIABLE
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
 OTHER = "other"
+FAILED = "failed"
+"""The one stage of a prediction that got no answer: the whole time of its request."""
+PREDICTION_RULE = re.compile(r"/(predictions|explanations)/|.*(/infer|[:/]predict|:explain|/invoke|/invocations)$")
+"""Rules of the routes that predict, whatever their protocol: a request there is an inference, also where it fails."""
+
+
+def is_prediction(rule: str, method: str) -> bool:
+    """Whether requests of a route and method ask a model for something."""
+    return method in ("POST", "PUT") and PREDICTION_RULE.match(rule) is not None
 
 
 def name_method(method: str) -> str:
@@ -54,7 +68,7 @@ class Metrics:
         )
         self.prediction_seconds = Histogram(
             "scancer_prediction_seconds",
-            "Time of one prediction request by route rule and stage: decode, queue, inference, whole.",
+            "Time of one prediction request by route rule and stage: decode, queue, inference, whole; or else failed.",
             ("rule", "model", "version", "stage"),
             buckets=SECONDS,
             registry=self.registry,
@@ -97,6 +111,19 @@ class Metrics:
     def count_refusal(self, reason: str) -> None:
         """Count one request that was turned away."""
         find_series(self.refused, reason).inc()
+
+    def count_failure(self, rule: str, method: str, model: str, version: str, seconds: float) -> None:
+        """Record how long a request took that was answered by an error, if it asked a model for something."""
+        if is_prediction(rule, method):
+            self.observe_prediction(rule, model, version, {FAILED: seconds})
+
+    def collect(self) -> list[Metric]:
+        """Return every family: summed over the workers of the server, or this process's own where there is none."""
+        if MULTIPROCESS_VARIABLE not in os.environ:
+            return list(self.registry.collect())
+        every = CollectorRegistry()
+        MultiProcessCollector(every)  # type: ignore[no-untyped-call]  # it has no annotations
+        return list(every.collect())
 
     def show_state(self, model: str, version: str, state: str, states: Iterable[str]) -> None:
         """Set the state of a model version in this worker; `states` are all there are."""

@@ -3,12 +3,13 @@
 import base64
 import binascii
 import json
+import time
 from typing import Any
 
 from flask import Response, request
 
 from app.api.context import NOTICE, RequestFacts, Services
-from app.api.handler_predictions import VERSION_HEADER, read_headers
+from app.api.handler_predictions import VERSION_HEADER, read_headers, read_times
 from app.api.predictions import json_text, read_patience
 from app.api.upload import list_instances, read_body
 from app.errors import BadRequestError, HandlerFaultError
@@ -28,6 +29,7 @@ def answer_instances(handler: HandlerModel, is_explained: bool, known: RequestFa
     known.model, known.version = handler.name, handler.version
     patience = read_patience(known.started, service.settings, handler.timeout_ms)
     headers = read_headers(request, []) | {"explain": str(is_explained), "url_path": ""}
+    rule = request.url_rule.rule if request.url_rule else ""
     answers = []
     for instance in read_instances(read_body(request), service.settings.max_images):
         parts = [{"name": name, "type": kind} for name, kind, _ in instance]
@@ -35,7 +37,10 @@ def answer_instances(handler: HandlerModel, is_explained: bool, known: RequestFa
         header, body = handler.predict(asked, [value for _, _, value in instance], patience)
         if "error" in header:
             raise HandlerFaultError(header["error"])
+        service.metrics.observe_prediction(rule, handler.name, handler.version, read_times(header))
         answers.append(read_answer(body))
+    whole = {"whole": time.perf_counter() - known.started}
+    service.metrics.observe_prediction(rule, handler.name, handler.version, whole)
     response = json_text({"explanations" if is_explained else "predictions": answers})
     response.headers[VERSION_HEADER] = handler.version
     response.headers["X-Notice"] = NOTICE

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response
@@ -57,6 +58,10 @@ def register_observation(app: Flask, metrics: Metrics) -> None:
         seconds = time.perf_counter() - known.started
         rule, method, status = asked.url_rule.rule if asked.url_rule else UNMATCHED, asked.method, response.status_code
         metrics.count_request(rule, method, status, known.model or "", known.version or "", seconds)
+        if (
+            status >= HTTPStatus.BAD_REQUEST and known.outcome and known.model
+        ):  # else the status is a handler's own word
+            metrics.count_failure(rule, method, known.model, known.version or "", seconds)
         if log.isEnabledFor(logging.INFO):
             fields = {
                 "request_id": known.request_id,

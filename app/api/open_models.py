@@ -18,7 +18,7 @@ from app.repository.model_entry import ModelEntry, State
 
 blueprint = Blueprint("open_models", __name__)
 
-EXTENSIONS = ["binary_tensor_data", "classification", "model_repository"]
+EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
 
 
 @blueprint.get("/v2")

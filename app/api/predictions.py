@@ -116,9 +116,10 @@ def answer_by_handler(handler: HandlerModel, call: Call, known: RequestFacts, se
     known.model, known.version = handler.name, handler.version
     patience = read_patience(known.started, service.settings, handler.timeout_ms)
     response, stages = handler_predictions.predict(handler, request, call, patience, known)
-    stages["whole"] = time.perf_counter() - known.started
-    rule = request.url_rule.rule if request.url_rule else ""
-    service.metrics.observe_prediction(rule, handler.name, handler.version, stages)
+    if known.outcome is None:  # else it failed, and is counted as such
+        stages["whole"] = time.perf_counter() - known.started
+        rule = request.url_rule.rule if request.url_rule else ""
+        service.metrics.observe_prediction(rule, handler.name, handler.version, stages)
     return response
 
 

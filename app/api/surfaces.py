@@ -28,6 +28,8 @@ BLUEPRINT_SURFACES = {
     "explanations": {Surface.INFERENCE},
     "open_inference": {Surface.INFERENCE},
     "open_models": {Surface.INFERENCE, Surface.MANAGEMENT},
+    "open_configuration": {Surface.INFERENCE, Surface.MANAGEMENT},
+    "open_statistics": {Surface.INFERENCE, Surface.MANAGEMENT},
     "open_repository": {Surface.INFERENCE, Surface.MANAGEMENT},
     "models": {Surface.INFERENCE, Surface.MANAGEMENT},
     "management": {Surface.MANAGEMENT},

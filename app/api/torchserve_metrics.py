@@ -6,7 +6,6 @@ asked, where TorchServe tells the last request's: it costs a prediction nothing,
 scrapes still shows.
 """
 
-import re
 import socket
 import threading
 from collections import defaultdict
@@ -17,6 +16,7 @@ from typing import NamedTuple, TypeVar
 from prometheus_client import Metric
 
 from app.api.host_figures import HostFigures
+from app.metrics import is_prediction
 
 FAMILIES = {
     "Requests2XX": ("counter", "Count"),
@@ -41,8 +41,6 @@ FAMILIES = {
 """TorchServe's families that mean something here: name, kind and unit."""
 
 HEAD = "# HELP {name} Torchserve prometheus {kind} metric with unit: {unit}\n# TYPE {name} {kind}\n"
-PREDICTION_RULE = re.compile(r"/(predictions|explanations)/|.*(/infer|[:/]predict|:explain|/invoke|/invocations)$")
-"""Rules of the routes that predict, whatever their protocol: a request there is an inference, also where it fails."""
 VERSION_IN_RULE, DEFAULT = "<version>", "default"
 WORKER_NAME = "W-9000-{}_{}"
 MS_PER_S, US_PER_S = 1e3, 1e6
@@ -86,7 +84,7 @@ def name_version(labels: Labels) -> str:
 
 def find_inference(labels: Labels) -> tuple[str, str] | None:
     """Return model and version of what `scancer_requests_total` counts, if it was a prediction of a known model."""
-    is_one = labels["model"] and labels["method"] in ("POST", "PUT") and PREDICTION_RULE.match(labels["rule"])
+    is_one = labels["model"] and is_prediction(labels["rule"], labels["method"])
     return (labels["model"], name_version(labels)) if is_one else None
 
 
@@ -218,7 +216,7 @@ def sum_stages(totals: Totals) -> dict[str, tuple[float, ...]]:
     seconds = totals.sum_by("scancer_prediction_seconds_sum", lambda labels: (labels["model"], labels["stage"]))
     places = {"whole": 1, "queue": 2, "decode": 3, "inference": 3}
     for (model, stage), value in seconds.items():
-        for key in (model, ALL_MODELS):
+        for key in (model, ALL_MODELS) if stage in places else ():
             sums[key][places[stage]] += value
             sums[key][0] += counts[model, stage] if stage == "whole" else 0.0
     return {key: tuple(values) for key, values in sums.items()}

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 from flask.testing import FlaskClient
+from prometheus_client import generate_latest
 
 from app.api.host_figures import HostFigures
 from app.api.torchserve_metrics import FAMILIES, RecentMeans, TorchServeMetrics, write_number
@@ -68,6 +69,19 @@ def test_version_is_default_unless_the_url_names_one() -> None:
         latency = float(lines["ts_inference_latency_microseconds" + label_model(version)])
         assert latency == pytest.approx(answered * 10_000)
         assert float(lines["ts_queue_latency_microseconds" + label_model(version)]) == pytest.approx(answered * 2000)
+
+
+def test_request_that_failed_changes_no_time_of_those_that_were_answered() -> None:
+    metrics, writer = Metrics(), TorchServeMetrics()
+    metrics.observe_prediction(UNNAMED, "m", "1.0", STAGES)
+    times = ("HandlerTime", "PredictionTime", "QueueTime", "WorkerThreadTime", "ts_inference_latency")
+    before = {name: value for name, value in write(metrics, writer).items() if name.startswith(times)}
+    metrics.count_failure(UNNAMED, "PUT", "m", "1.0", 5.0)
+    after = write(metrics, writer)
+    assert {name: after[name] for name in before} == before
+    metrics.count_failure("/models/<model_name>", "GET", "m", "1.0", 5.0)
+    failed = [line for line in generate_latest(metrics.registry).decode().splitlines() if 'stage="failed"' in line]
+    assert [line.rpartition(" ")[2] for line in failed if "_count" in line] == ["1.0"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import requests
+from google.protobuf import json_format
 from PIL import Image
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.service_pb2 import ModelStatistics, ModelStatisticsResponse
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.http.auth import BasicAuth
 from tritonclient.utils import InferenceServerException
@@ -74,7 +77,7 @@ def test_metadata_of_server_and_model(triton: InferenceServerClient) -> None:
     assert triton.get_server_metadata() == {
         "name": "scancer-api",
         "version": __version__,
-        "extensions": ["binary_tensor_data", "classification", "model_repository"],
+        "extensions": ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"],
     }
     for version in ("", "1.0"):
         told = triton.get_model_metadata(MODEL, version)
@@ -105,10 +108,70 @@ def test_repository_index_lists_every_version(triton: InferenceServerClient, ser
     assert [entry["name"] for entry in answer.json()] == ["isic-classification", MODEL]
 
 
-def test_what_only_triton_has_is_refused_in_words(triton: InferenceServerClient) -> None:
-    for call in (lambda: triton.get_model_config(MODEL), lambda: triton.get_inference_statistics(MODEL)):
-        with pytest.raises(InferenceServerException, match="Requested resource is not found") as caught:
-            call()
+# What Triton adds to the protocol
+
+
+@pytest.mark.parametrize(("model", "classes"), [(MODEL, 2), ("isic-classification", 2)])
+def test_configuration_is_one_that_triton_could_have_and_fits_the_metadata(
+    triton: InferenceServerClient, model: str, classes: int
+) -> None:
+    told = triton.get_model_config(model)
+    assert told == triton.get_model_config(model, "1.0")
+    config = json_format.ParseDict(told, ModelConfig())
+    assert (config.name, config.platform, config.max_batch_size) == (model, "openvino", 64)
+    assert [tensor.name for tensor in config.output] == ["probabilities", "label"]
+    assert list(config.output[0].dims) == [classes]
+    assert (config.instance_group[0].count, config.dynamic_batching.preferred_batch_size) == (2, [8])
+    metadata = triton.get_model_metadata(model)
+    for described, tensors in (("inputs", told["input"]), ("outputs", told["output"])):
+        assert [each["shape"] for each in metadata[described]] == [[-1, *tensor["dims"]] for tensor in tensors]
+    texts = {name: parameter.string_value for name, parameter in config.parameters.items()}
+    assert texts == {name: str(value) for name, value in metadata["parameters"].items()}
+
+
+def read_statistics(triton: InferenceServerClient) -> ModelStatistics:
+    """The statistics of the one version, as Triton's own message."""
+    told = triton.get_inference_statistics(MODEL)
+    [statistics] = json_format.ParseDict(told, ModelStatisticsResponse()).model_stats
+    assert (statistics.name, statistics.version) == (MODEL, "1.0")
+    return statistics
+
+
+def test_statistics_are_those_of_all_workers(
+    triton: InferenceServerClient, server: LiveServer, pcam_example: bytes
+) -> None:
+    before = read_statistics(triton)
+    url = f"{server.inference}/predictions/{MODEL}"
+    for body in [pcam_example] * 12 + [b"no picture"] * 3:  # each with a connection of its own
+        requests.put(url, data=body, auth=AUTH, timeout=30)
+    triton.infer(MODEL, file_input(pcam_example, pcam_example))
+    requests.get(f"{server.inference}{INFER}", auth=AUTH, timeout=10)  # 405: nothing was asked of the model
+    answers = [read_statistics(triton) for _ in range(6)]  # whichever worker is asked
+    assert len({answer.SerializeToString() for answer in answers}) == 1
+    after = answers[0]
+    assert after.inference_count - before.inference_count == 12 + 2
+    for stage, count in (("success", 13), ("fail", 3), ("queue", 13), ("compute_input", 13), ("compute_infer", 13)):
+        then, now = (getattr(each.inference_stats, stage) for each in (before, after))
+        assert now.count - then.count == count, stage
+        assert now.ns > then.ns, stage
+    spent = {stage: getattr(after.inference_stats, stage).ns for stage in ("queue", "compute_input", "compute_infer")}
+    assert sum(spent.values()) < after.inference_stats.success.ns
+
+
+def test_statistics_are_of_one_version_of_all_versions_or_of_all_models(triton: InferenceServerClient) -> None:
+    assert triton.get_inference_statistics(MODEL, "1.0") == triton.get_inference_statistics(MODEL)
+    everything = triton.get_inference_statistics()["model_stats"]
+    assert [each["name"] for each in everything] == ["isic-classification", MODEL]
+    assert everything[1:] == triton.get_inference_statistics(MODEL)["model_stats"]
+
+
+@pytest.mark.parametrize("key", [("no-model", ""), (MODEL, "9.9")])
+def test_unknown_models_have_neither_configuration_nor_statistics(
+    triton: InferenceServerClient, key: tuple[str, str]
+) -> None:
+    for call in (triton.get_model_config, triton.get_inference_statistics):
+        with pytest.raises(InferenceServerException, match="not found|does not exist") as caught:
+            call(*key)
         assert caught.value.status() == "404"
 
 

@@ -217,6 +217,23 @@ def test_other_protocols_ask_it_too_but_not_with_normalized_values(fast: Served)
     assert (response.status_code, "whole pictures" in response.json["error"]) == (400, True)
 
 
+def test_configuration_and_statistics_are_those_of_our_own_models(fast: Served) -> None:
+    config = fast.client.get("/v2/models/tiny/config", headers=basic()).json
+    assert (config["platform"], config["input"][0]["data_type"]) == ("openvino", "TYPE_STRING")
+    assert config["output"][0] == {"name": "probabilities", "data_type": "TYPE_FP32", "dims": [3]}
+
+    def read() -> dict[str, Any]:
+        document = fast.client.get("/v2/models/tiny/versions/1.0/stats", headers=basic()).json
+        stats: dict[str, Any] = document["model_stats"][0]
+        return stats
+
+    before, _ = read(), fast.ask("tiny", make_picture())
+    after = read()
+    assert after["inference_count"] == before["inference_count"] + 1
+    for name, stage in after["inference_stats"].items():
+        assert stage["count"] == before["inference_stats"][name]["count"] + (name != "fail")
+
+
 def test_compiled_archive_is_found_again_and_made_anew_when_its_files_change(fast: Served, tmp_path: Path) -> None:
     folder = tmp_path / "tiny/1.0"
     shutil.copytree(fast.app.extensions["scancer"].settings.models / "tiny/1.0", folder)

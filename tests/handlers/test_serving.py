@@ -310,6 +310,41 @@ def test_instances_that_are_none_answer_400(telling: FlaskClient, body: str) -> 
     assert explain(telling, "/v1/models/tells:explain", data=body).status_code == 400
 
 
+def test_configuration_and_statistics_of_a_program_are_the_ones_it_has(telling: FlaskClient) -> None:
+    def read(path: str) -> Any:
+        return telling.get(path, headers=basic()).json
+
+    config = read("/v2/models/tells/config")
+    assert (config["platform"], config["max_batch_size"], config["instance_group"][0]["count"]) == ("handler", 4, 1)
+    assert config["dynamic_batching"] == {"preferred_batch_size": [4], "max_queue_delay_microseconds": 300_000}
+    assert (config["input"], config["output"]) == ([], [])
+    [before] = read("/v2/models/tells/stats")["model_stats"]
+    assert post(telling, "tells", b"x").status_code == 200
+    instances = {"instances": [{"data": "eA=="}] * 3}
+    assert telling.post("/v1/models/tells:predict", json=instances, headers=basic()).status_code == 200
+    assert telling.post("/v1/models/tells:predict", json={"instances": []}, headers=basic()).status_code == 400
+    [after] = read("/v2/models/tells/versions/1.0/stats")["model_stats"]
+    assert after["inference_count"] - before["inference_count"] == 4
+    stages = {
+        name: each["count"] - before["inference_stats"][name]["count"]
+        for name, each in after["inference_stats"].items()
+    }
+    assert stages == {"success": 2, "fail": 1, "queue": 4, "compute_infer": 4}
+    assert after["inference_stats"]["compute_infer"]["ns"] > before["inference_stats"]["compute_infer"]["ns"]
+
+
+def test_status_that_a_program_chooses_is_an_answer_and_its_exception_a_failure(shown: FlaskClient) -> None:
+    def read() -> list[int]:
+        [told] = shown.get("/v2/models/Show_1.x/stats", headers=basic()).json["model_stats"]
+        return [told["inference_stats"][name]["count"] for name in ("success", "fail")]
+
+    answered, failed = read()
+    post(shown, "Show_1.x", b"status", content_type="text/plain")
+    assert read() == [answered + 1, failed]
+    post(shown, "Show_1.x", b"refuse", content_type="text/plain")
+    assert read() == [answered + 1, failed + 1]
+
+
 def describe(client: FlaskClient, path: str) -> Any:
     return client.get(path, headers=basic(), environ_overrides={"SERVER_PORT": "8081"})
 

@@ -96,7 +96,10 @@ class Settings:
     )
     models: Path = setting(PROJECT_ROOT / "models", parse_path, "a folder", "The model repository.")
     instance: Path = setting(
-        PROJECT_ROOT / "instance", parse_path, "a folder", "Where users and run-time state are kept."
+        PROJECT_ROOT / "instance",
+        parse_path,
+        "a folder",
+        "Where users and run-time state are kept; a server of other models needs one of its own.",
     )
     store: Path = setting(
         PROJECT_ROOT / "store", parse_path, "a folder", "Where `POST /models?url=NAME` looks for what NAME names."

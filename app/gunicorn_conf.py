@@ -16,6 +16,7 @@ from app.config import HANDLERS_VARIABLE, MULTIPROCESS_VARIABLE, PREFIX, Setting
 from app.errors import SettingsError, UsersError
 from app.handlers.folder import end_manager, find_folder, sweep
 from app.logs import make_log_config
+from app.server.instance_claim import claim_instance
 from app.server.tls import load_context
 from app.ts_config import read_config
 
@@ -62,6 +63,8 @@ def make_config(settings: Settings) -> dict[str, Any]:
         # Off: gunicorn's access log prints user names as they came. `app/api/observation.py` writes ours.
         "accesslog": None,
         "logconfig_dict": make_log_config(settings.log_level),
+        "on_starting": on_starting,
+        "post_fork": post_fork,
         "when_ready": lambda _server: when_ready(ts_remarks),
         "on_reload": on_reload,
         "post_worker_init": post_worker_init,
@@ -100,6 +103,19 @@ def adopt_ts_config(settings: Settings) -> list[str]:
         os.environ.setdefault(PREFIX + name.upper(), text)
     os.environ.pop(f"{PREFIX}TS_CONFIG", None)
     return remarks
+
+
+def on_starting(server: Any) -> None:
+    """Claim the instance folder, before anything is touched; a reload does not come here."""
+    try:
+        server.instance_claim = claim_instance(Settings.from_env())
+    except SettingsError as error:
+        sys.exit(f"scancer: {error.message}")
+
+
+def post_fork(server: Any, _worker: Any) -> None:
+    """Leave the claim to the arbiter: a worker that outlives it must not hold back the next server."""
+    os.close(server.instance_claim)
 
 
 def when_ready(ts_remarks: list[str]) -> None:

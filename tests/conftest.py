@@ -2,6 +2,7 @@
 
 import base64
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.api.users import UsersFile
+from app.api.users import USERS_FILE, UsersFile
 from app.config import Settings
 from app.setting_types import PROJECT_ROOT
 
@@ -38,6 +39,15 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("instance")
     UsersFile(folder).add(USER, "predict", PASSWORD)
     UsersFile(folder).add(MANAGER, "manage", MANAGER_PASSWORD)
+    return folder
+
+
+@pytest.fixture
+def own_instance(instance: Path, tmp_path: Path) -> Path:
+    """An instance folder with the same users, for a server of other models."""
+    folder = tmp_path / "instance"
+    folder.mkdir()
+    shutil.copy(instance / USERS_FILE, folder)
     return folder
 
 

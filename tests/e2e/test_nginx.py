@@ -319,12 +319,13 @@ def test_server_that_is_down_answers_502_in_the_one_shape(start_proxy: StartProx
 
 
 def test_503_of_the_server_passes_with_its_retry_after(
-    instance: Path, tmp_path: Path, start_proxy: StartProxy, pcam_example: bytes
+    own_instance: Path, tmp_path: Path, start_proxy: StartProxy, pcam_example: bytes
 ) -> None:
     broken = tmp_path / "models/broken-classification/1.0"
     broken.mkdir(parents=True)
     (broken / "model.toml").write_text("name = 'broken-classification'\n")
-    live = LiveServer(instance, tmp_path / "log", {"SCANCER_MODELS": str(tmp_path / "models"), "SCANCER_WORKERS": "1"})
+    settings = {"SCANCER_MODELS": str(tmp_path / "models"), "SCANCER_WORKERS": "1"}
+    live = LiveServer(own_instance, tmp_path / "log", settings)
     try:
         live.start(wait_for="/health/live")
         url = start_proxy(live.inference).url + "/predictions/broken-classification"

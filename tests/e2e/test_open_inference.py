@@ -170,7 +170,7 @@ def test_unknown_models_have_neither_configuration_nor_statistics(
     triton: InferenceServerClient, key: tuple[str, str]
 ) -> None:
     for call in (triton.get_model_config, triton.get_inference_statistics):
-        with pytest.raises(InferenceServerException, match="not found|does not exist") as caught:
+        with pytest.raises(InferenceServerException, match=r"not found|does not exist") as caught:
             call(*key)
         assert caught.value.status() == "404"
 

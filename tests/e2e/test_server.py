@@ -199,7 +199,7 @@ def test_page_of_a_model_tells_what_the_json_tells(server: LiveServer) -> None:
 
 
 def test_model_that_cannot_load_is_reported_and_the_others_serve(
-    instance: Path, tmp_path: Path, pcam_example: bytes
+    own_instance: Path, tmp_path: Path, pcam_example: bytes
 ) -> None:
     models = tmp_path / "models"
     models.mkdir()
@@ -207,7 +207,7 @@ def test_model_that_cannot_load_is_reported_and_the_others_serve(
     broken = models / "broken-classification/1.0"
     broken.mkdir(parents=True)
     (broken / "model.toml").write_text("name = 'broken-classification'\n")
-    live = LiveServer(instance, tmp_path / "log", {"SCANCER_MODELS": str(models), "SCANCER_WORKERS": "1"})
+    live = LiveServer(own_instance, tmp_path / "log", {"SCANCER_MODELS": str(models), "SCANCER_WORKERS": "1"})
     # Readiness waits for every default version, so a broken one holds it back for ever.
     live.start(wait_for="/health/live")
     try:

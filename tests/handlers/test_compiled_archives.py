@@ -271,11 +271,11 @@ def test_labels_that_are_alike_make_classes_that_are_not() -> None:
     assert tell_apart(["crane", "cat", "crane", "crane (2)"]) == ("crane", "cat", "crane (2)", "crane (2) (3)")
 
 
-def test_no_program_runs_while_programs_are_off(tmp_path: Path, instance: Path) -> None:
+def test_no_program_runs_while_programs_are_off(tmp_path: Path, own_instance: Path) -> None:
     files: dict[str, str | bytes] = {"model.py": f"open({str(tmp_path / 'ran')!r}, 'w')", "weights.pth": b"x"}
     names = {"model_file": "model.py", "serialized_file": "weights.pth"}
     make_archive(tmp_path / "models", "off", "image_classifier", files, **names)
-    app = create_app(Settings(models=tmp_path / "models", instance=instance))
+    app = create_app(Settings(models=tmp_path / "models", instance=own_instance))
     description = app.test_client().get("/models/off", headers=basic()).json
     assert (description["state"], "SCANCER_PROGRAMS=all" in description["reason"]) == ("UNAVAILABLE", True)
     assert not (tmp_path / "ran").exists()

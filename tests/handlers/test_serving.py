@@ -189,10 +189,10 @@ def test_program_is_not_asked_by_other_protocols(shown: FlaskClient) -> None:
     assert (response.status_code, "/predictions/Show_1.x only" in response.json["error"]) == (400, True)
 
 
-def test_archive_is_refused_with_the_reason_while_programs_are_off(tmp_path: Path, instance: Path) -> None:
+def test_archive_is_refused_with_the_reason_while_programs_are_off(tmp_path: Path, own_instance: Path) -> None:
     models = tmp_path / "models"
     make_archive(models, "show", "show:entry", {"show.py": f"open({str(tmp_path / 'ran')!r}, 'w')"})
-    app = create_app(Settings(models=models, instance=instance))
+    app = create_app(Settings(models=models, instance=own_instance))
     client = app.test_client()
     description = client.get("/models/show", headers=basic()).json
     assert description["state"] == "UNAVAILABLE"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from app.config import Settings
@@ -37,7 +38,10 @@ EMBEDDING = tuple(map(ipaddress.IPv6Network, ("2001::/32", "2002::/16")))
 """Addresses of it that stand for one of IPv4, which a gateway may turn into any."""
 PIECE_BYTES = 64 * 1024
 STEP_TIMEOUT_S = 20
+LATE = "it takes too long"
 Resolve = Callable[..., list[Any]]
+RESOLVERS = threading.BoundedSemaphore(4)
+"""How many names a process asks for at a time: the system's resolver cannot be told to stop."""
 
 
 @dataclass(frozen=True)
@@ -115,18 +119,40 @@ def is_public(address: str) -> bool:
     return ip.is_global and not (ip.is_multicast or ip.is_reserved)
 
 
-def find_addresses(remote: RemoteModel, resolve: Resolve) -> list[str]:
+def find_addresses(remote: RemoteModel, resolve: Resolve, deadline: float) -> list[str]:
     """Resolve the host, once; raises `DownloadError` unless every address may be connected to."""
-    try:
-        found = resolve(remote.host, remote.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    except (OSError, UnicodeError):
-        raise DownloadError("its host has no address") from None
+    found = ask_resolver(remote, resolve, deadline)
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
     if not addresses:
         raise DownloadError("its host has no address")
     if not remote.is_named and not all(map(is_public, addresses)):
         raise DownloadError("its host is not on the internet, and no pattern of SCANCER_ALLOWED_URLS names it")
     return addresses
+
+
+def ask_resolver(remote: RemoteModel, resolve: Resolve, deadline: float) -> list[Any]:
+    """Return what a resolver says of the host, nothing if it knows none; raises `DownloadError` if it takes too long.
+
+    It is asked in a thread that is left alone then: it ends whenever the resolver gives up, and none takes its place
+    before.
+    """
+    answers: SimpleQueue[list[Any]] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(resolve(remote.host, remote.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP))
+        except (OSError, UnicodeError):
+            answers.put([])
+        finally:
+            RESOLVERS.release()
+
+    if not RESOLVERS.acquire(timeout=measure_rest(deadline)):
+        raise DownloadError(LATE)
+    threading.Thread(target=ask, name="resolve-host", daemon=True).start()
+    try:
+        return answers.get(timeout=measure_rest(deadline))
+    except Empty:
+        raise DownloadError(LATE) from None
 
 
 def connect(remote: RemoteModel, addresses: list[str], deadline: float) -> socket.socket:
@@ -141,7 +167,7 @@ def measure_rest(deadline: float) -> float:
     """Seconds that the next step may take; raises `DownloadError` if there are none left."""
     left = deadline - time.monotonic()
     if left <= 0:
-        raise DownloadError("it takes too long")
+        raise DownloadError(LATE)
     return min(left, STEP_TIMEOUT_S)
 
 
@@ -166,7 +192,7 @@ def download(remote: RemoteModel, settings: Settings, file: IncomingFile, resolv
     """Write what a URL answers into a file; raises `DownloadError` if it cannot be had, or not all of it."""
     deadline = time.monotonic() + settings.download_timeout_s
     try:
-        with connect(remote, find_addresses(remote, resolve), deadline) as plain:
+        with connect(remote, find_addresses(remote, resolve, deadline), deadline) as plain:
             sock = wrap(plain, remote) if remote.scheme == "https" else plain
             with sock, cut_at(sock, deadline):
                 if isinstance(sock, ssl.SSLSocket):
@@ -175,7 +201,7 @@ def download(remote: RemoteModel, settings: Settings, file: IncomingFile, resolv
     except ssl.SSLCertVerificationError:
         raise DownloadError("its host's certificate is not that of the host, or not trusted here") from None
     except (TimeoutError, http.client.HTTPException, ssl.SSLError, ConnectionError):
-        raise DownloadError("it takes too long" if time.monotonic() > deadline else "its host broke off") from None
+        raise DownloadError(LATE if time.monotonic() > deadline else "its host broke off") from None
 
 
 def wrap(sock: socket.socket, remote: RemoteModel) -> socket.socket:

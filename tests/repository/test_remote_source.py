@@ -409,6 +409,38 @@ def test_host_that_refuses_connections_is_told_so(settings: Settings) -> None:
         fetch(f"http://127.0.0.1:{port}/", named(settings))
 
 
+def count_resolving() -> int:
+    return sum(thread.name == "resolve-host" for thread in threading.enumerate())
+
+
+def test_resolver_that_never_answers_is_left_in_time_and_few_are_waited_for(source: Source, settings: Settings) -> None:
+    asked: list[str] = []
+    answer = threading.Event()
+
+    def wait(host: str, port: int, **_: Any) -> list[Any]:
+        asked.append(host)
+        assert answer.wait(30)
+        return here(host, port)
+
+    hasty = named(settings, "slow.example", download_timeout_s=0.3)
+    try:
+        for _ in range(6):
+            started = time.monotonic()
+            with pytest.raises(DownloadError, match="it takes too long"):
+                fetch(source.url("slow.example"), hasty, wait)
+            assert 0.2 < time.monotonic() - started < 1
+            assert count_resolving() == len(asked) <= 4
+    finally:
+        answer.set()
+    deadline = time.monotonic() + 5
+    while count_resolving() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert count_resolving() == 0
+    source.answer = send()
+    assert fetch(source.url("slow.example"), named(settings, "slow.example"), wait) == MODEL
+    assert len(source.asked) == 1
+
+
 # TLS
 
 

@@ -1,7 +1,7 @@
 """Has model archives served: compiled where TorchServe's default classifier answers, else by their own programs.
 
-What is compiled is served in the HTTP workers, as our own models are: the fast road. Each compilation has a thread of
-its own, each program a keeper: one that hangs delays no other model.
+What is compiled is served in the HTTP workers, as our own models are: the fast road. Each compilation and each
+verification has a thread of its own, each program a keeper: one that takes long, or hangs, delays no other model.
 """
 
 import logging
@@ -17,9 +17,10 @@ from app.handlers.default_classifier import find_obstacle
 from app.repository.archive_compiler import compile_archive
 from app.repository.model_entry import ModelEntry, State
 from app.repository.model_loader import LoadedModel, ModelLoader
-from app.repository.model_repository import ARCHIVE_FOLDER
+from app.repository.model_repository import ARCHIVE_FOLDER, ModelFolder
+from app.repository.signing import SIGNATURE_FILE
 from app.repository.trust import require_trust
-from app.repository.wanted import PlannedVersion
+from app.repository.wanted import Key, PlannedVersion
 
 if TYPE_CHECKING:
     from app.handlers.client import PoolClient
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
     from app.repository.handler_keeper import HandlerKeeper
 
 log = logging.getLogger(__name__)
+
+
+def find_distrust(folder: ModelFolder, settings: Settings) -> str:
+    """Say why the program of an archive among the models may not be run; nothing if it may."""
+    try:
+        require_trust(folder.path, folder.name, folder.version, settings)
+    except ModelFolderError as error:
+        return error.message
+    except OSError as error:  # a file went away while it was read
+        return f"it cannot be read: {error.strerror}"
+    return ""
 
 
 class ArchiveStatus(NamedTuple):
@@ -81,10 +93,17 @@ class ArchiveLoader:
         self._on_change = on_change
         self._lock = threading.RLock()  # between the question whether an archive is wanted and the wish itself
         self._keepers: dict[str, HandlerKeeper] = {}
+        self._turns: dict[Key, object] = {}
         self.pools: PoolClient | None = None
 
     def load(self, planned: PlannedVersion) -> None:
-        """Read an archive and have it served as is wanted, if programs are run at all."""
+        """Read an archive and have it served as is wanted, if programs are run at all.
+
+        Verifying a signature reads every file, so that has a thread of its own.
+        """
+        turn = object()
+        with self._lock:
+            self._turns[planned.wanted.key] = turn
         try:
             archive = planned.folder.read_archive()
             limits = replace(archive.limits, **planned.list_pool_limits())  # type: ignore[arg-type]  # by name
@@ -92,11 +111,24 @@ class ArchiveLoader:
         except ModelFolderError as error:
             self._on_change(planned, ArchiveStatus(error.message))
             return
-        try:
-            require_trust(planned.folder.path, planned.folder.name, planned.folder.version, self._settings)
-        except ModelFolderError as error:
-            self._on_change(planned, ArchiveStatus(error.message, archive=archive))
+        if not (planned.folder.path / SIGNATURE_FILE).exists():
+            self._admit(planned, archive, turn)
             return
+        self._on_change(planned, ArchiveStatus("its signature is being verified", is_starting=True, archive=archive))
+        threading.Thread(target=self._admit, args=(planned, archive, turn), name="verify-archive", daemon=True).start()
+
+    def _admit(self, planned: PlannedVersion, archive: HandlerArchive, turn: object) -> None:
+        """Serve an archive if its program may be run, and nothing newer was said of it meanwhile."""
+        distrust = find_distrust(planned.folder, self._settings)
+        with self._lock:
+            if self._turns.get(planned.wanted.key) is not turn:
+                return
+            if distrust:
+                self._on_change(planned, ArchiveStatus(distrust, archive=archive))
+            else:
+                self._serve(planned, archive)
+
+    def _serve(self, planned: PlannedVersion, archive: HandlerArchive) -> None:
         obstacle = "SCANCER_ENGINE=native" if self._settings.engine == "native" else find_obstacle(archive)
         if obstacle:
             self._start_handler(planned, archive, obstacle)
@@ -138,6 +170,8 @@ class ArchiveLoader:
 
     def close(self) -> None:
         """Let the processes go; they end when no worker needs them."""
+        with self._lock:
+            self._turns.clear()
         if self.pools is not None:
             self.pools.close()
 

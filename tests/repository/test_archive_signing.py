@@ -2,18 +2,28 @@
 
 import json
 import shutil
+import threading
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from app.config import Settings
+from app.engines.report import hash_files
 from app.errors import ModelFolderError, SignatureError
+from app.repository import signing
 from app.repository.archive_loader import require_trust
 from app.repository.archive_signing import sign_archive, verify_archive
+from app.repository.model_changes import ModelChanges
+from app.repository.model_follower import ModelFollower
 from app.repository.model_importer import open_source
+from app.repository.model_registry import ModelRegistry
 from app.repository.model_repository import ModelFolder
 from app.repository.signing import sign_folder, trust_key, verify_folder
+from app.repository.store_access import StoreAccess
+from app.setting_types import PROJECT_ROOT
+from tests.repository.test_model_follower import within
 from tests.repository.test_signing import make_key
 
 MODEL = {"modelName": "quick", "modelVersion": "1.0", "handler": "quick.py"}
@@ -134,3 +144,92 @@ def test_archive_among_the_models_is_signed_in_its_place(settings: Settings, key
     sign_folder(folder, key)
     assert verify_folder(folder, settings.instance) is not None
     require_trust(folder.path, folder.name, folder.version, settings)
+
+
+@pytest.fixture
+def slow_hash(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Have files called big.bin hashed only once the event is set, as if they held a gigabyte."""
+    is_hashed = threading.Event()
+
+    def hash_slowly(*paths: Path) -> str:
+        assert paths[0].name != "big.bin" or is_hashed.wait(30)
+        return hash_files(*paths)
+
+    monkeypatch.setattr(signing, "hash_files", hash_slowly)
+    return is_hashed
+
+
+@pytest.fixture
+def follow(settings: Settings) -> Iterator[Callable[[], ModelRegistry]]:
+    """Follow the models of a server."""
+    registry = ModelRegistry(settings, lambda _: None)
+    follower = ModelFollower(settings, registry, StoreAccess(settings))
+
+    def start() -> ModelRegistry:
+        follower.start()
+        return registry
+
+    yield start
+    follower.close()
+    registry.close()
+
+
+def put_signed(settings: Settings, key: Path, version: str = "1.0") -> ModelFolder:
+    """An archive among the models with a large file, and a program that another one took the place of."""
+    folder = ModelFolder(settings.models / "quick" / version)
+    manifest = FILES["MAR-INF/MANIFEST.json"].replace("1.0", version)
+    for name, text in (FILES | {"MAR-INF/MANIFEST.json": manifest, "big.bin": "big"}).items():
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / name).write_text(text)
+    sign_folder(folder, key)
+    (folder.path / "quick.py").write_text("import os\n")
+    return folder
+
+
+def describe(registry: ModelRegistry, name: str = "quick", version: str = "1.0") -> str:
+    entry = registry.get(name, version)
+    return f"{entry.state} {entry.reason}".strip()
+
+
+def test_changes_are_followed_within_a_second_while_a_large_archive_is_verified(
+    settings: Settings, key: Path, slow_hash: threading.Event, follow: Callable[[], ModelRegistry]
+) -> None:
+    slow_hash.set()
+    put_signed(settings, key)
+    slow_hash.clear()
+    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", settings.models / "pcam-classification")
+    registry, changes = follow(), ModelChanges(settings, StoreAccess(settings))
+    try:
+        assert describe(registry) == "LOADING its signature is being verified"
+        assert describe(registry, "pcam-classification") == "READY"
+        changes.scale("pcam-classification", "1.0", 0, 1)
+        assert within(1, lambda: describe(registry, "pcam-classification") == "UNAVAILABLE it has no workers")
+        changes.scale("pcam-classification", "1.0", 1, 1)
+        assert within(1, lambda: describe(registry, "pcam-classification") == "READY")
+        assert describe(registry) == "LOADING its signature is being verified"
+        slow_hash.set()
+        assert within(5, lambda: describe(registry) == "UNAVAILABLE quick.py is not what was signed")
+    finally:
+        slow_hash.set()
+
+
+def test_verification_that_ends_late_says_nothing_of_what_took_its_place(
+    settings: Settings, key: Path, slow_hash: threading.Event, follow: Callable[[], ModelRegistry]
+) -> None:
+    slow_hash.set()
+    folder = put_signed(settings, key)
+    slow_hash.clear()
+    registry = follow()
+    try:
+        assert describe(registry) == "LOADING its signature is being verified"
+        shutil.rmtree(folder.path)
+        assert within(5, lambda: not registry.entries())
+        folder.path.mkdir()
+        (folder.path / "MAR-INF").mkdir()
+        (folder.path / "MAR-INF/MANIFEST.json").write_text(FILES["MAR-INF/MANIFEST.json"])
+        assert within(5, lambda: bool(registry.entries()))
+        assert describe(registry).startswith("UNAVAILABLE it brings a program of its own")
+    finally:
+        slow_hash.set()
+    assert within(5, lambda: not any(thread.name == "verify-archive" for thread in threading.enumerate()))
+    assert describe(registry).startswith("UNAVAILABLE it brings a program of its own")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +22,7 @@ from app.api.auth import require
 from app.api.context import facts, services
 from app.api.description import read_document
 from app.api.management_schemas import make_registered, make_registered_list
-from app.api.model_bodies import fetch_model, receive_model
+from app.api.model_bodies import MANIFEST_FIELD, fetch_model, receive_model
 from app.api.predictions import read_patience
 from app.api.schemas import make_description
 from app.errors import (
@@ -108,8 +109,9 @@ def register_model() -> ResponseReturnValue:
             if received is None:
                 raise BadRequestError("Parameter url is required.")
             file, fields = received
+            manifest = write_manifest(file, fields.pop(MANIFEST_FIELD, None))
             given |= fields
-            change = register_file(file, f"sha256:{file.sha256}", given)
+            change = register_file(file, f"sha256:{file.sha256}", given, manifest)
     elif is_remote(url):
         with fetch_model(url, settings) as file:
             change = register_file(file, forget_query(url), given)
@@ -118,12 +120,21 @@ def register_model() -> ResponseReturnValue:
     return answer_registration(change, given)
 
 
-def register_file(file: IncomingFile, url: str, given: dict[str, Any]) -> Change:
+def write_manifest(file: IncomingFile, text: str | None) -> Path | None:
+    """Put the manifest of an artifact that comes alone beside it, in quarantine."""
+    if text is None:
+        return None
+    path = file.path.with_name("manifest")
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def register_file(file: IncomingFile, url: str, given: dict[str, Any], manifest: Path | None = None) -> Change:
     """Register what came over a network, if it is what the caller thinks it is."""
     extra = {"request_id": facts().request_id, "bytes": file.size, "sha256": file.sha256}
     log.info("a model has come over the network", extra=extra)
     file.check_sha256(given.get("sha256"))
-    return change_store("register_file", file.path, url, read_wishes(given))
+    return change_store("register_file", file.path, url, read_wishes(given), manifest)
 
 
 def read_wishes(given: dict[str, Any]) -> Wishes:

@@ -1,5 +1,6 @@
 """Models that come over the network with `POST /models`, not into memory: as its body, raw or in a form, or by URL."""
 
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from werkzeug.formparser import MultiPartParser
 
 from app.config import KIB, Settings
 from app.errors import BadRequestError, BodyTooLargeError, ServiceUnavailableError, UnsupportedMediaError
+from app.manifest import MAX_MANIFEST_BYTES
 from app.repository.incoming_file import IncomingFile, open_incoming
 from app.repository.model_changes import translate_reasons
 from app.repository.remote_source import open_remote
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from werkzeug.formparser import TStreamFactory
 
 FORM = "multipart/form-data"
+MANIFEST_FIELD, MANIFEST_SUFFIX = "manifest", ".toml"
 MAX_ARRIVALS = 2
 """Models that may come over the network at a time, in each worker: every one occupies a thread."""
 PIECE_BYTES = 64 * KIB
@@ -141,6 +144,16 @@ def fetch_model(url: str, settings: Settings) -> Iterator[IncomingFile]:
         yield file
 
 
+class FormText(io.BytesIO):
+    """A small file of a form, in memory."""
+
+    def write(self, data: Any) -> int:
+        """Add what came next; raises `BadRequestError` when it is too much."""
+        if self.tell() + len(data) > MAX_MANIFEST_BYTES:
+            raise BadRequestError(f"The manifest is larger than {MAX_MANIFEST_BYTES} bytes.")
+        return super().write(data)
+
+
 class FormFile:
     """The file of a form, as werkzeug's parser writes it."""
 
@@ -152,10 +165,14 @@ class FormFile:
 
 
 def read_form(body: ModelBody, boundary: str, file: IncomingFile) -> dict[str, str]:
-    """Write the one file of a form; return its other fields."""
+    """Write the one file of a form; return its other fields, of which a manifest may come as a file `*.toml` too."""
     files: list[FormFile] = []
+    texts: list[FormText] = []
 
-    def open_file(**_: object) -> IO[bytes]:
+    def open_file(filename: str | None = None, **_: object) -> IO[bytes]:
+        if (filename or "").endswith(MANIFEST_SUFFIX) and not texts:
+            texts.append(FormText())
+            return texts[0]
         if files:
             raise BadRequestError("The form holds more than one file.")
         files.append(FormFile(file))
@@ -171,4 +188,13 @@ def read_form(body: ModelBody, boundary: str, file: IncomingFile) -> dict[str, s
         raise BadRequestError("The form is malformed.") from None
     if not files:
         raise BadRequestError("The form holds no file; send the archive as a file part, e.g. -F model=@model.mar.")
-    return fields.to_dict()
+    manifest = {MANIFEST_FIELD: read_text(texts[0])} if texts else {}
+    return fields.to_dict() | manifest
+
+
+def read_text(text: FormText) -> str:
+    """Read a manifest; raises `BadRequestError` if it is no text."""
+    try:
+        return text.getvalue().decode()
+    except UnicodeDecodeError:
+        raise BadRequestError("The manifest is not UTF-8 text.") from None

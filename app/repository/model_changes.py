@@ -22,6 +22,7 @@ from app.repository.model_arrivals import Arrival, find_lock, find_source, read_
 from app.repository.model_importer import open_source
 from app.repository.model_repository import find_model_folders
 from app.repository.store_access import StoreAccess
+from app.repository.trust import require_trusted_source
 from app.repository.wanted import DEFAULT_TIMEOUT_S, Key, Plan, PlannedVersion, WantedState, WantedVersion, make_plan
 
 if TYPE_CHECKING:
@@ -160,21 +161,25 @@ class ModelChanges:
             if source is None:
                 return self._register_again(url, wishes)
             if source.is_dir():
+                with translate_reasons():
+                    require_trusted_source(source, *read_source(source, wishes.model_name), self._settings)
                 return self._register_folder(source, url, wishes)
             return self._register_file(source, url, wishes)
 
-    def register_file(self, source: Path, url: str, wishes: Wishes) -> Change:
+    def register_file(self, source: Path, url: str, wishes: Wishes, manifest: Path | None = None) -> Change:
         """Register a file that came over a network and lies in quarantine; it is the caller's to remove.
+
+        `manifest` is the `model.toml` of an artifact that comes alone.
 
         Raises:
             InvalidModelError, ConflictError, DiskFullError: as `register`.
         """
         with hold_lock(find_lock(self._settings)):
             sweep(self._settings, self._access)
-            return self._register_file(source, url, wishes)
+            return self._register_file(source, url, wishes, manifest)
 
-    def _register_file(self, source: Path, url: str, wishes: Wishes) -> Change:
-        with translate_reasons(), open_source(source, self._settings) as folder:
+    def _register_file(self, source: Path, url: str, wishes: Wishes, manifest: Path | None = None) -> Change:
+        with translate_reasons(), open_source(source, self._settings, manifest) as folder:
             return self._register_folder(folder, url, wishes)
 
     def _register_folder(self, source: Path, url: str, wishes: Wishes) -> Change:

@@ -97,26 +97,27 @@ def add_model(source: Path, settings: Settings, manifest: Path | None = None) ->
 
 
 @contextmanager
-def open_source(source: Path, settings: Settings) -> Iterator[Path]:
+def open_source(source: Path, settings: Settings, manifest: Path | None = None) -> Iterator[Path]:
     """Have what somebody brings as a folder for a while: unpacked, and checked in all that can be known of it.
 
     Args:
         source: what `add_model` takes, or an archive of TorchServe's, whose program is neither loaded nor vouched for.
         settings: as for `add_model`.
+        manifest: as for `add_model`.
 
     Raises:
         ModelFolderError, DiskFullError: as `add_model`, but that the version may exist.
     """
     with explain_failures(settings), Quarantine(settings.models) as quarantine:
         limits = ArchiveLimits(bytes=UNPACKED_FACTOR * settings.max_model_bytes)
-        if identify(source) is ModelFormat.MAR:
+        if manifest is None and identify(source) is ModelFormat.MAR:
             unpacked = unpack(source, quarantine.path / "unpacked", limits)
             bring_signature(source, unpacked)
             model = read_archive(unpacked, "", "").manifest["model"]
             require_trust(unpacked, str(model["modelName"]), str(model["modelVersion"]), settings)
             yield unpacked
         else:
-            folder = bring_in(source, None, quarantine.path, settings, limits)
+            folder = bring_in(source, manifest, quarantine.path, settings, limits)
             admit(folder, settings, limits)
             yield folder.path
 

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+from app.artifact import FRAMEWORKS
 from app.config import Settings
 from app.errors import SignatureError
-from app.manifest import ModelManifest
+from app.handlers.archive import is_archive
+from app.manifest import MANIFEST_FILE, ModelManifest, read_document
 from app.repository.model_repository import ModelFolder
 from app.repository.signing import verify_content
 
+PROGRAMS = {name for name, framework in FRAMEWORKS.items() if framework.is_program}
 PROGRAMS_ARE_OFF = (
     "it brings a program of its own, and programs that no trusted key has signed are not run here; "
     "SCANCER_PROGRAMS=all trusts every one"
@@ -21,6 +24,12 @@ def require_trust(path: Path, name: str, version: str, settings: Settings) -> No
     """
     if verify_content(path, name, version, settings.instance) is None and settings.programs == "off":
         raise SignatureError(PROGRAMS_ARE_OFF)
+
+
+def require_trusted_source(path: Path, name: str, version: str, settings: Settings) -> None:
+    """Raise `SignatureError` if a folder, of wherever and by this name to be, is a program that may not be run."""
+    if is_archive(path) or read_document(path / MANIFEST_FILE).get("framework") in PROGRAMS:
+        require_trust(path, name, version, settings)
 
 
 def require_trusted_artifact(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> None:

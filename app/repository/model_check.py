@@ -50,15 +50,8 @@ def compare_examples(folder: ModelFolder, manifest: ModelManifest, served: Serve
     Raises:
         IntegrityError: an example cannot be read, has no expected scores, or strays from them.
     """
-    examples = folder.path / EXAMPLES_FOLDER
-    try:
-        document = json.loads((examples / EXPECTED_FILE).read_text(encoding="utf-8"))
-        expected, tolerance = dict(document["probabilities"]), float(document["tolerance"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{EXAMPLES_FOLDER}/{EXPECTED_FILE} cannot be read: {error}") from error
-    if set(expected) != set(folder.find_examples()) or not expected:
-        raise IntegrityError(f"{EXAMPLES_FOLDER}/{EXPECTED_FILE} does not name the pictures that are there")
-    largest = 0.0
+    examples, largest = folder.path / EXAMPLES_FOLDER, 0.0
+    expected, tolerance = read_expected(folder)
     for name in folder.find_examples():
         try:
             prediction, _ = served.predict((examples / name).read_bytes())
@@ -74,3 +67,19 @@ def compare_examples(folder: ModelFolder, manifest: ModelManifest, served: Serve
             )
         largest = max(largest, difference)
     return largest
+
+
+def read_expected(folder: ModelFolder) -> tuple[dict[str, dict[str, float]], float]:
+    """Read the expected probabilities of the examples, and how far they may stray.
+
+    Raises:
+        IntegrityError: the file cannot be read, or is of other pictures.
+    """
+    try:
+        document = json.loads((folder.path / EXAMPLES_FOLDER / EXPECTED_FILE).read_text(encoding="utf-8"))
+        expected, tolerance = dict(document["probabilities"]), float(document["tolerance"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{EXAMPLES_FOLDER}/{EXPECTED_FILE} cannot be read: {error}") from error
+    if set(expected) != set(folder.find_examples()) or not expected:
+        raise IntegrityError(f"{EXAMPLES_FOLDER}/{EXPECTED_FILE} does not name the pictures that are there")
+    return expected, tolerance

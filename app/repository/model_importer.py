@@ -34,7 +34,7 @@ from app.repository.archive import ArchiveLimits, unpack, verify_zip
 from app.repository.archive_signing import bring_signature
 from app.repository.artifact_files import hash_artifact, list_artifact, list_companions
 from app.repository.compiler import compile_in_process
-from app.repository.model_check import EXPECTED_FILE, check_folder
+from app.repository.model_check import EXPECTED_FILE, check_folder, read_expected
 from app.repository.model_format import ModelFormat, Trust, identify
 from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
 from app.repository.quarantine import Quarantine
@@ -212,6 +212,8 @@ def admit(folder: ModelFolder, settings: Settings, limits: ArchiveLimits) -> Non
     check_files(folder, manifest)
     check_artifact(folder, manifest, limits)
     require_trusted_artifact(folder, manifest, settings)
+    if (folder.path / EXAMPLES_FOLDER).is_dir():
+        read_expected(folder)  # now: compiling takes seconds
     if verify_folder(folder, settings.instance) is None:
         # Whoever made a compiled model can have made it anything: unsigned, it is made anew from the artifact.
         for made in (COMPILED_FOLDER, INT8_FOLDER):

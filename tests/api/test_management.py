@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from app.api.management_schemas import make_registered_list
-from app.api.users import UsersFile
+from app.api.users import USERS_FILE
 from app.config import Settings
 from app.setting_types import PROJECT_ROOT
 from tests.api.test_openapi import read_document, validate_answer
@@ -56,17 +56,26 @@ class Manager:
 
 
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
+def manager(tmp_path: Path, instance: Path) -> Iterator[Manager]:
     """An app of its own with pcam-classification 1.0, and 2.0 in the store's folder."""
-    shutil.copytree(PROJECT_ROOT / "models" / NAME, tmp_path / "models" / NAME)
-    shutil.copytree(PROJECT_ROOT / "models" / NAME / "1.0", tmp_path / "store/two")
-    manifest = tmp_path / "store/two/model.toml"
+    yield from serve(tmp_path, instance)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> Iterator[Manager]:
+    """The same for tests that change nothing."""
+    yield from serve(tmp_path_factory.mktemp("shared"), instance)
+
+
+def serve(folder: Path, known: Path) -> Iterator[Manager]:
+    shutil.copytree(PROJECT_ROOT / "models" / NAME, folder / "models" / NAME)
+    shutil.copytree(PROJECT_ROOT / "models" / NAME / "1.0", folder / "store/two")
+    manifest = folder / "store/two/model.toml"
     manifest.write_text(manifest.read_text().replace('version = "1.0"', 'version = "2.0"'))
-    instance = tmp_path / "instance"
+    instance = folder / "instance"
     instance.mkdir()
-    UsersFile(instance).add(MANAGER, "manage", MANAGER_PASSWORD)
-    UsersFile(instance).add("tester", "predict", "correct horse battery")
-    settings = Settings(models=tmp_path / "models", instance=instance, store=tmp_path / "store")
+    shutil.copy(known / USERS_FILE, instance)
+    settings = Settings(models=folder / "models", instance=instance, store=folder / "store")
     app = create_app(settings)
     yield Manager(app, settings)
     services = app.extensions["scancer"]
@@ -109,13 +118,13 @@ def test_pages_are_those_of_torchserve(
     assert list(page) == (["nextPageToken", "models"] if following else ["models"])
 
 
-def test_list_and_description_have_torchserves_shape_on_its_port_alone(manager: Manager) -> None:
-    answer = manager.call("GET", "/models?limit=nonsense")
+def test_list_and_description_have_torchserves_shape_on_its_port_alone(shared: Manager) -> None:
+    answer = shared.call("GET", "/models?limit=nonsense")
     assert answer.get_data(as_text=True) == (
         '{\n  "models": [\n    {\n      "modelName": "pcam-classification",\n'
         '      "modelUrl": "pcam-classification/1.0"\n    }\n  ]\n}\n'
     )
-    described = manager.call("GET", f"/models/{NAME}").json
+    described = shared.call("GET", f"/models/{NAME}").json
     assert [list(each) for each in described] == [KEYS]
     worker = described[0]["workers"][0]
     assert list(worker) == ["id", "startTime", "status", "memoryUsage", "pid", "gpu", "gpuUsage"]
@@ -123,9 +132,9 @@ def test_list_and_description_have_torchserves_shape_on_its_port_alone(manager: 
     assert worker["memoryUsage"] > 50_000_000
     assert described[0]["jobQueueStatus"] == {"remainingCapacity": 16, "pendingRequests": 0}
     elsewhere = {"environ_overrides": {"SERVER_PORT": "8080"}}
-    assert manager.call("GET", "/models", **elsewhere).json["models"][0]["name"] == NAME
-    assert manager.call("GET", f"/models/{NAME}", **elsewhere).json["default_version"] == "1.0"
-    page = manager.client.get(
+    assert shared.call("GET", "/models", **elsewhere).json["models"][0]["name"] == NAME
+    assert shared.call("GET", f"/models/{NAME}", **elsewhere).json["default_version"] == "1.0"
+    page = shared.client.get(
         "/models", headers=MANAGE | {"Accept": "text/html"}, environ_overrides={"SERVER_PORT": "8081"}
     )
     assert page.mimetype == "text/html"
@@ -271,9 +280,9 @@ def test_call_that_is_not_synchronous_answers_202(manager: Manager) -> None:
         ),
     ],
 )
-def test_errors_are_torchserves(manager: Manager, method: str, path: str, status: int, text: str) -> None:
-    assert manager.status(method, path) == (status, text)
-    assert list(manager.versions()) == ["1.0"]
+def test_errors_are_torchserves(shared: Manager, method: str, path: str, status: int, text: str) -> None:
+    assert shared.status(method, path) == (status, text)
+    assert list(shared.versions()) == ["1.0"]
 
 
 def test_model_that_cannot_be_loaded_is_not_registered(manager: Manager) -> None:
@@ -329,9 +338,9 @@ def test_changes_need_the_role_and_no_page_of_another_site(manager: Manager) -> 
     assert not (manager.settings.instance / "state.db").exists()
 
 
-def test_document_is_sent_for_a_model(manager: Manager) -> None:
+def test_document_is_sent_for_a_model(shared: Manager) -> None:
     assert (
-        manager.client.open(
+        shared.client.open(
             f"/models/{NAME}", method="OPTIONS", headers=MANAGE, environ_overrides={"SERVER_PORT": "8081"}
         ).json
         == read_document()

@@ -324,9 +324,14 @@ def test_plain_text_answer_is_as_documented(
         "/v2/health/live",
         "/v2/health/ready",
         "/v2/models/{model_name}",
+        "/v2/models/stats",
+        "/v2/models/{model_name}/config",
         "/v2/models/{model_name}/ready",
+        "/v2/models/{model_name}/stats",
         "/v2/models/{model_name}/versions/{version}",
+        "/v2/models/{model_name}/versions/{version}/config",
         "/v2/models/{model_name}/versions/{version}/ready",
+        "/v2/models/{model_name}/versions/{version}/stats",
     ],
 )
 def test_answer_of_a_get_is_as_documented(path: str, document: Document, client: FlaskClient) -> None:

@@ -121,7 +121,8 @@ def test_densenet_161_answers_five_classes_by_the_compiled_road(archives: tuple[
         "weights.pth": weights.getvalue(),
         "index_to_name.json": json.dumps(labels),
     }
-    named = {"model_file": "model.py", "serialized_file": "weights.pth"}
+    # Stored, not compressed: random weights cost seconds, and do not shrink.
+    named = {"model_file": "model.py", "serialized_file": "weights.pth", "archive_format": "zip-store"}
     answer = register(live, publish(archives, "densenet161", "image_classifier", files, **named))
     assert answer.json() == {"status": 'Model "densenet161" Version: 1.0 registered with 1 initial workers'}
     described = requests.get(f"{live.inference}/models/densenet161", auth=AUTH, timeout=10).json()

@@ -1,17 +1,22 @@
 """Hostile archives and model files: each is refused with a reason, runs nothing, and leaves nothing behind."""
 
+import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from app.config import Settings
 from app.errors import ModelFolderError
-from app.repository.model_importer import add_model
+from app.repository.archive import ArchiveLimits
+from app.repository.confined_process import run_confined
+from app.repository.model_importer import add_model, bring_in
 from app.setting_types import PROJECT_ROOT
 from tests.repository.hostile import CANARY, HOSTILE, LOADED, Generator
 
 MIB = 1 << 20
+SUFFIXES = (".keras", ".h5", ".safetensors")
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
@@ -28,7 +33,7 @@ def generate(tmp_path: Path, generator: Generator) -> Path:
 def see_refused(tmp_path: Path, source: Path, reason: str) -> None:
     models = tmp_path / "models"
     manifest = None
-    if source.is_file() and source.suffix in (".keras", ".h5", ".safetensors"):
+    if source.is_file() and source.suffix in SUFFIXES:
         manifest = write_manifest(tmp_path, source)
     before = snapshot(source.parent)
     with pytest.raises(ModelFolderError, match=reason) as failure:
@@ -63,10 +68,37 @@ def test_hostile_file_is_refused_before_it_is_loaded(
     see_refused(tmp_path, source, reason)
 
 
-@pytest.mark.parametrize("name", LOADED)
+@pytest.mark.parametrize("name", ["Keras Lambda", "weights of another network", "weights that are no numbers"])
 def test_hostile_file_is_refused_by_its_loader(tmp_path: Path, name: str) -> None:
     generator, reason = LOADED[name]
     see_refused(tmp_path, generate(tmp_path, generator), reason)
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+    """Every file, brought in as `add_model` does, and why the compiler refuses it: one process for all."""
+    roots = {name: tmp_path_factory.mktemp("loaded") for name in LOADED}
+    settings = Settings(models=next(iter(roots.values())), instance=next(iter(roots.values())) / "instance")
+    folders: dict[str, Path] = {}
+    for name, root in roots.items():
+        source = generate(root, LOADED[name][0])
+        manifest = write_manifest(root, source) if source.is_file() else None
+        (root / "quarantine").mkdir()
+        folders[name] = bring_in(source, manifest, root / "quarantine", settings, ArchiveLimits(bytes=64 * MIB)).path
+    reasons = roots["Keras Lambda"] / "reasons.json"
+    run_confined("tests.repository.compile_each", [str(reasons), *map(str, folders.values())], settings)
+    told = json.loads(reasons.read_text())
+    return {name: (folder, told.get(str(folder), "")) for name, folder in folders.items()}
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_hostile_file_is_refused_where_it_is_compiled_and_leaves_nothing(
+    refusals: dict[str, tuple[Path, str]], name: str
+) -> None:
+    folder, reason = refusals[name]
+    assert re.search(LOADED[name][1], reason)
+    assert {path.name for path in folder.iterdir()} <= {"model.toml", *(f"model{end}" for end in SUFFIXES)}
+    assert not list(folder.parents[3].rglob(CANARY))
 
 
 def test_there_are_more_than_30_kinds() -> None:

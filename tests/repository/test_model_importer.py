@@ -107,7 +107,7 @@ def test_compiled_model_that_came_along_is_not_believed(pcam: Path, empty: Setti
         (lambda f: (f / "model.safetensors").unlink(), IntegrityError, "model.safetensors is missing"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x"), IntegrityError, "not the file"),
         (lambda f: shutil.copy(EXAMPLE, f / "examples/more.png"), IntegrityError, "does not name"),
-        (lambda f: (f / "examples/more.png").write_bytes(b"x"), CompiledModelError, "^The body is not a PNG"),
+        (lambda f: (f / "examples" / EXAMPLE.name).write_bytes(b"x"), CompiledModelError, "^The body is not a PNG"),
         (lambda f: (f / "examples/expected.json").write_text("{}"), IntegrityError, "cannot be read"),
         (
             lambda f: (f / "model.toml").write_text(

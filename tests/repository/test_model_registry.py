@@ -2,12 +2,15 @@
 
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from app.config import Settings
 from app.errors import InferenceError, ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
+from app.manifest import read_manifest
+from app.repository.compiler import has_valid_report
 from app.repository.model_entry import ModelEntry, State
 from app.repository.model_registry import ModelRegistry
 from app.repository.model_repository import order_version
@@ -113,22 +116,21 @@ def test_missing_model_folder_leaves_an_empty_registry(tmp_path: Path) -> None:
     assert load(tmp_path / "absent", tmp_path).entries() == []
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda folder: shutil.rmtree(folder / "compiled"),
-        lambda folder: (folder / "compiled/model.bin").write_bytes(b"x"),
-        lambda folder: (folder / "compiled/report.json").write_text("{}"),
-        lambda folder: (folder / "model.toml").write_text(
-            (folder / "model.toml").read_text().replace("mean = [127.0", "mean = [120.0")
-        ),
-    ],
-    ids=["absent", "changed", "no report", "another input"],
-)
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "absent": lambda folder: shutil.rmtree(folder / "compiled"),
+    "changed": lambda folder: (folder / "compiled/model.bin").write_bytes(b"x"),
+    "no report": lambda folder: (folder / "compiled/report.json").write_text("{}"),
+    "another input": lambda folder: (folder / "model.toml").write_text(
+        (folder / "model.toml").read_text().replace("mean = [127.0", "mean = [120.0")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["absent", "changed"])
 def test_model_without_a_valid_compiled_one_is_compiled_at_start(
-    models: Path, pcam: Path, tmp_path: Path, damage: object
+    models: Path, pcam: Path, tmp_path: Path, name: str
 ) -> None:
-    damage(pcam)  # type: ignore[operator]
+    DAMAGES[name](pcam)
     watched = Watched(Settings(models=models, instance=tmp_path))
     watched.registry.load_all()
     assert watched.seen[0][1] is State.LOADING
@@ -137,6 +139,20 @@ def test_model_without_a_valid_compiled_one_is_compiled_at_start(
     assert (entry.state, entry.reason) == (State.READY, "")
     assert entry.report is not None
     assert entry.report.max_probability_difference <= 1e-4
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_compiled_model_that_is_not_valid_is_told_by_loader_and_compiler_alike(
+    models: Path, pcam: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # so that it is not compiled
+    assert has_valid_report(pcam, read_manifest(pcam))
+    DAMAGES[name](pcam)
+    assert not has_valid_report(pcam, read_manifest(pcam))
+    watched = Watched(Settings(models=models, instance=tmp_path))
+    watched.registry.load_all()
+    assert watched.seen[0][1] is State.LOADING
+    assert watched.settled.wait(WAIT_S)
 
 
 def test_without_its_framework_the_reason_says_what_to_install(

@@ -14,6 +14,8 @@ from typing import Any
 
 from app.errors import SettingsError
 from app.setting_types import (
+    ENVELOPES,
+    NO_ENVELOPE,
     OWN_DATABASE,
     PROJECT_ROOT,
     Address,
@@ -161,6 +163,12 @@ class Settings:
         256 * MIB,
         1024 * 1024 * MIB,
         "Most address space of a process that runs an archive's program, in bytes.",
+    )
+    envelope: str = setting(
+        NO_ENVELOPE,
+        parse_choice(*ENVELOPES),
+        "none, body, json, kserve or kservev2",
+        "How bodies wrap what programs of archives get, unless an archive names its envelope; see from_torchserve.md.",
     )
     prediction_timeout_ms: int = whole(
         60_000,

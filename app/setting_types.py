@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 OWN_DATABASE = "sqlite"
 """Setting of the state store that is a SQLite file in the instance folder."""
+NO_ENVELOPE = "none"
+ENVELOPES = (NO_ENVELOPE, "body", "json", "kserve", "kservev2")
+"""How the bodies of requests may wrap what handlers of archives get; see `app.handlers.envelopes`."""
 
 
 class Address(NamedTuple):

@@ -26,6 +26,7 @@ TAKEN = {
     "default_response_timeout": ("native_timeout_s", "prediction_timeout_ms"),
     "model_store": ("store",),
     "allowed_urls": ("allowed_urls",),
+    "service_envelope": ("envelope",),
 }
 """Keys that have a meaning here, and the settings that they give."""
 TAKEN_REMARKS = {
@@ -40,6 +41,7 @@ TAKEN_REMARKS = {
     "default_response_timeout": "",
     "allowed_urls": "patterns of `file:` allow nothing; absent means none, where TorchServe allows all",
     "model_store": "what `POST /models?url=` finds by its bare name",
+    "service_envelope": "of archives that name none in their manifest; for TorchServe the manifest counts for nothing",
 }
 
 
@@ -67,7 +69,6 @@ PASSED = (
     ),
     Passed(("max_response_size",), "an answer may have any size"),
     Passed(("limit_max_image_pixels",), "pictures are always limited: set SCANCER_MAX_PIXELS", "true"),
-    Passed(("service_envelope",), "raw bodies, forms and JSON are told apart by themselves"),
     Passed(("decode_input_request",), "raw bodies, forms and JSON are told apart by themselves", "true"),
     Passed(("default_service_handler",), "each model's model.toml says what is done to a picture"),
     Passed(
@@ -192,7 +193,7 @@ def translate(key: str, setting: str, value: str, path: Path) -> str | None:
         return f"{found[2]}:{found[3] or ADDRESSES[key][found[1]]}" if found else value
     if key in FILES:
         return str(path.parent / value)
-    if (key, value) in (("default_workers_per_model", "0"), ("allowed_urls", "")):
+    if (key, value) in (("default_workers_per_model", "0"), ("allowed_urls", ""), ("service_envelope", "")):
         return None
     return value + "000" if setting.endswith("_ms") else value
 

@@ -94,6 +94,13 @@ def test_wrong_value_is_named_by_its_key(tmp_path: Path) -> None:
             read(tmp_path, f"{key}={value}")
 
 
+def test_envelope_is_taken_and_an_unknown_one_stops_the_start(tmp_path: Path) -> None:
+    assert read(tmp_path, "service_envelope=kservev2").envelope == "kservev2"
+    assert read(tmp_path, "service_envelope=").envelope == "none"
+    with pytest.raises(SettingsError, match=r"^service_envelope='kfserving' is not allowed: it must be none, body, "):
+        read(tmp_path, "service_envelope=kfserving")
+
+
 @pytest.mark.parametrize(
     "line, port",
     [

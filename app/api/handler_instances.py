@@ -1,4 +1,8 @@
-"""KServe's v1 between HTTP and a handler: each of `{"instances": […]}` is one request to it."""
+"""KServe's protocols between HTTP and a handler.
+
+One that gets its requests in an envelope gets the body as it is. To others, each of v1's `{"instances": […]}` is a
+request; v2's tensors mean nothing to them.
+"""
 
 import base64
 import binascii
@@ -9,13 +13,13 @@ from typing import Any
 from flask import Response, request
 
 from app.api.context import NOTICE, RequestFacts, Services
-from app.api.handler_predictions import VERSION_HEADER, read_headers, read_times
-from app.api.predictions import json_text, read_patience
-from app.api.upload import list_instances, read_body
+from app.api.handler_predictions import JSON_TYPE, VERSION_HEADER, Call, read_headers, read_times
+from app.api.inflate import read_plain_body
+from app.api.predictions import answer_by_handler, json_text, read_patience
+from app.api.tensors import HEADER_LENGTH
+from app.api.upload import list_instances
 from app.errors import BadRequestError, HandlerFaultError
 from app.handlers.handler_model import HandlerModel
-
-JSON_TYPE = "application/json"
 
 
 def answer_instances(handler: HandlerModel, is_explained: bool, known: RequestFacts, service: Services) -> Response:
@@ -26,12 +30,14 @@ def answer_instances(handler: HandlerModel, is_explained: bool, known: RequestFa
         HandlerFaultError: the handler failed.
         ServiceUnavailableError, DeadlineError: as `HandlerModel.predict`.
     """
+    if handler.has_envelope:
+        return answer_by_handler(handler, Call(is_explained=is_explained, is_document=True), known, service)
     known.model, known.version = handler.name, handler.version
     patience = read_patience(known.started, service.settings, handler.timeout_ms)
     headers = read_headers(request, []) | {"explain": str(is_explained), "url_path": ""}
     rule = request.url_rule.rule if request.url_rule else ""
     answers = []
-    for instance in read_instances(read_body(request), service.settings.max_images):
+    for instance in read_instances(read_plain_body(), service.settings.max_images):
         parts = [{"name": name, "type": kind} for name, kind, _ in instance]
         asked = {"id": known.request_id, "headers": headers, "parts": parts}
         header, body = handler.predict(asked, [value for _, _, value in instance], patience)
@@ -45,6 +51,18 @@ def answer_instances(handler: HandlerModel, is_explained: bool, known: RequestFa
     response.headers[VERSION_HEADER] = handler.version
     response.headers["X-Notice"] = NOTICE
     return response
+
+
+def answer_tensors(handler: HandlerModel, version: str | None, known: RequestFacts, service: Services) -> Response:
+    """Have a handler answer the Open Inference Protocol's JSON through its envelope.
+
+    Raises:
+        BadRequestError: tensors follow the JSON.
+        ServiceUnavailableError, DeadlineError: as `HandlerModel.predict`.
+    """
+    if HEADER_LENGTH in request.headers:
+        raise BadRequestError("This model takes no binary tensors: send their data as JSON.")
+    return answer_by_handler(handler, Call(version, is_document=True), known, service)
 
 
 def read_instances(body: bytes, most: int) -> list[list[tuple[str, str | None, bytes]]]:

@@ -8,13 +8,14 @@ from urllib.parse import parse_qsl
 from flask import Request, Response, jsonify
 
 from app.api.context import NOTICE, RequestFacts
+from app.api.error_handlers import shape_error
+from app.api.inflate import read_plain_body
 from app.api.upload import hold_chunked_body, read_body
 from app.errors import UnsupportedMediaError
-from app.handlers.batch import INVALID
+from app.handlers.batch import FAULT, INVALID
 from app.handlers.handler_model import HandlerModel
 from app.pipeline.patience import Patience
 
-ERROR_TYPE = "InternalServerException"
 CREDENTIALS = ("HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE")
 """What a caller sends to us; no handler gets it."""
 OWN_HEADERS = {"connection", "content-length", "date", "keep-alive", "server", "te", "trailer", "transfer-encoding"}
@@ -23,6 +24,7 @@ HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]{0,8192}")
 VERSION_HEADER = "X-Model-Version"
 """Says which version answered: the body is the handler's own."""
+JSON_TYPE = "application/json"
 URLENCODED = "application/x-www-form-urlencoded"
 
 
@@ -35,11 +37,17 @@ class Part(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What the path of a request says: the version, what stands behind it, and whether an explanation is wanted."""
+    """What the path of a request says: the version, what stands behind it, and what for.
+
+    Attributes:
+        is_explained: whether an explanation is wanted.
+        is_document: whether the body is JSON, whatever its content type, and the answer too: KServe's protocols.
+    """
 
     version: str | None = None
     url_path: str = ""
     is_explained: bool = False
+    is_document: bool = False
 
 
 def predict(
@@ -50,7 +58,7 @@ def predict(
     Returns:
         The response, and the seconds by stage: in the queue, and in the handler.
     """
-    parts = read_parts(request)
+    parts = [Part("body", JSON_TYPE, read_plain_body())] if call.is_document else read_parts(request)
     own = {"explain": str(call.is_explained), "url_path": call.url_path}
     asked = {
         "id": known.request_id,
@@ -61,6 +69,8 @@ def predict(
     response = make_response(header, body, known)
     response.headers[VERSION_HEADER] = handler.version
     response.headers["X-Notice"] = NOTICE
+    if call.is_document and "Content-Type" not in response.headers:
+        response.headers["Content-Type"] = JSON_TYPE
     return response, read_times(header)
 
 
@@ -108,7 +118,7 @@ def read_headers(request: Request, parts: list[Part]) -> dict[str, Any]:
 def make_response(header: dict[str, Any], body: bytes, known: RequestFacts) -> Response:
     """Make the response: a handler's item with what it set for it, or its failure in the one shape of errors."""
     if "error" in header:
-        return make_error(header["status"], header["error"], known)
+        return make_error(header["status"], header["error"], known, header.get("type", FAULT))
     status, phrase = header["status"], header["phrase"]
     pairs = header["headers"]
     if not 200 <= status <= 599 or not HEADER_VALUE.fullmatch(phrase) or not all(is_sound(*pair) for pair in pairs):
@@ -125,10 +135,10 @@ def is_sound(name: str, value: str) -> bool:
     return bool(HEADER_NAME.fullmatch(name) and HEADER_VALUE.fullmatch(value)) and name.lower() not in OWN_HEADERS
 
 
-def make_error(status: int, message: str, known: RequestFacts) -> Response:
-    """Make an error in the one shape, with a status that may be a handler's own."""
+def make_error(status: int, message: str, known: RequestFacts, kind: str = FAULT) -> Response:
+    """Make an error in the shape of the path's protocol, with a status that may be a handler's own."""
     code = status if 400 <= status <= 599 else HTTPStatus.INTERNAL_SERVER_ERROR.value
-    known.outcome = ERROR_TYPE
-    response = jsonify({"code": int(code), "type": ERROR_TYPE, "message": message})
+    known.outcome = kind
+    response = jsonify(shape_error({"code": int(code), "type": kind, "message": message}))
     response.status_code = code
     return response

@@ -2,10 +2,20 @@
 
 import zlib
 
+from flask import request
+
+from app.api.context import services
+from app.api.upload import read_body
 from app.errors import BadRequestError, BodyTooLargeError, UnsupportedMediaError
 
 # What zlib calls each format; "deflate" is zlib's own, with a header (RFC 9110, section 8.4.1.2).
 WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+
+
+def read_plain_body() -> bytes:
+    """Read the whole body of the request at hand as it was before it was compressed."""
+    encoding = request.environ.get("HTTP_CONTENT_ENCODING", "identity")
+    return inflate(read_body(request), encoding, services().settings.max_body_bytes)
 
 
 def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:

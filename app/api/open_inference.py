@@ -18,8 +18,8 @@ from flask.typing import ResponseReturnValue
 
 from app.api.auth import require
 from app.api.context import NOTICE, facts, services
-from app.api.handler_instances import answer_instances
-from app.api.inflate import inflate
+from app.api.handler_instances import answer_instances, answer_tensors
+from app.api.inflate import read_plain_body
 from app.api.predictions import SEVERAL, json_text, observe, read_patience
 from app.api.schemas import make_prediction
 from app.api.tensors import (
@@ -31,7 +31,7 @@ from app.api.tensors import (
     split_body,
     write_answer,
 )
-from app.api.upload import read_body, read_instances
+from app.api.upload import read_instances
 from app.errors import AnsweredError, BadRequestError
 from app.manifest import ModelManifest
 from app.model_specs import InputSpec
@@ -63,7 +63,10 @@ class RequestedOutput:
 @blueprint.post("/v2/models/<model_name>/versions/<version>/infer")
 @require("predict")
 def infer(model_name: str, version: str | None = None) -> ResponseReturnValue:
-    """Classify the pictures of a tensor."""
+    """Classify the pictures of a tensor, or have the program of an archive answer, if it gets an envelope."""
+    with services().registry.lend_handler(model_name, version) as handler:
+        if handler is not None and handler.has_envelope:
+            return answer_tensors(handler, version, facts(), services())
     with lend_model(model_name, version) as served:
         return infer_tensor(served)
 
@@ -107,12 +110,6 @@ def lend_model(model_name: str, version: str | None) -> Iterator[ServedModel]:
     with services().registry.lend(model_name, version) as served:
         known.model, known.version = served.manifest.name, served.manifest.version
         yield served
-
-
-def read_plain_body() -> bytes:
-    """Read the whole body as it was before it was compressed."""
-    encoding = request.environ.get("HTTP_CONTENT_ENCODING", "identity")
-    return inflate(read_body(request), encoding, services().settings.max_body_bytes)
 
 
 def read_id(document: dict[str, Any]) -> str:

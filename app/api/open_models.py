@@ -10,7 +10,8 @@ import app
 from app.api.auth import require
 from app.api.context import NOTICE, facts, services
 from app.api.health import is_ready
-from app.api.open_inference import LABEL, PROBABILITIES, read_flag, read_plain_body
+from app.api.inflate import read_plain_body
+from app.api.open_inference import LABEL, PROBABILITIES, read_flag
 from app.api.tensors import read_object
 from app.errors import ServiceUnavailableError
 from app.manifest import ModelManifest
@@ -95,8 +96,8 @@ def make_parameters(manifest: ModelManifest) -> dict[str, Any]:
 @require("predict")
 def is_model_ready(model_name: str, version: str | None = None) -> ResponseReturnValue:
     """Say that a model answers; 503 where it does not."""
-    find_entry(model_name, version)
-    services().registry.get_served(model_name, version)
+    if find_entry(model_name, version).handler is None:  # else it is ready
+        services().registry.get_served(model_name, version)
     return jsonify({"name": model_name, "ready": True})
 
 

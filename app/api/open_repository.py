@@ -9,8 +9,8 @@ from flask.typing import ResponseReturnValue
 
 from app.api.auth import require
 from app.api.context import facts, services
+from app.api.inflate import read_plain_body
 from app.api.management import await_workers, refuse_other_sites, translate_store_errors
-from app.api.open_inference import read_plain_body
 from app.api.tensors import read_object, read_parameters
 from app.errors import BadRequestError, ModelStartError
 

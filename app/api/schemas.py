@@ -107,6 +107,7 @@ def make_handler(entry: ModelEntry, chosen: dict[str, Any]) -> dict[str, Any]:
     return {
         "engine": entry.engine,
         "handler": str(entry.archive.manifest["model"]["handler"]),
+        "envelope": entry.archive.envelope,
         "not_compiled": entry.obstacle or None,
         "programs": services().settings.programs,
         "pool": entry.handler.describe() if entry.handler else None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ManifestError
+from app.setting_types import ENVELOPES, NO_ENVELOPE
 
 MANIFEST_PATH = Path("MAR-INF/MANIFEST.json")
 ARCHIVE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -55,6 +56,7 @@ class HandlerArchive:
         config: content of `model-config.yaml`, which handlers read.
         limits: what that says of processes and batches.
         identity: tells it from another archive that had, or has, its place.
+        envelope: of `ENVELOPES`; None while nobody has named one.
     """
 
     path: Path
@@ -66,11 +68,17 @@ class HandlerArchive:
     config: Mapping[str, Any]
     limits: PoolLimits
     identity: str = ""
+    envelope: str | None = None
 
     @property
     def key(self) -> str:
         """What the manager knows it by: other files in the same place are another archive, with a pool of its own."""
-        return f"{self.path} {self.identity}"
+        return f"{self.path} {self.identity} {self.envelope}"
+
+    @property
+    def has_envelope(self) -> bool:
+        """Whether requests reach the handler through an envelope."""
+        return self.envelope not in (None, NO_ENVELOPE)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON document, for another process."""
@@ -111,10 +119,15 @@ def read_archive(folder: Path, name: str, version: str) -> HandlerArchive:
     for key in FILE_KEYS:
         if model.get(key) and not FILE_PATTERN.fullmatch(str(model[key])):
             raise ManifestError(f"{MANIFEST_PATH}: {key} must be the name of a file in the archive")
+    envelope = model.get("envelope") or None
+    if envelope not in (None, *ENVELOPES):
+        raise ManifestError(f"{MANIFEST_PATH}: envelope must be one of {', '.join(ENVELOPES)}")
     config = read_yaml(folder / model["configFile"]) if model.get("configFile") else {}
     module, function, limits = found[1], found[2] or "handle", read_limits(config)
     identity = identify(folder / MANIFEST_PATH)
-    return HandlerArchive(folder.resolve(), name, version, manifest, module, function, config, limits, identity)
+    return HandlerArchive(
+        folder.resolve(), name, version, manifest, module, function, config, limits, identity, envelope
+    )
 
 
 def identify(path: Path) -> str:

@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from app.handlers.envelopes import Wrapped
+
 WORKER_DIED = "Worker died."
 FAILED = "Prediction failed"
 INVALID = "Invalid model predict output"
 WRONG_LENGTH = "number of batch response mismatched"
 UNSUPPORTED = "Unsupported model output data type."
+FAULT, BAD_REQUEST = "InternalServerException", "BadRequestException"
+"""Types of errors: TorchServe has the first for all that a handler fails with, also where it says itself how."""
 OUT_OF_MEMORY = "Out of resources"
 MEMORY_WORDS = ("CUDA", "DefaultCPUAllocator")
 Answer = tuple[dict[str, Any], bytes]
-"""Header of an answer, with its `status` and, of a failed one, `error`; and its body."""
+"""Header of an answer, with its `status` and, of a failed one, `error` and perhaps its `type`; and its body."""
 
 
 def make_data(requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]) -> list[dict[str, Any]]:
@@ -57,7 +61,7 @@ def make_answer(item: Any, context: Any, index: int) -> Answer:
     """Turn one item into an answer with the status and headers that the handler set for it."""
     try:
         body = b"".join([*context.intermediate.get(index, ()), encode_item(item)])
-    except (TypeError, ValueError, RecursionError):
+    except (TypeError, ValueError, RuntimeError):  # numpy's and PyTorch's too
         return fail(HTTPStatus.SERVICE_UNAVAILABLE, UNSUPPORTED)
     status, phrase = context.get_response_status(index)
     headers = [[str(name), str(value)] for name, value in context.get_response_headers(index).items()]
@@ -66,6 +70,8 @@ def make_answer(item: Any, context: Any, index: int) -> Answer:
 
 def encode_item(item: Any) -> bytes:
     """Return an item's bytes: text and bytes as they are, a tensor as `torch.save` writes it, all else as JSON."""
+    if isinstance(item, Wrapped):
+        return encode_item(item.close(item.items))
     if isinstance(item, (bytes, bytearray)):
         return bytes(item)
     if isinstance(item, str):
@@ -81,6 +87,11 @@ def encode_item(item: Any) -> bytes:
 def fail(status: int, message: str) -> Answer:
     """Make the answer to a request that failed."""
     return {"status": int(status), "error": message}, b""
+
+
+def refuse(message: str) -> Answer:
+    """Make the answer to a request that no handler gets, since it is malformed."""
+    return fail(HTTPStatus.BAD_REQUEST, message)[0] | {"type": BAD_REQUEST}, b""
 
 
 def fail_all(status: int, message: str, count: int) -> list[Answer]:

@@ -19,8 +19,8 @@ def find_obstacle(archive: HandlerArchive) -> str:
         return f"its handler is not {DEFAULT_HANDLER}"
     if (path / f"{DEFAULT_HANDLER}.py").exists() or (path / DEFAULT_HANDLER).exists():
         return f"it brings an {DEFAULT_HANDLER} of its own"
-    if model.get("envelope"):
-        return "it names an envelope"
+    if archive.has_envelope:
+        return f"requests come in the envelope {archive.envelope}"
     if not model.get("serializedFile"):
         return "it has no weights"
     if not model.get("modelFile") and not str(model["serializedFile"]).endswith(TORCHSCRIPT_SUFFIX):

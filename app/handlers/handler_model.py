@@ -39,6 +39,11 @@ class HandlerModel(Occupancy):
         return self._archive.version
 
     @property
+    def has_envelope(self) -> bool:
+        """Whether requests reach the program through an envelope."""
+        return self._archive.has_envelope
+
+    @property
     def timeout_ms(self) -> int:
         """How long an answer may take at least: a handler that is too slow is told of by the pool, a moment before."""
         return int(self._archive.limits.response_timeout_s * 1000) + MARGIN_MS

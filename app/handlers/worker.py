@@ -13,23 +13,54 @@ from pathlib import Path
 from typing import Any
 
 from app.handlers.archive import HandlerArchive
-from app.handlers.batch import Answer, describe_failure, fail_all, make_answers, make_data
+from app.handlers.batch import Answer, describe_failure, fail_all, make_answers, make_data, refuse
 from app.handlers.confinement import confine
+from app.handlers.envelopes import OPENERS, Asked, EnvelopeError, Opened, share_out
 from app.handlers.frames import Channel
 from app.handlers.loading import HandleFunction, load_handler, make_context, prepare_path
+from app.setting_types import NO_ENVELOPE
 
 MAX_REASON_LENGTH = 500
+TRUE = "True"
 
 
 class HandlerService:
     """A loaded handler."""
 
     def __init__(self, archive: HandlerArchive) -> None:
+        self._archive = archive
         self._context = make_context(archive)
         self._handle: HandleFunction = load_handler(archive, self._context)
 
     def answer(self, requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]) -> tuple[list[Answer], str | None]:
-        """Answer a batch; also return where the handler failed, if it did: never what it said, which may quote data."""
+        """Answer a batch; also return where the handler failed, if it did: never what it said, which may quote data.
+
+        A request that is not in its envelope is answered that, and the handler sees the others alone.
+        """
+        rows = make_data(requests, blobs)
+        opened = [self._open(request, row) for request, row in zip(requests, rows, strict=True)]
+        sound = [place for place, each in enumerate(opened) if isinstance(each, Opened)]
+        if not sound:
+            return [each for each in opened if not isinstance(each, Opened)], None
+        answers, fault = self._answer_opened(
+            [requests[place] for place in sound], [each for each in opened if isinstance(each, Opened)]
+        )
+        rest = iter(answers)
+        return [next(rest) if isinstance(each, Opened) else each for each in opened], fault
+
+    def _open(self, request: Mapping[str, Any], row: dict[str, Any]) -> Opened | Answer:
+        """Take a request out of its envelope; one for the handler's own description has none."""
+        headers = request["headers"]
+        name = NO_ENVELOPE if headers.get("describe") == TRUE else self._archive.envelope or NO_ENVELOPE
+        asked = Asked(request["id"], headers.get("explain") == TRUE, self._archive.manifest["model"])
+        try:
+            return OPENERS[name](row, asked)
+        except EnvelopeError as error:
+            return refuse(str(error))
+
+    def _answer_opened(
+        self, requests: Sequence[Mapping[str, Any]], opened: Sequence[Opened]
+    ) -> tuple[list[Answer], str | None]:
         from ts.context import RequestProcessor
 
         self._context.request_ids = {index: request["id"] for index, request in enumerate(requests)}
@@ -37,10 +68,10 @@ class HandlerService:
         self._context.intermediate = {}
         self._context.request_processor = [RequestProcessor(request["headers"]) for request in requests]
         try:
-            items = self._handle(make_data(requests, blobs), self._context)
+            items = self._handle([row for each in opened for row in each.rows], self._context)
         except Exception as error:  # noqa: BLE001  # whatever a handler raises is its callers' answer
             return fail_all(*describe_failure(error), len(requests)), locate(error)
-        answers = make_answers(items, self._context, len(requests))
+        answers = make_answers(share_out(items, opened), self._context, len(requests))
         return answers, next((header["error"] for header, _ in answers if "error" in header), None)
 
     def take_metrics(self) -> list[Any]:

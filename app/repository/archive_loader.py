@@ -107,7 +107,8 @@ class ArchiveLoader:
         try:
             archive = planned.folder.read_archive()
             limits = replace(archive.limits, **planned.list_pool_limits())  # type: ignore[arg-type]  # by name
-            archive = replace(archive, limits=limits)
+            envelope = archive.envelope or self._settings.envelope
+            archive = replace(archive, limits=limits, envelope=envelope)
         except ModelFolderError as error:
             self._on_change(planned, ArchiveStatus(error.message))
             return

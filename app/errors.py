@@ -26,6 +26,7 @@
     │   ├── UnloadTimeoutError          408  RequestTimeoutException
     │   ├── DeadlineError               504  GatewayTimeoutException
     │   └── DiskFullError               507  InsufficientStorageException
+    ├── BrokenAnswerError               breaks off an answer that has begun: its connection ends without the last part
     └── OperatorError                   the operator's: never reaches a caller; stops a command or marks a model
         ├── SettingsError
         ├── UsersError
@@ -251,6 +252,10 @@ class PicturesError(OperatorError):
 
 class EvaluationError(OperatorError):
     """The report of an evaluation is missing, out of date or unfit for a comparison, or cannot be written."""
+
+
+class BrokenAnswerError(ScancerError):
+    """The rest of an answer that has begun will not come; the message is the reason, for the log."""
 
 
 class StateStoreError(OperatorError):

@@ -43,6 +43,7 @@ class RequestFacts:
         model, version: of the model asked for, only once it is known to exist.
         outcome: class answered, or type of the error.
         images: how many pictures the request held.
+        is_streamed: whether the answer is sent in parts, and ends some time after the view.
     """
 
     request_id: str
@@ -52,6 +53,7 @@ class RequestFacts:
     version: str | None = None
     outcome: str | None = None
     images: int | None = None
+    is_streamed: bool = False
 
 
 def services() -> Services:

@@ -1,6 +1,8 @@
 """Between HTTP and the handlers of model archives, as TorchServe's clients know it."""
 
+import logging
 import re
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -11,10 +13,13 @@ from app.api.context import NOTICE, RequestFacts
 from app.api.error_handlers import shape_error
 from app.api.inflate import read_plain_body
 from app.api.upload import hold_chunked_body, read_body
-from app.errors import UnsupportedMediaError
-from app.handlers.batch import FAULT, INVALID
+from app.errors import BrokenAnswerError, DeadlineError, UnsupportedMediaError
+from app.handlers.batch import FAULT, INVALID, Answer
 from app.handlers.handler_model import HandlerModel
+from app.handlers.streams import AnswerStream
 from app.pipeline.patience import Patience
+
+log = logging.getLogger(__name__)
 
 CREDENTIALS = ("HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE")
 """What a caller sends to us; no handler gets it."""
@@ -51,12 +56,24 @@ class Call(NamedTuple):
 
 
 def predict(
-    handler: HandlerModel, request: Request, call: Call, patience: Patience, known: RequestFacts
-) -> tuple[Response, dict[str, float]]:
+    handler: HandlerModel,
+    request: Request,
+    call: Call,
+    patience: Patience,
+    known: RequestFacts,
+    observe: Callable[[dict[str, float]], None],
+) -> Response:
     """Hand a request to a handler and make its answer the response, which names the version that made it.
 
-    Returns:
-        The response, and the seconds by stage: in the queue, and in the handler.
+    An answer in parts is sent so, unless the client's HTTP or the path's protocol knows no parts.
+
+    Args:
+        handler: is lent for this call.
+        request: the request.
+        call: what its path says.
+        patience: how long the caller waits.
+        known: what the log says of the request.
+        observe: called at the end of the answer, with the seconds by stage: in the queue, and in the handler.
     """
     parts = [Part("body", JSON_TYPE, read_plain_body())] if call.is_document else read_parts(request)
     own = {"explain": str(call.is_explained), "url_path": call.url_path}
@@ -65,13 +82,60 @@ def predict(
         "headers": read_headers(request, parts) | own,
         "parts": [{"name": part.name, "type": part.type} for part in parts],
     }
-    header, body = handler.predict(asked, [part.value for part in parts], patience, call.version)
-    response = make_response(header, body, known)
+    values = [part.value for part in parts]
+    if call.is_document or request.environ["SERVER_PROTOCOL"] == "HTTP/1.0":
+        answer: Answer | AnswerStream = handler.predict(asked, values, patience, call.version)
+    else:
+        answer = handler.open(asked, values, patience, call.version)
+    if isinstance(answer, AnswerStream):
+        response = relay(handler, answer, known, observe)
+    else:
+        response = make_response(*answer, known)
+        observe(read_times(answer[0]))
     response.headers[VERSION_HEADER] = handler.version
     response.headers["X-Notice"] = NOTICE
     if call.is_document and "Content-Type" not in response.headers:
         response.headers["Content-Type"] = JSON_TYPE
-    return response, read_times(header)
+    return response
+
+
+def relay(
+    handler: HandlerModel,
+    stream: AnswerStream,
+    known: RequestFacts,
+    observe: Callable[[dict[str, float]], None],
+) -> Response:
+    """Make the response that sends the parts of an answer as they come; the handler stays lent until its end."""
+    response = make_response(stream.header, b"", known)
+    if known.outcome is not None:  # an error of ours
+        stream.close()
+        return response
+    known.is_streamed = True
+    response.response = pass_on(stream, known)
+    del response.headers["Content-Length"]
+    handler.stay()
+
+    def end() -> None:
+        stream.close()
+        handler.leave()
+        observe(read_times(stream.header))
+
+    response.call_on_close(end)
+    return response
+
+
+def pass_on(stream: AnswerStream, known: RequestFacts) -> Iterator[bytes]:
+    """Yield the parts of an answer; that one breaks off, or its caller goes, only the log can be told."""
+    try:
+        yield from stream
+    except BrokenAnswerError as error:
+        known.outcome = FAULT
+        extra = {"request_id": known.request_id, "model": known.model, "version": known.version}
+        log.error("answer broken off", extra=extra | {"reason": error.message})
+        raise
+    except GeneratorExit:
+        known.outcome = DeadlineError.type
+        raise
 
 
 def read_times(header: dict[str, Any]) -> dict[str, float]:

@@ -3,13 +3,14 @@
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response
+from flask import Flask, Request, Response
 from flask.globals import request_ctx
 
-from app.api.context import begin_facts, facts
+from app.api.context import RequestFacts, begin_facts, facts
 from app.metrics import Metrics, name_method
 
 if TYPE_CHECKING:
@@ -55,12 +56,18 @@ def register_observation(app: Flask, metrics: Metrics) -> None:
     def finish(response: Response) -> Response:
         known, asked = facts(), request_ctx.request
         response.headers.add("X-Request-ID", known.request_id)
+        if known.is_streamed:
+            response.call_on_close(partial(record, known, asked, response.status_code))
+        else:
+            record(known, asked, response.status_code)
+        return response
+
+    def record(known: RequestFacts, asked: Request, status: int) -> None:
         seconds = time.perf_counter() - known.started
-        rule, method, status = asked.url_rule.rule if asked.url_rule else UNMATCHED, asked.method, response.status_code
+        rule, method = asked.url_rule.rule if asked.url_rule else UNMATCHED, asked.method
         metrics.count_request(rule, method, status, known.model or "", known.version or "", seconds)
-        if (
-            status >= HTTPStatus.BAD_REQUEST and known.outcome and known.model
-        ):  # else the status is a handler's own word
+        is_failure = status >= HTTPStatus.BAD_REQUEST or known.is_streamed  # or else the outcome is a class
+        if is_failure and known.outcome and known.model:  # else the status is a handler's own word
             metrics.count_failure(rule, method, known.model, known.version or "", seconds)
         if log.isEnabledFor(logging.INFO):
             fields = {
@@ -77,4 +84,3 @@ def register_observation(app: Flask, metrics: Metrics) -> None:
                 "ms": round(seconds * 1000, 2),
             }
             log.info("request", extra={name: value for name, value in fields.items() if value is not None})
-        return response

@@ -115,12 +115,14 @@ def answer_by_handler(handler: HandlerModel, call: Call, known: RequestFacts, se
     """Have the program of a model archive answer."""
     known.model, known.version = handler.name, handler.version
     patience = read_patience(known.started, service.settings, handler.timeout_ms)
-    response, stages = handler_predictions.predict(handler, request, call, patience, known)
-    if known.outcome is None:  # else it failed, and is counted as such
-        stages["whole"] = time.perf_counter() - known.started
-        rule = request.url_rule.rule if request.url_rule else ""
-        service.metrics.observe_prediction(rule, handler.name, handler.version, stages)
-    return response
+    rule = request.url_rule.rule if request.url_rule else ""
+
+    def observe(stages: dict[str, float]) -> None:
+        if known.outcome is None:  # else it failed, and is counted as such
+            stages["whole"] = time.perf_counter() - known.started
+            service.metrics.observe_prediction(rule, handler.name, handler.version, stages)
+
+    return handler_predictions.predict(handler, request, call, patience, known, observe)
 
 
 def read_patience(started: float, settings: Settings, needed_ms: int = 0) -> Patience:

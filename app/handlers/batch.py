@@ -60,12 +60,17 @@ def make_answers(items: Any, context: Any, count: int) -> list[Answer]:
 def make_answer(item: Any, context: Any, index: int) -> Answer:
     """Turn one item into an answer with the status and headers that the handler set for it."""
     try:
-        body = b"".join([*context.intermediate.get(index, ()), encode_item(item)])
+        body = encode_item(item)
     except (TypeError, ValueError, RuntimeError):  # numpy's and PyTorch's too
         return fail(HTTPStatus.SERVICE_UNAVAILABLE, UNSUPPORTED)
+    return make_header(context, index), body
+
+
+def make_header(context: Any, index: int) -> dict[str, Any]:
+    """Make the header of an answer from what the handler has set for it."""
     status, phrase = context.get_response_status(index)
     headers = [[str(name), str(value)] for name, value in context.get_response_headers(index).items()]
-    return {"status": int(status), "phrase": str(phrase or ""), "headers": headers}, body
+    return {"status": int(status), "phrase": str(phrase or ""), "headers": headers}
 
 
 def encode_item(item: Any) -> bytes:

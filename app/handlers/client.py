@@ -3,24 +3,21 @@
 import logging
 import secrets
 import threading
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
 from app.config import Settings
-from app.errors import DeadlineError, ModelProcessError
+from app.errors import ModelProcessError
 from app.handlers.archive import HandlerArchive
 from app.handlers.batch import WORKER_DIED, Answer, fail
-from app.handlers.frames import LOST, Channel, Message
+from app.handlers.frames import LOST, Message
 from app.handlers.manager_link import ManagerLink
-from app.pipeline.patience import LATE, Patience
+from app.handlers.streams import PART, AnswerStream, wait_for
+from app.pipeline.patience import Patience
 
 log = logging.getLogger(__name__)
-
-LOOK_S = 0.5
-"""How often a waiting thread looks whether its caller has gone."""
 
 
 class PoolClient:
@@ -95,6 +92,16 @@ class PoolClient:
     def predict(
         self, archive: HandlerArchive, request: Mapping[str, Any], parts: Sequence[bytes], patience: Patience
     ) -> Answer | None:
+        """Have a request answered, and wait for all of the answer; else as `open`."""
+        opened = self.open(archive, request, parts, patience)
+        if isinstance(opened, AnswerStream):
+            with closing(opened):
+                return opened.read_whole()
+        return opened
+
+    def open(
+        self, archive: HandlerArchive, request: Mapping[str, Any], parts: Sequence[bytes], patience: Patience
+    ) -> Answer | AnswerStream | None:
         """Have a request answered.
 
         Args:
@@ -104,14 +111,15 @@ class PoolClient:
             patience: how long the caller waits.
 
         Returns:
-            The answer; None if there is no worker, or too many requests wait.
+            The answer, or the stream of it if the handler gives it in parts; None if there is no worker, or too many
+            requests wait.
 
         Raises:
             DeadlineError: the caller waits no longer.
         """
         message = {"operation": "predict", "key": archive.key, "request": request}
         reply = self._try_predict(message, parts, patience)
-        if reply is None or "unknown" in reply.header:
+        if reply is None or (isinstance(reply, Message) and "unknown" in reply.header):
             try:
                 self.link.revive(patience)
                 if reply is not None:
@@ -120,6 +128,8 @@ class PoolClient:
                 log.error("handlers cannot be run", extra={"model": archive.name, "reason": error.message})
                 return None
             reply = self._try_predict(message, parts, patience)
+        if isinstance(reply, AnswerStream):
+            return reply
         if reply is None or "answer" not in reply.header:
             return None
         return reply.header["answer"], reply.blobs[0]
@@ -128,8 +138,11 @@ class PoolClient:
         """Let the manager go; it ends when no HTTP worker is left."""
         self.link.close()
 
-    def _try_predict(self, message: Mapping[str, Any], parts: Sequence[bytes], patience: Patience) -> Message | None:
+    def _try_predict(
+        self, message: Mapping[str, Any], parts: Sequence[bytes], patience: Patience
+    ) -> Message | AnswerStream | None:
         """Send a prediction and wait; return None if there is no manager to send it to."""
+        stream = None
         try:
             channel = self.link.connect()
         except OSError:
@@ -137,13 +150,17 @@ class PoolClient:
         try:
             channel.send(message, parts)
             wait_for(channel, patience)
-            return channel.receive()
+            reply = channel.receive()
+            if PART in reply.header:
+                stream = AnswerStream(channel, reply, patience)
+            return stream or reply
         except LOST as error:
             log.error("the manager of handlers is lost", extra={"reason": type(error).__name__})
             header, body = fail(500, WORKER_DIED)
             return Message({"answer": header}, [body])
         finally:
-            channel.close()
+            if stream is None:
+                channel.close()
 
     def _make_order(self, archive: HandlerArchive) -> dict[str, Any]:
         return {
@@ -174,14 +191,3 @@ class PoolClient:
             return self.link.ask(message)
         except LOST as error:
             raise ModelProcessError("the manager of handlers is lost") from error
-
-
-def wait_for(channel: Channel, patience: Patience) -> None:
-    """Wait until there is something to read; raises `DeadlineError` when the caller waits no longer."""
-    while True:
-        left_s = patience.until - time.perf_counter()
-        if left_s <= 0:
-            raise DeadlineError(LATE)
-        if channel.has_something(min(LOOK_S, left_s)):
-            return
-        patience.check_presence()

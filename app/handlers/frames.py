@@ -16,6 +16,8 @@ SOCKET_FILE = "socket"
 """In the folder of a server's manager."""
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024 * 1024
+PARTS = "parts"
+"""In the header of a message from a handler that parts of answers come with: the place in the batch, and the header."""
 Blob = bytes | bytearray | memoryview
 
 
@@ -102,6 +104,8 @@ class Channel:
 
     def has_something(self, within_s: float) -> bool:
         """Wait until there is something to read, or the other end has gone; False if neither comes in time."""
+        if self._has_read_ahead():
+            return True
         self.connection.settimeout(within_s)
         try:
             self.connection.recv(1, socket.MSG_PEEK)
@@ -110,6 +114,14 @@ class Channel:
         finally:
             self.connection.settimeout(None)
         return True
+
+    def _has_read_ahead(self) -> bool:
+        """Whether something of the next message was read with the last one; asks without waiting."""
+        self.connection.setblocking(False)
+        try:
+            return bool(self._stream.peek(1))
+        finally:
+            self.connection.setblocking(True)
 
     def is_at_end(self) -> bool:
         """Whether the other end has gone, or this one is closed; asks without waiting."""

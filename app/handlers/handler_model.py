@@ -12,6 +12,7 @@ from app.pipeline.patience import Patience
 if TYPE_CHECKING:
     from app.handlers.batch import Answer
     from app.handlers.client import PoolClient
+    from app.handlers.streams import AnswerStream
 
 MARGIN_MS = 1000
 NO_DESCRIBER = 'Model "{}" has no worker to serve describe request. Please use scale workers API to add workers.'
@@ -58,6 +59,15 @@ class HandlerModel(Occupancy):
             DeadlineError: the caller waits no longer.
         """
         answer = self._pools.predict(self._archive, request, parts, patience)
+        if answer is None:
+            raise ServiceUnavailableError(describe_lack_of_workers(self.name, version))
+        return answer
+
+    def open(
+        self, request: Mapping[str, Any], parts: Sequence[bytes], patience: Patience, version: str | None = None
+    ) -> "Answer | AnswerStream":
+        """Have one request answered, in parts if the program gives it so; raises as `predict`."""
+        answer = self._pools.open(self._archive, request, parts, patience)
         if answer is None:
             raise ServiceUnavailableError(describe_lack_of_workers(self.name, version))
         return answer

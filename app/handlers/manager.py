@@ -21,6 +21,7 @@ from app.handlers.folder import take_lock
 from app.handlers.frames import SOCKET_FILE, BrokenMessageError, Message, encode, read_message
 from app.handlers.pool import Pool
 from app.handlers.slots import NoWorkerError, StartError
+from app.handlers.streams import PART
 from app.logs import make_log_config
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Manager:
                 if message.header.get("operation") == "attach":
                     client = message.header["client"]
                     self._attached.add(client)
-                header, blobs = await self._reply(message, reader)
+                header, blobs = await self._reply(message, reader, writer)
                 writer.write(encode(header, blobs))
                 await writer.drain()
         except (EOFError, OSError, BrokenMessageError):  # the HTTP worker, or its caller, has gone
@@ -114,10 +115,10 @@ class Manager:
             if client is not None:
                 self._leave(client)
 
-    async def _reply(self, message: Message, reader: asyncio.StreamReader) -> Reply:
+    async def _reply(self, message: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Reply:
         operation = message.header.get("operation")
         if operation == "predict":
-            return await self._predict(message, reader)
+            return await self._predict(message, reader, writer)
         if operation == "attach":
             return {}, []
         return await self._operations[str(operation)](message)
@@ -196,13 +197,15 @@ class Manager:
             await self._end_pool(message.header["key"])
         return {}, []
 
-    async def _predict(self, message: Message, reader: asyncio.StreamReader) -> Reply:
-        """Answer one request; raises `EOFError` if its caller goes meanwhile."""
+    async def _predict(self, message: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Reply:
+        """Answer one request, parts of its answer at once; raises `EOFError` if its caller goes meanwhile."""
         pool = self._pools.get(message.header["key"])
         if pool is None:
             return {"unknown": True}, []
         try:
-            job = pool.submit(message.header["request"], message.blobs)
+            job = pool.submit(
+                message.header["request"], message.blobs, lambda part: writer.write(encode({PART: part[0]}, [part[1]]))
+            )
         except NoWorkerError:
             return NO_WORKER, []
         going = asyncio.create_task(reader.read(1))  # nothing is sent before the answer has come

@@ -5,15 +5,27 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from app.handlers.archive import HandlerArchive, PoolLimits
-from app.handlers.batch import WORKER_DIED, fail
+from app.handlers.batch import WORKER_DIED, Answer, fail
 from app.handlers.handler_metrics import HandlerMetrics
 from app.handlers.process import HandlerLostError, HandlerProcess, HandlerUnaskedError
-from app.handlers.slots import Job, NoWorkerError, Slot, SlotState, StartError, back_off, count_alike, hand_out, settle
+from app.handlers.slots import (
+    Job,
+    NoWorkerError,
+    Slot,
+    SlotState,
+    StartError,
+    back_off,
+    count_alike,
+    hand_out,
+    hand_part,
+    settle,
+)
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +72,15 @@ class Pool:
         if reason is not None:
             raise StartError(reason)
 
-    def submit(self, request: Mapping[str, Any], blobs: list[bytes]) -> Job:
-        """Put a request in line.
+    def submit(self, request: Mapping[str, Any], blobs: list[bytes], on_part: Callable[[Answer], None]) -> Job:
+        """Put a request in line; `on_part` is called with what comes of its answer before the end.
 
         Raises:
             NoWorkerError: there is no worker, or the line is full.
         """
         if not self._has_hope() or len(self._jobs) >= self.limits.queue_size:
             raise NoWorkerError
-        job = Job(request, blobs, asyncio.get_running_loop().create_future())
+        job = Job(request, blobs, asyncio.get_running_loop().create_future(), on_part)
         self._jobs.append(job)
         self._arrived.set()
         return job
@@ -244,7 +256,7 @@ class Pool:
         slot.is_busy = True
         started = time.monotonic()
         try:
-            reply = await process.predict(requests, blobs, self.limits.response_timeout_s)
+            reply = await process.predict(requests, blobs, self.limits.response_timeout_s, partial(hand_part, batch))
         except HandlerUnaskedError:
             self._put_back(batch)
             raise

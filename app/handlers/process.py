@@ -7,18 +7,20 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from app.config import PREFIX
 from app.handlers.archive import HandlerArchive
-from app.handlers.frames import BrokenMessageError, Message, encode, read_message
+from app.handlers.frames import MAX_MESSAGE_BYTES, PARTS, BrokenMessageError, Message, encode, read_message
 from app.setting_types import PROJECT_ROOT
 
 log = logging.getLogger(__name__)
 
 BUFFER_BYTES = 1024 * 1024
+OnPart = Callable[[int, dict[str, Any], bytes], None]
+"""Called with the place of a request in its batch, and header and body of a part of its answer."""
 
 
 class HandlerLostError(Exception):
@@ -94,27 +96,45 @@ class HandlerProcess:
             start_new_session=True,
         )
 
-    async def predict(self, requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes], timeout_s: float) -> Message:
+    async def predict(
+        self, requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes], timeout_s: float, on_part: OnPart
+    ) -> Message:
         """Have a batch answered.
 
         Raises:
-            HandlerLostError: it was not; the process is ended.
+            HandlerLostError: it was not, or not to its end; the process is ended.
         """
-        reply = await self._ask({"requests": requests}, blobs, timeout_s)
+
+        def hand_out(message: Message) -> None:
+            parts = message.header[PARTS]
+            if not isinstance(parts, list) or len(parts) != len(message.blobs):
+                raise BrokenMessageError("the parts are of another form")
+            for (place, header), body in zip(parts, message.blobs, strict=True):
+                if place not in range(len(requests)) or not isinstance(header, dict):
+                    raise BrokenMessageError("a part is of another form")
+                on_part(place, header, body)
+
+        reply = await self._ask({"requests": requests}, blobs, timeout_s, hand_out)
         answers = reply.header.get("answers")
         if not isinstance(answers, list) or not len(answers) == len(reply.blobs) == len(requests):
             await self.end()
             raise HandlerLostError("the answer is of another form")
         return reply
 
-    async def _ask(self, header: Mapping[str, Any], blobs: Sequence[bytes], timeout_s: float) -> Message:
+    async def _ask(
+        self,
+        header: Mapping[str, Any],
+        blobs: Sequence[bytes],
+        timeout_s: float,
+        on_parts: Callable[[Message], None] = lambda _: None,
+    ) -> Message:
         assert self._reader is not None, "start() makes it"
         assert self._writer is not None, "as above"
         try:
             async with asyncio.timeout(timeout_s):
                 self._writer.write(encode(header, blobs))
                 await self._writer.drain()
-                return await read_message(self._reader)
+                return await self._read_reply(on_parts)
         except TimeoutError:
             await self.end()
             raise HandlerLostError(f"took longer than {timeout_s:g} s") from None
@@ -124,6 +144,19 @@ class HandlerProcess:
         except (EOFError, OSError, BrokenMessageError) as error:
             code = await self.end()
             raise HandlerLostError(f"{type(error).__name__}, process ended with {code}") from error
+
+    async def _read_reply(self, on_parts: Callable[[Message], None]) -> Message:
+        """Read the answers, and all that comes before them; together they may be as long as one message."""
+        assert self._reader is not None, "start() makes it"
+        size = 0
+        while True:
+            message = await read_message(self._reader)
+            size += sum(len(blob) for blob in message.blobs)
+            if size > MAX_MESSAGE_BYTES:
+                raise BrokenMessageError("the parts are too long")
+            if PARTS not in message.header:
+                return message
+            on_parts(message)
 
     async def wait(self) -> int:
         """Wait until the process has ended; return its code."""

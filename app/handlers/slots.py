@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
@@ -35,11 +35,12 @@ class StartError(Exception):
 
 @dataclass(eq=False)
 class Job:
-    """A request that waits for its answer."""
+    """A request that waits for its answer; `on_part` is called with each part that comes before the end."""
 
     request: Mapping[str, Any]
     blobs: list[bytes]
     answer: "asyncio.Future[Answer]"
+    on_part: Callable[[Answer], None]
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -81,6 +82,12 @@ def settle(slot: Slot, fault: str | None) -> None:
     """Note how a slot's first start went, if it is not noted yet."""
     if not slot.settled.done():
         slot.settled.set_result(fault)
+
+
+def hand_part(batch: list[Job], place: int, header: dict[str, Any], body: bytes) -> None:
+    """Give a request the next part of its answer, unless its caller has gone."""
+    if not batch[place].answer.done():
+        batch[place].on_part((header, body))
 
 
 def hand_out(batch: list[Job], answers: list[Answer]) -> None:

@@ -7,16 +7,26 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from app.handlers.archive import HandlerArchive
-from app.handlers.batch import Answer, describe_failure, fail_all, make_answers, make_data, refuse
+from app.handlers.batch import (
+    Answer,
+    describe_failure,
+    encode_item,
+    fail_all,
+    make_answers,
+    make_data,
+    make_header,
+    refuse,
+)
 from app.handlers.confinement import confine
 from app.handlers.envelopes import OPENERS, Asked, EnvelopeError, Opened, share_out
-from app.handlers.frames import Channel
+from app.handlers.frames import PARTS, Channel
 from app.handlers.loading import HandleFunction, load_handler, make_context, prepare_path
 from app.setting_types import NO_ENVELOPE
 
@@ -25,10 +35,18 @@ TRUE = "True"
 
 
 class HandlerService:
-    """A loaded handler."""
+    """A loaded handler.
 
-    def __init__(self, archive: HandlerArchive) -> None:
+    Args:
+        archive: the unpacked archive.
+        send: sends a message before that of the answers.
+    """
+
+    def __init__(self, archive: HandlerArchive, send: Callable[[Mapping[str, Any], Sequence[bytes]], None]) -> None:
         self._archive = archive
+        self._send = send
+        self._lock = threading.Lock()
+        self._places: list[int] = []
         self._context = make_context(archive)
         self._handle: HandleFunction = load_handler(archive, self._context)
 
@@ -42,9 +60,13 @@ class HandlerService:
         sound = [place for place, each in enumerate(opened) if isinstance(each, Opened)]
         if not sound:
             return [each for each in opened if not isinstance(each, Opened)], None
+        with self._lock:
+            self._places = sound
         answers, fault = self._answer_opened(
             [requests[place] for place in sound], [each for each in opened if isinstance(each, Opened)]
         )
+        with self._lock:
+            self._places = []
         rest = iter(answers)
         return [next(rest) if isinstance(each, Opened) else each for each in opened], fault
 
@@ -65,7 +87,7 @@ class HandlerService:
 
         self._context.request_ids = {index: request["id"] for index, request in enumerate(requests)}
         self._context.metrics.request_ids = self._context.request_ids
-        self._context.intermediate = {}
+        self._context.send_parts = self._send_parts
         self._context.request_processor = [RequestProcessor(request["headers"]) for request in requests]
         try:
             items = self._handle([row for each in opened for row in each.rows], self._context)
@@ -73,6 +95,14 @@ class HandlerService:
             return fail_all(*describe_failure(error), len(requests)), locate(error)
         answers = make_answers(share_out(items, opened), self._context, len(requests))
         return answers, next((header["error"] for header, _ in answers if "error" in header), None)
+
+    def _send_parts(self, items: Mapping[int, Any]) -> None:
+        """Send parts of answers; those that a thread of the handler's makes after the last one go nowhere."""
+        bodies = [encode_item(item) for item in items.values()]
+        with self._lock:
+            if self._places:
+                headers = [[self._places[index], make_header(self._context, index)] for index in items]
+                self._send({PARTS: headers}, bodies)
 
     def take_metrics(self) -> list[Any]:
         """Return what the handler's metrics have become since the last batch."""
@@ -102,7 +132,7 @@ def serve(channel: Channel) -> None:
     os.chdir(archive.path)
     prepare_path(archive.path)
     try:
-        service = HandlerService(archive)
+        service = HandlerService(archive, channel.send)
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a handler raises is the reason
         channel.send({"error": describe_fault(error), "at": locate(error)})
         return

@@ -2,11 +2,11 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.config import OPEN_INFERENCE_PATHS
 from app.server.request_reader import Request
@@ -17,8 +17,50 @@ BODILESS = ("204", "304")
 LINE_BREAK = re.compile(r"[\r\n\0]")
 
 
-def call_application(app: WSGIApp, request: Request, is_last: bool) -> bytes:
-    """Call the application and return status line, headers and body.
+class StreamedAnswer:
+    """The body of an answer that is sent while it is made, as the chunks of HTTP/1.1; close it in any case.
+
+    Attributes:
+        on_close: called when it is closed.
+    """
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
+        self.on_close: Callable[[], object] = lambda: None
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield what is to be sent, the mark of the end last; raises what the application raises meanwhile."""
+        for chunk in self._chunks:
+            if chunk:  # an empty one would be that mark
+                yield b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        yield b"0\r\n\r\n"
+
+    def close(self) -> None:
+        """Tell the application that nothing more is sent."""
+        try:
+            close_chunks(self._chunks)
+        finally:
+            self.on_close()
+
+
+class Answer(NamedTuple):
+    """What goes back for one request.
+
+    Attributes:
+        text: status line, headers and body.
+        is_last: whether the connection ends with it.
+        delay_s: how long it is withheld.
+        streamed: what follows the headers, if the body is still being made.
+    """
+
+    text: bytes
+    is_last: bool
+    delay_s: float = 0.0
+    streamed: StreamedAnswer | None = None
+
+
+def call_application(app: WSGIApp, request: Request, is_last: bool) -> Answer:
+    """Call the application and return its answer: whole, unless its length is not known yet.
 
     Args:
         app: a WSGI application.
@@ -36,20 +78,48 @@ def call_application(app: WSGIApp, request: Request, is_last: bool) -> bytes:
         return written.append
 
     chunks = app(request.environ, start_response)
+    omits_body = request.environ["REQUEST_METHOD"] == "HEAD"
     try:
+        if can_be_streamed(head, request) and not written:
+            headers = [*head[1], ("Transfer-Encoding", "chunked")]
+            text = write_answer(int(time.time()), head[0], headers, b"", omits_body, is_last, has_length=False)
+            streamed, chunks = StreamedAnswer(chunks), ()
+            return Answer(text, is_last, streamed=streamed)
         written.extend(chunks)
     finally:
-        if hasattr(chunks, "close"):
-            chunks.close()
+        close_chunks(chunks)
     status, headers = head
-    omits_body = request.environ["REQUEST_METHOD"] == "HEAD"
-    return write_answer(int(time.time()), status, headers, b"".join(written), omits_body, is_last)
+    return Answer(write_answer(int(time.time()), status, headers, b"".join(written), omits_body, is_last), is_last)
+
+
+def can_be_streamed(head: Sequence[Any], request: Request) -> bool:
+    """Whether an answer has a body of unknown length, and the client need not know it.
+
+    Args:
+        head: status and headers; empty while the application has not given them.
+        request: the request.
+    """
+    if not head or request.environ["SERVER_PROTOCOL"] != "HTTP/1.1" or request.environ["REQUEST_METHOD"] == "HEAD":
+        return False
+    return head[0][:3] not in BODILESS and all(name.lower() != "content-length" for name, _ in head[1])
+
+
+def close_chunks(chunks: Iterable[bytes]) -> None:
+    """Close what a WSGI application returned, if that can be closed."""
+    if hasattr(chunks, "close"):
+        chunks.close()
 
 
 def write_answer(
-    second: int, status: str, headers: Iterable[tuple[str, str]], body: bytes, omits_body: bool, is_last: bool
+    second: int,
+    status: str,
+    headers: Iterable[tuple[str, str]],
+    body: bytes,
+    omits_body: bool,
+    is_last: bool,
+    has_length: bool = True,
 ) -> bytes:
-    """Write an answer; its length is that of the body, unless the headers state one."""
+    """Write an answer; its length is that of the body, unless the headers state one, or it has none."""
     lines = [f"HTTP/1.1 {status}", make_date(second), f"Connection: {'close' if is_last else 'keep-alive'}"]
     lines += [f"{name}: {value}" for name, value in headers]
     text = "\r\n".join(lines)
@@ -57,7 +127,7 @@ def write_answer(
         raise ValueError("a header of the answer holds a line break")
     if status[:3] in BODILESS or omits_body:
         body = b""
-    elif "\r\ncontent-length:" not in text.lower():
+    elif has_length and "\r\ncontent-length:" not in text.lower():
         text += f"\r\nContent-Length: {len(body)}"
     return text.encode("latin-1") + b"\r\n\r\n" + body
 

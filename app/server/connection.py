@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
-from typing import NamedTuple
 
 from app.config import CALLER_IS_GONE
-from app.server.answer import write_refusal
+from app.errors import BrokenAnswerError
+from app.server.answer import Answer, StreamedAnswer, write_refusal
 from app.server.request_reader import CONTINUE, RefusedRequestError, Request, RequestReader
 from app.server.streamed_body import StreamedBody
 
@@ -22,20 +22,6 @@ MAX_RECEIVES, MAX_REQUESTS = 64, 16
 LATE = "The request did not come to its end in time."
 LINGER_S = 2.0
 """How long the rest of a refused body is read and thrown away: closing at once would take the answer with it."""
-
-
-class Answer(NamedTuple):
-    """What goes back for one request.
-
-    Attributes:
-        text: status line, headers and body.
-        is_last: whether the connection ends with it.
-        delay_s: how long it is withheld.
-    """
-
-    text: bytes
-    is_last: bool
-    delay_s: float = 0.0
 
 
 class Connection:
@@ -146,8 +132,10 @@ class Connection:
             request.environ[CALLER_IS_GONE] = self.is_gone
             if request.stream is not None:
                 request.stream.attach(partial(self._wait_for_more, request.stream))
-            text, is_last, delay_s = answer(request)
-            if self.is_ending:  # the rest of a streamed body was refused meanwhile
+            text, is_last, delay_s, streamed = answer(request)
+            if streamed is not None:
+                text = self._send_as_made(text, streamed)
+            if self.is_closed or self.is_ending:  # the rest of a streamed body was refused meanwhile
                 return
             if delay_s:
                 self._withheld, self.due = text, time.monotonic() + delay_s
@@ -160,6 +148,24 @@ class Connection:
         elif reader.wants_continue:
             reader.wants_continue = False
             self._send(CONTINUE)
+
+    def _send_as_made(self, text: bytes, streamed: StreamedAnswer) -> bytes:
+        """Send an answer as it is made; return what the client has not taken. If it breaks off, the connection ends."""
+        waiting = [text]
+        try:
+            for chunk in streamed:
+                waiting.append(chunk)
+                self._flush()
+                if not self._unsent:
+                    self._send(b"".join(waiting))
+                    waiting.clear()
+                if self.is_closed:
+                    break
+        except BrokenAnswerError:
+            self.close()
+        finally:
+            streamed.close()
+        return b"".join(waiting)
 
     def _wait_for_more(self, stream: StreamedBody) -> None:
         """Wait until more of a streamed body has come; the one place where a thread waits for its client.

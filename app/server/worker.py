@@ -23,8 +23,8 @@ from gunicorn.sock import ssl_context
 from gunicorn.workers.base import Worker
 
 from app.config import DEFAULT_BATCH_SIZE, SERVER_IS_STOPPING, Settings
-from app.server.answer import call_application, write_refusal
-from app.server.connection import RECEIVE_BYTES, Answer, Connection
+from app.server.answer import Answer, call_application, write_refusal
+from app.server.connection import RECEIVE_BYTES, Connection
 from app.server.gate import RESERVED_THREADS, Gate
 from app.server.request_reader import Request, RequestReader, make_base
 from app.server.streamed_body import is_model_upload
@@ -266,10 +266,16 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             self.count_refusal("overload")
             text = write_refusal(HTTPStatus.SERVICE_UNAVAILABLE, FULL, RETRY_AFTER_S, is_last, path)
             return Answer(text, is_last, REFUSAL_DELAY_S)
+        streamed = None
         try:
-            return Answer(call_application(self.wsgi, request, is_last), is_last)
+            answer = call_application(self.wsgi, request, is_last)
+            streamed = answer.streamed
+            return answer
         finally:
-            self._gate.leave(place)
+            if streamed is None:
+                self._gate.leave(place)
+            else:
+                streamed.on_close = partial(self._gate.leave, place)
 
     def _stop_listening(self) -> None:
         for fd, listener in self._listeners.items():

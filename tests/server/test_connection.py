@@ -7,7 +7,8 @@ from http import HTTPStatus
 
 import pytest
 
-from app.server.connection import RECEIVE_BYTES, Answer, Connection
+from app.server.answer import Answer
+from app.server.connection import RECEIVE_BYTES, Connection
 from app.server.request_reader import Request, RequestReader, make_base
 
 LIMIT = 1000

@@ -1,6 +1,6 @@
 """What a handler learns of its model and of the requests at hand, and where it says how to answer them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ts.metrics.metrics_store import MetricsStore
@@ -80,7 +80,7 @@ class Context:
         self.request_processor: list[RequestProcessor] = [RequestProcessor({})]
         self.metrics = metrics or MetricsStore({}, model_name)
         self.model_yaml_config = {} if model_yaml_config is None else model_yaml_config
-        self.intermediate: dict[int, list[bytes]] = {}
+        self.send_parts: Callable[[Mapping[int, Any]], None] = lambda parts: None  # noqa: ARG005  # nobody waits for them
 
     @property
     def system_properties(self) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.handlers.batch import encode_item
-
 
 def send_intermediate_predict_response(
     ret: Sequence[Any],
@@ -13,6 +11,8 @@ def send_intermediate_predict_response(
     code: int,  # noqa: ARG001  # as above
     context: Any = None,
 ) -> None:
-    """Add to the answer of each request; here all parts are sent together, with the last."""
-    for index in req_id_map:
-        context.intermediate.setdefault(index, []).append(encode_item(ret[index]))
+    """Send each request of the batch the next part of its answer; what `handle` returns is the last one.
+
+    The first part takes status and headers along, as they are set by then.
+    """
+    context.send_parts({index: ret[index] for index in req_id_map})

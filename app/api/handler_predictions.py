@@ -113,6 +113,7 @@ def relay(
     known.is_streamed = True
     response.response = pass_on(stream, known)
     del response.headers["Content-Length"]
+    response.headers["X-Accel-Buffering"] = "no"  # else nginx would hold the parts back
     handler.stay()
 
     def end() -> None:

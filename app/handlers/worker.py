@@ -96,13 +96,18 @@ class HandlerService:
         answers = make_answers(share_out(items, opened), self._context, len(requests))
         return answers, next((header["error"] for header, _ in answers if "error" in header), None)
 
-    def _send_parts(self, items: Mapping[int, Any]) -> None:
-        """Send parts of answers; those that a thread of the handler's makes after the last one go nowhere."""
-        bodies = [encode_item(item) for item in items.values()]
+    def _send_parts(self, parts: Mapping[int, tuple[str, Any]]) -> None:
+        """Send parts of answers, by the place and the id of a request.
+
+        Those of a request that is not of this batch are nobody's: a thread of the handler's made them too late.
+        """
+        bodies = {index: encode_item(item) for index, (_, item) in parts.items()}
         with self._lock:
-            if self._places:
-                headers = [[self._places[index], make_header(self._context, index)] for index in items]
-                self._send({PARTS: headers}, bodies)
+            ids = self._context.request_ids if self._places else {}
+            mine = [index for index, (request_id, _) in parts.items() if (index, request_id) in ids.items()]
+            if mine:
+                headers = [[self._places[index], make_header(self._context, index)] for index in mine]
+                self._send({PARTS: headers}, [bodies[index] for index in mine])
 
     def take_metrics(self) -> list[Any]:
         """Return what the handler's metrics have become since the last batch."""

@@ -123,6 +123,7 @@ def test_each_part_is_a_chunk_and_comes_when_it_is_made(live: LiveServer, tmp_pa
         assert (headers["Transfer-Encoding"], headers["Content-Length"]) == ("chunked", None)
         assert (headers["X-Model-Version"], headers["Content-Type"]) == ("1.0", None)
         assert headers["X-Request-ID"]
+        assert headers["X-Accel-Buffering"] == "no"
         assert read_chunk(stream) == PARTS[0]
         sign.touch()  # the handler waits for it before it goes on
         assert [read_chunk(stream) for _ in range(3)] == [*PARTS[1:], b""]

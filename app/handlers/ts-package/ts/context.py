@@ -80,7 +80,7 @@ class Context:
         self.request_processor: list[RequestProcessor] = [RequestProcessor({})]
         self.metrics = metrics or MetricsStore({}, model_name)
         self.model_yaml_config = {} if model_yaml_config is None else model_yaml_config
-        self.send_parts: Callable[[Mapping[int, Any]], None] = lambda parts: None  # noqa: ARG005  # nobody waits for them
+        self.send_parts: Callable[[Mapping[int, tuple[str, Any]]], None] = lambda parts: None  # noqa: ARG005  # for nobody
 
     @property
     def system_properties(self) -> dict[str, Any]:

@@ -15,4 +15,4 @@ def send_intermediate_predict_response(
 
     The first part takes status and headers along, as they are set by then.
     """
-    context.send_parts({index: ret[index] for index in req_id_map})
+    context.send_parts({index: (request_id, ret[index]) for index, request_id in req_id_map.items()})

@@ -17,6 +17,7 @@ UNSUPPORTED = "Unsupported model output data type."
 FAULT, BAD_REQUEST = "InternalServerException", "BadRequestException"
 """Types of errors: TorchServe has the first for all that a handler fails with, also where it says itself how."""
 OUT_OF_MEMORY = "Out of resources"
+NO_CAPTUM = "captum, which explains predictions, is not installed on the server."
 MEMORY_WORDS = ("CUDA", "DefaultCPUAllocator")
 Answer = tuple[dict[str, Any], bytes]
 """Header of an answer, with its `status` and, of a failed one, `error` and perhaps its `type`; and its body."""

@@ -25,6 +25,7 @@ from app.repository.wanted import Key, PlannedVersion
 if TYPE_CHECKING:
     from app.handlers.client import PoolClient
     from app.handlers.handler_model import HandlerModel
+    from app.repository.explainer import Explainer
     from app.repository.handler_keeper import HandlerKeeper
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class ArchiveLoader:
         self._on_change = on_change
         self._lock = threading.RLock()  # between the question whether an archive is wanted and the wish itself
         self._keepers: dict[str, HandlerKeeper] = {}
+        self._explainers: dict[str, Explainer] = {}
         self._turns: dict[Key, object] = {}
         self.pools: PoolClient | None = None
 
@@ -165,6 +167,23 @@ class ArchiveLoader:
         else:
             keeper.let_go(on_gone)
 
+    def find_explainer(self, archive: HandlerArchive) -> "Explainer":
+        """Find what lends the program of a compiled archive; it runs from the first explanation on."""
+        from app.repository.explainer import Explainer  # only a server of archives needs it
+
+        with self._lock:
+            self._explainers = {key: each for key, each in self._explainers.items() if not each.is_gone}
+            if archive.key not in self._explainers:
+                self._explainers[archive.key] = Explainer(archive, self._find_pools())
+            return self._explainers[archive.key]
+
+    def end_explainer(self, archive: HandlerArchive) -> None:
+        """Let the program of a compiled archive go, if it runs."""
+        with self._lock:
+            explainer = self._explainers.get(archive.key)
+        if explainer is not None:
+            explainer.let_go()
+
     def list_metrics(self) -> list[dict[str, Any]]:
         """The metrics that programs of archives have added, see `app.handlers.handler_metrics`."""
         return [] if self.pools is None else self.pools.list_metrics()
@@ -176,12 +195,16 @@ class ArchiveLoader:
         if self.pools is not None:
             self.pools.close()
 
-    def _find_keeper(self, planned: PlannedVersion, archive: HandlerArchive, obstacle: str) -> "HandlerKeeper":
-        """Find the keeper of an archive's program, or make it; whoever calls has the lock."""
+    def _find_pools(self) -> "PoolClient":
+        """Find the client of the pools, or make it; whoever calls has the lock."""
         if self.pools is None:
-            from app.handlers.client import PoolClient  # only a server of archives needs it
+            from app.handlers.client import PoolClient  # as above
 
             self.pools = PoolClient(self._settings)
+        return self.pools
+
+    def _find_keeper(self, planned: PlannedVersion, archive: HandlerArchive, obstacle: str) -> "HandlerKeeper":
+        """Find the keeper of an archive's program, or make it; whoever calls has the lock."""
         self._keepers = {key: keeper for key, keeper in self._keepers.items() if not keeper.is_gone}
         if archive.key not in self._keepers:
             from app.repository.handler_keeper import HandlerKeeper
@@ -190,5 +213,5 @@ class ArchiveLoader:
                 status = ArchiveStatus(reason, archive=archive, handler=handler, obstacle=obstacle)
                 self._on_change(planned, status)
 
-            self._keepers[archive.key] = HandlerKeeper(self.pools, tell)
+            self._keepers[archive.key] = HandlerKeeper(self._find_pools(), tell)
         return self._keepers[archive.key]

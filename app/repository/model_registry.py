@@ -139,6 +139,8 @@ class ModelRegistry(ServingTable):
     def _retire(self, entry: ModelEntry) -> None:
         assert entry.served is not None, "only loaded models are let go"
         entry.served.retire(self._settings.prediction_timeout_ms / 1000)
+        if entry.archive is not None:
+            self.archives.end_explainer(entry.archive)
         self._note_gone(entry)
 
     def _note_gone(self, entry: ModelEntry) -> None:

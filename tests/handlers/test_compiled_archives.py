@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,14 +20,15 @@ from PIL import Image
 
 from app import create_app
 from app.config import Settings
+from app.engines.torchvision_operators import declare_operators
 from app.errors import CompiledModelError
 from app.handlers.archive import read_archive
 from app.repository.archive_compiler import compile_archive
 from app.repository.archive_manifest import tell_apart
 from app.repository.model_repository import ARCHIVE_FOLDER
-from tests.conftest import basic
-from tests.handlers.archives import make_archive, make_tiny
-from tests.handlers.conftest import ServeArchives
+from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
+from tests.handlers.archives import TINY_MODEL, make_archive, make_tiny, make_tiny_weights
+from tests.handlers.conftest import ServeArchives, has_ended
 
 DECIDING_MODEL = """
 import torch
@@ -279,3 +281,76 @@ def test_no_program_runs_while_programs_are_off(tmp_path: Path, own_instance: Pa
     description = app.test_client().get("/models/off", headers=basic()).json
     assert (description["state"], "SCANCER_PROGRAMS=all" in description["reason"]) == ("UNAVAILABLE", True)
     assert not (tmp_path / "ran").exists()
+
+
+def explain_directly(picture: bytes, target: int) -> Any:
+    """What captum makes of the same network and tensor, without a server."""
+    import torch
+    from captum.attr import IntegratedGradients
+
+    declare_operators()
+    from torchvision import transforms
+
+    names: dict[str, Any] = {}
+    exec(TINY_MODEL.format(classes=3), names)
+    network = names["Tiny"]().eval()
+    network.load_state_dict(torch.load(io.BytesIO(make_tiny_weights(3)), weights_only=True))
+    steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()]
+    steps.append(transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    tensor = transforms.Compose(steps)(Image.open(io.BytesIO(picture)).convert("RGB"))
+    return IntegratedGradients(network).attribute(tensor[None], target=target, n_steps=15)[0].numpy()
+
+
+def list_programs(served: Served) -> set[int]:
+    """The processes of all pools of a server."""
+    manager = served.app.extensions["scancer"].registry.archives.pools.link.manager.pid
+    return set(map(int, Path(f"/proc/{manager}/task/{manager}/children").read_text().split()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_without_captum_an_explanation_answers_so_and_nothing_is_started(
+    fast: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = list_programs(fast)
+    monkeypatch.setitem(sys.modules, "captum", None)
+    text = "captum, which explains predictions, is not installed on the server."
+    response = fast.client.post("/explanations/tiny", data=make_picture(), headers=basic())
+    assert response.status_code == 503
+    assert response.json == {"code": 503, "type": "InternalServerException", "message": text}
+    response = fast.client.post("/v1/models/tiny:explain", json={"instances": [{"data": "eA=="}]}, headers=basic())
+    assert (response.status_code, response.json) == (503, {"error": text})
+    assert list_programs(fast) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as above")
+def test_explanation_is_captums_while_predictions_are_the_compiled_models(fast: Served) -> None:
+    pytest.importorskip("captum")
+    picture, target = make_picture(), 2
+    program = fast.app.extensions["scancer"].settings.models / "tiny/1.0/model.py"
+    program.rename(program.with_suffix(".away"))
+    response = fast.client.post("/explanations/tiny", data=picture, headers=basic())
+    assert (response.status_code, "Missing the model.py file" in response.json["message"]) == (503, True)
+    program.with_suffix(".away").rename(program)
+
+    before = list_programs(fast)
+    form = {"data": (io.BytesIO(picture), "p.png"), "target": str(target)}
+    response = fast.client.post("/explanations/tiny", data=form, headers=basic())
+    assert (response.status_code, response.headers["X-Model-Version"]) == (200, "1.0")
+    found, expected = np.array(json.loads(response.data)), explain_directly(picture, target)
+    assert found.shape == expected.shape == (3, 224, 224)
+    assert np.abs(found - explain_directly(picture, 0)).max() > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+    instances = [{"data": base64.b64encode(picture).decode(), "target": target}]
+    response = fast.client.post("/v1/models/tiny:explain", json={"instances": instances}, headers=basic())
+    [explanation] = response.json["explanations"]
+    np.testing.assert_allclose(explanation, expected, rtol=1e-4, atol=1e-6)
+    wrong = {"data": (io.BytesIO(picture), "p.png"), "target": "7"}
+    assert fast.client.post("/explanations/tiny", data=wrong, headers=basic()).status_code == 503
+    assert fast.describe("tiny")["engine"] == "openvino"
+
+    [process] = list_programs(fast) - before  # nobody asks this model after this test
+    port = {"SERVER_PORT": "8081"}
+    gone = fast.client.delete("/models/tiny", headers=basic(MANAGER, MANAGER_PASSWORD), environ_overrides=port)
+    assert gone.status_code == 200
+    assert has_ended(process)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from app.handlers.batch import NO_CAPTUM
 from app.pipeline.samples import composite_over_white, scale_to_8_bits
 from ts.torch_handler.base_handler import UNAVAILABLE, BaseHandler
 from ts.utils.util import PredictionException
@@ -61,7 +62,5 @@ class VisionHandler(BaseHandler, ABC):
     def get_insights(self, tensor_data: Any, raw_data: Any, target: Any = 0) -> Any:  # noqa: ARG002  # TorchServe's
         """Explain a prediction with captum's integrated gradients."""
         if self.ig is None:
-            raise PredictionException(
-                "captum, which explains predictions, is not installed on the server.", UNAVAILABLE
-            )
+            raise PredictionException(NO_CAPTUM, UNAVAILABLE)
         return self.ig.attribute(tensor_data, target=target, n_steps=15).tolist()

@@ -46,7 +46,7 @@ class HandlerService:
         self._archive = archive
         self._send = send
         self._lock = threading.Lock()
-        self._places: list[int] = []
+        self._receivers: dict[tuple[int, str], int] = {}
         self._context = make_context(archive)
         self._handle: HandleFunction = load_handler(archive, self._context)
 
@@ -61,12 +61,12 @@ class HandlerService:
         if not sound:
             return [each for each in opened if not isinstance(each, Opened)], None
         with self._lock:
-            self._places = sound
+            self._receivers = {(index, requests[place]["id"]): place for index, place in enumerate(sound)}
         answers, fault = self._answer_opened(
             [requests[place] for place in sound], [each for each in opened if isinstance(each, Opened)]
         )
         with self._lock:
-            self._places = []
+            self._receivers = {}
         rest = iter(answers)
         return [next(rest) if isinstance(each, Opened) else each for each in opened], fault
 
@@ -103,10 +103,10 @@ class HandlerService:
         """
         bodies = {index: encode_item(item) for index, (_, item) in parts.items()}
         with self._lock:
-            ids = self._context.request_ids if self._places else {}
-            mine = [index for index, (request_id, _) in parts.items() if (index, request_id) in ids.items()]
+            places = {index: self._receivers.get((index, request_id)) for index, (request_id, _) in parts.items()}
+            mine = [index for index, place in places.items() if place is not None]
             if mine:
-                headers = [[self._places[index], make_header(self._context, index)] for index in mine]
+                headers = [[places[index], make_header(self._context, index)] for index in mine]
                 self._send({PARTS: headers}, [bodies[index] for index in mine])
 
     def take_metrics(self) -> list[Any]:

@@ -1,5 +1,6 @@
 """What a Keras model may be built of: read from its config, before Keras sees it."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,21 @@ LEGACY_PARTS = frozenset(
         "TruncatedNormal", "UnitNorm", "VarianceScaling", "Zeros",
     )
 )
+# What Keras 3 does not know, or need not: it is translated before Keras sees it. The random ones are left out, as they
+# do nothing outside of training; of functions of TensorFlow a short list of names is known.
+KERAS_2_CLASSES = ALLOWED_LAYERS | frozenset(
+    (
+        "ActivityRegularization", "AlphaDropout", "BatchNormalizationV1", "BatchNormalizationV2", "GaussianDropout",
+        "Policy", "RandomBrightness", "RandomContrast", "RandomFlip", "RandomHeight", "RandomRotation",
+        "RandomTranslation", "RandomWidth", "RandomZoom", "SlicingOpLambda", "TFOpLambda", "TensorShape",
+        "ThresholdedReLU", "__ellipsis__",
+    )
+)
+KERAS_2_MODULE = re.compile(
+    r"keras(\.(layers|initializers|regularizers|constraints|mixed_precision))?"
+    r"|(tf_)?keras(\.src)?\.(engine\.(functional|sequential|training)|layers\.core\.tf_op_layer)"
+)
+
 # fmt: on
 
 LEGACY_MODELS = frozenset(("Functional", "Model", "Sequential"))
@@ -65,6 +81,12 @@ def is_allowed_in_hdf5(module: str | None, name: str) -> bool:
     if module is None:
         return name in ALLOWED_LAYERS | LEGACY_PARTS | LEGACY_MODELS | {"__keras_tensor__"}
     return is_allowed(module, name)
+
+
+def is_allowed_in_keras_2(module: str | None, name: str) -> bool:
+    """The same for `.h5` files of Keras 2, which are translated; then `is_allowed` is asked about what came of it."""
+    known = name in KERAS_2_CLASSES | LEGACY_PARTS | LEGACY_MODELS
+    return known and (module is None or KERAS_2_MODULE.fullmatch(str(module)) is not None)
 
 
 def refuse_class(file: str, module: str | None, name: str) -> IntegrityError:

@@ -3,7 +3,6 @@
 import json
 import os
 import zipfile
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,16 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
+import h5py
 import keras
 import numpy as np
 import openvino
 import tensorflow as tf
 
 from app.arrays import InputBatch, Scores
+from app.engines.keras_2_weights import set_weights
 from app.engines.keras_classes import find_classes, is_allowed, refuse_class
-from app.engines.keras_hdf5 import open_checked_hdf5
+from app.engines.keras_hdf5 import check_hdf5
 from app.errors import InferenceError, IntegrityError
 from app.manifest import ModelManifest
 
@@ -48,12 +49,16 @@ def check_classes(path: Path) -> None:
             raise refuse_class(path.name, module, name)
 
 
-def open_checked(path: Path) -> AbstractContextManager[Path]:
-    """Check a file by its kind, which Keras tells from the name, and have it as Keras is to load it."""
-    if path.suffix != KERAS_SUFFIX:
-        return open_checked_hdf5(path)
-    check_classes(path)
-    return nullcontext(path)
+def load_checked(path: Path) -> Any:
+    """Check a file by its kind, which Keras tells from the name, and load it, or what it is translated to."""
+    if path.suffix == KERAS_SUFFIX:
+        check_classes(path)
+    elif (translation := check_hdf5(path)) is not None:
+        network = keras.saving.deserialize_keras_object(translation.config, safe_mode=True)
+        with h5py.File(path, "r") as file:
+            set_weights(network, translation, file)
+        return network
+    return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
 def load_network(path: Path) -> Any:
@@ -62,11 +67,10 @@ def load_network(path: Path) -> Any:
     Raises:
         IntegrityError: it holds what is not allowed, Keras cannot load it, or it is no network of one input and output.
     """
-    with open_checked(path) as checked:
-        try:
-            network = keras.saving.load_model(checked, compile=False, safe_mode=True)
-        except (ValueError, TypeError, OSError, KeyError, AttributeError) as error:
-            raise IntegrityError(f"Keras cannot load {path.name}: {error}") from error
+    try:
+        network = load_checked(path)
+    except (ValueError, TypeError, OSError, KeyError, AttributeError) as error:
+        raise IntegrityError(f"Keras cannot load {path.name}: {error}") from error
     if len(network.inputs) != 1 or len(network.outputs) != 1:
         raise IntegrityError(f"{path.name} has not one input and one output")
     return network

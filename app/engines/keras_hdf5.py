@@ -6,20 +6,23 @@ anything. All of that is refused here, whatever Keras itself would say.
 
 import json
 import math
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from app.engines.keras_classes import LEGACY_MODELS, find_classes, is_allowed_in_hdf5, refuse_class
+from app.engines.keras_2_graph import Translation, translate_model
+from app.engines.keras_classes import (
+    find_classes,
+    is_allowed,
+    is_allowed_in_hdf5,
+    is_allowed_in_keras_2,
+    refuse_class,
+)
 from app.errors import IntegrityError
 
 CONFIG_ATTRIBUTE, WEIGHTS_GROUP = "model_config", "model_weights"
+VERSION_ATTRIBUTE, BACKEND_ATTRIBUTE = "keras_version", "backend"
 MAX_CONFIG_BYTES = 8 * 1024 * 1024
 MAX_ATTRIBUTE_BYTES = 1024 * 1024
 MAX_EXPANSION = 100
@@ -27,45 +30,59 @@ MAX_EXPANSION = 100
 SMALL_BYTES = 4096
 BUILT_IN_FILTERS = frozenset((h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32))
 """All others are programs that HDF5 looks for on the disk."""
-KERAS_2_MODULE = re.compile(r"(tf_)?keras(\.src)?\.engine\.(functional|sequential|training)")
 
 
-@contextmanager
-def open_checked_hdf5(path: Path) -> Iterator[Path]:
-    """Look a file through, and have it for a while as Keras 3 understands it.
+def check_hdf5(path: Path) -> Translation | None:
+    """Look a file through.
 
-    Yields:
-        The file itself, or a copy with another config if Keras 2 wrote one that Keras 3 stumbles over.
+    Returns:
+        What Keras 3 is to build in the place of a model of Keras 2; none if Keras 3 wrote the file, and can read it.
+
+    Raises:
+        IntegrityError: it is not a whole model, or it holds what is not allowed or cannot be translated.
+    """
+    version, config = read_checked_config(path)
+    if version != "2":
+        return None
+    try:
+        translation = translate_model(config)
+    except IntegrityError as error:
+        raise IntegrityError(f"{path.name} is a model of Keras 2: {error}") from error
+    for module, name in find_classes(translation.config):
+        if not is_allowed(module, name):
+            raise refuse_class(path.name, module, name)
+    return translation
+
+
+def read_checked_config(path: Path) -> tuple[str, Any]:
+    """Check the whole file, and return the first figure of the version that wrote it, and its config.
 
     Raises:
         IntegrityError: it is not a whole model, or it holds what is not allowed.
     """
-    config = read_checked_config(path)
-    tidy = tidy_config(config)
-    if tidy == config:
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "model.h5"
-        shutil.copyfile(path, copy)
-        with h5py.File(copy, "r+") as file:
-            file.attrs[CONFIG_ATTRIBUTE] = json.dumps(tidy).encode()
-        yield copy
-
-
-def read_checked_config(path: Path) -> Any:
-    """Check the whole file and return its config; raises `IntegrityError`."""
     try:
         with h5py.File(path, "r") as file:
             check_members(path.name, file)
             config = json.loads(read_config(path.name, file))
-        classes = [(module, name) for module, name in find_classes(config) if not is_keras_2_model(module, name)]
+            version = read_version(path.name, file)
+        classes = list(find_classes(config))
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise IntegrityError(f"{path.name} is not an HDF5 file of Keras: {error}") from error
     for module, name in classes:
-        if not is_allowed_in_hdf5(module, name):
+        if not (is_allowed_in_keras_2 if version == "2" else is_allowed_in_hdf5)(module, name):
             raise refuse_class(path.name, module, name)
-    return config
+    return version, config
+
+
+def read_version(name: str, file: h5py.File) -> str:
+    """Return the first figure of the Keras version that wrote a file; raises `IntegrityError` if it is none we read."""
+    values = [file.attrs.get(key, "") for key in (VERSION_ATTRIBUTE, BACKEND_ATTRIBUTE)]
+    version, backend = (str(value.decode() if isinstance(value, bytes) else value) for value in values)
+    if version[:2] not in ("2.", "3."):
+        raise IntegrityError(f"{name} was written by Keras {version or '1':.20}; load and save it with Keras 2")
+    if version[0] == "2" and backend != "tensorflow":
+        raise IntegrityError(f"{name} was written on {backend:.20}; load and save it with Keras 2 on TensorFlow")
+    return version[0]
 
 
 def read_config(name: str, file: h5py.File) -> str:
@@ -120,33 +137,3 @@ def check_attributes(name: str, member: h5py.Group | h5py.Dataset) -> None:
         attribute = member.attrs.get_id(key)
         if math.prod(attribute.shape) * attribute.dtype.itemsize > MAX_ATTRIBUTE_BYTES:
             raise IntegrityError(f"{name} holds an attribute of more than {MAX_ATTRIBUTE_BYTES} bytes")
-
-
-def is_keras_2_model(module: Any, name: str) -> bool:
-    """Whether a class is the container of layers by the name that Keras 2 gave it; `tidy_config` renames it."""
-    return isinstance(module, str) and name in LEGACY_MODELS and KERAS_2_MODULE.fullmatch(module) is not None
-
-
-def tidy_config(config: Any) -> Any:
-    """Return a config as Keras 3 reads it; that of Keras 3 comes back as it is.
-
-    Three things of Keras 2 stop Keras 3: modules it no longer has, a list round the lone input or output of a model
-    inside a model, and `groups` of `DepthwiseConv2D`.
-    """
-    if isinstance(config, list):
-        return [tidy_config(value) for value in config]
-    if not isinstance(config, dict):
-        return config
-    tidy = {key: tidy_config(value) for key, value in config.items()}
-    name, inner = tidy.get("class_name"), tidy.get("config")
-    if is_keras_2_model(tidy.get("module"), str(name)):
-        tidy.pop("module")
-        tidy.pop("registered_name", None)
-    if name in LEGACY_MODELS and isinstance(inner, dict):
-        for key in ("input_layers", "output_layers"):
-            layers = inner.get(key)
-            if isinstance(layers, list) and len(layers) == 1 and isinstance(layers[0], list):
-                inner[key] = layers[0]
-    if name == "DepthwiseConv2D" and isinstance(inner, dict) and inner.get("groups") == 1:
-        inner.pop("groups")
-    return tidy

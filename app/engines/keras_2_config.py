@@ -47,7 +47,7 @@ class Graph:
             if not missing:
                 ready[stack.pop()] = None
             elif call in opened:
-                raise IntegrityError(f"{call[0]} needs its own output")
+                raise IntegrityError(f"{call[0]:.60} needs its own output")
             else:
                 opened.add(call)
                 stack += missing
@@ -84,13 +84,25 @@ def name_layers(layers: Sequence[Spec], nested: bool) -> dict[str, Spec]:
     for layer in layers:
         dtype = layer["config"].get("dtype") or "float32"
         if layer["class_name"] == INPUT and dtype not in INPUT_TYPES[: 1 if nested else None]:
-            raise IntegrityError(f"the input {name_of(layer)} is {dtype!r:.60}; build the model with one of float32")
+            raise IntegrityError(
+                f"the input {name_of(layer):.60} is {dtype!r:.60}; build the model with one of float32"
+            )
     return named
 
 
 def read_layers(config: Any) -> list[Any]:
     """Return the layers of a Sequential, whose config was a bare list up to Keras 2.2.2."""
     return list(config if isinstance(config, list) else config["layers"])
+
+
+def list_paths(spec: Spec, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the names that lead to each layer, in the order in which Keras 2 wrote their weights."""
+    for layer in read_layers(spec["config"]):
+        here = (*path, name_of(layer))
+        if layer["class_name"] in LEGACY_MODELS:
+            yield from list_paths(layer, here)
+        else:
+            yield here
 
 
 def read_ends(ends: Any) -> list[End]:
@@ -136,9 +148,9 @@ def check_arguments(layer: Spec, call: Any) -> None:
     """Refuse a call with more than its inputs; `training=False` is how every model is run here."""
     for key, value in [item for end in read_ends(call) for item in read_arguments(end).items()]:
         if key != "training":
-            raise IntegrityError(f"{name_of(layer)} is called with {key}, which is not known here")
+            raise IntegrityError(f"{name_of(layer):.60} is called with {key:.60}, which is not known here")
         if value:
-            raise IntegrityError(f"{name_of(layer)} is called with training=True, so its answers are drawn by lot")
+            raise IntegrityError(f"{name_of(layer):.60} is called with training=True, so its answers are drawn by lot")
 
 
 def find_input_shape(spec: Spec) -> list[Any]:

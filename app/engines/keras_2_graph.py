@@ -17,6 +17,7 @@ from app.engines.keras_2_config import (
     Spec,
     check_arguments,
     find_input_shape,
+    list_paths,
     name_layers,
     name_of,
     read_ends,
@@ -64,6 +65,7 @@ class Translation:
 
     layers: list[dict[str, Any]] = field(default_factory=list)
     origins: dict[str, Origin] = field(default_factory=dict)
+    """By the new name, in the order in which Keras 2 kept them."""
     constants: dict[str, list[Any]] = field(default_factory=dict)
     outputs: list[Reference] = field(default_factory=list)
 
@@ -104,6 +106,9 @@ class Translator:
         self._made.outputs = self._call_model((), spec, [Reference(pixels["name"])])
         if len(self._made.outputs) != 1:
             raise IntegrityError("the model has not one input and one output")
+        places = {path: place for place, path in enumerate(list_paths(spec))}
+        origins = self._made.origins.items()
+        self._made.origins = dict(sorted(origins, key=lambda item: places.get(item[1].path, -1)))
         return self._made
 
     def _call_model(self, path: Path, spec: Spec, inputs: Sequence[Reference]) -> list[Reference]:
@@ -164,7 +169,7 @@ class Translator:
             calls.append({"args": tensors if len(tensors) == 1 else [tensors], "kwargs": {}})
             outputs = [Reference(part["name"], len(calls) - 1)]
         if len(outputs) != 1:
-            raise IntegrityError(f"{path[-1]} has more than one input")
+            raise IntegrityError(f"{path[-1]:.60} has more than one input")
         return outputs
 
     def _add(self, path: Path, step: Step, trainable: bool = True) -> dict[str, Any]:

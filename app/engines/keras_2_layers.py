@@ -78,6 +78,8 @@ ACTIVATIONS = frozenset(
 )
 # fmt: on
 """Those that both versions compute alike."""
+ACTIVATION_LAYERS = frozenset(("ELU", "LeakyReLU", "ReLU", "Softmax", "ThresholdedReLU"))
+"""Layers without weights that stand for an activation at times, as in `Dense(8, activation=LeakyReLU())`."""
 HARD_SIGMOID = "hard_sigmoid"
 """Keras 3 has another function of this name."""
 
@@ -116,12 +118,14 @@ def translate_layer(kind: str, config: Mapping[str, Any]) -> list[Step]:
 def keeps(kind: str, key: str, value: Any) -> bool:
     """Whether a setting is Keras 3's too; raises `IntegrityError` if it can be neither kept nor left out."""
     if key in SETTINGS[kind]:
-        if contains_object(value):
+        if contains_object(value) and not (key == "activation" and isinstance(value, dict)):
             raise IntegrityError(f"{kind} has the setting {key}, which is no plain value")
         return True
     if ONLY_IN_TRAINING.fullmatch(key) or any(value is usual or value == usual for usual in USUAL.get(key, ())):
         return False
-    raise IntegrityError(f"{kind} has the setting {key}={value!r:.60}, which Keras 3 does not compute as Keras 2 did")
+    raise IntegrityError(
+        f"{kind} has the setting {key:.60}={value!r:.60}, which Keras 3 does not compute as Keras 2 did"
+    )
 
 
 def contains_object(value: Any) -> bool:
@@ -135,16 +139,19 @@ def check_dtype(config: Mapping[str, Any]) -> None:
     name = dtype.get("config", {}).get("name") if isinstance(dtype, dict) else dtype
     if name != "float32":
         raise IntegrityError(
-            f"{config.get('name')} is {name!r:.60}; build the model in float32, load its weights, and save it"
+            f"{config.get('name')!s:.60} is {name!r:.60}; build the model in float32, load its weights, and save it"
         )
 
 
 def apart(kind: str, settings: dict[str, Any]) -> list[Step]:
     """Return a layer with its activation, which stands apart where Keras 3 has another one of the name."""
     activation = settings["activation"]
+    if isinstance(activation, dict) and activation.get("class_name") in ACTIVATION_LAYERS:
+        steps = translate_layer(activation["class_name"], activation["config"])
+        return steps if kind == "Activation" else [Step(kind, {**settings, "activation": "linear"}), *steps]
     if activation == HARD_SIGMOID:
         steps = [Step("Rescaling", {"scale": 0.2, "offset": 0.5}), Step("ReLU", {"max_value": 1.0})]
         return steps if kind == "Activation" else [Step(kind, {**settings, "activation": "linear"}), *steps]
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise IntegrityError(f"{kind} has the activation {activation!r:.60}, which is not allowed")
     return [Step(kind, settings)]

@@ -43,20 +43,20 @@ def set_weights(network: Any, translation: Translation, file: h5py.File) -> None
     """
     group = file["model_weights"]
     wanted: dict[str, list[Leaf]] = {}
-    for layer in network.layers:
-        if layer.name in translation.constants:
-            layer.set_weights([np.array(translation.constants[layer.name], np.float32)])
-        elif layer.weights:
-            origin = translation.origins[layer.name]
-            wanted.setdefault(origin.path[0], []).append(make_leaf(layer, origin))
+    layers = {layer.name: layer for layer in network.layers}
+    for name, kernel in translation.constants.items():
+        layers[name].set_weights([np.array(kernel, np.float32)])
+    for name, origin in translation.origins.items():
+        if layers[name].weights:
+            wanted.setdefault(origin.path[0], []).append(make_leaf(layers[name], origin))
     saved = {name: read_names(group[name], WEIGHTS) for name in read_names(group, LAYERS)}
     saved[OWN_WEIGHTS] = read_names(group[OWN_WEIGHTS], WEIGHTS) if OWN_WEIGHTS in group else []
     for name, weights in saved.items():
         names = [weight for weight in weights if split(weight)[1] not in SEEDS]
         fill(name, group.get(name), names, wanted.pop(name, []))
     if wanted:
-        raise IntegrityError(f"the file holds no weights of {next(iter(wanted))}")
-    for layer in network.layers:
+        raise IntegrityError(f"the file holds no weights of {next(iter(wanted)):.60}")
+    for layer in layers.values():
         if type(layer).__name__ == "Normalization":
             layer.finalize_state()
 
@@ -90,13 +90,13 @@ def fill(name: str, group: Any, weights: Sequence[str], leaves: Sequence[Leaf]) 
     if pairs is None:
         pairs = match_by_order(weights, leaves)
     if pairs is None:
-        raise IntegrityError(f"the weights of {name} are not those that its layers need")
+        raise IntegrityError(f"the weights of {name:.60} are not those that its layers need")
     for weight, variable in pairs:
         values = group.get(weight)
         if not isinstance(values, h5py.Dataset) or values.dtype.kind not in "fiu":
-            raise IntegrityError(f"{weight} holds no numbers")
+            raise IntegrityError(f"{weight:.60} holds no numbers")
         if values.shape != tuple(variable.shape):
-            raise IntegrityError(f"{weight} is {values.shape}, and its layer needs {tuple(variable.shape)}")
+            raise IntegrityError(f"{weight:.60} is {values.shape}, and its layer needs {tuple(variable.shape)}")
         variable.assign(values[()].astype(variable.dtype))
 
 

@@ -91,4 +91,5 @@ def is_allowed_in_keras_2(module: str | None, name: str) -> bool:
 
 def refuse_class(file: str, module: str | None, name: str) -> IntegrityError:
     """Make the error that names a class outside the lists."""
-    return IntegrityError(f"{file} holds {f'{module}.' if module else ''}{name}, which is not allowed")
+    held = f"{module}.{name}" if module else name
+    return IntegrityError(f"{file} holds {held}, which is not allowed; build the model of layers that are, and save it")

@@ -82,35 +82,53 @@ def make_weights(side_px: int, filters: tuple[int, ...], hidden: int, seed: int 
 
 def nest(layers: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """Put the first layers into a model of their own, as with a base that was trained before."""
-    base = []
-    for index, each in enumerate(layers[:count]):
-        name = each["config"]["name"]
-        inbound = [[[layers[index - 1]["config"]["name"], 0, 0, {}]]] if index else []
-        base.append({**each, "name": name, "inbound_nodes": inbound})
-    ends = {"input_layers": [["pixels", 0, 0]], "output_layers": [[layers[count - 1]["config"]["name"], 0, 0]]}
-    inner = {"class_name": "Functional", "config": {"name": "base", "trainable": True, "layers": base, **ends}}
+    names = [each["config"]["name"] for each in layers[:count]]
+    base = [called(layers[0])]
+    base += [called(each, [[before, 0, 0, {}]]) for each, before in zip(layers[1:count], names, strict=False)]
+    inner = functional("base", base, [names[-1], 0, 0])
     return [input_layer(layers[0]["config"]["batch_input_shape"][1]), inner, *layers[count:]]
 
 
 def write_keras_2(path: Path, layers: list[dict[str, Any]], weights: Weights, base: tuple[str, ...] = ()) -> Path:
     """Write a Sequential of layers with their weights; those of the layers in `base` lie together."""
-    config = {"class_name": "Sequential", "config": {"name": "sequential", "layers": layers}}
-    names = [each["config"]["name"] for each in layers if each["class_name"] != "InputLayer"]
+    groups: dict[str, dict[str, Any]] = {}
+    for name in [each["config"]["name"] for each in layers if each["class_name"] != "InputLayer"]:
+        members = base if name == "base" else (name,) if name in weights else ()
+        parts = [(each, part) for each in members for part in ("kernel", "bias")]
+        groups[name] = {f"{each}/{part}:0": weights[each][part == "bias"] for each, part in parts}
+    return write_model(path, sequential("sequential", layers), groups)
+
+
+def write_model(path: Path, config: dict[str, Any], groups: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Write a model: its config, and the weights of each of its outermost layers, by the names that they had."""
     with h5py.File(path, "w") as file:
         group = file.create_group("model_weights")
         for each in (file, group):
             each.attrs["keras_version"], each.attrs["backend"] = "2.15.0", "tensorflow"
         file.attrs["model_config"] = json.dumps(config)
-        group.attrs["layer_names"] = [name.encode() for name in names]
-        for name in names:
-            members = base if name == "base" else (name,) if name in weights else ()
-            write_layer(group.create_group(name), members, weights)
+        group.attrs["layer_names"] = [name.encode() for name in groups]
+        for name, weights in groups.items():
+            part = group.create_group(name)
+            part.attrs["weight_names"] = np.array([weight.encode() for weight in weights], dtype="S64")
+            for weight, values in weights.items():
+                part[weight] = values
     return path
 
 
-def write_layer(group: h5py.Group, members: tuple[str, ...], weights: Weights) -> None:
-    """Write the weights of one layer, or of all layers of a base."""
-    tensors = {f"{name}/{part}:0": weights[name][part == "bias"] for name in members for part in ("kernel", "bias")}
-    group.attrs["weight_names"] = np.array([name.encode() for name in tensors], dtype="S32")
-    for name, values in tensors.items():
-        group[name] = values
+def sequential(name: str, layers: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"class_name": "Sequential", "config": {"name": name, "layers": layers}}
+
+
+def called(each: dict[str, Any], *calls: Any) -> dict[str, Any]:
+    """A layer in a functional model, with what each of its calls takes."""
+    return {**each, "name": each["config"]["name"], "inbound_nodes": list(calls)}
+
+
+def operation(function: str, **config: Any) -> dict[str, Any]:
+    kind = "SlicingOpLambda" if function.endswith("getitem") else "TFOpLambda"
+    return layer(kind, f"tf.{function}", function=function, **config)
+
+
+def functional(name: str, layers: list[dict[str, Any]], output: list[Any]) -> dict[str, Any]:
+    ends = {"input_layers": [[layers[0]["name"], 0, 0]], "output_layers": [output]}
+    return {"class_name": "Functional", "config": {"name": name, "trainable": True, "layers": layers, **ends}}

@@ -27,6 +27,8 @@ class Graph:
         self.layers = name_layers(config["layers"], nested)
         self.inputs, self.outputs = read_ends(config["input_layers"]), read_ends(config["output_layers"])
         self._first = self._find_first_calls()
+        self.calls = self._sort_calls()
+        """Those that the outputs need, each after what it needs."""
 
     def find_call(self, end: End) -> Call:
         """Return which call of a layer gave an output, counted from 0."""
@@ -35,8 +37,7 @@ class Graph:
             raise IndexError("a negative number of a call")
         return end[0], index
 
-    def sort_calls(self) -> list[Call]:
-        """Return the calls that the outputs need, each after what it needs; raises `IntegrityError` for a circle."""
+    def _sort_calls(self) -> list[Call]:
         inputs = {self.find_call(end) for end in self.inputs}
         ready: dict[Call, None] = dict.fromkeys(inputs)
         opened = set()

@@ -96,6 +96,8 @@ class Translator:
     def __init__(self) -> None:
         self._made = Translation()
         self._parts: dict[Path, list[dict[str, Any]]] = {}
+        self._graphs: dict[Path, Graph] = {}
+        self._chains: dict[Path, list[Spec]] = {}
         self._names: dict[str, int] = {}
         self._calls = 0
 
@@ -112,17 +114,21 @@ class Translator:
         return self._made
 
     def _call_model(self, path: Path, spec: Spec, inputs: Sequence[Reference]) -> list[Reference]:
-        config = spec["config"]
+        self._count()
         if spec["class_name"] != "Sequential":
-            return self._call_functional(path, config, inputs)
+            return self._call_functional(path, spec["config"], inputs)
+        if path not in self._chains:
+            layers = name_layers(read_layers(spec["config"]), nested=bool(path)).values()
+            self._chains[path] = [layer for layer in layers if layer["class_name"] != INPUT]
         outputs = list(inputs)
-        for layer in name_layers(read_layers(config), nested=bool(path)).values():
-            if layer["class_name"] != INPUT:
-                outputs = self._call_layer(path, layer, outputs)
+        for layer in self._chains[path]:
+            outputs = self._call_layer(path, layer, outputs)
         return outputs
 
     def _call_functional(self, path: Path, config: Spec, inputs: Sequence[Reference]) -> list[Reference]:
-        graph = Graph(config, nested=bool(path))
+        if path not in self._graphs:
+            self._graphs[path] = Graph(config, nested=bool(path))
+        graph = self._graphs[path]
         if len(graph.inputs) != len(inputs):
             raise IntegrityError("a model is not called with as many inputs as it has")
         done = {graph.find_call(end): [reference] for end, reference in zip(graph.inputs, inputs, strict=True)}
@@ -130,9 +136,8 @@ class Translator:
         def resolve(end: End) -> Reference:
             return done[graph.find_call(end)][end[2]]
 
-        for name, index in graph.sort_calls():
-            if (name, index) not in done:
-                done[name, index] = self._call_node(path, graph.layers[name], index, resolve)
+        for name, index in graph.calls:
+            done[name, index] = self._call_node(path, graph.layers[name], index, resolve)
         return [resolve(end) for end in graph.outputs]
 
     def _call_node(self, path: Path, layer: Spec, index: int, resolve: Resolve) -> list[Reference]:
@@ -142,7 +147,8 @@ class Translator:
             check_dtype(layer["config"])
             steps = translate_operation(str(layer["config"]["function"]), operands, options)
             tensors = [operand for operand in operands if isinstance(operand, Reference)]
-            return self._call_steps((*path, name_of(layer), str(index)), steps, tensors)
+            name = name_of(layer)  # twice: a call of its own is no other layer's, whatever that is called
+            return self._call_steps((*path, name, f"{name}_{index}"), steps, tensors)
         check_arguments(layer, call)
         return self._call_layer(path, layer, [resolve(end) for end in read_ends(call)])
 
@@ -157,9 +163,7 @@ class Translator:
         self, path: Path, steps: Sequence[Step], inputs: Sequence[Reference], trainable: bool = True
     ) -> list[Reference]:
         """Call the layers made of one old layer, making them before the first call."""
-        self._calls += 1
-        if self._calls > MAX_CALLS:
-            raise IntegrityError(f"the model calls more than {MAX_CALLS} layers")
+        self._count()
         if path not in self._parts:
             self._parts[path] = [self._add(path, step, trainable) for step in steps]
         outputs = list(inputs)
@@ -171,6 +175,12 @@ class Translator:
         if len(outputs) != 1:
             raise IntegrityError(f"{path[-1]:.60} has more than one input")
         return outputs
+
+    def _count(self) -> None:
+        """Count a call; models in models can make a short file a very long one."""
+        self._calls += 1
+        if self._calls > MAX_CALLS:
+            raise IntegrityError(f"the model calls more than {MAX_CALLS} layers")
 
     def _add(self, path: Path, step: Step, trainable: bool = True) -> dict[str, Any]:
         """Put a layer into the new graph, under a name that is no other's."""

@@ -277,9 +277,9 @@ def test_names_are_plain_and_differ_in_the_translation() -> None:
     assert not [name for name in names if "/" in name]
 
 
-def make_bomb() -> dict[str, Any]:
+def make_bomb(*layers: dict[str, Any]) -> dict[str, Any]:
     """A model that calls one twice that calls one twice, and so on."""
-    inner = sequential("m0", [layer("ReLU", "a")])
+    inner = sequential("m0", [*layers])
     for depth in range(1, 25):
         name = inner["config"]["name"]
         calls = called(inner, [["pixels", 0, 0, {}]], [[name, 1, 0, {}]])
@@ -311,7 +311,8 @@ REFUSED = {
     "two inputs": (with_inputs([["pixels", 0, 0], ["a", 0, 0]]), "not one input and one output"),
     "inputs by name": (with_inputs({"x": ["pixels", 0, 0]}), "not one of Keras 2|inputs or outputs by name"),
     "no size": (sequential("all", [RELU]), "does not say how large its input is"),
-    "bomb": (make_bomb(), f"calls more than {MAX_CALLS} layers"),
+    "empty bomb": (make_bomb(), f"calls more than {MAX_CALLS} layers"),
+    "bomb": (make_bomb(RELU), f"calls more than {MAX_CALLS} layers"),
     "no config": ({"class_name": "Functional"}, "not one of Keras 2"),
 }  # fmt: skip
 

@@ -181,6 +181,21 @@ def test_inner_model_that_is_called_twice_keeps_one_set_of_weights(tmp_path: Pat
     np.testing.assert_allclose(answer(path), PIXELS.mean((1, 2)) @ kernel @ kernel, rtol=1e-4)
 
 
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_weights_that_go_by_order_go_by_that_of_the_file_not_of_the_graph(tmp_path: Path, names: Any) -> None:
+    random = np.random.default_rng(7)
+    kernels = {name: random.normal(0, 0.1, (3, 3)).astype(np.float32) for name in ("a", "b")}
+    branches = [called(weighted("Dense", name, "linear", units=3), [["pixels", 0, 0, {}]]) for name in kernels]
+    for branch in branches:
+        branch["config"]["use_bias"] = False
+    last = called(layer("Subtract", "both"), [[name, 0, 0, {}] for name in names])
+    base = functional("base", [called(input_layer(SIDE_PX)), *branches, last], ["both", 0, 0])
+    # As TensorFlow 1 numbered them: none of these is called as a layer is.
+    weights = {f"{name}_1/kernel:0": kernel for name, kernel in kernels.items()}
+    path = write_model(tmp_path / "model.h5", sequential("all", [base]), {"base": weights})
+    np.testing.assert_allclose(answer(path), PIXELS @ (kernels[names[0]] - kernels[names[1]]), atol=1e-3)
+
+
 OPERATIONS = [
     ("__operators__.getitem", {"slice_spec": REVERSED_CHANNELS}, lambda x: x[..., ::-1]),
     ("nn.bias_add", {"bias": [-103.9, -116.8, -123.7], "data_format": "NHWC"}, lambda x: x - [103.9, 116.8, 123.7]),

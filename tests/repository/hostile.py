@@ -388,6 +388,7 @@ def hdf5_lambda(folder: Path) -> Path:
     with h5py.File(folder / "model.h5", "w") as file:
         layer = {"class_name": "Lambda", "config": {"function": ["code", None, None], "function_type": "lambda"}}
         file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": [layer]}})
+        file.attrs["keras_version"], file.attrs["backend"] = "2.15.0", "tensorflow"
         file.create_group("model_weights")
     return folder / "model.h5"
 

@@ -18,6 +18,7 @@ from app.config import describe_settings
 from app.setting_types import PROJECT_ROOT
 from tests.conftest import PASSWORD, USER, LiveServer
 from tests.engines.programs import write_onnx
+from tests.handlers.archives import make_archive
 
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [
@@ -103,6 +104,9 @@ def test_figures_in_the_readme_are_those_of_the_manifests(name: str) -> None:
         assert f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})" in README
 
 
+GUIDE = textwrap.dedent((PROJECT_ROOT / "get_started/add_a_model.md").read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize(
     "framework, file, artifact",
     [
@@ -112,23 +116,33 @@ def test_figures_in_the_readme_are_those_of_the_manifests(name: str) -> None:
     ],
 )
 def test_guide_to_adding_a_model_ends_in_ok(tmp_path: Path, framework: str, file: str, artifact: str) -> None:
-    guide = textwrap.dedent((PROJECT_ROOT / "get_started/add_a_model.md").read_text(encoding="utf-8"))
-    manifest = re.search(rf"<!-- file: {file} -->\n +```toml\n(.*?) +```", guide, re.DOTALL)
-    command = re.search(
-        rf"<!-- run: {framework} -->\n +```sh\n +((?:SCANCER_PROGRAMS=all )?)flask (.*?)\n +```\n\n +It prints `(.*?)`",
-        guide,
-    )
+    manifest = re.search(rf"<!-- file: {file} -->\n +```toml\n(.*?) +```", GUIDE, re.DOTALL)
     assert manifest is not None
-    assert command is not None
     text = textwrap.dedent(manifest[1])
     assert len(text.splitlines()) < 20
     (tmp_path / file).write_text(text)
     source = PROJECT_ROOT / "models" / artifact if artifact else write_onnx(tmp_path)
     shutil.copy(source, tmp_path / tomllib.loads(text)["artifact"]["file"])
-    (tmp_path / "models").mkdir()
-    folders = {"SCANCER_MODELS": str(tmp_path / "models"), "SCANCER_INSTANCE": str(tmp_path / "instance")}
+    run_guide(framework, tmp_path)
+
+
+def test_guide_to_adding_an_archive_ends_in_ok(tmp_path: Path) -> None:
+    handler = {"scans.py": "def handle(data, context):\n    return ['normal'] * len(data)\n"}
+    make_archive(tmp_path / "unpacked", "scans", "scans.py", handler)
+    shutil.copy(tmp_path / "source-scans/scans.mar", tmp_path)
+    run_guide("mar", tmp_path)
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["scans"]
+
+
+def run_guide(name: str, folder: Path) -> None:
+    """Run a command of the guide as it is written, and see that it prints what the guide says."""
+    pattern = r"\n +```sh\n +((?:SCANCER_PROGRAMS=all )?)flask (.*?)\n +```\n\n +It prints `(.*?)`"
+    command = re.search(f"<!-- run: {name} -->{pattern}", GUIDE)
+    assert command is not None
+    (folder / "models").mkdir()
+    folders = {"SCANCER_MODELS": str(folder / "models"), "SCANCER_INSTANCE": str(folder / "instance")}
     environment = {**os.environ, **folders, "PYTHONPATH": str(PROJECT_ROOT)}
-    environment |= dict([command[1].strip().split("=")]) if command[1] else {}
+    environment |= {"SCANCER_PROGRAMS": "all"} if command[1] else {}
     arguments = [sys.executable, "-m", "flask", *shlex.split(command[2])]
-    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.returncode) == (command[3], 0), done.stderr

@@ -161,10 +161,25 @@ def read_parts(request: Request) -> list[Part]:
         files = [Part(name, file.content_type, file.read()) for name, file in request.files.items(multi=True)]
         return fields + files
     body = read_body(request)
-    if kind == URLENCODED:
-        pairs = b"&".join(pair for pair in body.split(b"&") if b"=" in pair)
-        return [Part(name.decode("latin-1"), None, value) for name, value in parse_qsl(pairs, keep_blank_values=True)]
+    if kind == URLENCODED and is_text(body):  # a picture sent by `curl --data-binary` bears that name too
+        return [Part(name.decode(errors="replace"), None, value) for name, value in read_pairs(body)]
     return [Part("body", request.content_type, body)]
+
+
+def read_pairs(body: bytes) -> list[tuple[bytes, bytes]]:
+    """Read names and values of an urlencoded form; what has no `=` is none of them."""
+    pairs = "&".join(pair for pair in body.decode("latin-1").split("&") if "=" in pair)
+    found = parse_qsl(pairs, keep_blank_values=True, encoding="latin-1")  # in which every byte is itself
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in found]
+
+
+def is_text(body: bytes) -> bool:
+    """Whether a body is UTF-8."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_headers(request: Request, parts: list[Part]) -> dict[str, Any]:

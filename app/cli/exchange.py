@@ -7,9 +7,11 @@ import click
 from app.api.context import services
 from app.cli.folders import choose_folder, models_commands
 from app.errors import DiskFullError, ModelFolderError, RequestError
+from app.repository.model_changes import Wishes
+from app.repository.model_format import ModelFormat, identify
 from app.repository.model_importer import add_model
 from app.repository.packing import pack_model
-from app.repository.remote_source import is_remote, open_remote
+from app.repository.remote_source import forget_query, is_remote, open_remote
 
 
 @models_commands.command("pack")
@@ -36,7 +38,7 @@ def pack_folder(name: str, output: Path | None) -> None:
     "--manifest", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Of a bare weights file."
 )
 def add_folder(source: str, manifest: Path | None) -> None:
-    """Add a model: an archive of `models pack`, a model folder, or a .keras or .safetensors file with --manifest.
+    """Add a model: an archive of `models pack` or of TorchServe's, a model folder, or an artifact with --manifest.
 
     SOURCE is a path, or a URL that SCANCER_ALLOWED_URLS allows.
     """
@@ -45,11 +47,27 @@ def add_folder(source: str, manifest: Path | None) -> None:
         if is_remote(source):
             with open_remote(source, settings) as file:
                 click.echo(f"fetched {file.size} bytes, sha256 {file.sha256}")
-                folder = add_model(file.path, settings, manifest)
+                done = add_what_it_is(file.path, forget_query(source), manifest)
         elif Path(source).exists():
-            folder = add_model(Path(source), settings, manifest)
+            done = add_what_it_is(Path(source), Path(source).name, manifest)
         else:
             raise click.BadParameter(f"Path '{source}' does not exist.", param_hint="'SOURCE'")
     except (ModelFolderError, RequestError, DiskFullError) as error:
         raise click.ClickException(f"{Path(source).name} is not added: {error.message}") from None
-    click.echo(f"ok {folder.name}/{folder.version}: added and tried out")
+    click.echo(f"ok {done}")
+
+
+def add_what_it_is(source: Path, url: str, manifest: Path | None) -> str:
+    """Add a model, or register an archive of TorchServe's as a server would; say what was done.
+
+    Raises:
+        ModelFolderError, RequestError, DiskFullError: it is not taken.
+    """
+    if manifest is None and identify(source) is ModelFormat.MAR:
+        changes = services().changes
+        change = changes.register_file(source, url, Wishes())
+        if not change.workers:  # it names none itself
+            changes.scale(*change.key, 1, 1)
+        return f"{'/'.join(change.key)}: added; a server that runs starts it within seconds"
+    folder = add_model(source, services().settings, manifest)
+    return f"{folder.name}/{folder.version}: added and tried out"

@@ -16,9 +16,11 @@ from app.repository.signing import read_trusted_keys, sign_folder, trust_key, ve
 
 
 def find_archive(name: str, settings: Settings) -> Path | None:
-    """An archive in the store's folder, if `name` names one; a model of that name goes before it."""
+    """An archive by its path, or by its name in the store's folder; a model of that name goes before it."""
     if (settings.models / name).exists():
         return None
+    if Path(name).is_file():
+        return Path(name)
     try:
         return find_source(name, settings.store)
     except ModelNotFoundError:
@@ -40,7 +42,7 @@ def explain(subject: str) -> Iterator[None]:
     "--key", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True, help="As ssh-keygen makes it."
 )
 def sign_model(name: str, key: Path) -> None:
-    """Sign NAME/VERSION, the newest version of NAME, or an archive in SCANCER_STORE, with an Ed25519 key."""
+    """Sign NAME/VERSION, the newest version of NAME, or an archive by path or in SCANCER_STORE, with an Ed25519 key."""
     settings = services().settings
     if (source := find_archive(name, settings)) is not None:
         with explain(f"{name} is not signed"):
@@ -57,7 +59,7 @@ def sign_model(name: str, key: Path) -> None:
 @models_commands.command("verify")
 @click.argument("name")
 def verify_model(name: str) -> None:
-    """Verify the signature of NAME/VERSION, the newest version of NAME, or an archive in SCANCER_STORE."""
+    """Verify the signature of NAME/VERSION, the newest version of NAME, or an archive by path or in SCANCER_STORE."""
     settings = services().settings
     if (source := find_archive(name, settings)) is not None:
         with explain(name):

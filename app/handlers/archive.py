@@ -16,7 +16,7 @@ ARCHIVE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 HANDLER_PATTERN = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:\.py)?(?::([A-Za-z_][A-Za-z0-9_]*))?")
 FILE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 MAX_FILE_BYTES = 1024 * 1024
-MAX_YAML_NODES = 10_000
+MAX_YAML_NODES, MAX_YAML_BRACKETS = 10_000, 1_000
 MAX_WORKERS, MAX_BATCH_SIZE, MAX_SECONDS = 256, 1024, 86_400
 FILE_KEYS = ("serializedFile", "modelFile", "requirementsFile", "configFile")
 
@@ -111,13 +111,16 @@ def read_archive(folder: Path, name: str, version: str) -> HandlerArchive:
     model = manifest.get("model")
     if not isinstance(model, dict) or not model.get("modelName") or not model.get("modelVersion"):
         raise ManifestError(f"{MANIFEST_PATH} must name modelName and modelVersion in model")
+    if not isinstance(model["modelName"], str):
+        raise ManifestError(f"{MANIFEST_PATH}: modelName must be a text")
     if not str(manifest.get("runtime", "")).startswith("python"):
         raise ManifestError(f"{MANIFEST_PATH}: runtime must be python")
     found = HANDLER_PATTERN.fullmatch(str(model.get("handler", "")))
     if not found:
         raise ManifestError(f"{MANIFEST_PATH}: handler must be NAME, NAME.py or NAME.py:FUNCTION")
     for key in FILE_KEYS:
-        if model.get(key) and not FILE_PATTERN.fullmatch(str(model[key])):
+        file = model.get(key)
+        if file and not (isinstance(file, str) and FILE_PATTERN.fullmatch(file) and (folder / file).exists()):
             raise ManifestError(f"{MANIFEST_PATH}: {key} must be the name of a file in the archive")
     envelope = model.get("envelope") or None
     if envelope not in (None, *ENVELOPES):
@@ -167,6 +170,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml  # only archives need it
 
     text = read_text(path)
+    if text.count("[") + text.count("{") > MAX_YAML_BRACKETS:  # each inner one is read through all outer ones
+        raise ManifestError(f"{path.name} has over {MAX_YAML_BRACKETS} brackets")
     try:
         events = list(zip(range(MAX_YAML_NODES + 1), yaml.parse(text, yaml.SafeLoader), strict=False))
         if len(events) > MAX_YAML_NODES or any(isinstance(event, yaml.AliasEvent) for _, event in events):

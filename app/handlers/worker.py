@@ -129,7 +129,8 @@ def describe_fault(error: BaseException) -> str:
 
 def serve(channel: Channel) -> None:
     """Load the handler that the first message names, then answer batches."""
-    channel.connection.set_inheritable(False)  # what the handler starts has no part in it
+    channel.connection.set_inheritable(False)  # what the handler starts has no part in it, nor what it forks
+    os.register_at_fork(after_in_child=lambda: os.close(channel.connection.detach()))
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the manager says when it is over, and means it
     order, _ = channel.receive()
     archive = HandlerArchive.from_json(order["archive"])

@@ -46,6 +46,12 @@ def test_handler_is_a_name_a_file_or_a_function_of_one(
         {"modelFile": "/model.py"},
         {"configFile": "a/b.yaml"},
         {"configFile": "absent.yaml"},
+        {"configFile": 5},
+        {"configFile": ["c.yaml"]},
+        {"modelFile": "absent.py"},
+        {"serializedFile": "absent.pt"},
+        {"modelName": 1},
+        {"modelName": ["m"]},
     ],
 )
 def test_manifest_that_reaches_outside_or_lacks_something_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -72,6 +78,7 @@ def test_configuration_sets_processes_and_batches_and_stays_readable_for_the_han
         "a: !!python/object/apply:os.system ['true']",
         "a: &a [x, x]\nb: [*a, *a]",
         "a: [" * 5000,
+        "[" * 20_000,
         "- a\n- list",
         "minWorkers: many",
         "minWorkers: -1",

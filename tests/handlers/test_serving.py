@@ -22,6 +22,16 @@ from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
 from tests.handlers.archives import make_archive
 from tests.handlers.conftest import ServeArchives, has_ended
 
+FORKING_HANDLER = """
+import os
+
+def handle(data, context):
+    if data is None:
+        return None
+    if os.fork() == 0:
+        return ["child"] * len(data)
+    return [row["body"] for row in data]
+"""
 BINARY_HANDLER = """
 import torch
 from torchvision import transforms
@@ -131,6 +141,12 @@ def test_torchscript_with_an_overriding_handler_answers_0_or_1(
         (b"text", "text/plain; charset=utf-8", {"body": ["str", "text"]}),
         (b"k=v&l=", "application/x-www-form-urlencoded", {"k": ["bytearray", "dg=="], "l": ["bytearray", ""]}),
         (b"text", "application/x-www-form-urlencoded", {}),
+        (
+            b"k=%FF%41&%C3%BC=1",
+            "application/x-www-form-urlencoded",
+            {"k": ["bytearray", "/0E="], "ü": ["bytearray", "MQ=="]},
+        ),
+        (b"\x89PNG=1&", "application/x-www-form-urlencoded", {"body": ["bytearray", "iVBORz0xJg=="]}),
     ],
 )
 def test_body_reaches_the_handler_as_torchserve_gives_it(
@@ -157,6 +173,13 @@ def test_handler_sees_headers_and_the_request_id_but_no_password(shown: FlaskCli
 @pytest.mark.parametrize(("path", "rest"), [("", ""), ("/a/b", "a/b")])
 def test_handler_sees_what_stands_behind_the_version_in_the_path(path: str, rest: str, shown: FlaskClient) -> None:
     assert json.loads(post(shown, f"Show_1.x/1.0{path}", b"x").data)["url_path"] == rest
+
+
+def test_what_a_handler_forks_answers_nobody(tmp_path: Path, serve: Callable[..., FlaskClient]) -> None:
+    make_archive(tmp_path / "models", "forks", "forks.py", {"forks.py": FORKING_HANDLER})
+    client = serve(tmp_path / "models")
+    for text in (b"one", b"two", b"three"):
+        assert post(client, "forks", text).data == text
 
 
 def test_status_and_headers_are_the_handlers(shown: FlaskClient) -> None:

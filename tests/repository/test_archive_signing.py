@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.signatures import find_archive
 from app.config import Settings
 from app.engines.report import hash_files
 from app.errors import ModelFolderError, SignatureError
@@ -233,3 +234,9 @@ def test_verification_that_ends_late_says_nothing_of_what_took_its_place(
         slow_hash.set()
     assert within(5, lambda: not any(thread.name == "verify-archive" for thread in threading.enumerate()))
     assert describe(registry).startswith("UNAVAILABLE it brings a program of its own")
+
+
+def test_archive_is_signed_by_its_path_too(signed: Path, settings: Settings, tmp_path: Path) -> None:
+    moved = signed.rename(tmp_path / "elsewhere.mar")
+    assert find_archive(str(moved), settings) == moved
+    assert find_archive("elsewhere.mar", settings) is None

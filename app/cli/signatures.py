@@ -16,11 +16,11 @@ from app.repository.signing import read_trusted_keys, sign_folder, trust_key, ve
 
 
 def find_archive(name: str, settings: Settings) -> Path | None:
-    """An archive by its path, or by its name in the store's folder; a model of that name goes before it."""
-    if (settings.models / name).exists():
-        return None
+    """An archive by its path, or by its name in the store's folder; a model of that name goes before that."""
     if Path(name).is_file():
         return Path(name)
+    if (settings.models / name).exists():
+        return None
     try:
         return find_source(name, settings.store)
     except ModelNotFoundError:

@@ -6,42 +6,35 @@ import logging
 import logging.config
 import os
 import select
-import shutil
 import sys
-from pathlib import Path
 from typing import Any
 
 from app.api.users import UsersFile
-from app.config import HANDLERS_VARIABLE, MULTIPROCESS_VARIABLE, PREFIX, Settings
+from app.config import HANDLERS_VARIABLE, PREFIX, Settings
 from app.errors import SettingsError, UsersError
 from app.handlers.folder import end_manager, find_folder, sweep
 from app.logs import make_log_config
 from app.server.instance_claim import claim_instance
+from app.server.metrics_folder import MEMORY_FOLDER, MetricsFolder
 from app.server.tls import load_context
 from app.ts_config import read_config
 
 M_ARENA_MAX = -8  # malloc.h of glibc
 EPOLL_WORKER = "app.server.worker.SharedPollWorker"
-MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108  # gunicorn's heartbeat files, which hold nothing
 
 
 def make_config(settings: Settings) -> dict[str, Any]:
     """Make gunicorn's settings.
 
-    Also names the folder of the workers' metrics in the environment: `prometheus_client` picks its multi-process mode
-    when it is first imported, so this must come before.
-
     Raises:
         SettingsError: a folder, or a file of TLS, cannot be used.
     """
-    folder = settings.instance / f"metrics-{settings.metrics_address.port}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        settings.instance.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"SCANCER_INSTANCE={settings.instance} cannot be written: {error.strerror}.") from error
     if not settings.models.is_dir():
         raise SettingsError(f"SCANCER_MODELS={settings.models} is not a folder.")
-    os.environ[MULTIPROCESS_VARIABLE] = str(folder)
     ts_remarks = adopt_ts_config(settings)
     os.environ[HANDLERS_VARIABLE] = str(settings.instance / f"handlers-{os.getpid()}")
     return {
@@ -59,13 +52,14 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "limit_request_fields": 64,
         # Off: it would open a socket in the home folder of whoever starts the server.
         "control_socket_disable": True,
+        # gunicorn's heartbeat files, which hold nothing.
         "worker_tmp_dir": str(MEMORY_FOLDER) if MEMORY_FOLDER.is_dir() else None,
         # Off: gunicorn's access log prints user names as they came. `app/api/observation.py` writes ours.
         "accesslog": None,
         "logconfig_dict": make_log_config(settings.log_level),
         "on_starting": on_starting,
         "post_fork": post_fork,
-        "when_ready": lambda _server: when_ready(ts_remarks),
+        "when_ready": lambda server: when_ready(server, ts_remarks),
         "on_reload": on_reload,
         "post_worker_init": post_worker_init,
         "worker_exit": worker_exit,
@@ -111,23 +105,27 @@ def on_starting(server: Any) -> None:
         server.instance_claim = claim_instance(Settings.from_env())
     except SettingsError as error:
         sys.exit(f"scancer: {error.message}")
+    except OSError as error:
+        sys.exit(f"scancer: SCANCER_INSTANCE cannot be written: {error}")
 
 
 def post_fork(server: Any, _worker: Any) -> None:
-    """Leave the claim to the arbiter: a worker that outlives it must not hold back the next server."""
+    """Leave the arbiter's locks to it: a worker that outlives it must not hold back the next server."""
     os.close(server.instance_claim)
+    server.metrics_folder.leave()
 
 
-def when_ready(ts_remarks: list[str]) -> None:
-    """Empty the folder of metrics, and say what an operator should know of this start, also of TorchServe's file.
+def when_ready(server: Any, ts_remarks: list[str]) -> None:
+    """Make the folder of metrics, and say what an operator should know of this start, also of TorchServe's file.
 
-    Totals of an earlier run would count again. Only here is it certain that no other server uses the folder: the
-    addresses are bound. No worker is there yet, and a reload does not come here.
+    Only here is it certain that no other server of these addresses uses the folder: they are bound. No worker is there
+    yet, and a reload does not come here.
     """
-    folder = Path(os.environ[MULTIPROCESS_VARIABLE])
-    shutil.rmtree(folder)
-    folder.mkdir()
     settings = Settings.from_env()
+    try:
+        server.metrics_folder = MetricsFolder(settings.instance)
+    except OSError as error:
+        sys.exit(f"scancer: the folder of metrics cannot be made: {error}")
     sweep(settings)
     log = logging.getLogger("app.start")
     for remark in ts_remarks:
@@ -205,6 +203,7 @@ def child_exit(server: Any, worker: Any) -> None:
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # it has no annotations
 
 
-def on_exit(_server: Any) -> None:
-    """End the manager of handlers, if there is one, with all its processes; the workers have ended."""
+def on_exit(server: Any) -> None:
+    """End the manager of handlers, if there is one, with all its processes, and the metrics; the workers have ended."""
+    server.metrics_folder.remove()
     end_manager(find_folder(Settings.from_env()))

@@ -13,6 +13,7 @@ from app.repository.model_arrivals import find_lock, sweep
 from app.repository.model_entry import State
 from app.repository.model_registry import ModelRegistry
 from app.repository.model_repository import ModelFolder, find_model_folders
+from app.repository.quarantine import sweep as sweep_quarantines
 from app.repository.store_access import StoreAccess
 from app.repository.wanted import Key, WantedState, make_plan
 from app.repository.worker_reports import ReportWriter, read_reports
@@ -52,9 +53,11 @@ class ModelFollower:
 
     def start(self) -> None:
         """Load what is wanted now, and follow from then on."""
-        # A fault of the store is found again below.
-        with suppress(StateStoreError, AnsweredError, BlockingIOError), hold_lock(find_lock(self._settings), False):
+        # A fault of the store is found again below; whoever holds the lock sweeps; on a full disk there may be no lock.
+        with suppress(StateStoreError, AnsweredError, OSError), hold_lock(find_lock(self._settings), False):
             sweep(self._settings, self._access)
+        with suppress(OSError):  # the next one tries again
+            sweep_quarantines(self._settings.models)  # of workers that were killed
         read_reports(self._settings.instance)  # so that those of an earlier server go
         self._try_to_follow()
         self._thread = threading.Thread(target=self._run, name="follow-models", daemon=True)
@@ -81,6 +84,8 @@ class ModelFollower:
             fault = ""
         except (StateStoreError, AnsweredError) as error:
             fault = error.message
+        except OSError as error:  # a full disk, say; the thread must outlive it
+            fault = str(error)
         if fault and fault != self._fault:
             log.error("models are not followed", extra={"reason": fault})
         elif self._fault and not fault:

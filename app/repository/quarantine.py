@@ -1,11 +1,10 @@
 """Where a model that somebody brings stays until it is found good: a dot-folder of the model repository.
 
 It lies there because a folder can be renamed in one step only within its file system. A process that is killed leaves
-its quarantine behind, unlocked; the next one to come sweeps it away.
+its quarantine behind, unlocked; whoever starts, or brings a model, sweeps it away.
 """
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from app.errors import ManifestError, ModelExistsError
+from app.locking import lock_folder
 from app.repository.model_repository import ModelFolder
 
 PREFIX = ".incoming-"
@@ -34,7 +34,7 @@ class Quarantine:
     def __enter__(self) -> Self:
         if not self._models.is_dir():
             raise ManifestError(f"{self._models} is not a folder")
-        self._sweep()
+        sweep(self._models)
         self._lock: int | None = None
         while self._lock is None:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._models))
@@ -45,13 +45,6 @@ class Quarantine:
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
-
-    def _sweep(self) -> None:
-        for left in self._models.glob(f"{PREFIX}*"):
-            lock = lock_folder(left) if left.is_dir() and not left.is_symlink() else None
-            if lock is not None:
-                shutil.rmtree(left, ignore_errors=True)
-                os.close(lock)
 
     def publish(self, folder: ModelFolder) -> ModelFolder:
         """Move `<quarantine>/<name>/<version>` into the model repository: after a crash all of it is there, or nothing.
@@ -77,23 +70,13 @@ class Quarantine:
         return ModelFolder(name / folder.version)
 
 
-def lock_folder(folder: Path) -> int | None:
-    """Lock a folder, and return the descriptor that holds the lock; None if another has it, or has swept it away."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(folder.stat(), os.fstat(descriptor)):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except OSError:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
+def sweep(models: Path) -> None:
+    """Remove the quarantines that nobody holds any more."""
+    for left in models.glob(f"{PREFIX}*"):
+        lock = lock_folder(left) if left.is_dir() and not left.is_symlink() else None
+        if lock is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
 
 
 def write_through(folder: Path, deep: bool = True) -> None:

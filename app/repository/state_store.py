@@ -7,6 +7,7 @@ Import this module only where something is changed: SQLAlchemy takes 0.3 s of CP
 does so by `state_file`.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -40,6 +41,7 @@ from app.errors import DiskFullError, StateStoreError
 from app.repository.state_file import BUSY_TIMEOUT_S, DEFAULTS, GENERATION, STRAYS, VERSIONS
 from app.repository.wanted import Key, WantedState, WantedVersion
 
+FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 SCHEMA_LOCK = 7266263  # any number, of PostgreSQL's advisory locks
 metadata = MetaData()
 generations = Table(
@@ -154,7 +156,7 @@ def translate_errors() -> Iterator[None]:
         yield
     except (SQLAlchemyError, ImportError) as error:
         cause = getattr(error, "orig", None) or error
-        if "disk is full" in str(cause):
+        if getattr(cause, "sqlite_errorcode", None) in FULL or "disk is full" in str(cause):
             raise DiskFullError("The disk is full; nothing was changed.") from error
         raise StateStoreError(f"the state store cannot be used: {type(cause).__name__}") from error
 

@@ -47,10 +47,7 @@ class ReportWriter:
         self._path, self._lock = self._folder / (name + REPORT_SUFFIX), self._folder / (name + LOCK_SUFFIX)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            hidden = self._folder / f".{name}"  # so that nobody finds it before it is locked
-            self._descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            hidden.rename(self._lock)
+            self._descriptor = make_lock(self._lock)
         except OSError as error:
             raise StateStoreError(f"{self._folder} cannot be written: {error.strerror}") from error
 
@@ -71,6 +68,19 @@ class ReportWriter:
         """Take the report back."""
         remove(self._lock)
         os.close(self._descriptor)
+
+
+def make_lock(path: Path) -> int:
+    """Make a file that nobody finds before it is locked; return the descriptor that holds the lock."""
+    hidden = path.with_name(f".{path.stem}")
+    descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        hidden.rename(path)
+    except OSError:  # on a full disk this is tried again and again
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def read_reports(instance: Path) -> list[WorkerReport]:

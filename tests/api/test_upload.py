@@ -66,10 +66,7 @@ def test_metrics_are_open_only_where_nobody_else_can_reach_their_port(
     assert client.get("/metrics", environ_overrides={"SERVER_PORT": "9002"}).status_code == expected
 
 
-def test_folders_that_cannot_be_used_stop_the_start_with_their_names(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+def test_folders_that_cannot_be_used_stop_the_start_with_their_names(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"SCANCER_MODELS=.* is not a folder"):
         make_config(replace(settings, instance=tmp_path, models=tmp_path / "absent"))
     (tmp_path / "file").touch()

@@ -19,6 +19,7 @@ from app.repository.model_changes import ModelChanges, Wishes
 from app.repository.model_entry import State
 from app.repository.model_follower import ModelFollower
 from app.repository.model_registry import ModelRegistry
+from app.repository.quarantine import Quarantine
 from app.repository.store_access import StoreAccess
 from app.repository.worker_reports import read_reports
 from app.setting_types import PROJECT_ROOT
@@ -81,6 +82,20 @@ def within(seconds: float, is_so: Callable[[], bool]) -> bool:
 def test_without_a_store_nothing_is_written_but_the_report(followed: Followed) -> None:
     assert followed.default() == "1.0"
     assert {path.name for path in followed.settings.instance.iterdir()} == {"workers", "registration.lock"}
+
+
+def test_quarantine_of_a_killed_worker_goes_when_another_starts_and_a_held_one_stays(
+    models: Path, tmp_path: Path
+) -> None:
+    settings = Settings(models=models, instance=tmp_path / "instance")
+    registry = ModelRegistry(settings, lambda _: None)
+    follower = ModelFollower(settings, registry, StoreAccess(settings))
+    with Quarantine(models) as held:
+        (models / ".incoming-left/unpacked").mkdir(parents=True)
+        follower.start()
+        assert {path.name for path in models.glob(".incoming-*")} == {held.path.name}
+    follower.close()
+    registry.close()
 
 
 def test_without_a_store_sqlalchemy_is_not_imported(models: Path, tmp_path: Path) -> None:

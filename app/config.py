@@ -129,6 +129,13 @@ class Settings:
     )
     workers: int = whole(count_cores(), 1, 256, "gunicorn worker processes; the default is the number of cores.")
     threads: int = whole(32, 1, 256, "Requests a worker handles at a time.")
+    initial_workers: int = whole(
+        0,
+        0,
+        256,
+        "Workers of a model that is registered without `initial_workers`, unless its archive says; with 0 it is not "
+        "loaded.",
+    )
     inference_threads: int = whole(
         0, 0, 256, "Cores one inference may use, in each worker; 0: one, or all for a model that takes over 50 ms."
     )
@@ -139,6 +146,9 @@ class Settings:
         "Compiled models that a worker loads when it starts; others are loaded when they are first asked for.",
     )
     queue_size: int = whole(16, 1, 10000, "Requests that may wait for one model in one worker; one more answers 503.")
+    handler_queue_size: int = whole(
+        100, 1, 10000, "The same of a handler, in all workers together, unless its archive says `jobQueueSize`."
+    )
     engine: str = setting(
         "auto",
         parse_choice("auto", "native"),
@@ -177,6 +187,18 @@ class Settings:
         "Milliseconds a prediction may take; past it 504. `X-Request-Timeout-Ms` may ask for less.",
     )
     native_timeout_s: int = whole(120, 1, 3600, "Seconds a natively run model may take for one batch.")
+    handler_response_timeout_s: int = whole(
+        120,
+        1,
+        86400,
+        "Seconds a handler may take for one batch, unless its archive (`responseTimeout`) or registration says.",
+    )
+    handler_startup_timeout_s: int = whole(
+        120,
+        1,
+        86400,
+        "Seconds a handler may take to load its model, unless its archive (`startupTimeout`) or registration says.",
+    )
     compile_timeout_s: int = whole(600, 1, 86400, "Seconds a compilation at start may take.")
     max_body_bytes: int = whole(
         32 * MIB, KIB, 1024 * MIB, "Largest request body, in bytes, but a model's; a larger one answers 413."

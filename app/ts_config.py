@@ -20,10 +20,11 @@ FILES = {"certificate_file": "tls_certificate", "private_key_file": "tls_key"}
 TAKEN = {
     **{key: (key,) for key in ADDRESSES},
     **{key: (setting,) for key, setting in FILES.items()},
-    "default_workers_per_model": ("workers",),
-    "job_queue_size": ("queue_size",),
+    "default_workers_per_model": ("workers", "initial_workers"),
+    "job_queue_size": ("queue_size", "handler_queue_size"),
     "max_request_size": ("max_body_bytes",),
-    "default_response_timeout": ("native_timeout_s", "prediction_timeout_ms"),
+    "default_response_timeout": ("native_timeout_s", "prediction_timeout_ms", "handler_response_timeout_s"),
+    "default_startup_timeout": ("handler_startup_timeout_s",),
     "model_store": ("store",),
     "allowed_urls": ("allowed_urls",),
     "service_envelope": ("envelope",),
@@ -35,10 +36,12 @@ TAKEN_REMARKS = {
     "metrics_address": "the same",
     "certificate_file": "beside `config.properties` if relative; used if an address begins with `https://`",
     "private_key_file": "the same; PEM, not encrypted",
-    "default_workers_per_model": "so many processes, each with all models; 0 is passed over",
-    "job_queue_size": "of a model in each worker",
+    "default_workers_per_model": "so many processes, each with all models; and workers of a model that is registered "
+    "without `initial_workers`; 0 is passed over",
+    "job_queue_size": "the first of a compiled model in each worker, the second of a handler",
     "max_request_size": "",
-    "default_response_timeout": "",
+    "default_response_timeout": "a registration's `response_timeout` and `model-config.yaml` go before the last",
+    "default_startup_timeout": "the same with `startup_timeout`",
     "allowed_urls": "patterns of `file:` allow nothing; absent means none, where TorchServe allows all",
     "model_store": "what `POST /models?url=` finds by its bare name",
     "service_envelope": "of archives that name none in their manifest; for TorchServe the manifest counts for nothing",
@@ -55,7 +58,9 @@ class Passed(NamedTuple):
 
 PASSED = (
     Passed(
-        ("load_models",), "what was registered once, and every folder in SCANCER_MODELS, is served at each start", "all"
+        ("load_models",),
+        "no archive of the store is registered by itself: register each one once, with "
+        "'POST /models?url=NAME.mar&initial_workers=1', and it is served at each start",
     ),
     Passed(("models",), "workers and batches are said when a model is registered, or in its own folder"),
     Passed(("workflow_store",), "workflows are not served"),
@@ -64,8 +69,8 @@ PASSED = (
         "what is registered is kept in SCANCER_DATABASE",
     ),
     Passed(
-        ("default_startup_timeout", "unregister_model_timeout"),
-        "nobody waits for it: a model comes and goes while the others answer",
+        ("unregister_model_timeout",),
+        "a model goes once its requests are answered, while the others answer",
     ),
     Passed(("max_response_size",), "an answer may have any size"),
     Passed(("limit_max_image_pixels",), "pictures are always limited: set SCANCER_MAX_PIXELS", "true"),

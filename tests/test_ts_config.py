@@ -59,8 +59,11 @@ def test_typical_file_gives_the_settings_that_it_means(tmp_path: Path) -> None:
         management_address=Address("127.0.0.1", 9081),
         metrics_address=Address("127.0.0.1", 9082),
         queue_size=1000,
+        handler_queue_size=1000,
         workers=3,
+        initial_workers=3,
         native_timeout_s=300,
+        handler_response_timeout_s=300,
         prediction_timeout_ms=300_000,
         max_body_bytes=655_350_000,
         store=Path("/home/model-server/model-store"),
@@ -69,7 +72,7 @@ def test_typical_file_gives_the_settings_that_it_means(tmp_path: Path) -> None:
 
 def test_only_what_cannot_be_had_is_named_once_each(tmp_path: Path) -> None:
     keys = [remark.split(":")[0] for remark in remarks(tmp_path, TYPICAL)]
-    assert keys == ["number_of_netty_threads", "models"]
+    assert keys == ["number_of_netty_threads", "load_models", "models"]
 
 
 def test_empty_file_changes_nothing(tmp_path: Path) -> None:
@@ -114,6 +117,18 @@ def test_envelope_is_taken_and_an_unknown_one_stops_the_start(tmp_path: Path) ->
 def test_address_without_a_port_gets_torchserves(tmp_path: Path, line: str, port: int) -> None:
     settings = read(tmp_path, line)
     assert getattr(settings, line.split("=", maxsplit=1)[0]).port == port
+
+
+def test_default_of_the_startup_is_taken_and_a_default_of_no_workers_passed_over(tmp_path: Path) -> None:
+    settings = read(tmp_path, "default_startup_timeout=7\ndefault_workers_per_model=0")
+    assert (settings.handler_startup_timeout_s, settings.handler_response_timeout_s) == (7, 120)
+    assert (settings.initial_workers, settings.workers) == (0, Settings().workers)
+
+
+def test_loading_at_the_start_is_named_with_what_to_do(tmp_path: Path) -> None:
+    for value in ("all", "a.mar,b=b.mar"):
+        [remark] = remarks(tmp_path, f"load_models={value}")
+        assert remark.startswith("load_models: no archive of the store is registered by itself: register each one once")
 
 
 def test_tls_is_asked_for_by_https_and_its_files_stand_beside_the_file(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from app.repository.incoming_file import IncomingFile
 from app.repository.model_changes import Change, Wishes
 from app.repository.model_entry import ModelEntry, State
 from app.repository.remote_source import forget_query, is_remote
-from app.repository.wanted import DEFAULT_TIMEOUT_S
+from app.repository.wanted import UNSAID_S
 from app.repository.worker_reports import read_reports
 
 log = logging.getLogger(__name__)
@@ -148,8 +148,8 @@ def read_wishes(given: dict[str, Any]) -> Wishes:
         workers=workers if workers >= 0 else None,
         batch_size=read_positive(given, "batch_size"),
         max_batch_delay_ms=read_positive(given, "max_batch_delay"),
-        response_timeout_s=read_positive(given, "response_timeout") or DEFAULT_TIMEOUT_S,
-        startup_timeout_s=read_positive(given, "startup_timeout") or DEFAULT_TIMEOUT_S,
+        response_timeout_s=read_positive(given, "response_timeout") or UNSAID_S,
+        startup_timeout_s=read_positive(given, "startup_timeout") or UNSAID_S,
     )
 
 

@@ -34,7 +34,7 @@ def make_registered_list(entries: Sequence[ModelEntry], limit: int, token: int) 
 
 def make_registered(entry: ModelEntry, reports: Sequence[WorkerReport], settings: Settings) -> dict[str, Any]:
     """What TorchServe tells of a registered version."""
-    wanted, limits = entry.wanted, find_limits(entry)
+    wanted, limits = entry.wanted, find_limits(entry, settings)
     pool = entry.handler.describe() if entry.handler else {}
     waiting = pool.get("waiting", 0) + (entry.served.waiting if entry.served else 0)
     return {
@@ -64,14 +64,17 @@ def make_registered(entry: ModelEntry, reports: Sequence[WorkerReport], settings
         "loadedAtStartup": wanted.token is None,
         "workers": make_handler_workers(pool) if entry.archive else make_workers(entry, reports),
         "jobQueueStatus": {
-            "remainingCapacity": (limits.queue_size if entry.archive else settings.queue_size) - waiting,
+            "remainingCapacity": limits.queue_size - waiting,
             "pendingRequests": waiting,
         },
     }
 
 
-def find_limits(entry: ModelEntry) -> PoolLimits:
-    """Workers, batches and times of a version: as an archive runs, else as its manifest and what was said of it say."""
+def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:
+    """Workers, batches and times of a version: as an archive runs, else as its manifest and what was said of it say.
+
+    Of what nobody said anything, the settings do.
+    """
     if entry.archive is not None:
         return entry.archive.limits
     wanted = entry.wanted
@@ -81,8 +84,9 @@ def find_limits(entry: ModelEntry) -> PoolLimits:
         wanted.max_workers,
         batch.max_size,
         round(batch.max_delay_ms),
-        wanted.response_timeout_s,
-        wanted.startup_timeout_s,
+        wanted.response_timeout_s or settings.handler_response_timeout_s,
+        wanted.startup_timeout_s or settings.handler_startup_timeout_s,
+        settings.handler_queue_size if entry.folder.is_archive else settings.queue_size,
     )
 
 

@@ -33,7 +33,7 @@ def configure_model(model_name: str, version: str | None = None) -> ResponseRetu
     if entry.manifest is not None:
         return jsonify(configure_classifier(entry, entry.manifest, services().settings))
     if entry.archive is not None:
-        return jsonify(configure_handler(entry))
+        return jsonify(configure_handler(entry, services().settings))
     raise ServiceUnavailableError(f'Model "{model_name}" cannot be read; see /models/{model_name}.')
 
 
@@ -53,9 +53,9 @@ def configure_classifier(entry: ModelEntry, manifest: ModelManifest, settings: S
     }
 
 
-def configure_handler(entry: ModelEntry) -> dict[str, Any]:
+def configure_handler(entry: ModelEntry, settings: Settings) -> dict[str, Any]:
     """Describe an archive whose own program answers: it takes no tensors, only requests."""
-    limits = find_limits(entry)
+    limits = find_limits(entry, settings)
     return {
         **make_common(entry, "handler", limits.min_workers),
         "max_batch_size": limits.batch_size,

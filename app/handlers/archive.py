@@ -43,6 +43,9 @@ class PoolLimits:
     queue_size: int = 100
 
 
+TORCHSERVE_LIMITS = PoolLimits()
+
+
 @dataclass(frozen=True)
 class HandlerArchive:
     """An unpacked archive, ready to be run.
@@ -96,13 +99,14 @@ def is_archive(folder: Path) -> bool:
     return (folder / MANIFEST_PATH).is_file()
 
 
-def read_archive(folder: Path, name: str, version: str) -> HandlerArchive:
+def read_archive(folder: Path, name: str, version: str, default: PoolLimits = TORCHSERVE_LIMITS) -> HandlerArchive:
     """Read an unpacked archive.
 
     Args:
         folder: holds `MAR-INF/`.
         name: what the model is called here; the archive's own name may be another.
         version: the same of its version.
+        default: limits of which the archive itself says nothing.
 
     Raises:
         ManifestError: it is malformed; the message says where.
@@ -126,7 +130,7 @@ def read_archive(folder: Path, name: str, version: str) -> HandlerArchive:
     if envelope not in (None, *ENVELOPES):
         raise ManifestError(f"{MANIFEST_PATH}: envelope must be one of {', '.join(ENVELOPES)}")
     config = read_yaml(folder / model["configFile"]) if model.get("configFile") else {}
-    module, function, limits = found[1], found[2] or "handle", read_limits(config)
+    module, function, limits = found[1], found[2] or "handle", read_limits(config, default)
     identity = identify(folder / MANIFEST_PATH)
     return HandlerArchive(
         folder.resolve(), name, version, manifest, module, function, config, limits, identity, envelope
@@ -185,9 +189,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return document or {}
 
 
-def read_limits(config: Mapping[str, Any]) -> PoolLimits:
+def read_limits(config: Mapping[str, Any], default: PoolLimits) -> PoolLimits:
     """Read what `model-config.yaml` says of processes and batches; raises `ManifestError`."""
-    default = PoolLimits()
 
     def whole(key: str, low: int, high: int, fallback: float) -> int:
         value = config.get(key, fallback)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.config import Settings
 from app.errors import ModelFolderError
-from app.handlers.archive import HandlerArchive
+from app.handlers.archive import HandlerArchive, PoolLimits
 from app.handlers.default_classifier import find_obstacle
 from app.repository.archive_compiler import compile_archive
 from app.repository.model_entry import ModelEntry, State
@@ -40,6 +40,15 @@ def find_distrust(folder: ModelFolder, settings: Settings) -> str:
     except OSError as error:  # a file went away while it was read
         return f"it cannot be read: {error.strerror}"
     return ""
+
+
+def make_default_limits(settings: Settings) -> PoolLimits:
+    """The limits of an archive that says nothing of them itself."""
+    return PoolLimits(
+        response_timeout_s=settings.handler_response_timeout_s,
+        startup_timeout_s=settings.handler_startup_timeout_s,
+        queue_size=settings.handler_queue_size,
+    )
 
 
 class ArchiveStatus(NamedTuple):
@@ -107,7 +116,7 @@ class ArchiveLoader:
         with self._lock:
             self._turns[planned.wanted.key] = turn
         try:
-            archive = planned.folder.read_archive()
+            archive = planned.folder.read_archive(make_default_limits(self._settings))
             limits = replace(archive.limits, **planned.list_pool_limits())  # type: ignore[arg-type]  # by name
             envelope = archive.envelope or self._settings.envelope
             archive = replace(archive, limits=limits, envelope=envelope)

@@ -23,7 +23,7 @@ from app.repository.model_importer import open_source
 from app.repository.model_repository import find_model_folders
 from app.repository.store_access import StoreAccess
 from app.repository.trust import require_trusted_source
-from app.repository.wanted import DEFAULT_TIMEOUT_S, Key, Plan, PlannedVersion, WantedState, WantedVersion, make_plan
+from app.repository.wanted import UNSAID_S, Key, Plan, PlannedVersion, WantedState, WantedVersion, make_plan
 
 if TYPE_CHECKING:
     from app.repository.state_store import Draft
@@ -44,15 +44,15 @@ class Change:
 class Wishes:
     """What a caller says of a version that is to be registered; see `WantedVersion`.
 
-    Without `workers`, an archive has as many as its own configuration says; any other model none.
+    Without `workers`, an archive has as many as its own configuration says; any other model `SCANCER_INITIAL_WORKERS`.
     """
 
     model_name: str | None = None
     workers: int | None = None
     batch_size: int | None = None
     max_batch_delay_ms: int | None = None
-    response_timeout_s: int = DEFAULT_TIMEOUT_S
-    startup_timeout_s: int = DEFAULT_TIMEOUT_S
+    response_timeout_s: int = UNSAID_S
+    startup_timeout_s: int = UNSAID_S
 
 
 class ModelChanges:
@@ -194,7 +194,7 @@ class ModelChanges:
             with self._draft() as (draft, plan):
                 check_free(draft, plan, key)
                 draft.strays.discard(arrival.token)
-                wanted = make_wanted(key, url, arrival.token, wishes, source)
+                wanted = self._make_wanted(key, url, arrival.token, wishes, source)
                 self._put(draft, plan, wanted)
         finally:  # of what came to its end there is nothing to sweep
             sweep(self._settings, self._access)
@@ -215,9 +215,25 @@ class ModelChanges:
                     raise already_registered((name, version))
                 raise ModelNotFoundError(f"Model not found at: {url}")
             key = known[0].key
-            wanted = make_wanted(key, url, None, wishes, self._settings.models / key[0] / key[1])
+            wanted = self._make_wanted(key, url, None, wishes, self._settings.models / key[0] / key[1])
             self._put(draft, plan, wanted)
         return Change(key, draft.generation, wanted.min_workers)
+
+    def _make_wanted(self, key: Key, url: str, token: str | None, wishes: Wishes, source: Path) -> WantedVersion:
+        """What is wanted of a version that is registered; `source` is a folder of it."""
+        said = wishes.workers
+        least, most = find_workers(source, self._settings) if said is None else (said, said)
+        return WantedVersion(
+            *key,
+            url=url,
+            token=token,
+            min_workers=least,
+            max_workers=most,
+            batch_size=wishes.batch_size,
+            max_batch_delay_ms=wishes.max_batch_delay_ms,
+            response_timeout_s=wishes.response_timeout_s,
+            startup_timeout_s=wishes.startup_timeout_s,
+        )
 
     def _put(self, draft: "Draft", plan: Plan, wanted: WantedVersion) -> None:
         """Add a version; the first of a model is its default, and stays so when others come."""
@@ -240,27 +256,11 @@ def translate_reasons() -> Iterator[None]:
         raise InvalidModelError(error.message) from error
 
 
-def make_wanted(key: Key, url: str, token: str | None, wishes: Wishes, source: Path) -> WantedVersion:
-    """What is wanted of a version that is registered; `source` is a folder of it."""
-    least, most = find_workers(source) if wishes.workers is None else (wishes.workers, wishes.workers)
-    return WantedVersion(
-        *key,
-        url=url,
-        token=token,
-        min_workers=least,
-        max_workers=most,
-        batch_size=wishes.batch_size,
-        max_batch_delay_ms=wishes.max_batch_delay_ms,
-        response_timeout_s=wishes.response_timeout_s,
-        startup_timeout_s=wishes.startup_timeout_s,
-    )
-
-
-def find_workers(source: Path) -> tuple[int, int]:
-    """How many workers a folder itself asks for, at least and at most: only the configuration of an archive can."""
+def find_workers(source: Path, settings: Settings) -> tuple[int, int]:
+    """How many workers, at least and at most, where nobody says: only the configuration of an archive can itself."""
     archive = read_archive(source, "", "") if is_archive(source) else None
     if archive is None or "minWorkers" not in archive.config:
-        return 0, 0
+        return settings.initial_workers, settings.initial_workers
     return archive.limits.min_workers, archive.limits.max_workers
 
 

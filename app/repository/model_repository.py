@@ -8,7 +8,14 @@ from pathlib import Path
 from app.engines.int8_report import Int8Report, read_int8_report
 from app.engines.report import CompileReport, read_report
 from app.errors import IntegrityError, ManifestError
-from app.handlers.archive import ARCHIVE_NAME_PATTERN, HandlerArchive, is_archive, read_archive
+from app.handlers.archive import (
+    ARCHIVE_NAME_PATTERN,
+    TORCHSERVE_LIMITS,
+    HandlerArchive,
+    PoolLimits,
+    is_archive,
+    read_archive,
+)
 from app.manifest import MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, read_manifest
 from app.repository.artifact_files import hash_artifact
 
@@ -48,9 +55,9 @@ class ModelFolder:
         """Whether it is an unpacked model archive, which has a program of its own and no `model.toml`."""
         return is_archive(self.path)
 
-    def read_archive(self) -> HandlerArchive:
-        """Read the archive's manifest; raises `ManifestError`."""
-        return read_archive(self.path, self.name, self.version)
+    def read_archive(self, default: PoolLimits = TORCHSERVE_LIMITS) -> HandlerArchive:
+        """Read the archive's manifest; `default` is what it says nothing of itself. Raises `ManifestError`."""
+        return read_archive(self.path, self.name, self.version, default)
 
     def read_manifest(self) -> ModelManifest:
         """Read `model.toml`; raises `ManifestError`."""

@@ -10,7 +10,8 @@ from app.manifest import ModelManifest
 from app.model_specs import BatchSpec
 from app.repository.model_repository import ModelFolder, order_version
 
-DEFAULT_TIMEOUT_S = 120
+UNSAID_S = 0
+"""A time of which nothing was said: the store's columns may not be empty."""
 Key = tuple[str, str]
 """Name and version of a model."""
 
@@ -26,7 +27,7 @@ class WantedVersion:
         token: marks the folder if this server made it, see `arrival`; None for one that somebody put there.
         min_workers, max_workers: as TorchServe counts them; with a minimum of 0 the version is not loaded.
         batch_size, max_batch_delay_ms: instead of the manifest's, unless None.
-        response_timeout_s, startup_timeout_s: kept, and told to who asks.
+        response_timeout_s, startup_timeout_s: instead of the archive's and the server's, unless `UNSAID_S`.
     """
 
     name: str
@@ -38,8 +39,8 @@ class WantedVersion:
     max_workers: int = 1
     batch_size: int | None = None
     max_batch_delay_ms: int | None = None
-    response_timeout_s: int = DEFAULT_TIMEOUT_S
-    startup_timeout_s: int = DEFAULT_TIMEOUT_S
+    response_timeout_s: int = UNSAID_S
+    startup_timeout_s: int = UNSAID_S
 
     @property
     def key(self) -> Key:
@@ -63,10 +64,9 @@ class WantedVersion:
             "max_workers": self.max_workers,
             "batch_size": self.batch_size,
             "max_batch_delay_ms": self.max_batch_delay_ms,
+            "response_timeout_s": self.response_timeout_s or None,
+            "startup_timeout_s": self.startup_timeout_s or None,
         }
-        for name in ("response_timeout_s", "startup_timeout_s"):
-            if getattr(self, name) != DEFAULT_TIMEOUT_S:
-                limits[name] = getattr(self, name)
         return {name: value for name, value in limits.items() if value is not None}
 
     def choose_batch(self, manifest: ModelManifest) -> BatchSpec:

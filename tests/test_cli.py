@@ -1,5 +1,6 @@
 """The commands, run as an operator runs them."""
 
+import json
 import os
 import shutil
 import stat
@@ -67,6 +68,16 @@ def test_models_are_listed_checked_and_their_cards_printed() -> None:
     assert checked.stdout.count("ok ") == 2
     card = flask("models", "card", "pcam-classification").stdout
     assert card == (PROJECT_ROOT / "models/pcam-classification/1.0/MODEL_CARD.md").read_text()
+
+
+def test_archives_are_listed_as_what_they_are(tmp_path: Path) -> None:
+    model = {"modelName": "tabby", "modelVersion": "1.0", "handler": "image_classifier"}
+    for name, document in (("cats", {"runtime": "python", "model": model}), ("dogs", {})):
+        (tmp_path / name / "1.0/MAR-INF").mkdir(parents=True)
+        (tmp_path / name / "1.0/MAR-INF/MANIFEST.json").write_text(json.dumps(document))
+    listed = flask("models", "list", models=str(tmp_path)).stdout.splitlines()
+    assert listed[0] == "cats\t1.0\tarchive\thandler image_classifier"
+    assert listed[1].startswith("dogs\t1.0\tunusable: MAR-INF/MANIFEST.json must name modelName")
 
 
 def test_check_names_a_changed_artifact_and_fails(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from flask import Request, Response
+from flask import Response
 
 from app.api.context import NOTICE
-from app.api.handler_predictions import VERSION_HEADER, Part, read_parts
+from app.api.handler_predictions import VERSION_HEADER, Part
 from app.errors import BadRequestError
 from app.handlers.batch import decode_part
 from app.handlers.default_classifier import CLASSES_ANSWERED
@@ -20,14 +20,13 @@ PICTURE_NAMES = ("data", "body")
 """Of the parts of a request, the one that the default handler takes."""
 
 
-def read_picture(request: Request) -> bytes:
-    """Read the picture of a request: a body, or a part of a form, as bytes, or as base64 where it is text.
+def read_picture(parts: Sequence[Part]) -> bytes:
+    """Read the picture of a request's parts, or of an instance's: as bytes, or as base64 where it is text.
 
     Raises:
         BadRequestError: there is none, or it is no picture but numbers.
-        UnsupportedMediaError, BodyTooLargeError: as `read_parts`.
     """
-    part = choose_part(read_parts(request))
+    part = choose_part(parts)
     value = decode_part(part.type, part.value)
     if isinstance(value, str):
         try:

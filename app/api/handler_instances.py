@@ -47,8 +47,13 @@ def answer_instances(handler: HandlerModel, is_explained: bool, known: RequestFa
         answers.append(read_answer(body))
     whole = {"whole": time.perf_counter() - known.started}
     service.metrics.observe_prediction(rule, handler.name, handler.version, whole)
-    response = json_text({"explanations" if is_explained else "predictions": answers})
-    response.headers[VERSION_HEADER] = handler.version
+    return make_response({"explanations" if is_explained else "predictions": answers}, handler.version)
+
+
+def make_response(document: dict[str, Any], version: str) -> Response:
+    """Make the response: JSON, the version that made it, and the notice."""
+    response = json_text(document)
+    response.headers[VERSION_HEADER] = version
     response.headers["X-Notice"] = NOTICE
     return response
 

@@ -12,11 +12,11 @@ blueprint = Blueprint("health", __name__)
 
 
 def is_ready() -> bool:
-    """Whether the default version of every model is READY, or is wanted without workers, and the server will go on."""
+    """Whether no model is lacking that should be READY, and the server will go on."""
     registry = services().registry
     if request.environ.get(SERVER_IS_STOPPING) or not registry.is_settled:
         return False
-    return all(entry.is_as_wanted for entry in registry.defaults())
+    return not registry.list_lacking()
 
 
 @blueprint.get("/ping")

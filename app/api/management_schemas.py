@@ -2,14 +2,18 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from app.config import Settings
+from app.errors import ModelFolderError
 from app.handlers.archive import PoolLimits
 from app.model_specs import BatchSpec
+from app.repository.archive_loader import make_default_limits
 from app.repository.model_entry import ModelEntry, State
+from app.repository.model_repository import ModelFolder
 from app.repository.worker_reports import WorkerReport
 
 MAX_PAGE = 100
@@ -37,6 +41,8 @@ def make_registered(entry: ModelEntry, reports: Sequence[WorkerReport], settings
     wanted, limits = entry.wanted, find_limits(entry, settings)
     pool = entry.handler.describe() if entry.handler else {}
     waiting = pool.get("waiting", 0) + (entry.served.waiting if entry.served else 0)
+    is_program = entry.served is None and (entry.archive is not None or entry.folder.is_archive)
+    workers = make_handler_workers(pool) if is_program else make_workers(entry, reports, limits.max_workers)
     return {
         "modelName": wanted.name,
         "modelVersion": wanted.version,
@@ -62,9 +68,9 @@ def make_registered(entry: ModelEntry, reports: Sequence[WorkerReport], settings
         "maxNumSequence": 0,
         "maxSequenceJobQueueSize": 0,
         "loadedAtStartup": wanted.token is None,
-        "workers": make_handler_workers(pool) if entry.archive else make_workers(entry, reports),
+        "workers": workers,
         "jobQueueStatus": {
-            "remainingCapacity": limits.queue_size - waiting,
+            "remainingCapacity": (limits.queue_size if is_program else settings.queue_size) - waiting,
             "pendingRequests": waiting,
         },
     }
@@ -78,6 +84,8 @@ def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:
     if entry.archive is not None:
         return entry.archive.limits
     wanted = entry.wanted
+    if entry.folder.is_archive:
+        return replace(read_limits(entry.folder, settings), **wanted.list_pool_limits())  # type: ignore[arg-type]  # by name
     batch = wanted.choose_batch(entry.manifest) if entry.manifest else BatchSpec(1, 0.0)
     return PoolLimits(
         wanted.min_workers,
@@ -86,17 +94,26 @@ def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:
         round(batch.max_delay_ms),
         wanted.response_timeout_s or settings.handler_response_timeout_s,
         wanted.startup_timeout_s or settings.handler_startup_timeout_s,
-        settings.handler_queue_size if entry.folder.is_archive else settings.queue_size,
+        settings.queue_size,
     )
 
 
-def make_workers(entry: ModelEntry, reports: Sequence[WorkerReport]) -> list[dict[str, Any]]:
+def read_limits(folder: ModelFolder, settings: Settings) -> PoolLimits:
+    """What an archive without workers says of itself, or the settings where it says nothing or cannot be read."""
+    default = make_default_limits(settings)
+    try:
+        return folder.read_archive(default).limits
+    except ModelFolderError:
+        return default
+
+
+def make_workers(entry: ModelEntry, reports: Sequence[WorkerReport], most: int) -> list[dict[str, Any]]:
     """The processes that serve a version, at most as many as are wanted at most: every process of the server does."""
     label = "/".join(entry.key)
     serving = [report for report in reports if report.states.get(label) in (State.READY, State.UNLOADING)]
     return [
         make_worker(number, report.pid, report.started, report.states[label])
-        for number, report in enumerate(serving[: entry.wanted.max_workers])
+        for number, report in enumerate(serving[:most])
     ]
 
 

@@ -16,9 +16,11 @@ import numpy as np
 from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 
+from app.api import classifier_predictions, handler_instances
 from app.api.auth import require
 from app.api.context import NOTICE, facts, services
 from app.api.handler_instances import answer_instances, answer_tensors
+from app.api.handler_predictions import Part
 from app.api.inflate import read_plain_body
 from app.api.predictions import SEVERAL, json_text, observe, read_patience
 from app.api.schemas import make_prediction
@@ -98,9 +100,20 @@ def predict_instances(model_name: str) -> ResponseReturnValue:
         if handler is not None:
             return answer_instances(handler, False, facts(), services())
     with lend_model(model_name, None) as served:
+        if served.manifest.output.labels is not None:
+            return answer_as_archive(served, served.manifest.output.labels)
         predictions = predict_all(served, read_instances(read_plain_body()))
     request_id = facts().request_id
     return json_text({"predictions": [make_prediction(each, served.manifest, request_id) for each in predictions]})
+
+
+def answer_as_archive(served: ServedModel, labels: Sequence[str]) -> Response:
+    """Answer each instance as the default handler of a model archive does, with its compiled model."""
+    instances = handler_instances.read_instances(read_plain_body(), services().settings.max_images)
+    parts = [[Part(*member) for member in instance] for instance in instances]
+    predictions = predict_all(served, [classifier_predictions.read_picture(each) for each in parts])
+    named = [classifier_predictions.make_answer(each, labels) for each in predictions]
+    return handler_instances.make_response({"predictions": named}, served.manifest.version)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from app.api import classifier_predictions, handler_predictions
 from app.api.auth import require
 from app.api.context import NOTICE, RequestFacts, Services, facts, services
 from app.api.description import read_document
-from app.api.handler_predictions import Call
+from app.api.handler_predictions import Call, read_parts
 from app.api.schemas import make_item, make_prediction
 from app.api.upload import read_images
 from app.config import CALLER_IS_GONE, Settings
@@ -104,7 +104,7 @@ def answer(served: ServedModel, known: RequestFacts, service: Services) -> Respo
 def answer_as_archive(served: ServedModel, labels: Sequence[str], patience: Patience) -> Response:
     """Answer as the default handler of a model archive does, with its compiled model."""
     known = facts()
-    prediction, timing = served.predict(classifier_predictions.read_picture(request), patience)
+    prediction, timing = served.predict(classifier_predictions.read_picture(read_parts(request)), patience)
     known.outcome, known.images = prediction.decision.class_name, 1
     observe(served.manifest, [prediction], timing)
     named = classifier_predictions.make_answer(prediction, labels)

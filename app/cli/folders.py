@@ -36,14 +36,21 @@ def choose_folder(name: str) -> ModelFolder:
 
 @models_commands.command("list")
 def list_models() -> None:
-    """List the model folders: name, version, framework, licence and title."""
+    """List the model folders: name, version, framework, licence and title; of a model archive, its handler."""
     for folder in choose_folders(None):
         try:
-            manifest = folder.read_manifest()
+            described = describe_folder(folder)
         except ModelFolderError as error:
-            click.echo(f"{folder.name}\t{folder.version}\tunusable: {error.message}")
-            continue
-        click.echo("\t".join((folder.name, folder.version, manifest.framework, manifest.licence, manifest.title)))
+            described = (f"unusable: {error.message}",)
+        click.echo("\t".join((folder.name, folder.version, *described)))
+
+
+def describe_folder(folder: ModelFolder) -> tuple[str, ...]:
+    """What the list tells of a folder; raises `ManifestError`."""
+    if folder.is_archive:
+        return "archive", f"handler {folder.read_archive().module}"
+    manifest = folder.read_manifest()
+    return manifest.framework, manifest.licence, manifest.title
 
 
 @models_commands.command("check")

@@ -116,10 +116,8 @@ class ArchiveLoader:
         with self._lock:
             self._turns[planned.wanted.key] = turn
         try:
-            archive = planned.folder.read_archive(make_default_limits(self._settings))
-            limits = replace(archive.limits, **planned.list_pool_limits())  # type: ignore[arg-type]  # by name
-            envelope = archive.envelope or self._settings.envelope
-            archive = replace(archive, limits=limits, envelope=envelope)
+            archive = planned.limit(planned.folder.read_archive(make_default_limits(self._settings)))
+            archive = replace(archive, envelope=archive.envelope or self._settings.envelope)
         except ModelFolderError as error:
             self._on_change(planned, ArchiveStatus(error.message))
             return

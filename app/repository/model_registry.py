@@ -78,6 +78,8 @@ class ModelRegistry(ServingTable):
             self._load_lazy(key)
         with self._lock:
             self._defaults = {name: self._choose_default(name) for name in self._entries}
+            if not self.is_settled:
+                self._counted = frozenset(self._entries)
         for entry in self.entries():
             if entry.folder.version not in plan.versions.get(entry.folder.name, {}):
                 self._remove(entry)
@@ -100,6 +102,8 @@ class ModelRegistry(ServingTable):
             before = self._find(entry.key)
             self._entries = {**self._entries, name: {**self._entries.get(name, {}), version: entry}}
             self._defaults = {**self._defaults, name: self._choose_default(name)}
+            if entry.state is State.READY:
+                self._counted |= {name}
         self._on_change(entry)
         if entry.state is State.UNAVAILABLE and entry.wanted.is_loaded:
             extra = {"model": name, "version": version, "reason": entry.reason}
@@ -118,6 +122,7 @@ class ModelRegistry(ServingTable):
             left = {other: each for other, each in self._entries[name].items() if other != version}
             self._entries = {key: each for key, each in {**self._entries, name: left}.items() if each}
             self._defaults = {key: self._choose_default(key) for key in self._entries}
+            self._counted &= frozenset(self._entries)
         self._scaling.pop(entry.key, None)
         if entry.served is None and entry.archive is None:
             self._on_remove(entry.folder)
@@ -165,7 +170,8 @@ class ModelRegistry(ServingTable):
         entry, wanted = self._find(planned.wanted.key), planned.wanted
         if entry is not None and not is_changed and wanted.is_loaded_as(entry.wanted):
             if entry.wanted != wanted:
-                self._put(replace(entry, wanted=wanted))
+                archive = entry.archive and planned.limit(entry.archive)
+                self._put(replace(entry, wanted=wanted, archive=archive))
                 if entry.archive is not None and entry.served is None:
                     self._load_archive(planned)
             return True

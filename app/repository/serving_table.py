@@ -22,6 +22,7 @@ class ServingTable:
         self._defaults: dict[str, str] = {}
         self._unloading: set[Key] = set()
         self._scaling: dict[Key, State] = {}
+        self._counted: frozenset[str] = frozenset()
 
     def get(self, name: str, version: str | None = None) -> ModelEntry:
         """Return the entry of a version, or of the default version.
@@ -94,6 +95,14 @@ class ServingTable:
     def defaults(self) -> list[ModelEntry]:
         """The default version of every model, by name."""
         return [self.get(name) for name in sorted(self._entries)]
+
+    def list_lacking(self) -> list[ModelEntry]:
+        """The default versions that should be READY and are not.
+
+        A model that came while the server ran counts once it has been READY: a broken one takes no server out.
+        """
+        counted = self._counted
+        return [entry for entry in self.defaults() if entry.folder.name in counted and not entry.is_as_wanted]
 
     def versions(self, name: str) -> list[str]:
         """The versions of a model, from old to new."""

@@ -4,8 +4,9 @@ The wish is kept by `state_store`, changed by `model_changes`, and followed by e
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from app.handlers.archive import HandlerArchive
 from app.manifest import ModelManifest
 from app.model_specs import BatchSpec
 from app.repository.model_repository import ModelFolder, order_version
@@ -106,6 +107,10 @@ class PlannedVersion:
     def list_pool_limits(self) -> dict[str, float]:
         """What was asked for of the pool of a program; a folder that somebody put there says it all itself."""
         return self.wanted.list_pool_limits() if self.is_said else {}
+
+    def limit(self, archive: HandlerArchive) -> HandlerArchive:
+        """Return an archive with what was asked for of its pool."""
+        return replace(archive, limits=replace(archive.limits, **self.list_pool_limits()))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """TorchServe's management calls: texts, statuses, the order of keys, and who may do what."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,25 @@ def test_life_of_a_version(manager: Manager, pcam_example: bytes) -> None:
     assert manager.status("DELETE", f"/models/{NAME}") == (200, f'Model "{NAME}" unregistered')
     assert manager.call("GET", "/models").json == {"models": []}
     assert sorted(path.name for path in (manager.settings.models / NAME).iterdir()) == ["1.0"]
+
+
+def test_broken_folder_put_there_meanwhile_takes_no_server_out(manager: Manager) -> None:
+    folder = manager.settings.models / "broken-x/1.0"
+    folder.mkdir(parents=True)
+    (folder / "model.toml").write_text('name = "broken"')
+    deadline = time.monotonic() + 20
+    while manager.client.get("/models/broken-x", headers=MANAGE).status_code == 404 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    ready = manager.client.get("/health/ready")
+    assert (ready.status_code, ready.json) == (
+        200,
+        {"ready": True, "models": {"broken-x": {"1.0": "UNAVAILABLE"}, NAME: {"1.0": "READY"}}},
+    )
+    assert [manager.client.get(path).status_code for path in ("/ping", "/v2/health/ready")] == [200, 200]
+    later = create_app(manager.settings)  # it was there when this one started
+    assert [later.test_client().get(path).status_code for path in ("/ping", "/v2/health/ready")] == [500, 503]
+    later.extensions["scancer"].follower.close()
+    later.extensions["scancer"].registry.close()
 
 
 def test_parameters_may_come_as_json(manager: Manager) -> None:

@@ -236,6 +236,38 @@ def test_configuration_and_statistics_are_those_of_our_own_models(fast: Served) 
         assert stage["count"] == before["inference_stats"][name]["count"] + (name != "fail")
 
 
+def test_kserve_v1_answers_as_the_handler_does(fast: Served, eager: Served) -> None:
+    texts = [base64.b64encode(make_picture(size=size)).decode() for size in ((300, 260), (97, 401))]
+    for instances in ([{"data": texts[0]}], [{"b64": texts[0]}, {"body": texts[1], "note": "x"}]):
+        answers = [
+            each.client.post("/v1/models/tiny:predict", json={"instances": instances}, headers=basic())
+            for each in (fast, eager)
+        ]
+        ours, theirs = (each.json["predictions"] for each in answers)
+        assert [list(each) for each in ours] == [list(each) for each in theirs]
+        for one, other in zip(ours, theirs, strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
+        for name in ("X-Model-Version", "X-Notice", "Content-Type"):
+            assert answers[0].headers[name] == answers[1].headers[name]
+    for wrong in ({"data": "%"}, {"data": [1, 2]}, {}):
+        response = fast.client.post("/v1/models/tiny:predict", json={"instances": [wrong]}, headers=basic())
+        assert (response.status_code, list(response.json)) == (400, ["error"])
+
+
+def test_management_lists_the_http_workers_and_the_numbers_that_are_wanted(fast: Served) -> None:
+    call = {"headers": basic(MANAGER, MANAGER_PASSWORD), "environ_overrides": {"SERVER_PORT": "8081"}}
+    seen = []
+    for wish in ("min_worker=3&max_worker=4", "min_worker=0", "min_worker=1"):
+        assert fast.client.put(f"/models/tiny?{wish}&synchronous=true", **call).status_code == 200
+        [described] = fast.client.get("/models/tiny", **call).json
+        workers = [(each["pid"], each["status"]) for each in described["workers"]]
+        seen.append((described["minWorkers"], described["maxWorkers"], workers))
+        queue = fast.app.extensions["scancer"].settings.queue_size if workers else 100
+        assert described["jobQueueStatus"]["remainingCapacity"] == queue
+    here = [(os.getpid(), "READY")]
+    assert seen == [(3, 4, here), (0, 0, []), (1, 1, here)]
+
+
 def test_compiled_archive_is_found_again_and_made_anew_when_its_files_change(fast: Served, tmp_path: Path) -> None:
     folder = tmp_path / "tiny/1.0"
     shutil.copytree(fast.app.extensions["scancer"].settings.models / "tiny/1.0", folder)

@@ -19,7 +19,7 @@ from PIL import Image
 from app import create_app
 from app.config import Settings
 from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
-from tests.handlers.archives import make_archive
+from tests.handlers.archives import make_archive, make_config
 from tests.handlers.conftest import ServeArchives, has_ended
 
 FORKING_HANDLER = """
@@ -94,6 +94,23 @@ def shown(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., FlaskCl
     models = tmp_path_factory.mktemp("shown") / "models"
     make_archive(models, "Show_1.x", "show:entry", {"show.py": SHOWING_HANDLER})
     return serve(models)
+
+
+def test_settings_of_a_version_without_workers_are_told(tmp_path: Path, serve: Callable[..., FlaskClient]) -> None:
+    files: dict[str, str | bytes] = {"show.py": SHOWING_HANDLER, "c.yaml": make_config(batchSize=2, startupTimeout=33)}
+    make_archive(tmp_path / "elsewhere/models", "e", "show:entry", files, config_file="c.yaml")
+    (tmp_path / "models").mkdir()
+    client = serve(tmp_path / "models", store=tmp_path / "elsewhere/source-e")
+    call: Any = {"headers": basic(MANAGER, MANAGER_PASSWORD), "environ_overrides": {"SERVER_PORT": "8081"}}
+    names = ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout")
+    for given, expected in (
+        ("batch_size=4&max_batch_delay=70&response_timeout=9", (0, 0, 4, 70, 9, 33)),
+        ("model_name=f", (0, 0, 2, 100, 120, 33)),
+    ):
+        assert client.post(f"/models?url=e.mar&initial_workers=0&{given}", **call).status_code == 200
+        [described] = client.get("/models/f" if "=f" in given else "/models/e", **call).json
+        assert tuple(described[name] for name in names) == expected
+        assert described["workers"] == []
 
 
 def post(client: FlaskClient, name: str, data: Any, **more: Any) -> Any:

@@ -13,7 +13,8 @@ from app.manifest import read_manifest
 from app.repository.compiler import has_valid_report
 from app.repository.model_entry import ModelEntry, State
 from app.repository.model_registry import ModelRegistry
-from app.repository.model_repository import order_version
+from app.repository.model_repository import find_model_folders, order_version
+from app.repository.wanted import Plan, WantedState, make_plan
 
 WAIT_S = 120
 
@@ -103,6 +104,55 @@ def test_damaged_folder_is_unavailable_with_its_reason_and_the_others_serve(
     with pytest.raises(ServiceUnavailableError):
         registry.get_served("pcam-classification", "2.0")
     assert registry.get("pcam-classification", "1.0").state is State.READY
+
+
+def test_model_that_comes_while_the_server_runs_counts_from_the_first_time_it_is_ready(
+    models: Path, pcam: Path, tmp_path: Path
+) -> None:
+    key, seen = ("late-model", "1.0"), []
+
+    def note(entry: ModelEntry) -> None:
+        seen.append((entry.folder.name, entry.state, [each.folder.name for each in registry.list_lacking()]))
+
+    registry = ModelRegistry(Settings(models=models, instance=tmp_path), note)
+    registry.load_all()
+    late, sound = models / "late-model/1.0", models / "late-model/1.0/model.toml"
+    shutil.copytree(pcam, late)
+    text = sound.read_text().replace('name = "pcam-classification"', 'name = "late-model"')
+    for content in ("=", text, "="):
+        sound.write_text(content)
+        registry.apply(make_plan(find_model_folders(models), WantedState()), frozenset({key}))
+    assert seen[1:] == [
+        ("late-model", State.UNAVAILABLE, []),
+        ("late-model", State.READY, []),
+        ("late-model", State.UNAVAILABLE, ["late-model"]),
+    ]
+    shutil.rmtree(late.parent)
+    registry.apply(make_plan(find_model_folders(models), WantedState()))
+    assert registry.list_lacking() == []
+    registry.close()
+
+
+def test_model_that_is_being_compiled_counts_only_if_it_was_there_at_the_start(models: Path, tmp_path: Path) -> None:
+    lacking, done = [], threading.Event()
+
+    def note(entry: ModelEntry) -> None:
+        if entry.state is State.LOADING:
+            lacking.append([each.folder.name for each in registry.list_lacking()])
+        done.set() if entry.state is State.UNAVAILABLE else None
+
+    shutil.rmtree(models / "pcam-classification/1.0/compiled")
+    manifest = models / "pcam-classification/1.0/model.toml"
+    manifest.write_text(manifest.read_text().replace("efficientnet_lite0", "efficientnet_lite9"))
+    for is_there_at_start in (False, True):
+        done.clear()
+        registry = ModelRegistry(Settings(models=models, instance=tmp_path), note)
+        if not is_there_at_start:
+            registry.apply(Plan({}, {}, frozenset()))
+        registry.load_all()
+        assert done.wait(WAIT_S)
+        assert [each.folder.name for each in registry.list_lacking()] == ["pcam-classification"] * is_there_at_start
+    assert lacking[0] == []
 
 
 def test_artifact_that_is_a_link_is_refused(models: Path, pcam: Path, tmp_path: Path) -> None:

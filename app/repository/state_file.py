@@ -14,6 +14,7 @@ from app.repository.wanted import WantedState, WantedVersion
 
 GENERATION, VERSIONS, DEFAULTS, STRAYS = "scancer_generation", "scancer_versions", "scancer_defaults", "scancer_strays"
 BUSY_TIMEOUT_S = 10
+FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 
 class StateFile:
@@ -47,14 +48,34 @@ class StateFile:
     def _open(self) -> Iterator[sqlite3.Connection | None]:
         """A transaction that reads; None if whoever makes the file has not finished."""
         try:
-            address = f"{self._path.resolve().as_uri()}?mode=rw"  # a journal is read only by who may write
-            with closing(sqlite3.connect(address, BUSY_TIMEOUT_S, uri=True, isolation_level=None)) as connection:
-                connection.row_factory = sqlite3.Row
-                connection.execute("BEGIN")
+            with closing(self._connect()) as connection:
                 made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [GENERATION]).fetchone()
                 yield connection if made else None
         except sqlite3.Error as error:
             raise StateStoreError(f"the state store cannot be used: {type(error).__name__}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        """Begin to read: the file alone where a full disk has no room for the journal's index, and there is no journal.
+
+        Nobody can write it then. Should there be room again at this moment, the next generation tells.
+        """
+        connection = self._connect_as("mode=rw")  # a journal is read only by who may write
+        try:
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            connection.close()
+            journal = self._path.with_name(f"{self._path.name}-wal")
+            if error.sqlite_errorcode not in FULL or (journal.exists() and journal.stat().st_size):
+                raise
+            return self._connect_as("mode=ro&immutable=1")
+        return connection
+
+    def _connect_as(self, mode: str) -> sqlite3.Connection:
+        address = f"{self._path.resolve().as_uri()}?{mode}"
+        connection = sqlite3.connect(address, BUSY_TIMEOUT_S, uri=True, isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        connection.execute("BEGIN")
+        return connection
 
 
 def read_generation(connection: sqlite3.Connection) -> int:

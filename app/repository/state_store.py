@@ -7,7 +7,6 @@ Import this module only where something is changed: SQLAlchemy takes 0.3 s of CP
 does so by `state_file`.
 """
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -38,10 +37,9 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import DiskFullError, StateStoreError
-from app.repository.state_file import BUSY_TIMEOUT_S, DEFAULTS, GENERATION, STRAYS, VERSIONS
+from app.repository.state_file import BUSY_TIMEOUT_S, DEFAULTS, FULL, GENERATION, STRAYS, VERSIONS
 from app.repository.wanted import Key, WantedState, WantedVersion
 
-FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 SCHEMA_LOCK = 7266263  # any number, of PostgreSQL's advisory locks
 metadata = MetaData()
 generations = Table(

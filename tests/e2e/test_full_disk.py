@@ -49,11 +49,14 @@ def small_disk_server(own_instance: Path, tmp_path: Path) -> Iterator[LiveServer
 
 
 def fill(disk: Path) -> Path:
-    """Write a file that takes all the space there is."""
+    """Write a file that takes all the space there is, also what a reader of the state store had for a moment."""
     filler = disk / "filler"
     with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free)
-    assert shutil.disk_usage(disk).free == 0
+        for _ in range(2):
+            free = shutil.disk_usage(disk).free
+            if free:
+                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, free)
+            time.sleep(0.3)
     return filler
 
 
@@ -69,12 +72,12 @@ def find_metrics(server: LiveServer) -> Path:
     return Path(*set(re.findall(r"(/\S+)/counter_\d+\.db", "\n".join(maps))))
 
 
-def replace_worker(server: LiveServer) -> None:
-    """Kill a worker, and wait for another in its place."""
+def replace_worker(server: LiveServer, ready: int = 2) -> None:
+    """Kill a worker, and wait for another in its place, and for so many models in all workers."""
     before = worker_pids(server)
     os.kill(min(before), signal.SIGKILL)
     within(20, lambda: len(worker_pids(server)) == len(before) and min(before) not in worker_pids(server))
-    wait_for_ready_workers(server, len(before))
+    wait_for_ready_workers(server, ready)
 
 
 def within(seconds: float, is_so: Callable[[], bool]) -> None:
@@ -100,6 +103,18 @@ def test_on_a_full_disk_models_answer_and_changes_answer_507(
     assert register(live) == 200
     assert predict(live, PCAM + "/2.0", pcam_example).status_code == 200
     assert live.log.read_text().count("models are not followed") <= 3  # each worker says it once
+
+
+def test_new_worker_reads_what_is_wanted_from_a_full_disk(small_disk_server: LiveServer, pcam_example: bytes) -> None:
+    live = small_disk_server
+    assert register(live) == 200
+    live.stop()
+    live.start()
+    wait_for_ready_workers(live, 4)  # of two versions
+    fill(live.instance)
+    replace_worker(live, 4)
+    assert [predict(live, PCAM + "/2.0", pcam_example).status_code for _ in range(10)] == [200] * 10
+    assert register(live) == 507
 
 
 def test_metrics_outlive_a_reload_and_their_folder_no_server(small_disk_server: LiveServer) -> None:

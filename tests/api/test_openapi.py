@@ -493,6 +493,8 @@ def load_schema() -> schemathesis.BaseSchema:
 
 
 api = load_schema()
+FRAMING = {"connection", "content-length", "expect", "host", "transfer-encoding", "upgrade"}
+"""Headers that say where a request ends and who reads it; no document of an API has them."""
 
 
 # Against a real server: gunicorn, two workers.
@@ -501,6 +503,8 @@ def test_every_answer_is_as_documented(case: schemathesis.Case, server: LiveServ
     base_url = server.metrics if case.path == "/metrics" else server.inference
     if case.operation.definition.raw["tags"] == ["Management"]:  # by a user who may not change anything
         base_url = server.management
+    for name in FRAMING & {name.lower() for name in case.headers}:  # made up ones are refused before there is a path
+        case.headers.pop(name)
     answer = case.call(base_url=base_url, headers=basic(), timeout=30)
     # A caller who asks for an answer within a millisecond gets 504, and that is as it should be.
     checks = [check for check in CHECKS if answer.status_code != 504 or check is not not_a_server_error]

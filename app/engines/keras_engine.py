@@ -1,21 +1,17 @@
 """Runs a Keras model as it is: the reference that compiled models are compared with."""
 
+from app.engines.tensorflow_setup import limit_threads, tf  # before Keras, which imports TensorFlow too
+
+# isort: split
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
-
-# Set before the import: TensorFlow otherwise prints to the log, and rounds differently from one machine to the next.
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import h5py
 import keras
 import numpy as np
 import openvino
-import tensorflow as tf
 
 from app.arrays import InputBatch, Scores
 from app.engines.keras_2_weights import set_weights
@@ -89,11 +85,7 @@ class KerasEngine:
 
     def load(self) -> None:
         """Check what the file would build, load it in safe mode, and put the normalization in front."""
-        try:
-            tf.config.threading.set_intra_op_parallelism_threads(self._threads)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
-        except RuntimeError:
-            pass  # TensorFlow is running already, with the threads of whoever came first
+        limit_threads(self._threads)
         network = load_network(self._path)
         mean, std = (np.array(values, dtype=np.float32) for values in (self._spec.mean, self._spec.std))
         signature = tf.TensorSpec([None, self._spec.height_px, self._spec.width_px, 3], tf.float32)

@@ -24,6 +24,11 @@ def normalize(batch: InputBatch, spec: InputSpec, layout: str) -> NDArray[np.flo
     return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2)) if layout == NCHW else normalized
 
 
+def split_batch(pixels: NDArray[np.float32], takes_one: bool) -> list[NDArray[np.float32]]:
+    """Return what a network is called with, one after the other: each picture, or all of them at once."""
+    return np.split(pixels, len(pixels)) if takes_one else [pixels]
+
+
 def shape_of(count: int, spec: InputSpec, layout: str) -> list[int]:
     """The shape of `count` pictures in a layout; -1 pictures are any number."""
     size = [spec.height_px, spec.width_px]

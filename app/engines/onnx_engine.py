@@ -9,7 +9,7 @@ import openvino
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from app.arrays import InputBatch, Scores
-from app.engines.network_input import NCHW, NHWC, find_layout, free_batch, normalize, prepend_normalization
+from app.engines.network_input import NCHW, NHWC, find_layout, free_batch, normalize, prepend_normalization, split_batch
 from app.errors import InferenceError, IntegrityError
 from app.manifest import ModelManifest
 
@@ -60,8 +60,7 @@ class OnnxEngine:
     def infer(self, batch: InputBatch) -> Scores:
         """Infer."""
         assert self.session is not None, "load() comes first"
-        pixels = normalize(batch, self._spec, self.layout)
-        parts = np.split(pixels, len(pixels)) if self._takes_one else [pixels]
+        parts = split_batch(normalize(batch, self._spec, self.layout), self._takes_one)
         name = self.session.get_inputs()[0].name
         try:
             scores: Scores = np.concatenate([self.session.run(None, {name: part})[0] for part in parts])

@@ -3,20 +3,15 @@
 Loading one can write files, and running it read them: a confined process alone does it, with what the operator trusts.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
-# Set before the import: TensorFlow otherwise prints to the log, and rounds differently from one machine to the next.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
 import numpy as np
 import openvino
-import tensorflow as tf
 
 from app.arrays import InputBatch, Scores
-from app.engines.network_input import NHWC, find_layout, shape_of
+from app.engines.network_input import NHWC, find_layout, shape_of, split_batch
+from app.engines.tensorflow_setup import limit_threads, tf
 from app.errors import InferenceError, IntegrityError
 from app.manifest import ModelManifest
 
@@ -33,6 +28,7 @@ class SavedModelEngine:
         self._spec = manifest.input
         self._threads = threads
         self._takes_one = False
+        self._loaded: Any = None
         self.function: Any = None
 
     def load(self) -> None:
@@ -41,11 +37,7 @@ class SavedModelEngine:
         Raises:
             IntegrityError: TensorFlow cannot load it, or the signature is not there or takes something else.
         """
-        try:
-            tf.config.threading.set_intra_op_parallelism_threads(self._threads)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
-        except RuntimeError:
-            pass  # TensorFlow is running already, with the threads of whoever came first
+        limit_threads(self._threads)
         try:
             self._loaded = tf.saved_model.load(self._path)
         except (OSError, ValueError, KeyError, AttributeError, tf.errors.OpError) as error:
@@ -78,8 +70,7 @@ class SavedModelEngine:
     def infer(self, batch: InputBatch) -> Scores:
         """Infer."""
         assert self.function is not None, "load() comes first"
-        pixels = batch.astype(np.float32)
-        parts = np.split(pixels, len(pixels)) if self._takes_one else [pixels]
+        parts = split_batch(batch.astype(np.float32), self._takes_one)
         try:
             scores: Scores = np.concatenate([self.function(part).numpy() for part in parts])
         except tf.errors.OpError as error:

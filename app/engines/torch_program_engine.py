@@ -14,7 +14,15 @@ import openvino
 import torch
 
 from app.arrays import InputBatch, Scores
-from app.engines.network_input import NCHW, find_layout, free_batch, normalize, prepend_normalization, shape_of
+from app.engines.network_input import (
+    NCHW,
+    find_layout,
+    free_batch,
+    normalize,
+    prepend_normalization,
+    shape_of,
+    split_batch,
+)
 from app.errors import InferenceError, IntegrityError
 from app.manifest import ModelManifest
 
@@ -53,10 +61,9 @@ class TorchProgramEngine(ABC):
     def infer(self, batch: InputBatch) -> Scores:
         """Infer eagerly."""
         assert self.network is not None, "load() comes first"
-        pixels = torch.from_numpy(normalize(batch, self._spec, NCHW))
+        parts = split_batch(normalize(batch, self._spec, NCHW), self._takes_one)
         try:
-            found = [self.network(part) for part in (torch.split(pixels, 1) if self._takes_one else (pixels,))]
-            scores: Scores = torch.cat(found).numpy()
+            scores: Scores = torch.cat([self.network(torch.from_numpy(part)) for part in parts]).numpy()
         except (RuntimeError, TypeError) as error:  # the second of what is no tensor
             raise InferenceError("The model failed.") from error
         return scores

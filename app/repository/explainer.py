@@ -14,14 +14,13 @@ from app.errors import DeadlineError, HandlerFaultError
 from app.handlers.archive import HandlerArchive
 from app.handlers.batch import NO_CAPTUM
 from app.handlers.handler_model import HandlerModel
+from app.handlers.streams import LOOK_S
 from app.pipeline.patience import LATE, Patience
 from app.repository.handler_keeper import HandlerKeeper
 
 if TYPE_CHECKING:
     from app.handlers.client import PoolClient
 
-LOOK_S = 0.5
-"""How often a waiting thread looks whether its caller has gone."""
 EXPLAINING_PACKAGE = "captum"
 """What TorchServe's default handler explains with; an operator installs it."""
 

@@ -38,8 +38,8 @@ from app.repository.model_check import EXPECTED_FILE, check_folder, read_expecte
 from app.repository.model_format import ModelFormat, Trust, identify
 from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
 from app.repository.quarantine import Quarantine
-from app.repository.signing import SIGNATURE_FILE, verify_folder
-from app.repository.trust import require_trust, require_trusted_artifact
+from app.repository.signing import SIGNATURE_FILE
+from app.repository.trust import require_trust, verify_trusted
 
 UNPACKED_FACTOR = 4
 WEIGHTS = (ModelFormat.KERAS, ModelFormat.HDF5, ModelFormat.SAFETENSORS, ModelFormat.STATE_DICT)
@@ -146,7 +146,7 @@ def bring_in(
         raise ModelFormatError(f"{source.name} is larger than the {settings.max_model_bytes} bytes that are allowed")
     unpacked = quarantine / "unpacked"
     if kind in WEIGHTS or (kind in PROGRAMS and settings.programs == "all"):
-        root = lay_out(source, kind, manifest, unpacked, limits)
+        root = lay_out(source, manifest, unpacked, limits)
     elif kind not in UNPACKABLE:
         raise refuse(source.name, kind)
     elif manifest is not None and kind in (ModelFormat.FOLDER, ModelFormat.PACKED):
@@ -170,11 +170,12 @@ def refuse(name: str, kind: ModelFormat) -> ModelFormatError:
     return ModelFormatError(f"{reason}: loading it can run code")
 
 
-def lay_out(source: Path, kind: ModelFormat, manifest: Path | None, target: Path, limits: ArchiveLimits) -> Path:
+def lay_out(source: Path, manifest: Path | None, target: Path, limits: ArchiveLimits) -> Path:
     """Make a model folder of an artifact and its manifest."""
     if manifest is None:
         raise ModelFormatError(f"{source.name} comes without a manifest; name one")
-    artifact = read_document(manifest).get("artifact")
+    document = read_document(manifest)
+    artifact, framework = document.get("artifact"), document.get("framework")
     name = artifact.get("file") if isinstance(artifact, dict) else None
     if not isinstance(name, str) or not FILE_PATTERN.fullmatch(name):
         name = "model"  # parse_manifest will say what is wrong
@@ -184,7 +185,7 @@ def lay_out(source: Path, kind: ModelFormat, manifest: Path | None, target: Path
         unpack(source, target / name, limits)
         return target
     shutil.copyfile(source, target / name)
-    for companion in list_companions(source, "onnx") if kind is ModelFormat.ONNX else ():
+    for companion in list_companions(source, framework) if framework in FRAMEWORKS else ():
         if source.name != name:  # inside the one file stands the name of the other
             raise ModelFormatError(f"{source.name} has its weights in {companion.name}: artifact.file must be its name")
         shutil.copyfile(companion, target / companion.name)
@@ -211,10 +212,10 @@ def admit(folder: ModelFolder, settings: Settings, limits: ArchiveLimits) -> Non
     folder.verify_artifact(manifest)
     check_files(folder, manifest)
     check_artifact(folder, manifest, limits)
-    require_trusted_artifact(folder, manifest, settings)
+    signer = verify_trusted(folder, manifest, settings)
     if (folder.path / EXAMPLES_FOLDER).is_dir():
         read_expected(folder)  # now: compiling takes seconds
-    if verify_folder(folder, settings.instance) is None:
+    if signer is None:
         # Whoever made a compiled model can have made it anything: unsigned, it is made anew from the artifact.
         for made in (COMPILED_FOLDER, INT8_FOLDER):
             shutil.rmtree(folder.path / made, ignore_errors=True)

@@ -8,7 +8,7 @@ from app.errors import SignatureError
 from app.handlers.archive import is_archive
 from app.manifest import MANIFEST_FILE, ModelManifest, read_document
 from app.repository.model_repository import ModelFolder
-from app.repository.signing import verify_content
+from app.repository.signing import TrustedKey, verify_content, verify_folder
 
 PROGRAMS = {name for name, framework in FRAMEWORKS.items() if framework.is_program}
 PROGRAMS_ARE_OFF = (
@@ -22,7 +22,12 @@ def require_trust(path: Path, name: str, version: str, settings: Settings) -> No
 
     A signature that is there must hold, also where every program is trusted: it is there to be believed.
     """
-    if verify_content(path, name, version, settings.instance) is None and settings.programs == "off":
+    refuse_unsigned(verify_content(path, name, version, settings.instance), settings)
+
+
+def refuse_unsigned(signer: TrustedKey | None, settings: Settings) -> None:
+    """Raise `SignatureError` for a program that nobody signed, unless every one is trusted."""
+    if signer is None and settings.programs == "off":
         raise SignatureError(PROGRAMS_ARE_OFF)
 
 
@@ -30,6 +35,18 @@ def require_trusted_source(path: Path, name: str, version: str, settings: Settin
     """Raise `SignatureError` if a folder, of wherever and by this name to be, is a program that may not be run."""
     if is_archive(path) or read_document(path / MANIFEST_FILE).get("framework") in PROGRAMS:
         require_trust(path, name, version, settings)
+
+
+def verify_trusted(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> TrustedKey | None:
+    """Verify the signature of a model folder, and return whose it is; None if there is none.
+
+    Raises:
+        SignatureError: it does not hold, or the artifact is a program that may not be run.
+    """
+    signer = verify_folder(folder, settings.instance)
+    if manifest.is_program:
+        refuse_unsigned(signer, settings)
+    return signer
 
 
 def require_trusted_artifact(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from app.config import Settings
+from app.config.settings import Settings
 from app.errors import SettingsError
 from app.gunicorn_conf import make_config
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flask import Flask
 
-    from app.config import Settings
+    from app.config.settings import Settings
 
 __version__ = "0.1.0"
 
@@ -26,35 +26,22 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from flask import Flask
 
     from app import cli
-    from app.api import (
-        description,
-        explanations,
-        exporter,
-        health,
-        management,
-        models,
-        open_configuration,
-        open_inference,
-        open_models,
-        open_repository,
-        open_statistics,
-        predictions,
-    )
-    from app.api.auth import Authenticator, register_auth
-    from app.api.context import Services
-    from app.api.error_handlers import register_error_handlers
-    from app.api.observation import register_observation
-    from app.api.surfaces import register_surfaces
-    from app.api.upload import MemoryRequest
-    from app.api.users import UsersFile
-    from app.config import Settings
+    from app.api.blueprints import register_blueprints
+    from app.api.request.auth import Authenticator, register_auth
+    from app.api.request.bodies import MemoryRequest
+    from app.api.request.error_handlers import register_error_handlers
+    from app.api.request.observation import register_observation
+    from app.api.request.services import Services
+    from app.api.request.surfaces import register_surfaces
+    from app.config.settings import Settings
     from app.logs import make_log_config
     from app.metrics import Metrics
-    from app.repository.model_changes import ModelChanges
-    from app.repository.model_entry import ModelEntry, State
-    from app.repository.model_follower import ModelFollower
-    from app.repository.model_registry import ModelRegistry
-    from app.repository.store_access import StoreAccess
+    from app.registry.model_changes import ModelChanges
+    from app.registry.model_entry import ModelEntry, State
+    from app.registry.model_follower import ModelFollower
+    from app.registry.model_registry import ModelRegistry
+    from app.state.store_access import StoreAccess
+    from app.users import UsersFile
 
     class PlainFlask(Flask):
         """Flask without its search for coroutines, several times a request: no view here is one."""
@@ -89,12 +76,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     register_observation(app, metrics)
     register_surfaces(app, settings)
     register_error_handlers(app)
-    parts = (
-        *(predictions, explanations, open_inference, open_models, open_configuration, open_statistics, open_repository),
-        *(models, management, health, description),
-    )
-    for blueprint in (*(part.blueprint for part in parts), exporter.make_exporter_blueprint(metrics)):
-        app.register_blueprint(blueprint)
+    register_blueprints(app, metrics)
     cli.register_commands(app)
 
     # A command other than `flask run` serves nobody: adding a user must not wait for the models.

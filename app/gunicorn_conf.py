@@ -9,18 +9,18 @@ import select
 import sys
 from typing import Any
 
-from app.api.users import UsersFile
-from app.config import HANDLERS_VARIABLE, PREFIX, Settings
+from app.config.settings import HANDLERS_VARIABLE, PREFIX, Settings
+from app.config.torchserve_properties import read_config
 from app.errors import SettingsError, UsersError
-from app.handlers.folder import end_manager, find_folder, sweep
+from app.handlers.manager_folder import end_manager, find_folder, sweep
 from app.logs import make_log_config
 from app.server.instance_claim import claim_instance
 from app.server.metrics_folder import MEMORY_FOLDER, MetricsFolder
 from app.server.tls import load_context
-from app.ts_config import read_config
+from app.users import UsersFile
 
 M_ARENA_MAX = -8  # malloc.h of glibc
-EPOLL_WORKER = "app.server.worker.SharedPollWorker"
+EPOLL_WORKER = "app.server.gunicorn_worker.SharedPollWorker"
 
 
 def make_config(settings: Settings) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "control_socket_disable": True,
         # gunicorn's heartbeat files, which hold nothing.
         "worker_tmp_dir": str(MEMORY_FOLDER) if MEMORY_FOLDER.is_dir() else None,
-        # Off: gunicorn's access log prints user names as they came. `app/api/observation.py` writes ours.
+        # Off: gunicorn's access log prints user names as they came. `app/api/request/observation.py` writes ours.
         "accesslog": None,
         "logconfig_dict": make_log_config(settings.log_level),
         "on_starting": on_starting,
@@ -147,7 +147,7 @@ def when_ready(server: Any, ts_remarks: list[str]) -> None:
 def on_reload(server: Any) -> None:
     """Tell the old workers that others take over."""
     if server.cfg.worker_class_str == EPOLL_WORKER:
-        from app.server.worker import note_reload
+        from app.server.gunicorn_worker import note_reload
 
         note_reload()
 

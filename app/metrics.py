@@ -2,7 +2,7 @@
 
 Import this module only where an app is made: `prometheus_client` decides on its multi-process mode when it is first
 imported. Under gunicorn each worker writes to files below `PROMETHEUS_MULTIPROC_DIR`, and any worker answers with the
-sum (`app/api/exporter.py`).
+sum (`app/api/monitoring/exporter.py`).
 """
 
 import os
@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from app.config import MULTIPROCESS_VARIABLE
+from app.config.settings import MULTIPROCESS_VARIABLE
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))

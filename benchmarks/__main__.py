@@ -6,7 +6,7 @@ Runs one after the other what also runs alone: `stages`, `load`, `footprint` and
 import subprocess
 import sys
 
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
 
 MODULES = ("stages", "load", "footprint", "many_models")
 

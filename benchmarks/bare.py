@@ -11,8 +11,8 @@ import numpy as np
 import openvino
 from PIL import Image
 
-from app.engines.report import COMPILED_FOLDER, IR_FILE
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
+from app.engines.compile_report import COMPILED_FOLDER, IR_FILE
 
 WARM_UP = 20
 

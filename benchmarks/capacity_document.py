@@ -3,7 +3,7 @@
 import os
 import statistics
 
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
 from benchmarks.capacity_figures import (
     LOAD_S,
     MAX_OTHERS,

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from app.config import MAX_BATCH_PICTURES
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import MAX_BATCH_PICTURES
 from benchmarks.bare import measure_bare_beside_itself_ms, measure_bare_ms
 from benchmarks.open_loop import Load, Seen, make_arrivals, make_request
 from benchmarks.server import TICKS_PER_S, MeasuredServer

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
 from benchmarks.server import MeasuredServer
 
 MB = 1e6

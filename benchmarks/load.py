@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
 from benchmarks.bare import measure_bare_ms, measure_decode_ms, measure_limit_per_s
 from benchmarks.server import MeasuredServer, make_headers
 

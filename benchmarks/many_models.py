@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
 from benchmarks.server import MeasuredServer
 
 COPIES = 10

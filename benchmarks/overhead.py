@@ -8,7 +8,7 @@ model is measured alone, and in as many processes at once as the server has work
 import os
 import threading
 
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
 from benchmarks.bare import measure_bare_beside_itself_ms, measure_bare_ms
 from benchmarks.server import MeasuredServer
 

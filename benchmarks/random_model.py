@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from app.engines.torch_architectures import ARCHITECTURES
+from app.engines.pytorch.torch_architectures import ARCHITECTURES
 
 MANIFEST = """name = "{name}"
 version = "1.0"

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
 from benchmarks.server import MeasuredServer, make_headers
 
 CLIENTS = 8

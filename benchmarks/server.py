@@ -12,8 +12,8 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-from app.api.users import UsersFile
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
+from app.users import UsersFile
 
 USER, PASSWORD = "benchmark", "a benchmark's password"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")

@@ -13,7 +13,7 @@ import urllib.request
 import numpy as np
 from PIL import Image
 
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
 from benchmarks.server import MeasuredServer
 
 ROUNDS = 3

@@ -52,7 +52,7 @@ echo "Installing $requirements …"
 # shellcheck disable=SC2016  # the dollar sign is for the reader of the message
 address=$(.venv/bin/python -c '
 import socket, sys
-from app.config import Settings
+from app.config.settings import Settings
 from app.errors import SettingsError
 try:
     settings = Settings.from_env()
@@ -70,7 +70,7 @@ for address in settings.addresses:
 print(settings.inference_address)
 ') || fail "the server cannot start with these addresses or settings; the line above says what to do."
 
-instance=$(.venv/bin/python -c "from app.config import Settings; print(Settings.from_env().instance)")
+instance=$(.venv/bin/python -c "from app.config.settings import Settings; print(Settings.from_env().instance)")
 mkdir -p "$instance"
 password=$(.venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(12))')
 printf '%s\n' "$password" | .venv/bin/flask --app wsgi users add "$user" --password-stdin >/dev/null

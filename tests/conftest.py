@@ -18,14 +18,15 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.api.users import USERS_FILE, UsersFile
-from app.config import Settings
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
+from app.users import USERS_FILE, UsersFile
 
 USER, PASSWORD = "tester", "correct horse battery"
 MANAGER, MANAGER_PASSWORD = "keeper", "staple horse battery"
 DATA = PROJECT_ROOT.parent / "shared" / "data"
 START_TIMEOUT_S = 60
+pytest_plugins = ["tests.handlers.fixtures"]
 
 
 def basic(user: str = USER, password: str = PASSWORD) -> dict[str, str]:
@@ -87,6 +88,20 @@ def real_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"the real pictures are not here: {DATA.relative_to(PROJECT_ROOT.parent)} is absent")
     return DATA
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A model repository with a copy of pcam-classification/1.0, which a test may break."""
+    folder = tmp_path / "models"
+    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", folder / "pcam-classification")
+    return folder
+
+
+@pytest.fixture
+def pcam(models: Path) -> Path:
+    """The folder of the copied version."""
+    return models / "pcam-classification/1.0"
 
 
 def find_free_ports(count: int) -> list[int]:

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from werkzeug.security import check_password_hash
 
-from app.config import describe_settings
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import describe_settings
 
 
 def flask(*arguments: str, text: str = "", **settings: str) -> subprocess.CompletedProcess[str]:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.config import describe_settings
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import describe_settings
 from tests.conftest import PASSWORD, USER, LiveServer
 from tests.engines.programs import write_onnx
 from tests.handlers.archives import make_archive

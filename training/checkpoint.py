@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from app.engines.torch_architectures import ARCHITECTURES
+from app.engines.pytorch.torch_architectures import ARCHITECTURES
 from training.fine_tuning import Recipe, fine_tune
 from training.image_folder import read_split
 from training.imagenet import build_pretrained

@@ -25,7 +25,7 @@ class Recipe:
     """Everything that decides what the trained weights are.
 
     Attributes:
-        architecture: key of `app.engines.torch_architectures.ARCHITECTURES`.
+        architecture: key of `app.engines.pytorch.torch_architectures.ARCHITECTURES`.
         size_px: side of the square input.
         epochs: passes over the training split.
         batch_size: images per step.

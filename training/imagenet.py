@@ -5,7 +5,7 @@ from importlib import import_module
 import torch
 from torch import nn
 
-from app.engines.torch_architectures import ARCHITECTURES, HEAD_CHANNELS
+from app.engines.pytorch.torch_architectures import ARCHITECTURES, HEAD_CHANNELS
 
 IMAGENET_CLASSES = 1000
 

@@ -11,7 +11,7 @@ import torch
 from keras import layers
 from torch import Tensor, nn
 
-from app.engines.torch_architectures import BATCH_NORM_EPS, EfficientNetLite, InvertedBottleneck
+from app.engines.pytorch.torch_architectures import BATCH_NORM_EPS, EfficientNetLite, InvertedBottleneck
 
 TOLERANCE = 1e-4
 CHECKED_IMAGES = 32

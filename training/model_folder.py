@@ -8,14 +8,14 @@ from pathlib import Path
 
 from PIL import Image
 
+from app.compiling.folder_compiler import compile_model
 from app.engines.base import build_engine
-from app.engines.report import hash_files
-from app.manifest import read_manifest
-from app.pipeline.decode import ImageLimits, decode
+from app.engines.compile_report import hash_files
+from app.evaluation.estimate import Estimate
+from app.manifest.model_manifest import read_manifest
+from app.pipeline.decoding.decode import ImageLimits, decode
 from app.pipeline.postprocess import to_probabilities
 from app.pipeline.preprocess import preprocess
-from app.repository.compiler import compile_model
-from app.repository.estimate import Estimate
 from training.fine_tuning import MEAN, STD
 
 EXPECTED_FILE = "expected.json"

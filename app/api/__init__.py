@@ -1,1 +1,1 @@
-"""Everything that knows HTTP."""
+"""Everything that knows HTTP: one room a surface, `request` for what they share. It never imports a framework."""

@@ -3,13 +3,13 @@
 from flask import Blueprint, jsonify, redirect, render_template, request, send_from_directory, url_for
 from flask.typing import ResponseReturnValue
 
-from app.api.auth import require
-from app.api.context import NOTICE, facts, services
-from app.api.management import describe_registered, list_registered
-from app.api.schemas import make_description, make_summary
-from app.api.surfaces import asks_management
+from app.api.descriptions import make_description, make_summary
+from app.api.management.management_endpoints import describe_registered, list_registered
+from app.api.request.auth import require
+from app.api.request.services import NOTICE, facts, services
+from app.api.request.surfaces import asks_management
 from app.errors import ResourceNotFoundError
-from app.repository.model_repository import EXAMPLES_FOLDER
+from app.repository.model_folder import EXAMPLES_FOLDER
 
 blueprint = Blueprint("models", __name__)
 

@@ -4,15 +4,15 @@ import click
 from flask import Flask
 
 from app.cli import (  # each adds its commands to models_commands
-    compiling,  # noqa: F401
-    evaluating,  # noqa: F401
-    exchange,  # noqa: F401
-    signatures,  # noqa: F401
-    store,  # noqa: F401
+    compile_commands,  # noqa: F401
+    evaluation_commands,  # noqa: F401
+    exchange_commands,  # noqa: F401
+    serving_commands,  # noqa: F401
+    signature_commands,  # noqa: F401
 )
-from app.cli.folders import models_commands
-from app.cli.users import users_commands
-from app.config import describe_settings
+from app.cli.model_choice import models_commands
+from app.cli.user_commands import users_commands
+from app.config.settings import describe_settings
 
 
 def register_commands(app: Flask) -> None:

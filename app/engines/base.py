@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.arrays import InputBatch, Scores
-from app.manifest import ModelManifest
+from app.manifest.model_manifest import ModelManifest
 
 
 class Engine(Protocol):
@@ -40,12 +40,12 @@ class Engine(Protocol):
 
 ENGINES = {
     "openvino": "app.engines.openvino_engine:OpenVINOEngine",
-    "torch": "app.engines.torch_engine:TorchEngine",
-    "keras": "app.engines.keras_engine:KerasEngine",
-    "torchscript": "app.engines.torch_program_engine:TorchScriptEngine",
-    "torch_export": "app.engines.torch_program_engine:TorchExportEngine",
+    "torch": "app.engines.pytorch.torch_engine:TorchEngine",
+    "keras": "app.engines.tensorflow.keras_engine:KerasEngine",
+    "torchscript": "app.engines.pytorch.torch_program_engine:TorchScriptEngine",
+    "torch_export": "app.engines.pytorch.torch_program_engine:TorchExportEngine",
     "onnx": "app.engines.onnx_engine:OnnxEngine",
-    "saved_model": "app.engines.saved_model_engine:SavedModelEngine",
+    "saved_model": "app.engines.tensorflow.saved_model_engine:SavedModelEngine",
 }
 """Each engine's class by name; imported only when used, since each brings its framework with it."""
 

@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.engines.report import IR_FILE, REPORT_FILE, WEIGHTS_FILE, CompileReport, hash_files
+from app.engines.compile_report import IR_FILE, REPORT_FILE, WEIGHTS_FILE, CompileReport, hash_files
 from app.errors import CompiledModelError
-from app.manifest import ModelManifest
+from app.manifest.model_manifest import ModelManifest
 
 INT8_FOLDER = "compiled_int8"
 """Beside `compiled/`, which a new compilation replaces as a whole."""

@@ -12,7 +12,7 @@ from openvino.preprocess import PrePostProcessor
 
 from app.arrays import InputBatch
 from app.errors import IntegrityError
-from app.model_specs import InputSpec
+from app.manifest.model_specs import InputSpec
 
 NCHW, NHWC = "NCHW", "NHWC"
 

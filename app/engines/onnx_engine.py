@@ -11,7 +11,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors
 from app.arrays import InputBatch, Scores
 from app.engines.network_input import NCHW, NHWC, find_layout, free_batch, normalize, prepend_normalization, split_batch
 from app.errors import InferenceError, IntegrityError
-from app.manifest import ModelManifest
+from app.manifest.model_manifest import ModelManifest
 
 FAULTS = (
     errors.Fail,

@@ -7,10 +7,10 @@ import numpy as np
 import openvino
 
 from app.arrays import InputBatch, Scores
-from app.config import count_cores
-from app.engines.report import COMPILED_FOLDER, IR_FILE
+from app.config.settings import count_cores
+from app.engines.compile_report import COMPILED_FOLDER, IR_FILE
 from app.errors import CompiledModelError, InferenceError
-from app.manifest import ModelManifest
+from app.manifest.model_manifest import ModelManifest
 
 SLOW_S = 0.05
 """A model that takes longer for one picture on one core gets all cores for each."""

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from app.arrays import InputBatch, Scores
-from app.config import Settings
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
 from app.engines.base import build_engine
 from app.errors import InferenceError, ModelProcessError, ScancerError
-from app.manifest import ModelManifest, read_manifest
-from app.setting_types import PROJECT_ROOT
+from app.manifest.model_manifest import ModelManifest, read_manifest
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Everything between bytes and answer; `served_model.py` is the place to start."""
+"""Everything between bytes and answer; start at `served_model.py`. It knows no HTTP and no framework."""

@@ -10,7 +10,7 @@ import numpy as np
 from app.arrays import InputBatch, Scores
 from app.engines.base import Engine
 from app.errors import DeadlineError, InferenceError, ScancerError, ServiceUnavailableError
-from app.model_specs import BatchSpec
+from app.manifest.model_specs import BatchSpec
 from app.pipeline.patience import ENDLESS, LATE, Patience
 
 RECENT_S = 0.05

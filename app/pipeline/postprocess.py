@@ -7,7 +7,7 @@ import numpy as np
 
 from app.arrays import Probabilities, Scores
 from app.errors import InferenceError, ManifestError
-from app.model_specs import OutputSpec
+from app.manifest.model_specs import OutputSpec
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from app.arrays import RGBImage
-from app.model_specs import InputSpec
+from app.manifest.model_specs import InputSpec
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,

@@ -11,14 +11,14 @@ import numpy as np
 from app.arrays import RGBImage
 from app.engines.base import Engine
 from app.errors import AnsweredError, RequestError, ServiceUnavailableError
-from app.manifest import ModelManifest
+from app.manifest.model_manifest import ModelManifest
 from app.pipeline.batch import BatchRunner
-from app.pipeline.decode import ImageLimits, decode
+from app.pipeline.decoding.decode import ImageLimits, decode
+from app.pipeline.decoding.raw_pixels import wrap_pixels
 from app.pipeline.occupancy import Occupancy
 from app.pipeline.patience import ENDLESS, Patience, Turn
 from app.pipeline.postprocess import Decision, decide, to_probabilities
 from app.pipeline.preprocess import preprocess
-from app.pipeline.raw_pixels import wrap_pixels
 
 Upload: TypeAlias = bytes | RGBImage
 """One picture as it came: a PNG, JPEG, TIFF, BMP or WebP file, or bare pixels of any size."""

@@ -1,1 +1,1 @@
-"""Models on disk (`model_repository`) and in memory (`model_registry`)."""
+"""Model folders on disk: find, check, stage, sign. It knows nothing of models in memory, or of what is wanted."""

@@ -3,9 +3,9 @@
 import hashlib
 from pathlib import Path
 
-from app.artifact import FRAMEWORKS
-from app.engines.report import hash_files
+from app.engines.compile_report import hash_files
 from app.errors import IntegrityError
+from app.manifest.artifact import FRAMEWORKS
 
 
 def list_artifact(path: Path, framework: str) -> list[Path]:

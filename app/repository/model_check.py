@@ -2,15 +2,15 @@
 
 import json
 
-from app.config import Settings
+from app.config.settings import Settings
 from app.engines.base import Engine, build_engine
 from app.engines.int8_report import INT8_FOLDER
 from app.engines.process_engine import ProcessEngine, runs_natively
 from app.errors import AnsweredError, IntegrityError
-from app.manifest import ModelManifest
-from app.pipeline.decode import ImageLimits
+from app.manifest.model_manifest import ModelManifest
+from app.pipeline.decoding.decode import ImageLimits
 from app.pipeline.served_model import ServedModel
-from app.repository.model_repository import EXAMPLES_FOLDER, ModelFolder
+from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
 from app.repository.trust import require_trusted_artifact
 
 EXPECTED_FILE = "expected.json"

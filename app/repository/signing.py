@@ -15,9 +15,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from app.engines.report import hash_files
+from app.engines.compile_report import hash_files
 from app.errors import SignatureError
-from app.repository.model_repository import ARCHIVE_FOLDER, TOKEN_FILE, ModelFolder
+from app.repository.model_folder import ARCHIVE_FOLDER, TOKEN_FILE, ModelFolder
 from app.repository.staging import COMPILING_PATTERN
 
 SIGNATURE_FILE = "signature.json"

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from app.artifact import FRAMEWORKS
-from app.config import Settings
+from app.config.settings import Settings
 from app.errors import SignatureError
-from app.handlers.archive import is_archive
-from app.manifest import MANIFEST_FILE, ModelManifest, read_document
-from app.repository.model_repository import ModelFolder
+from app.handlers.handler_archive import is_archive
+from app.manifest.artifact import FRAMEWORKS
+from app.manifest.model_manifest import MANIFEST_FILE, ModelManifest, read_document
+from app.repository.model_folder import ModelFolder
 from app.repository.signing import TrustedKey, verify_content, verify_folder
 
 PROGRAMS = {name for name, framework in FRAMEWORKS.items() if framework.is_program}

@@ -8,7 +8,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from app.config import OPEN_INFERENCE_PATHS
+from app.config.settings import OPEN_INFERENCE_PATHS
 from app.server.request_reader import Request
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 
-from app.config import CALLER_IS_GONE
+from app.config.settings import CALLER_IS_GONE
 from app.errors import BrokenAnswerError
 from app.server.answer import Answer, StreamedAnswer, write_refusal
 from app.server.request_reader import CONTINUE, RefusedRequestError, Request, RequestReader

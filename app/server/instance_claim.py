@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from app.config import Settings
+from app.config.settings import Settings
 from app.errors import SettingsError
 
 CLAIM_FILE = "server.lock"

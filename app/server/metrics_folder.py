@@ -10,8 +10,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from app.config import MULTIPROCESS_VARIABLE
-from app.locking import lock_folder
+from app.config.settings import MULTIPROCESS_VARIABLE
+from app.processes.locks import lock_folder
 
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108  # the folder below it is of a new name, and its owner's alone
 PREFIX = "scancer-metrics-"

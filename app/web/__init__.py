@@ -1,1 +1,1 @@
-"""The page: templates and styles for browsers."""
+"""The pages: templates and styles for browsers. It holds no code."""

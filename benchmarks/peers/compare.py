@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
 from benchmarks.bare import measure_bare_ms
 from benchmarks.load import Load, run_wrk, write_script
 from benchmarks.peers.peer import Case, Peer, PeerServer, Setup, start_peer

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
 from benchmarks.server import sum_cpu_s
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 120, 30

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from app.api.auth import MAX_WAITING, Authenticator
-from app.api.users import UsersFile
+from app.api.request.auth import MAX_WAITING, Authenticator
 from app.errors import TooManyLoginsError
+from app.users import UsersFile
 from tests.conftest import PASSWORD, USER, basic
 
 PATH = "/models/pcam-classification"

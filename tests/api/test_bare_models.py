@@ -12,8 +12,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app import create_app
-from app.api.context import EXTENSION, Services
-from app.config import Settings
+from app.api.request.services import EXTENSION, Services
+from app.config.settings import Settings
 from tests.engines.programs import MANIFEST, PROGRAMS, write_folder, write_onnx
 
 TEXT = MANIFEST.format(framework="onnx", file="network.onnx")

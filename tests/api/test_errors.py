@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 
 from app import create_app
-from app.config import Settings
+from app.config.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app import create_app
-from app.api.management_schemas import make_registered_list
-from app.api.users import USERS_FILE
-from app.config import Settings
-from app.setting_types import PROJECT_ROOT
+from app.api.management.management_shapes import make_registered_list
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
+from app.users import USERS_FILE
 from tests.api.test_openapi import read_document, validate_answer
 from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
 

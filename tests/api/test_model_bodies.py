@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from app import create_app
-from app.api.model_bodies import ModelBody
-from app.config import MIB, Settings
+from app.api.management.model_bodies import ModelBody
+from app.config.settings import MIB, Settings
 from app.errors import BadRequestError, BodyTooLargeError
 
 MANAGEMENT = {"SERVER_PORT": "8081"}

@@ -7,7 +7,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.config import Settings
+from app.config.settings import Settings
 from tests.conftest import basic
 
 MODEL = "pcam-classification"

@@ -28,9 +28,9 @@ from schemathesis.specs.openapi.checks import (
 from werkzeug.test import TestResponse
 
 from app import __version__
-from app.api.context import NOTICE
-from app.api.description import DOCUMENT
-from app.api.predictions import OLDER
+from app.api.openapi import DOCUMENT
+from app.api.predict.predictions import OLDER
+from app.api.request.services import NOTICE
 from app.errors import AnsweredError
 from tests.conftest import LiveServer, basic
 

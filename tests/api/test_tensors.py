@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from werkzeug.test import TestResponse
 
-from app.api.tensors import HEADER_LENGTH
+from app.api.kserve.tensors import HEADER_LENGTH
 from tests.conftest import basic
 
 PATH = "/v2/models/pcam-classification/infer"

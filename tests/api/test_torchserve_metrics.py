@@ -7,8 +7,8 @@ import pytest
 from flask.testing import FlaskClient
 from prometheus_client import generate_latest
 
-from app.api.host_figures import HostFigures
-from app.api.torchserve_metrics import FAMILIES, RecentMeans, TorchServeMetrics, write_number
+from app.api.monitoring.host_figures import HostFigures
+from app.api.monitoring.torchserve_text import FAMILIES, RecentMeans, TorchServeMetrics, write_number
 from app.metrics import Metrics
 from tests.conftest import basic
 

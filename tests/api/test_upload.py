@@ -11,10 +11,10 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from app import create_app
-from app.config import Settings
+from app.config.setting_types import Address
+from app.config.settings import Settings
 from app.errors import SettingsError
 from app.gunicorn_conf import make_config
-from app.setting_types import Address
 from tests.conftest import basic
 
 PATH = "/predictions/pcam-classification"

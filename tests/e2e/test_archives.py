@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.api.users import UsersFile
-from app.repository.model_repository import ModelFolder
-from app.repository.packing import pack_model
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
+from app.exchange.packing import pack_model
+from app.repository.model_folder import ModelFolder
+from app.users import UsersFile
 from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer
 from tests.handlers.archives import make_archive, make_config, make_tiny
 from tests.repository.test_signing import make_key

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
 from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer
 from tests.e2e.test_server import PCAM, metric, predict, wait_for_ready_workers, worker_pids
 

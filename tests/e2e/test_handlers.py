@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import requests
 
-from app.api.users import UsersFile
-from app.repository.worker_reports import read_reports
+from app.state.worker_reports import read_reports
+from app.users import UsersFile
 from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer
 from tests.handlers.archives import make_archive, make_config
-from tests.handlers.conftest import within
+from tests.handlers.fixtures import within
 
 WORKERS = 4
 AGREE_S = 1.0
@@ -179,7 +179,11 @@ def test_killed_manager_is_replaced_with_the_scale_that_was_wanted(live: LiveSer
     before = list_pids(live)
     assert len(before) == 3
     [folder] = live.instance.glob("handlers-*")
-    managers = [process for process in list_processes() if f"app.handlers.manager {folder}" in read_command(process)]
+    managers = [
+        process
+        for process in list_processes()
+        if f"app.handlers.manager.pool_manager {folder}" in read_command(process)
+    ]
     os.kill(managers[0], signal.SIGKILL)
     assert within(10, lambda: len(set(list_pids(live)) - set(before)) == 3)
     assert ask(live).status_code == 200

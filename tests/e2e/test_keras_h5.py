@@ -12,8 +12,8 @@ import pytest
 import requests
 from PIL import Image
 
-from app.api.users import UsersFile
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
+from app.users import UsersFile
 from tests.conftest import PASSWORD, USER, LiveServer
 from tests.engines.legacy_keras import Weights, make_weights, vgg_like, write_keras_2
 

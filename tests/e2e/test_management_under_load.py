@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.api.users import UsersFile
-from app.repository.worker_reports import read_reports
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
+from app.state.worker_reports import read_reports
+from app.users import UsersFile
 from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer
 from tests.e2e.test_server import metric
 from tests.test_cli import flask

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.config import Settings
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
 from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic, find_free_ports
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")

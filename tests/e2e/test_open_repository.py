@@ -10,8 +10,8 @@ from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.http.auth import BasicAuth
 from tritonclient.utils import InferenceServerException
 
-from app.api.users import UsersFile
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
+from app.users import UsersFile
 from tests.api.test_openapi import read_document, validate
 from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.api.description import DOCUMENT
-from app.setting_types import PROJECT_ROOT
+from app.api.openapi import DOCUMENT
+from app.config.setting_types import PROJECT_ROOT
 from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer
 
 COLLECTION = PROJECT_ROOT / "get_started/scancer.postman_collection.json"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.api.torchserve_metrics import FAMILIES
+from app.api.monitoring.torchserve_text import FAMILIES
 from tests.conftest import PASSWORD, USER, LiveServer, find_free_ports
 
 PROMETHEUS = shutil.which("prometheus")

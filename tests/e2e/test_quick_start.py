@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
 from tests.conftest import find_free_ports
 
 TIMEOUT_S = 300

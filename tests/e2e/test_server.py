@@ -14,8 +14,8 @@ import pytest
 import requests
 from PIL import Image
 
-from app.api.users import UsersFile
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
+from app.users import UsersFile
 from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic
 
 AUTH = (USER, PASSWORD)

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from app.api.users import UsersFile
-from app.config import DEFAULT_BATCH_SIZE
+from app.config.settings import DEFAULT_BATCH_SIZE
+from app.users import UsersFile
 from tests.conftest import PASSWORD, USER, LiveServer, basic
 from tests.handlers.archives import make_archive, make_config
-from tests.handlers.conftest import within
+from tests.handlers.fixtures import within
 
 HANDLER = """
 import os, time

@@ -14,7 +14,7 @@ import pytest
 import requests
 from PIL import Image
 
-from app.api.users import UsersFile
+from app.users import UsersFile
 from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer
 from tests.handlers.archives import make_archive
 
@@ -106,7 +106,7 @@ def make_picture(mode: str) -> bytes:
 
 
 def test_densenet_161_answers_five_classes_by_the_compiled_road(archives: tuple[str, Path], live: LiveServer) -> None:
-    from app.engines.torch_architectures import import_torchvision
+    from app.engines.pytorch.torch_architectures import import_torchvision
 
     network = import_torchvision().models.densenet161(weights=None)
     import torch

@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from app.api.users import UsersFile
-from app.config import MIB
-from app.repository.model_repository import ModelFolder
-from app.repository.packing import pack_model
-from app.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import MIB
+from app.exchange.packing import pack_model
+from app.repository.model_folder import ModelFolder
+from app.users import UsersFile
 from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic
 from tests.handlers.archives import make_config
 

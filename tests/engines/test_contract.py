@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from app.arrays import InputBatch
-from app.config import Settings
+from app.compiling.folder_compiler import compile_model
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
 from app.engines import openvino_engine
 from app.engines.base import ENGINES, Engine, build_engine
 from app.engines.process_engine import ProcessEngine
-from app.manifest import ModelManifest, read_manifest
+from app.manifest.model_manifest import ModelManifest, read_manifest
 from app.pipeline.postprocess import to_probabilities
-from app.repository.compiler import compile_model
-from app.setting_types import PROJECT_ROOT
 from tests.engines.programs import PROGRAMS, write_folder
 
 PCAM = PROJECT_ROOT / "models/pcam-classification/1.0"

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engines.keras_2_graph import MAX_CALLS, translate_model
-from app.engines.keras_2_layers import translate_layer
-from app.engines.keras_2_operations import REVERSED_CHANNELS, Tensor, translate_operation
+from app.engines.tensorflow.keras_2_graph import MAX_CALLS, translate_model
+from app.engines.tensorflow.keras_2_layers import translate_layer
+from app.engines.tensorflow.keras_2_operations import REVERSED_CHANNELS, Tensor, translate_operation
 from app.errors import IntegrityError
 from tests.engines.legacy_keras import (
     called,
@@ -129,7 +129,7 @@ def expected() -> tuple[Tensors, Any]:
 
 
 def answer(path: Path) -> Any:
-    from app.engines.keras_engine import load_network
+    from app.engines.tensorflow.keras_engine import load_network
 
     return load_network(path)(PIXELS, training=False).numpy()
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from app.config.setting_types import PROJECT_ROOT
 from app.errors import IntegrityError
-from app.setting_types import PROJECT_ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 SHIPPED = PROJECT_ROOT / "models/isic-classification/1.0/model.keras"
@@ -28,7 +28,7 @@ def layer(module: str | None, name: str, config: Any = None) -> dict[str, Any]:
 
 
 def test_shipped_model_is_allowed() -> None:
-    from app.engines.keras_engine import check_classes
+    from app.engines.tensorflow.keras_engine import check_classes
 
     check_classes(SHIPPED)
 
@@ -52,7 +52,7 @@ def test_shipped_model_is_allowed() -> None:
     ids=lambda inner: f"{inner.get('module')}.{inner['class_name']}",
 )
 def test_class_outside_the_lists_is_refused(tmp_path: Path, inner: dict[str, Any]) -> None:
-    from app.engines.keras_engine import check_classes
+    from app.engines.tensorflow.keras_engine import check_classes
 
     config = layer("keras", "Sequential", {"layers": [layer("keras.layers", "Dense", {"nested": [inner]})]})
     with pytest.raises(IntegrityError, match="not allowed"):
@@ -60,7 +60,7 @@ def test_class_outside_the_lists_is_refused(tmp_path: Path, inner: dict[str, Any
 
 
 def test_archive_with_other_members_is_refused(tmp_path: Path) -> None:
-    from app.engines.keras_engine import check_classes
+    from app.engines.tensorflow.keras_engine import check_classes
 
     path = write_archive(tmp_path / "model.keras", {}, **{"assets/vocabulary.txt": b""})
     with pytest.raises(IntegrityError, match="holds more than"):
@@ -69,14 +69,14 @@ def test_archive_with_other_members_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", ["no json", "[" * 100_000, json.dumps("x" * 9_000_000)])
 def test_config_that_is_no_config_is_refused(tmp_path: Path, config: str) -> None:
-    from app.engines.keras_engine import check_classes
+    from app.engines.tensorflow.keras_engine import check_classes
 
     with pytest.raises(IntegrityError):
         check_classes(write_archive(tmp_path / "model.keras", config))
 
 
 def test_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
-    from app.engines.keras_engine import check_classes
+    from app.engines.tensorflow.keras_engine import check_classes
 
     path = tmp_path / "model.keras"
     path.write_bytes(b"\x89HDF\r\n\x1a\n")

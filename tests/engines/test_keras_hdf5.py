@@ -42,7 +42,7 @@ def infer(network: Any) -> np.ndarray[Any, Any]:
 
 
 def test_file_of_keras_2_gives_what_the_same_network_of_keras_3_gives(tmp_path: Path) -> None:
-    from app.engines.keras_engine import load_network
+    from app.engines.tensorflow.keras_engine import load_network
 
     expected = infer(build_with_keras_3())
     assert expected[:, 1].std() > 0.01, "the pictures must be told apart"
@@ -50,7 +50,7 @@ def test_file_of_keras_2_gives_what_the_same_network_of_keras_3_gives(tmp_path: 
 
 
 def test_base_inside_a_model_of_keras_2_is_understood(tmp_path: Path) -> None:
-    from app.engines.keras_engine import load_network
+    from app.engines.tensorflow.keras_engine import load_network
 
     path = write_keras_2(tmp_path / "model.h5", nest(LAYERS, 5), WEIGHTS, base=("conv0", "conv1"))
     before = path.read_bytes()
@@ -63,7 +63,7 @@ def test_base_inside_a_model_of_keras_2_is_understood(tmp_path: Path) -> None:
 def test_models_in_models_of_keras_3_give_the_same_again(tmp_path: Path, suffix: str) -> None:
     import keras
 
-    from app.engines.keras_engine import load_network
+    from app.engines.tensorflow.keras_engine import load_network
 
     inner = keras.layers.Input((SIDE_PX, SIDE_PX, 3))
     hidden = keras.layers.BatchNormalization()(keras.layers.SeparableConv2D(4, 3)(inner))
@@ -81,7 +81,7 @@ def test_models_in_models_of_keras_3_give_the_same_again(tmp_path: Path, suffix:
 def test_files_of_keras_3_give_the_same_again(tmp_path: Path) -> None:
     import keras
 
-    from app.engines.keras_engine import load_network
+    from app.engines.tensorflow.keras_engine import load_network
 
     plain = build_with_keras_3()
     pixels = keras.layers.Input((SIDE_PX, SIDE_PX, 3))
@@ -97,7 +97,7 @@ def test_files_of_keras_3_give_the_same_again(tmp_path: Path) -> None:
 def test_network_of_two_outputs_is_refused(tmp_path: Path) -> None:
     import keras
 
-    from app.engines.keras_engine import load_network
+    from app.engines.tensorflow.keras_engine import load_network
 
     pixels = keras.layers.Input((8, 8, 3))
     keras.Model(pixels, [keras.layers.Flatten()(pixels), pixels]).save(tmp_path / "model.keras")
@@ -106,7 +106,7 @@ def test_network_of_two_outputs_is_refused(tmp_path: Path) -> None:
 
 
 def refuse(path: Path, reason: str) -> None:
-    from app.engines.keras_hdf5 import check_hdf5
+    from app.engines.tensorflow.keras_hdf5 import check_hdf5
 
     with pytest.raises(IntegrityError, match=reason):
         check_hdf5(path)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.config import Settings
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
 from app.engines.process_engine import ProcessEngine
 from app.errors import InferenceError, ModelProcessError
-from app.manifest import read_manifest
-from app.setting_types import PROJECT_ROOT
+from app.manifest.model_manifest import read_manifest
 
 PCAM = PROJECT_ROOT / "models/pcam-classification/1.0"
 BATCH = np.zeros((1, 96, 96, 3), dtype=np.uint8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.engines.torch_architectures import ARCHITECTURES, SamePadConv2d, scale_channels
+from app.engines.pytorch.torch_architectures import ARCHITECTURES, SamePadConv2d, scale_channels
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
@@ -47,6 +47,6 @@ def test_scaled_channels_are_multiples_of_8_and_at_most_a_tenth_down() -> None:
 
 
 def test_torchvision_operators_are_described_once_and_work() -> None:
-    from app.engines.torch_architectures import import_torchvision
+    from app.engines.pytorch.torch_architectures import import_torchvision
 
     assert import_torchvision() is import_torchvision()

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from app.config import Settings
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
 from app.repository.model_check import check_folder
-from app.repository.model_repository import CARD_FILE, ModelFolder, find_model_folders
-from app.setting_types import PROJECT_ROOT
+from app.repository.model_folder import CARD_FILE, ModelFolder, find_model_folders
 
 FOLDERS = find_model_folders(PROJECT_ROOT / "models")
 MAX_ARTIFACT_BYTES = 25_000_000

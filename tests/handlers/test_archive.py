@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.errors import ManifestError
-from app.handlers.archive import HandlerArchive, PoolLimits, is_archive, read_archive
+from app.handlers.handler_archive import HandlerArchive, PoolLimits, is_archive, read_archive
 
 MODEL = {"modelName": "m", "modelVersion": "1.0", "handler": "handler.py"}
 

@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 
 from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
 from tests.handlers.archives import make_archive, make_config
-from tests.handlers.conftest import ServeArchives
+from tests.handlers.fixtures import ServeArchives
 
 WAITING_HANDLER = """
 import time

@@ -13,15 +13,15 @@ import pytest
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.config import Settings
+from app.config.setting_types import ENVELOPES
+from app.config.settings import Settings
 from app.errors import ManifestError
-from app.handlers.archive import read_archive
-from app.handlers.default_classifier import find_obstacle
-from app.handlers.envelopes import OPENERS, Asked, EnvelopeError, Opened, share_out
-from app.setting_types import ENVELOPES
+from app.handlers.handler_archive import read_archive
+from app.handlers.worker.default_classifier import find_obstacle
+from app.handlers.worker.envelopes import OPENERS, Asked, EnvelopeError, Opened, share_out
 from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
 from tests.handlers.archives import make_archive, make_tiny
-from tests.handlers.conftest import ServeArchives
+from tests.handlers.fixtures import ServeArchives
 
 SHOWING_HANDLER = """
 import base64

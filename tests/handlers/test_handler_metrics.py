@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.api.handler_metrics import write_handler_metrics
-from app.handlers.handler_metrics import MAX_SERIES, HandlerMetrics
+from app.api.monitoring.handler_text import write_handler_metrics
+from app.handlers.manager.handler_metrics import MAX_SERIES, HandlerMetrics
 
 HOST = f'Hostname="{socket.gethostname()}",'
 LABELS = (("ModelName", "Level"), ("m", "Model"))

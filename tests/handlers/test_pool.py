@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from app.errors import DeadlineError, ModelProcessError
-from app.handlers.archive import HandlerArchive, read_archive
-from app.handlers.client import PoolClient
-from app.handlers.folder import has_manager, sweep, take_lock
-from app.handlers.frames import encode, read_message
-from app.handlers.manager import Manager
+from app.handlers.client.pool_client import PoolClient
+from app.handlers.handler_archive import HandlerArchive, read_archive
+from app.handlers.manager.pool_manager import Manager
+from app.handlers.manager_folder import has_manager, sweep, take_lock
 from app.pipeline.patience import ENDLESS
+from app.processes.frames import encode, read_message
 from tests.handlers.archives import make_archive
-from tests.handlers.conftest import Ask, has_ended, within
+from tests.handlers.fixtures import Ask, has_ended, within
 
 Start = Callable[..., HandlerArchive]
 

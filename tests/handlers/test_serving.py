@@ -17,10 +17,10 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from app import create_app
-from app.config import Settings
+from app.config.settings import Settings
 from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
 from tests.handlers.archives import make_archive, make_config
-from tests.handlers.conftest import ServeArchives, has_ended
+from tests.handlers.fixtures import ServeArchives, has_ended
 
 FORKING_HANDLER = """
 import os

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from app.config import MIB
-from app.handlers import process
-from app.handlers.archive import HandlerArchive, read_archive
-from app.handlers.client import PoolClient
-from app.handlers.process import HandlerLostError, HandlerProcess
-from app.handlers.streams import AnswerStream
+from app.config.settings import MIB
+from app.handlers.client.handler_streams import AnswerStream
+from app.handlers.client.pool_client import PoolClient
+from app.handlers.handler_archive import HandlerArchive, read_archive
+from app.handlers.manager import handler_process
+from app.handlers.manager.handler_process import HandlerLostError, HandlerProcess
 from app.pipeline.patience import Patience
 from tests.conftest import basic
 from tests.handlers.archives import make_archive
-from tests.handlers.conftest import Ask, ServeArchives
+from tests.handlers.fixtures import Ask, ServeArchives
 
 Start = Callable[..., HandlerArchive]
 HANDLER = """
@@ -117,7 +117,7 @@ def test_parts_together_are_no_longer_than_one_answer_may_be(
     async def predict() -> None:
         handler = HandlerProcess(archive, 1024 * MIB, 1)
         await handler.start()
-        monkeypatch.setattr(process, "MAX_MESSAGE_BYTES", most)
+        monkeypatch.setattr(handler_process, "MAX_MESSAGE_BYTES", most)
         try:
             await handler.predict([request], [b"parts"], 30, lambda place, header, body: parts.append(body))
         finally:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.engines.torchvision_operators import declare_operators
-from app.handlers.loading import TS_PACKAGE
+from app.engines.pytorch.torchvision_operators import declare_operators
+from app.handlers.worker.handler_loading import TS_PACKAGE
 
 NAMES = {
     "ts": ["__version__"],
@@ -70,7 +70,8 @@ def test_handlers_of_other_frameworks_need_no_torch() -> None:
 
 def test_torchvision_imports_in_a_handler_once_its_schemas_are_declared() -> None:
     code = (
-        "import sys; from app.handlers.loading import TorchvisionFinder; sys.meta_path.insert(0, TorchvisionFinder); "
+        "import sys; from app.handlers.worker.handler_loading import TorchvisionFinder; "
+        "sys.meta_path.insert(0, TorchvisionFinder); "
         "from torchvision import transforms; print(transforms.Resize(8))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,8 +7,8 @@ import numpy as np
 
 from app.arrays import InputBatch, Scores
 from app.errors import InferenceError
-from app.manifest import Artifact, ModelManifest
-from app.model_specs import InputSpec, OutputSpec
+from app.manifest.model_manifest import Artifact, ModelManifest
+from app.manifest.model_specs import InputSpec, OutputSpec
 
 PATIENCE_S = 20
 """How long a test waits for another thread before it fails; no test takes it when it passes."""

@@ -14,7 +14,7 @@ from small_engines import PATIENCE_S, FailingEngine, HeldEngine, MeanEngine
 
 from app.arrays import InputBatch, Scores
 from app.errors import DeadlineError, InferenceError, ServiceUnavailableError
-from app.model_specs import BatchSpec
+from app.manifest.model_specs import BatchSpec
 from app.pipeline.batch import RECENT_S, BatchRunner
 from app.pipeline.patience import Patience
 

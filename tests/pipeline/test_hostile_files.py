@@ -13,9 +13,9 @@ from PIL import Image
 from sound_files import FILES, RGB, SIZE, Case
 from sound_tiffs import TIFFS
 
+from app.config.setting_types import PROJECT_ROOT
 from app.errors import AnsweredError, DamagedImageError, UnsupportedImageError
-from app.pipeline.decode import ImageLimits, decode
-from app.setting_types import PROJECT_ROOT
+from app.pipeline.decoding.decode import ImageLimits, decode
 
 LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
 SOUND = {case.name: case for case in FILES + TIFFS}
@@ -115,7 +115,7 @@ sys.path[:0] = [sys.argv[1]]
 from pathlib import Path
 from test_hostile_files import FORMATS, LIMITS, make_oversized
 from app.errors import UnsupportedImageError
-from app.pipeline.decode import decode
+from app.pipeline.decoding.decode import decode
 
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + 64 * 2**20

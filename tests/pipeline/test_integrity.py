@@ -13,8 +13,8 @@ from crafted import encode, png, png_chunk
 from PIL import Image
 
 from app.errors import DamagedImageError, UnsupportedImageError
-from app.pipeline.decode import ImageLimits, decode
-from app.pipeline.integrity import MAX_JPEG_SCANS, MAX_JPEG_SEGMENTS, MAX_PNG_CHUNKS, check_jpeg, check_png
+from app.pipeline.decoding.decode import ImageLimits, decode
+from app.pipeline.decoding.integrity import MAX_JPEG_SCANS, MAX_JPEG_SEGMENTS, MAX_PNG_CHUNKS, check_jpeg, check_png
 
 LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
 PIXELS = crafted.samples(20, 9, 11)

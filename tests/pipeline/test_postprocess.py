@@ -8,7 +8,7 @@ import pytest
 
 from app.arrays import Scores
 from app.errors import InferenceError, ManifestError
-from app.model_specs import OutputSpec
+from app.manifest.model_specs import OutputSpec
 from app.pipeline.postprocess import check_scores, decide, to_probabilities
 
 SOFTMAX = OutputSpec(("benign", "malignant"), "softmax", "malignant", 0.41, "a test")

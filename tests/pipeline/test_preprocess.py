@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.engines.torch_architectures import import_torchvision
-from app.model_specs import InputSpec
+from app.engines.pytorch.torch_architectures import import_torchvision
+from app.manifest.model_specs import InputSpec
 from app.pipeline.preprocess import FILTERS, preprocess
 
 SPEC = InputSpec(width_px=12, height_px=8, resize="bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), um_per_px=None)

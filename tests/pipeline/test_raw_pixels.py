@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from app.errors import BadRequestError, UnsupportedImageError
-from app.model_specs import InputSpec
-from app.pipeline.decode import ImageLimits
+from app.manifest.model_specs import InputSpec
+from app.pipeline.decoding.decode import ImageLimits
+from app.pipeline.decoding.raw_pixels import PIXEL_TOLERANCE, denormalize, wrap_pixels
 from app.pipeline.patience import Turn
-from app.pipeline.raw_pixels import PIXEL_TOLERANCE, denormalize, wrap_pixels
 
 SCALES = {
     "ours": ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),

@@ -10,13 +10,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from app.config import Settings
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
 from app.errors import CompiledModelError, SignatureError
-from app.repository.model_importer import add_model
-from app.repository.model_repository import ModelFolder
-from app.repository.packing import pack_model
+from app.exchange.model_importer import add_model
+from app.exchange.packing import pack_model
+from app.repository.model_folder import ModelFolder
 from app.repository.signing import TRUST_FILE, read_trusted_keys, sign_folder, trust_key, verify_folder
-from app.setting_types import PROJECT_ROOT
 
 
 def make_key(folder: Path, name: str) -> tuple[Path, str]:
@@ -170,7 +170,7 @@ def test_signed_model_that_was_changed_is_not_added(signed: ModelFolder, tmp_pat
 
 
 def test_library_is_imported_when_it_is_first_used() -> None:
-    code = "import sys, app.repository.model_importer; print('cryptography' in sys.modules)"
+    code = "import sys, app.exchange.model_importer; print('cryptography' in sys.modules)"
     import subprocess
     import sys
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.config import Settings
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
 from app.errors import SettingsError
 from app.server.instance_claim import CLAIM_FILE, claim_instance
-from app.setting_types import PROJECT_ROOT
 from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer
 
 AUTH = (MANAGER, MANAGER_PASSWORD)
@@ -64,7 +64,7 @@ def test_folder_is_free_when_the_last_server_has_ended(tmp_path: Path) -> None:
 CLAIMING = """
 import sys
 from pathlib import Path
-from app.config import Settings
+from app.config.settings import Settings
 from app.errors import SettingsError
 from app.server.instance_claim import claim_instance
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import MULTIPROCESS_VARIABLE
+from app.config.settings import MULTIPROCESS_VARIABLE
 from app.server import metrics_folder
 from app.server.metrics_folder import PREFIX, MetricsFolder
 

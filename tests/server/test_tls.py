@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.config import Settings
+from app.config.settings import Settings
 from app.errors import SettingsError
 from app.server.tls import make_context
 from tests.conftest import PASSWORD, USER, LiveServer

@@ -1,0 +1,29 @@
+"""The views: every room's blueprints. A new file of views gets its line here."""
+
+from flask import Flask
+
+from app.api import models, openapi
+from app.api.kserve import (
+    kserve_configuration,
+    kserve_inference,
+    kserve_models,
+    kserve_repository,
+    kserve_statistics,
+)
+from app.api.management import management_endpoints
+from app.api.monitoring import exporter, health
+from app.api.predict import explanations, predictions
+from app.metrics import Metrics
+
+VIEWS = (
+    *(predictions, explanations),
+    *(kserve_inference, kserve_models, kserve_configuration, kserve_statistics, kserve_repository),
+    *(models, management_endpoints, health, openapi),
+)
+
+
+def register_blueprints(app: Flask, metrics: Metrics) -> None:
+    """Add every view to an app; `metrics` are what `/metrics` shows."""
+    for part in VIEWS:
+        app.register_blueprint(part.blueprint)
+    app.register_blueprint(exporter.make_exporter_blueprint(metrics))

@@ -1,0 +1,1 @@
+"""KServe v1 and the Open Inference Protocol v2, over the same models. It knows no engine."""

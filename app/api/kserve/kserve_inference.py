@@ -1,0 +1,249 @@
+"""Predictions by KServe's protocols: `POST /v2/models/<m>[/versions/<v>]/infer` and `POST /v1/models/<m>:predict`.
+
+The first is the Open Inference Protocol v2. Its one input holds one picture or more: files (BYTES), pixels of any size
+(UINT8, [N, H, W, 3]), or what the network is fed (FP32, [N, 3, H, W] or [N, H, W, 3]). Its outputs are `probabilities`
+(FP32, [N, classes]) and `label` (BYTES, [N], the class at the threshold).
+
+Neither has a place for the error of one picture among several: it fails the request, and says which picture it is.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flask import Blueprint, Response, request
+from flask.typing import ResponseReturnValue
+
+from app.api.descriptions import make_prediction
+from app.api.kserve.tensors import (
+    HEADER_LENGTH,
+    InputTensor,
+    OutputTensor,
+    read_input,
+    read_parameters,
+    split_body,
+    write_answer,
+)
+from app.api.predict import classifier_predictions, handler_instances
+from app.api.predict.handler_instances import answer_instances, answer_tensors
+from app.api.predict.handler_predictions import Part
+from app.api.predict.predictions import SEVERAL, json_text, observe, read_patience
+from app.api.request.auth import require
+from app.api.request.bodies import read_instances
+from app.api.request.inflate import read_plain_body
+from app.api.request.services import NOTICE, facts, services
+from app.errors import AnsweredError, BadRequestError
+from app.manifest.model_manifest import ModelManifest
+from app.manifest.model_specs import InputSpec
+from app.pipeline.decoding.raw_pixels import denormalize
+from app.pipeline.served_model import Prediction, ServedModel, Upload
+
+blueprint = Blueprint("open_inference", __name__)
+
+PROBABILITIES, LABEL = "probabilities", "label"
+OCTETS = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class RequestedOutput:
+    """An output that the caller asks for.
+
+    Attributes:
+        name: of it.
+        is_binary: whether it is to follow the JSON.
+        best: 0, or how many classes are wanted, best first, as texts `score:index:label`.
+    """
+
+    name: str
+    is_binary: bool
+    best: int
+
+
+@blueprint.post("/v2/models/<model_name>/infer")
+@blueprint.post("/v2/models/<model_name>/versions/<version>/infer")
+@require("predict")
+def infer(model_name: str, version: str | None = None) -> ResponseReturnValue:
+    """Classify the pictures of a tensor, or have the program of an archive answer, if it gets an envelope."""
+    with services().registry.lend_handler(model_name, version) as handler:
+        if handler is not None and handler.has_envelope:
+            return answer_tensors(handler, version, facts(), services())
+    with lend_model(model_name, version) as served:
+        return infer_tensor(served)
+
+
+def infer_tensor(served: ServedModel) -> Response:
+    """Answer a request with a model that is lent for it."""
+    document, binary = split_body(read_plain_body(), request.headers.get(HEADER_LENGTH))
+    request_id, outputs = read_id(document), read_outputs(document)
+    uploads = read_pictures(read_input(document, binary), served.manifest.input)
+    predictions = predict_all(served, uploads)
+    head: dict[str, Any] = {
+        "model_name": served.manifest.name,
+        "model_version": served.manifest.version,
+        "id": request_id,
+        "parameters": {"notice": NOTICE} | list_warnings(predictions),
+    }
+    tensors = [make_output(output, predictions, served.manifest) for output in outputs]
+    body, json_length = write_answer(head, tensors)
+    if json_length is None:
+        return Response(body, mimetype="application/json")
+    return Response(body, mimetype=OCTETS, headers={HEADER_LENGTH: str(json_length)})
+
+
+@blueprint.post("/v1/models/<model_name>:predict")
+@require("predict")
+def predict_instances(model_name: str) -> ResponseReturnValue:
+    """Classify the pictures of `{"instances": [{"data": "<base64>"}]}`; the answer is always a list."""
+    with services().registry.lend_handler(model_name) as handler:
+        if handler is not None:
+            return answer_instances(handler, False, facts(), services())
+    with lend_model(model_name, None) as served:
+        if served.manifest.output.labels is not None:
+            return answer_as_archive(served, served.manifest.output.labels)
+        predictions = predict_all(served, read_instances(read_plain_body()))
+    request_id = facts().request_id
+    return json_text({"predictions": [make_prediction(each, served.manifest, request_id) for each in predictions]})
+
+
+def answer_as_archive(served: ServedModel, labels: Sequence[str]) -> Response:
+    """Answer each instance as the default handler of a model archive does, with its compiled model."""
+    instances = handler_instances.read_instances(read_plain_body(), services().settings.max_images)
+    parts = [[Part(*member) for member in instance] for instance in instances]
+    predictions = predict_all(served, [classifier_predictions.read_picture(each) for each in parts])
+    named = [classifier_predictions.make_answer(each, labels) for each in predictions]
+    return handler_instances.make_response({"predictions": named}, served.manifest.version)
+
+
+@contextmanager
+def lend_model(model_name: str, version: str | None) -> Iterator[ServedModel]:
+    """Lend a model that is ready for this request, and note which it is."""
+    known = facts()
+    with services().registry.lend(model_name, version) as served:
+        known.model, known.version = served.manifest.name, served.manifest.version
+        yield served
+
+
+def read_id(document: dict[str, Any]) -> str:
+    """Return the caller's own `id`, or else the request's."""
+    given = document.get("id")
+    if given is not None and not isinstance(given, str):
+        raise BadRequestError("id must be a text.")
+    return given or facts().request_id
+
+
+def read_outputs(document: dict[str, Any]) -> list[RequestedOutput]:
+    """Return the outputs that the caller asks for; all of them unless it says.
+
+    Raises:
+        BadRequestError: one that does not exist, one twice, or a parameter of a wrong type.
+    """
+    all_binary = read_flag(read_parameters(document), "binary_data_output", default=False)
+    asked = document.get("outputs") or [{"name": PROBABILITIES}, {"name": LABEL}]
+    if not isinstance(asked, list) or not all(isinstance(each, dict) for each in asked):
+        raise BadRequestError("outputs must be a list of objects.")
+    outputs = [read_output(each, all_binary) for each in asked]
+    if len({output.name for output in outputs}) < len(outputs):
+        raise BadRequestError("An output is asked for twice.")
+    return outputs
+
+
+def read_output(asked: dict[str, Any], all_binary: bool) -> RequestedOutput:
+    """Read one requested output."""
+    name, parameters = asked.get("name"), read_parameters(asked)
+    if name not in (PROBABILITIES, LABEL):
+        raise BadRequestError(f"The outputs are {PROBABILITIES} and {LABEL}; another one is asked for.")
+    best = parameters.get("classification", 0)
+    if type(best) is not int or best < 0 or (best and name == LABEL):
+        raise BadRequestError(f"classification must be a whole number, and only of {PROBABILITIES}.")
+    return RequestedOutput(name, read_flag(parameters, "binary_data", all_binary), best)
+
+
+def read_flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
+    """Read a parameter that is true or false."""
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise BadRequestError(f"{name} must be true or false.")
+    return value
+
+
+def read_pictures(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
+    """Find the pictures in a tensor: files, pixels of any size, or what the network is fed.
+
+    Raises:
+        BadRequestError: there are none, too many, or the tensor is of another shape.
+    """
+    most = services().settings.max_images
+    if tensor.datatype == "BYTES":
+        pictures: Sequence[Upload] = tensor.to_elements(most)
+    else:
+        if tensor.shape[0] > most:
+            raise BadRequestError(f"The request holds {tensor.shape[0]} pictures; at most {most} are taken.")
+        pictures = list(read_pixels(tensor) if tensor.datatype == "UINT8" else read_network_input(tensor, spec))
+    if not pictures:
+        raise BadRequestError("The input holds no picture.")
+    return pictures
+
+
+def read_pixels(tensor: InputTensor) -> Sequence[Upload]:
+    """Read pixels of any size: they are brought to the model's as a file's are."""
+    if len(tensor.shape) != 4 or tensor.shape[3] != 3:
+        raise BadRequestError("A UINT8 input must have the shape [N, height, width, 3], RGB.")
+    return list(tensor.to_array())
+
+
+def read_network_input(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
+    """Read what the network is fed: (pixel - mean) / std, at the model's size, channels first or last."""
+    height, width = spec.height_px, spec.width_px
+    if tensor.shape[1:] == (3, height, width):
+        values = tensor.to_array().transpose(0, 2, 3, 1)
+    elif tensor.shape[1:] == (height, width, 3):
+        values = tensor.to_array()
+    else:
+        raise BadRequestError(
+            f"An FP32 input must have the shape [N, 3, {height}, {width}] or [N, {height}, {width}, 3]."
+        )
+    return list(np.ascontiguousarray(denormalize(values, spec)))
+
+
+def predict_all(served: ServedModel, uploads: Sequence[Upload | AnsweredError]) -> list[Prediction]:
+    """Classify pictures as one batch; raises the error of the first that cannot be taken."""
+    known, service = facts(), services()
+    most = service.settings.max_images
+    if len(uploads) > most:
+        raise BadRequestError(f"The request holds {len(uploads)} pictures; at most {most} are taken.")
+    known.images = len(uploads)
+    answers, timing = served.predict_many(uploads, read_patience(known.started, service.settings))
+    for place, answer in enumerate(answers, start=1):
+        if isinstance(answer, AnsweredError):
+            raise answer if len(answers) == 1 else type(answer)(f"Picture {place} of {len(answers)}: {answer.message}")
+    predictions = [answer for answer in answers if isinstance(answer, Prediction)]
+    known.outcome = predictions[0].decision.class_name if len(predictions) == 1 else SEVERAL
+    observe(served.manifest, predictions, timing)
+    return predictions
+
+
+def list_warnings(predictions: Sequence[Prediction]) -> dict[str, str]:
+    """Say of which pictures the answer means nothing, as one text: a parameter may be no list."""
+    warnings = [
+        f"Picture {place}: {warning}"
+        for place, prediction in enumerate(predictions, start=1)
+        for warning in prediction.picture.warnings
+    ]
+    return {"warnings": " ".join(warnings)} if warnings else {}
+
+
+def make_output(asked: RequestedOutput, predictions: Sequence[Prediction], manifest: ModelManifest) -> OutputTensor:
+    """Make an output: probabilities in the manifest's class order, the best of them as texts, or the labels."""
+    decisions, count = [prediction.decision for prediction in predictions], len(predictions)
+    if asked.name == LABEL:
+        return OutputTensor(LABEL, [count], [decision.class_name for decision in decisions], asked.is_binary)
+    rows = np.array([list(decision.probabilities.values()) for decision in decisions], dtype=np.float32)
+    if not asked.best:
+        return OutputTensor(PROBABILITIES, rows.shape, rows, asked.is_binary)
+    classes = manifest.output.classes
+    best = min(asked.best, len(classes))
+    order = np.argsort(-rows, axis=1, kind="stable")[:, :best]
+    texts = [f"{row[i]:f}:{i}:{classes[i]}" for row, chosen in zip(rows, order, strict=True) for i in chosen]
+    return OutputTensor(PROBABILITIES, [count, best], texts, asked.is_binary)

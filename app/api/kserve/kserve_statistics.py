@@ -1,0 +1,82 @@
+"""`GET /v2/models[/<model_name>[/versions/<version>]]/stats`: Triton's statistics, from what `app/metrics.py` counts.
+
+They are of all workers, since the server started. What is not measured is left out: the making of answers
+(`compute_output`), the number of batches (`execution_count`), the sizes of batches, and when the last request came.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from flask import Blueprint, jsonify
+from flask.typing import ResponseReturnValue
+
+from app.api.kserve.kserve_models import find_entry
+from app.api.monitoring.torchserve_text import Labels, Totals
+from app.api.request.auth import require
+from app.api.request.services import services
+from app.metrics import FAILED
+from app.registry.model_entry import ModelEntry
+from app.state.wanted import Key
+
+blueprint = Blueprint("open_statistics", __name__)
+
+NS_PER_S = 1e9
+STAGES = {"success": "whole", "fail": FAILED, "queue": "queue", "compute_input": "decode", "compute_infer": "inference"}
+"""Triton's words for the stages of a request, and ours."""
+
+
+@blueprint.get("/v2/models/stats")
+@require("predict")
+def count_all() -> ResponseReturnValue:
+    """Tell what was asked of every version of every model."""
+    return answer(services().registry.entries())
+
+
+@blueprint.get("/v2/models/<model_name>/stats")
+@blueprint.get("/v2/models/<model_name>/versions/<version>/stats")
+@require("predict")
+def count_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
+    """Tell what was asked of a version of a model, or of each where none is named."""
+    entry = find_entry(model_name, version)
+    if version is not None:
+        return answer([entry])
+    return answer(each for each in services().registry.entries() if each.wanted.name == model_name)
+
+
+def answer(entries: Iterable[ModelEntry]) -> ResponseReturnValue:
+    """Answer with the statistics of these versions."""
+    statistics = Statistics(Totals(services().metrics.collect()))
+    return jsonify({"model_stats": [statistics.describe(entry) for entry in entries]})
+
+
+class Statistics:
+    """What was counted, by model version."""
+
+    def __init__(self, totals: Totals) -> None:
+        self._counts = totals.sum_by("scancer_prediction_seconds_count", find_stage)
+        self._seconds = totals.sum_by("scancer_prediction_seconds_sum", find_stage)
+        self._pictures = totals.sum_by("scancer_predictions_total", lambda labels: (labels["model"], labels["version"]))
+
+    def describe(self, entry: ModelEntry) -> dict[str, Any]:
+        """Return the statistics of one version; of an archive's own program a request is an inference."""
+        stages, (name, version) = dict(STAGES), entry.key
+        if entry.archive is not None and entry.served is None:
+            del stages["compute_input"]
+            inferences = self._counts.get((entry.key, "inference"), 0)
+        else:
+            inferences = self._pictures.get(entry.key, 0)
+        return {
+            "name": name,
+            "version": version,
+            "inference_count": round(inferences),
+            "inference_stats": {theirs: self._measure(entry.key, ours) for theirs, ours in stages.items()},
+        }
+
+    def _measure(self, key: Key, stage: str) -> dict[str, int]:
+        seconds = self._seconds.get((key, stage), 0.0)
+        return {"count": round(self._counts.get((key, stage), 0)), "ns": round(seconds * NS_PER_S)}
+
+
+def find_stage(labels: Labels) -> tuple[Key, str]:
+    """Return model, version and stage of what `scancer_prediction_seconds` counts."""
+    return (labels["model"], labels["version"]), labels["stage"]

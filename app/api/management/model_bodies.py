@@ -1,0 +1,200 @@
+"""Models that come over the network with `POST /models`, not into memory: as its body, raw or in a form, or by URL."""
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from flask import Request
+from gunicorn.http.errors import ParseException
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.formparser import MultiPartParser
+
+from app.config.settings import KIB, Settings
+from app.errors import BadRequestError, BodyTooLargeError, ServiceUnavailableError, UnsupportedMediaError
+from app.exchange.incoming_file import IncomingFile, open_incoming
+from app.exchange.remote_source import open_remote
+from app.manifest.model_manifest import MAX_MANIFEST_BYTES
+from app.registry.model_changes import translate_reasons
+
+if TYPE_CHECKING:
+    from werkzeug.formparser import TStreamFactory
+
+FORM = "multipart/form-data"
+MANIFEST_FIELD, MANIFEST_SUFFIX = "manifest", ".toml"
+MAX_ARRIVALS = 2
+"""Models that may come over the network at a time, in each worker: every one occupies a thread."""
+PIECE_BYTES = 64 * KIB
+MAX_FIELD_BYTES, MAX_PARTS, MAX_AROUND_BYTES = 2 * PIECE_BYTES, 32, 64 * KIB
+"""Of a form: bytes of a field, which may be no less than what the parser holds of a file; parts; bytes beside the file
+where that is as large as can be."""
+arrivals = threading.BoundedSemaphore(MAX_ARRIVALS)
+
+
+class ModelBody:
+    """A request's body, read piece by piece and counted.
+
+    Args:
+        environ: of the request.
+        limit: most bytes that are read.
+
+    Raises:
+        BodyTooLargeError: the request says that there are more.
+    """
+
+    def __init__(self, environ: dict[str, Any], limit: int) -> None:
+        self._stream: IO[bytes] = environ["wsgi.input"]
+        length = environ.get("CONTENT_LENGTH")
+        self._is_open = length is None and bool(environ.get("wsgi.input_terminated"))
+        self._left = limit if self._is_open else int(length or 0)
+        self._limit = limit
+        if self._left > limit:
+            raise self._too_large()
+        self._first = self._receive(PIECE_BYTES)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to read, at the beginning."""
+        return not self._first
+
+    def read(self, size: int = PIECE_BYTES) -> bytes:
+        """Return what comes next, nothing at the end.
+
+        Raises:
+            BodyTooLargeError: there is more than the limit.
+            BadRequestError: the client broke off.
+        """
+        piece, self._first = self._first[:size], self._first[size:]
+        return piece or self._receive(size)
+
+    def _receive(self, size: int) -> bytes:
+        """Read on; one byte more than is left of a body of unknown length, to see that there is none."""
+        try:
+            piece = self._stream.read(min(size, self._left + self._is_open))
+        except (OSError, ParseException):
+            raise BadRequestError("The body did not come to its end.") from None
+        if len(piece) > self._left:
+            raise self._too_large()
+        self._left -= len(piece)
+        if not piece and self._left and not self._is_open:
+            raise BadRequestError("The body did not come to its end.")
+        return piece
+
+    def _too_large(self) -> BodyTooLargeError:
+        return BodyTooLargeError(f"The model is larger than {self._limit} bytes.")
+
+
+@contextmanager
+def admit_arrival() -> Iterator[None]:
+    """Let one more model come over the network; raises `ServiceUnavailableError` if too many do."""
+    if not arrivals.acquire(blocking=False):
+        raise ServiceUnavailableError("Too many models are on their way; try again later.")
+    try:
+        yield
+    finally:
+        arrivals.release()
+
+
+@contextmanager
+def receive_model(request: Request, settings: Settings) -> Iterator[tuple[IncomingFile, dict[str, str]] | None]:
+    """Have the model that a request brings as a file for a while, and the fields of its form; None if there is none.
+
+    A body of `application/json` holds parameters, whatever is in it.
+
+    Raises:
+        BodyTooLargeError: it is larger than `SCANCER_MAX_MODEL_BYTES`.
+        BadRequestError: the client broke off, or the form does not hold one file.
+        UnsupportedMediaError: the body is compressed as a whole.
+        ServiceUnavailableError: too many models come at a time.
+        DiskFullError: the disk is full.
+    """
+    is_form, limit = request.mimetype == FORM, settings.max_model_bytes
+    if request.mimetype == "application/json":
+        yield None
+        return
+    with admit_arrival():
+        body = ModelBody(request.environ, limit + MAX_AROUND_BYTES * is_form)
+        if body.is_empty:
+            yield None
+            return
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise UnsupportedMediaError("Compressed bodies are not taken; send the archive as it is.")
+        with translate_reasons(), open_incoming(settings) as file:
+            fields = read_form(body, request.mimetype_params.get("boundary", ""), file) if is_form else {}
+            while piece := body.read():
+                file.write(piece)
+            file.close()
+            if file.size > limit:
+                raise BodyTooLargeError(f"The model is larger than {limit} bytes.")
+            yield file, fields
+
+
+@contextmanager
+def fetch_model(url: str, settings: Settings) -> Iterator[IncomingFile]:
+    """Have the model that a URL names as a file for a while.
+
+    Raises:
+        ModelNotFoundError: the URL is not allowed.
+        DownloadError: it cannot be had.
+        ServiceUnavailableError: too many models come at a time.
+        DiskFullError: the disk is full.
+    """
+    with admit_arrival(), translate_reasons(), open_remote(url, settings) as file:
+        yield file
+
+
+class FormText(io.BytesIO):
+    """A small file of a form, in memory."""
+
+    def write(self, data: Any) -> int:
+        """Add what came next; raises `BadRequestError` when it is too much."""
+        if self.tell() + len(data) > MAX_MANIFEST_BYTES:
+            raise BadRequestError(f"The manifest is larger than {MAX_MANIFEST_BYTES} bytes.")
+        return super().write(data)
+
+
+class FormFile:
+    """The file of a form, as werkzeug's parser writes it."""
+
+    def __init__(self, file: IncomingFile) -> None:
+        self.write = file.write
+
+    def seek(self, place: int) -> None:
+        """Nobody reads it from here."""
+
+
+def read_form(body: ModelBody, boundary: str, file: IncomingFile) -> dict[str, str]:
+    """Write the one file of a form; return its other fields, of which a manifest may come as a file `*.toml` too."""
+    files: list[FormFile] = []
+    texts: list[FormText] = []
+
+    def open_file(filename: str | None = None, **_: object) -> IO[bytes]:
+        if (filename or "").endswith(MANIFEST_SUFFIX) and not texts:
+            texts.append(FormText())
+            return texts[0]
+        if files:
+            raise BadRequestError("The form holds more than one file.")
+        files.append(FormFile(file))
+        return cast(IO[bytes], files[0])
+
+    factory = cast("TStreamFactory", open_file)
+    parser = MultiPartParser(factory, MAX_FIELD_BYTES, buffer_size=PIECE_BYTES, max_form_parts=MAX_PARTS)
+    try:
+        fields, _ = parser.parse(cast(IO[bytes], body), boundary.encode("latin-1", "replace"), None)
+    except RequestEntityTooLarge:
+        raise BadRequestError("The form has too many parts, or too much beside its file.") from None
+    except ValueError:
+        raise BadRequestError("The form is malformed.") from None
+    if not files:
+        raise BadRequestError("The form holds no file; send the archive as a file part, e.g. -F model=@model.mar.")
+    manifest = {MANIFEST_FIELD: read_text(texts[0])} if texts else {}
+    return fields.to_dict() | manifest
+
+
+def read_text(text: FormText) -> str:
+    """Read a manifest; raises `BadRequestError` if it is no text."""
+    try:
+        return text.getvalue().decode()
+    except UnicodeDecodeError:
+        raise BadRequestError("The manifest is not UTF-8 text.") from None

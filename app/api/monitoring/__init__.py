@@ -1,0 +1,1 @@
+"""Health and metrics: what probes and Prometheus read. It changes nothing."""

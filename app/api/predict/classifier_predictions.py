@@ -1,0 +1,63 @@
+"""Between HTTP and the compiled classifiers of model archives, as TorchServe's clients know them."""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from flask import Response
+
+from app.api.predict.handler_predictions import VERSION_HEADER, Part
+from app.api.request.services import NOTICE
+from app.errors import BadRequestError
+from app.handlers.worker.default_classifier import CLASSES_ANSWERED
+from app.handlers.worker.handler_batch import decode_part
+from app.pipeline.served_model import Prediction
+
+PICTURE_NAMES = ("data", "body")
+"""Of the parts of a request, the one that the default handler takes."""
+
+
+def read_picture(parts: Sequence[Part]) -> bytes:
+    """Read the picture of a request's parts, or of an instance's: as bytes, or as base64 where it is text.
+
+    Raises:
+        BadRequestError: there is none, or it is no picture but numbers.
+    """
+    part = choose_part(parts)
+    value = decode_part(part.type, part.value)
+    if isinstance(value, str):
+        try:
+            return base64.b64decode("".join(value.split()), validate=True)
+        except (binascii.Error, ValueError):
+            raise BadRequestError("A text must be a picture as base64.") from None
+    if not isinstance(value, bytearray):
+        raise BadRequestError("JSON is not taken by this model; send the picture as it is, or as base64 in plain text.")
+    return bytes(value)
+
+
+def choose_part(parts: Sequence[Part]) -> Part:
+    """Choose the part that holds the picture: by its name, or the only one; raises `BadRequestError`."""
+    for name in PICTURE_NAMES:
+        found = [part for part in parts if part.name == name and part.value]
+        if found:
+            return found[-1]
+    if len(parts) != 1:
+        raise BadRequestError('Send one picture: as the body, or as the part "data" of a form.')
+    return parts[0]
+
+
+def make_answer(prediction: Prediction, labels: Sequence[str]) -> dict[str, float]:
+    """Name the most probable classes, the first first; of two that are called alike one is left, as in TorchServe."""
+    probabilities = np.array(list(prediction.decision.probabilities.values()))
+    best = np.argsort(-probabilities, kind="stable")[:CLASSES_ANSWERED]
+    return {labels[index]: float(probabilities[index]) for index in best}
+
+
+def make_response(answer: dict[str, Any], version: str) -> Response:
+    """Make the response: JSON without a content type, as TorchServe's handlers answer, and the version that made it."""
+    response = Response(json.dumps(answer, indent=2), headers={"X-Notice": NOTICE, VERSION_HEADER: version})
+    del response.headers["Content-Type"]
+    return response

@@ -1,0 +1,81 @@
+"""`POST /explanations/<model_name>[/<version>]` and `POST /v1/models/<model_name>:explain`: why a handler says so.
+
+A handler explains by its `explain_handle`; one that has none answers 503, as TorchServe does. The program of an archive
+that is compiled runs for its explanations alone. A model without a handler answers 400.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flask import Blueprint
+from flask.typing import ResponseReturnValue
+
+from app.api.predict.handler_instances import answer_instances
+from app.api.predict.handler_predictions import Call
+from app.api.predict.predictions import answer_by_handler, read_patience
+from app.api.request.auth import require
+from app.api.request.services import facts, services
+from app.errors import AnsweredError, BadRequestError, HandlerFaultError
+from app.handlers.client.explainer import require_captum
+from app.handlers.client.handler_model import HandlerModel
+from app.registry.model_entry import ModelEntry
+
+blueprint = Blueprint("explanations", __name__)
+
+MS_PER_S = 1000
+
+
+@blueprint.route("/explanations/<model_name>", methods=["POST", "PUT"])
+@blueprint.route("/explanations/<model_name>/<version>", methods=["POST", "PUT"])
+@require("predict")
+def explain(model_name: str, version: str | None = None) -> ResponseReturnValue:
+    """Have the program of a model archive explain what it says of the request; `target` names the class."""
+    registry = services().registry
+    with registry.lend_handler(model_name, version) as handler:
+        if handler is not None:
+            return answer_by_handler(handler, Call(version, is_explained=True), facts(), services())
+    with lend_explainer(model_name, version) as explainer:
+        return answer_by_handler(explainer, Call(version, is_explained=True), facts(), services())
+
+
+@blueprint.post("/v1/models/<model_name>:explain")
+@require("predict")
+def explain_instances(model_name: str) -> ResponseReturnValue:
+    """The same of `{"instances": [{"data": "<base64>", "target": 0}]}`; the answer is always a list."""
+    registry = services().registry
+    with registry.lend_handler(model_name) as handler:
+        if handler is not None:
+            return answer_instances(handler, True, facts(), services())
+    with lend_explainer(model_name) as explainer:
+        return answer_instances(explainer, True, facts(), services())
+
+
+@contextmanager
+def lend_explainer(model_name: str, version: str | None = None) -> Iterator[HandlerModel]:
+    """Lend the program of an archive that is compiled, which starts when it is first asked for.
+
+    Raises:
+        HandlerFaultError: captum is not installed, the program cannot be started, or does not run.
+        BadRequestError: the model is no archive.
+        DeadlineError: the caller waits no longer.
+    """
+    registry, known, settings = services().registry, facts(), services().settings
+    entry = registry.get(model_name, version)
+    if entry.archive is None or entry.served is None:
+        raise find_reason(entry)
+    known.model, known.version = entry.key
+    with registry.lend(model_name, version):  # so that the program is not let go meanwhile
+        require_captum()
+        patience = read_patience(known.started, settings, int(entry.archive.limits.startup_timeout_s * MS_PER_S))
+        with registry.archives.find_explainer(entry.archive).lend(patience) as handler:
+            yield handler
+
+
+def find_reason(entry: ModelEntry) -> AnsweredError:
+    """Say why nothing explains a model."""
+    known = facts()
+    known.model, known.version = entry.key
+    name = entry.wanted.name
+    if entry.folder.is_archive:
+        return HandlerFaultError(f'The handler of model "{name}" is not running.')
+    return BadRequestError(f'Model "{name}" has no handler that could explain its predictions.')

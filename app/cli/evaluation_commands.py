@@ -1,0 +1,133 @@
+"""`flask models evaluate`: how good the versions of a model are on labelled pictures, and which is the best."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from app.api.request.services import services
+from app.cli.model_choice import models_commands
+from app.errors import AnsweredError, EvaluationError, OperatorError
+from app.evaluation.best_version import Lead, choose_best, rank
+from app.evaluation.estimate import Estimate
+from app.evaluation.evaluation_report import (
+    Evaluation,
+    compare_evaluations,
+    describe_data,
+    find_reports,
+    write_evaluation,
+)
+from app.evaluation.labelled_folder import find_pictures
+from app.evaluation.version_evaluation import evaluate_version
+from app.registry.model_changes import find_version, find_versions
+from app.state.wanted import PlannedVersion
+
+
+@models_commands.command("evaluate")
+@click.argument("name")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Labelled pictures, one sub-folder a class: 0, 1 … or the names of the classes.",
+)
+def evaluate_model(name: str, data: Path) -> None:
+    """Measure every version of NAME, or NAME/VERSION, on the pictures of a folder, and write a report of each."""
+    model, _, version = name.partition("/")
+    try:
+        plan = services().changes.plan()
+        chosen = [find_version(plan, model, version)] if version else list(find_versions(plan, model).values())
+    except (AnsweredError, OperatorError) as error:
+        raise click.ClickException(error.message) from None
+    evaluations = []
+    for planned in chosen:
+        try:
+            evaluations.append(evaluate(planned, data))
+        except (AnsweredError, OperatorError) as error:
+            click.echo(f"FAILED {'/'.join(planned.wanted.key)}: {error.message}", err=True)
+    if evaluations:
+        print_evaluations(evaluations, plan.find_default(model))
+        click.echo(f"reports: {find_reports(services().settings.instance, model)}")
+    sys.exit(int(len(evaluations) < len(chosen)))
+
+
+def evaluate(planned: PlannedVersion, data: Path) -> Evaluation:
+    """Measure one version and write its report; pictures that cannot be read are named on standard error."""
+    settings = services().settings
+    pictures = find_pictures(data, planned.folder.read_manifest().output.classes)
+    with show_progress("/".join(planned.wanted.key), len(pictures), sys.stderr) as advance:
+        measured = evaluate_version(planned, pictures, settings, advance)
+    for line in measured.unreadable:
+        click.echo(f"not counted: {line}", err=True)
+    write_evaluation(settings.instance, measured.evaluation)
+    return measured.evaluation
+
+
+@contextmanager
+def show_progress(label: str, length: int, stream: TextIO) -> Iterator[Callable[[int], None]]:
+    """Show how far a work of `length` pictures is: a bar on a terminal, elsewhere a line for each tenth."""
+    if stream.isatty():
+        with click.progressbar(length=length, label=label, file=stream) as bar:
+            yield bar.update
+        return
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        if before * 10 // length != done * 10 // length:
+            click.echo(f"{label}: {done} of {length} pictures", file=stream)
+
+    yield advance
+
+
+def print_evaluations(evaluations: list[Evaluation], default: str) -> None:
+    """Print the figures as a table, and by how much the best version is ahead of each of the others."""
+    header = ["version", *evaluations[0].metrics, "pictures"]
+    rows = [[each.version, *map(describe, each.metrics.values()), describe_data(each)] for each in evaluations]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    best, *others = rank(evaluations, default)
+    for other in others:
+        try:
+            click.echo(describe_lead(Lead(best, other, compare_evaluations(best, other))))
+        except EvaluationError as error:
+            click.echo(f"not compared: {error.message}", err=True)
+
+
+def describe(figure: Estimate) -> str:
+    """A figure with its interval."""
+    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+
+
+def describe_lead(lead: Lead) -> str:
+    """By how much one version is ahead of another, and whether that can be told from chance."""
+    difference = lead.difference
+    is_sure = difference.drop_low > 0 or difference.drop_high < 0
+    return (
+        f"{lead.best.version} is ahead of {lead.other.version} by {difference.drop:.4f} of AUC (95 %: "
+        f"{difference.drop_low:.4f} to {difference.drop_high:.4f}; p = {difference.p_value:.2g}), which "
+        f"{'can' if is_sure else 'cannot'} be told from chance"
+    )
+
+
+def find_best(name: str) -> str:
+    """The best version of a model by its reports, and say by how much.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        OperatorError: the reports do not allow to choose.
+    """
+    plan = services().changes.plan()
+    versions = find_versions(plan, name)
+    best, leads = choose_best(versions, plan.find_default(name), services().settings)
+    if not versions[best.version].wanted.is_loaded:
+        raise EvaluationError(f"{name}/{best.version} is the best, but has no workers: scale it first")
+    click.echo(f"{name}/{best.version}: AUC {describe(best.metrics['auc'])}; {describe_data(best)}")
+    for lead in leads:
+        click.echo(describe_lead(lead))
+    return best.version

@@ -1,0 +1,73 @@
+"""`flask models pack|add`: models from one server to another."""
+
+from pathlib import Path
+
+import click
+
+from app.api.request.services import services
+from app.cli.model_choice import choose_folder, models_commands
+from app.errors import DiskFullError, ModelFolderError, RequestError
+from app.exchange.model_format import ModelFormat, identify
+from app.exchange.model_importer import add_model
+from app.exchange.packing import pack_model
+from app.exchange.remote_source import forget_query, is_remote, open_remote
+from app.registry.model_changes import Wishes
+
+
+@models_commands.command("pack")
+@click.argument("name")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="The archive; NAME-VERSION.zip if absent."
+)
+def pack_folder(name: str, output: Path | None) -> None:
+    """Write NAME[/VERSION], or the newest version of NAME, as one archive that `models add` takes."""
+    folder = choose_folder(name)
+    target = output or Path(f"{folder.name}-{folder.version}.zip")
+    try:
+        pack_model(folder, target)
+    except ModelFolderError as error:
+        raise click.ClickException(f"{folder.name}/{folder.version}: {error.message}") from None
+    except OSError as error:
+        raise click.ClickException(f"{target} cannot be written: {error.strerror}") from None
+    click.echo(f"packed {folder.name}/{folder.version} as {target}: {target.stat().st_size} bytes")
+
+
+@models_commands.command("add")
+@click.argument("source")
+@click.option(
+    "--manifest", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Of a bare weights file."
+)
+def add_folder(source: str, manifest: Path | None) -> None:
+    """Add a model: an archive of `models pack` or of TorchServe's, a model folder, or an artifact with --manifest.
+
+    SOURCE is a path, or a URL that SCANCER_ALLOWED_URLS allows.
+    """
+    settings = services().settings
+    try:
+        if is_remote(source):
+            with open_remote(source, settings) as file:
+                click.echo(f"fetched {file.size} bytes, sha256 {file.sha256}")
+                done = add_what_it_is(file.path, forget_query(source), manifest)
+        elif Path(source).exists():
+            done = add_what_it_is(Path(source), Path(source).name, manifest)
+        else:
+            raise click.BadParameter(f"Path '{source}' does not exist.", param_hint="'SOURCE'")
+    except (ModelFolderError, RequestError, DiskFullError) as error:
+        raise click.ClickException(f"{Path(source).name} is not added: {error.message}") from None
+    click.echo(f"ok {done}")
+
+
+def add_what_it_is(source: Path, url: str, manifest: Path | None) -> str:
+    """Add a model, or register an archive of TorchServe's as a server would; say what was done.
+
+    Raises:
+        ModelFolderError, RequestError, DiskFullError: it is not taken.
+    """
+    if manifest is None and identify(source) is ModelFormat.MAR:
+        changes = services().changes
+        change = changes.register_file(source, url, Wishes())
+        if not change.workers:  # it names none itself
+            changes.scale(*change.key, 1, 1)
+        return f"{'/'.join(change.key)}: added; a server that runs starts it within seconds"
+    folder = add_model(source, services().settings, manifest)
+    return f"{folder.name}/{folder.version}: added and tried out"

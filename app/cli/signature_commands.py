@@ -1,0 +1,92 @@
+"""`flask models sign|verify|trust`: who vouches for a model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from app.api.request.services import services
+from app.cli.model_choice import choose_folder, models_commands
+from app.config.settings import Settings
+from app.errors import ModelFolderError, ModelNotFoundError
+from app.exchange.archive_signing import sign_archive, verify_archive
+from app.registry.model_arrivals import find_source
+from app.repository.signing import read_trusted_keys, sign_folder, trust_key, verify_folder
+
+
+def find_archive(name: str, settings: Settings) -> Path | None:
+    """An archive by its path, or by its name in the store's folder; a model of that name goes before that."""
+    if Path(name).is_file():
+        return Path(name)
+    if (settings.models / name).exists():
+        return None
+    try:
+        return find_source(name, settings.store)
+    except ModelNotFoundError:
+        return None
+
+
+@contextmanager
+def explain(subject: str) -> Iterator[None]:
+    """Have a command end with the reason."""
+    try:
+        yield
+    except ModelFolderError as error:
+        raise click.ClickException(f"{subject}: {error.message}") from None
+
+
+@models_commands.command("sign")
+@click.argument("name")
+@click.option(
+    "--key", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True, help="As ssh-keygen makes it."
+)
+def sign_model(name: str, key: Path) -> None:
+    """Sign NAME/VERSION, the newest version of NAME, or an archive by path or in SCANCER_STORE, with an Ed25519 key."""
+    settings = services().settings
+    if (source := find_archive(name, settings)) is not None:
+        with explain(f"{name} is not signed"):
+            click.echo(f"signed {name}: {sign_archive(source, key, settings)}")
+        return
+    folder = choose_folder(name)
+    try:
+        sign_folder(folder, key)
+    except ModelFolderError as error:
+        raise click.ClickException(f"{folder.name}/{folder.version} is not signed: {error.message}") from None
+    click.echo(f"signed {folder.name}/{folder.version}")
+
+
+@models_commands.command("verify")
+@click.argument("name")
+def verify_model(name: str) -> None:
+    """Verify the signature of NAME/VERSION, the newest version of NAME, or an archive by path or in SCANCER_STORE."""
+    settings = services().settings
+    if (source := find_archive(name, settings)) is not None:
+        with explain(name):
+            label, trusted = verify_archive(source, settings)
+        if trusted is None:
+            raise click.ClickException(f"{name} is not signed")
+        click.echo(f"ok {name}: {label}, signed by {trusted.name}")
+        return
+    folder = choose_folder(name)
+    try:
+        key = verify_folder(folder, services().settings.instance)
+    except ModelFolderError as error:
+        raise click.ClickException(f"{folder.name}/{folder.version}: {error.message}") from None
+    if key is None:
+        raise click.ClickException(f"{folder.name}/{folder.version} is not signed")
+    click.echo(f"ok {folder.name}/{folder.version}: signed by {key.name}")
+
+
+@models_commands.command("trust")
+@click.argument("public_key", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False)
+def trust_public_key(public_key: Path | None) -> None:
+    """Trust what the owner of PUBLIC_KEY, a file that ends in .pub, signs; without one, list the trusted keys."""
+    instance = services().settings.instance
+    try:
+        if public_key is not None:
+            trust_key(instance, public_key.read_text(encoding="utf-8"))
+        for key in read_trusted_keys(instance):
+            click.echo(f"{key.name}\t{key.text}")
+    except (ModelFolderError, OSError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"the key is not trusted: {error}") from None

@@ -1,0 +1,53 @@
+"""`flask users …`: who may use the API."""
+
+import sys
+
+import click
+from flask.cli import AppGroup
+
+from app.api.request.services import services
+from app.errors import OperatorError
+from app.users import ROLES, SHORT_PASSWORD_LENGTH, UsersFile
+
+users_commands = AppGroup("users", help="Add, remove and list the users of the API.")
+
+
+@users_commands.command("add")
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), default="predict", show_default=True, help="What the user may do.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from the first line of standard input.")
+def add_user(name: str, role: str, password_stdin: bool) -> None:
+    """Add the user NAME, or give NAME a new password and role."""
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    try:
+        is_new = UsersFile(services().settings.instance).add(name, role, password)
+    except OperatorError as error:
+        raise click.ClickException(error.message) from None
+    click.echo(f"{'added' if is_new else 'changed'} {name} ({role})")
+    if len(password) < SHORT_PASSWORD_LENGTH:
+        click.echo(f"warning: the password has fewer than {SHORT_PASSWORD_LENGTH} characters", err=True)
+
+
+@users_commands.command("remove")
+@click.argument("name")
+def remove_user(name: str) -> None:
+    """Remove the user NAME."""
+    try:
+        UsersFile(services().settings.instance).remove(name)
+    except OperatorError as error:
+        raise click.ClickException(error.message) from None
+    click.echo(f"removed {name}")
+
+
+@users_commands.command("list")
+def list_users() -> None:
+    """List the users and their roles."""
+    try:
+        users = UsersFile(services().settings.instance).read()
+    except OperatorError as error:
+        raise click.ClickException(error.message) from None
+    for user in users.values():
+        click.echo(f"{user.name}\t{user.role}")

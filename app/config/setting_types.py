@@ -1,0 +1,117 @@
+"""The kinds of setting: how each is declared, and how its text is read."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
+OWN_DATABASE = "sqlite"
+"""Setting of the state store that is a SQLite file in the instance folder."""
+NO_ENVELOPE = "none"
+ENVELOPES = (NO_ENVELOPE, "body", "json", "kserve", "kservev2")
+"""How the bodies of requests may wrap what handlers of archives get; see `app.handlers.worker.envelopes`."""
+
+
+class Address(NamedTuple):
+    """A host and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_address(text: str) -> Address:
+    """Read `host:port` or `[ipv6]:port`; a leading `http://`, as TorchServe writes it, is dropped."""
+    found = re.fullmatch(r"(?:http://)?(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})/?", text)
+    if not found or not 1 <= int(found[2]) <= 65535:
+        raise ValueError(text)
+    host = found[1].strip("[]")
+    if host != found[1]:
+        ipaddress.IPv6Address(host)  # raises a ValueError of its own
+    return Address(host, int(found[2]))
+
+
+def parse_whole(low: int, high: int) -> Callable[[str], int]:
+    """Make a reader of whole numbers from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,15}", text) or not low <= int(text) <= high:
+            raise ValueError(text)
+        return int(text)
+
+    return parse
+
+
+def parse_choice(*choices: str) -> Callable[[str], str]:
+    """Make a reader of one of `choices`, in any case."""
+
+    def parse(text: str) -> str:
+        found = {choice.lower(): choice for choice in choices}.get(text.lower())
+        if found is None:
+            raise ValueError(text)
+        return found
+
+    return parse
+
+
+def parse_path(text: str) -> Path:
+    """Read a path; a relative one stands in the project's root."""
+    if not text or "\0" in text:
+        raise ValueError(text)
+    try:
+        return PROJECT_ROOT / Path(text).expanduser()
+    except RuntimeError as error:  # the home of a user who does not exist
+        raise ValueError(text) from error
+
+
+def parse_database(text: str) -> str:
+    """Read the URL of a database, or the word for our own."""
+    if text != OWN_DATABASE and not re.fullmatch(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://\S+", text):
+        raise ValueError(text)
+    return text
+
+
+def parse_patterns(text: str) -> tuple[str, ...]:
+    """Read regular expressions of URLs, joined by commas; one without `://` would be for something else."""
+    patterns = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not patterns or any("://" not in pattern for pattern in patterns):
+        raise ValueError(text)
+    try:
+        for pattern in patterns:
+            re.compile(pattern)
+    except re.error as error:
+        raise ValueError(text) from error
+    return patterns
+
+
+def setting(default: Any, parse: Callable[[str], Any], allowed: str, help: str, is_secret: bool = False) -> Any:
+    """Declare a setting: its default, how its text is read, which values are allowed, and what it means.
+
+    A secret one may hold a password, so an error does not repeat it.
+    """
+    return field(default=default, metadata={"parse": parse, "allowed": allowed, "help": help, "is_secret": is_secret})
+
+
+def whole(default: int, low: int, high: int, help: str) -> Any:
+    """Declare a setting that is a whole number."""
+    return setting(default, parse_whole(low, high), f"a whole number from {low} to {high}", help)
+
+
+def address(port: int, help: str) -> Any:
+    """Declare a setting that is an address, on loopback unless it is set."""
+    return setting(Address("127.0.0.1", port), parse_address, "host:port, e.g. 0.0.0.0:8080", help)

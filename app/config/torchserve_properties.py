@@ -1,0 +1,240 @@
+"""TorchServe's `config.properties` as settings of ours: what is taken, and what to do about the rest."""
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from app.config.java_properties import parse_properties
+from app.errors import SettingsError
+
+FROM_ENVIRONMENT = "enable_envvars_config"
+ADDRESSES = {
+    "inference_address": {"http": "80", "https": "443"},
+    "management_address": {"http": "8081", "https": "8444"},
+    "metrics_address": {"http": "8082", "https": "8445"},
+}
+"""Keys of addresses, and the ports that TorchServe takes where one names none."""
+FILES = {"certificate_file": "tls_certificate", "private_key_file": "tls_key"}
+TAKEN = {
+    **{key: (key,) for key in ADDRESSES},
+    **{key: (setting,) for key, setting in FILES.items()},
+    "default_workers_per_model": ("workers", "initial_workers"),
+    "job_queue_size": ("queue_size", "handler_queue_size"),
+    "max_request_size": ("max_body_bytes",),
+    "default_response_timeout": ("native_timeout_s", "prediction_timeout_ms", "handler_response_timeout_s"),
+    "default_startup_timeout": ("handler_startup_timeout_s",),
+    "model_store": ("store",),
+    "allowed_urls": ("allowed_urls",),
+    "service_envelope": ("envelope",),
+}
+"""Keys that have a meaning here, and the settings that they give."""
+TAKEN_REMARKS = {
+    "inference_address": "`https://` wants the two files below; all three addresses speak TLS then",
+    "management_address": "the same",
+    "metrics_address": "the same",
+    "certificate_file": "beside `config.properties` if relative; used if an address begins with `https://`",
+    "private_key_file": "the same; PEM, not encrypted",
+    "default_workers_per_model": "so many processes, each with all models; and workers of a model that is registered "
+    "without `initial_workers`; 0 is passed over",
+    "job_queue_size": "the first of a compiled model in each worker, the second of a handler",
+    "max_request_size": "",
+    "default_response_timeout": "a registration's `response_timeout` and `model-config.yaml` go before the last",
+    "default_startup_timeout": "the same with `startup_timeout`",
+    "allowed_urls": "patterns of `file:` allow nothing; absent means none, where TorchServe allows all",
+    "model_store": "what `POST /models?url=` finds by its bare name",
+    "service_envelope": "of archives that name none in their manifest; for TorchServe the manifest counts for nothing",
+}
+
+
+class Passed(NamedTuple):
+    """Keys that are not taken: why, or what to do instead; and values that say what is so anyway."""
+
+    keys: tuple[str, ...]
+    advice: str
+    fine: str | None = None
+
+
+PASSED = (
+    Passed(
+        ("load_models",),
+        "no archive of the store is registered by itself: register each one once, with "
+        "'POST /models?url=NAME.mar&initial_workers=1', and it is served at each start",
+    ),
+    Passed(("models",), "workers and batches are said when a model is registered, or in its own folder"),
+    Passed(("workflow_store",), "workflows are not served"),
+    Passed(
+        ("model_snapshot", "snapshot_store", "version", "tsConfigFile"),
+        "what is registered is kept in SCANCER_DATABASE",
+    ),
+    Passed(
+        ("unregister_model_timeout",),
+        "a model goes once its requests are answered, while the others answer",
+    ),
+    Passed(("max_response_size",), "an answer may have any size"),
+    Passed(("limit_max_image_pixels",), "pictures are always limited: set SCANCER_MAX_PIXELS", "true"),
+    Passed(("decode_input_request",), "raw bodies, forms and JSON are told apart by themselves", "true"),
+    Passed(("default_service_handler",), "each model's model.toml says what is done to a picture"),
+    Passed(
+        ("use_env_allowed_urls",), "TS_ALLOWED_URLS counts with enable_envvars_config=true; or set SCANCER_ALLOWED_URLS"
+    ),
+    Passed(("enable_model_api",), "users with the role `manage` register models", "true"),
+    Passed(("install_py_dep_per_model",), "packages are installed before the start", "false"),
+    Passed(("ts_open_inference_protocol",), "that protocol is always spoken", "true"),
+    Passed(
+        ("disable_token_authorization", "token_expiration_min"),
+        "users with passwords take the place of tokens ('flask --app wsgi users add NAME'), or SCANCER_AUTH=off",
+    ),
+    Passed(
+        ("keystore", "keystore_pass", "keystore_type"),
+        "a key is read from PEM files: 'openssl pkcs12 -in KEYSTORE -nodes' writes them; "
+        "name them in certificate_file and private_key_file",
+    ),
+    Passed(
+        ("cors_allowed_origin", "cors_allowed_methods", "cors_allowed_headers"),
+        "the headers of CORS are for a proxy to add",
+    ),
+    Passed(("enable_metrics_api",), "metrics are always there: SCANCER_METRICS_ADDRESS says for whom", "true"),
+    Passed(("metrics_mode", "metrics_format"), "metrics are always in Prometheus' format", "prometheus"),
+    Passed(
+        ("metrics_config", "metric_time_interval", "system_metrics_cmd"), "the metrics are fixed, and read at a scrape"
+    ),
+    Passed(
+        ("disable_system_metrics", "model_metrics_auto_detect"), "the metrics are fixed, and read at a scrape", "false"
+    ),
+    Passed(("number_of_gpu",), "models run on the CPU", "0"),
+    Passed(("blacklist_env_vars",), "a handler's process has the server's environment without SCANCER_ variables"),
+    Passed(
+        ("number_of_netty_threads", "netty_client_threads"),
+        "a connection takes no thread; SCANCER_THREADS is how many requests a worker handles at a time",
+    ),
+    Passed(("prefer_direct_buffer", "use_native_io", "io_ratio", "vmargs"), "there is no Java"),
+    Passed(("initial_worker_port", "initial_distribution_port"), "workers need no ports"),
+    Passed(("async_logging", "cpp_log_config"), "the log is JSON lines on standard error"),
+    Passed(("debug",), "set SCANCER_LOG_LEVEL=DEBUG", "false"),
+    Passed(("model_server_home",), "the project's own folder is the home"),
+    Passed(
+        (
+            *("enable_grpc_ssl", "grpc_inference_address", "grpc_inference_port"),
+            *("grpc_inference_max_connection_age_ms", "grpc_inference_max_connection_age_grace_ms"),
+            *("grpc_management_address", "grpc_management_port"),
+            *("grpc_management_max_connection_age_ms", "grpc_management_max_connection_age_grace_ms"),
+        ),
+        "gRPC is not spoken",
+    ),
+)
+ADVICE = {key: passed for passed in PASSED for key in passed.keys}
+KEYS = (*TAKEN, FROM_ENVIRONMENT, *ADVICE)
+
+
+class TorchServeConfig(NamedTuple):
+    """What a `config.properties` comes to.
+
+    Attributes:
+        settings: by the name of our setting, the key that gives it and its value as text.
+        remarks: one for each key that is not taken.
+    """
+
+    settings: dict[str, tuple[str, str]]
+    remarks: list[str]
+
+
+def read_config(path: Path, environ: Mapping[str, str]) -> TorchServeConfig:
+    """Read a `config.properties`.
+
+    Args:
+        path: the file.
+        environ: for values that name variables (`$$NAME$$`), for `TS_<KEY>` where the file has them read, and for
+            settings of ours that are given beside the file.
+
+    Raises:
+        SettingsError: the file cannot be read, or asks for TLS without the files that it takes.
+    """
+    try:
+        properties = parse_properties(path.read_text("latin-1"))  # as Java reads it
+    except OSError as error:
+        raise SettingsError(f"SCANCER_TS_CONFIG={path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise SettingsError(f"SCANCER_TS_CONFIG={path} cannot be read: {error}.") from error
+    properties = {key: fill_in(key, value, environ) for key, value in properties.items()}
+    if properties.get(FROM_ENVIRONMENT, "").lower() == "true":
+        variables = {key: environ.get(f"TS_{key.upper()}") for key in KEYS}
+        properties |= {key: text for key, text in variables.items() if text is not None}
+    remarks = [remark for key, value in properties.items() if (remark := make_remark(key, value))]
+    unused = find_unused_files(properties, environ)
+    remarks += [f"{key}: no address begins with https://" for key in unused]
+    if any(properties.get(key, "").startswith("https:") for key in ADDRESSES):
+        plain = [key for key in ADDRESSES if properties.get(key, "").startswith("http:")]
+        remarks += [f"{key}: TLS is spoken there too, as another address begins with https://" for key in plain]
+    settings: dict[str, tuple[str, str]] = {}
+    for key, names in TAKEN.items():
+        if key in properties and key not in unused:
+            settings |= {name: (key, text) for name in names if (text := translate(key, name, properties[key], path))}
+    return TorchServeConfig(settings, remarks)
+
+
+def find_unused_files(properties: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
+    """Return the keys of TLS files that do not count, as no address is one of TLS.
+
+    Raises:
+        SettingsError: an address is, and there are no files.
+    """
+    files = [key for key in FILES if key in properties]
+    secure = [key for key in ADDRESSES if properties.get(key, "").startswith("https://")]
+    if not secure:
+        return files
+    if not files and "SCANCER_TLS_CERTIFICATE" not in environ:
+        raise SettingsError(
+            f"{secure[0]} begins with https://, which wants certificate_file and private_key_file, both PEM."
+        )
+    return []
+
+
+def translate(key: str, setting: str, value: str, path: Path) -> str | None:
+    """Write the value of a key as that of our setting; None leaves the setting as it is."""
+    if key in ADDRESSES:
+        found = re.fullmatch(r"(https?)://(\[[^]]*\]|[^:/]+)(?::([0-9]+))?/?", value)
+        return f"{found[2]}:{found[3] or ADDRESSES[key][found[1]]}" if found else value
+    if key in FILES:
+        return str(path.parent / value)
+    if (key, value) in (("default_workers_per_model", "0"), ("allowed_urls", ""), ("service_envelope", "")):
+        return None
+    return value + "000" if setting.endswith("_ms") else value
+
+
+def make_remark(key: str, value: str) -> str | None:
+    """Say what is to be done about a key that is not taken."""
+    if key in TAKEN or key == FROM_ENVIRONMENT:
+        return None
+    if key in ADVICE:
+        passed = ADVICE[key]
+        return None if value.lower() == passed.fine else f"{key}: {passed.advice}"
+    close = get_close_matches(key, KEYS, 1)
+    return f"{key}: TorchServe has no such key" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def fill_in(key: str, value: str, environ: Mapping[str, str]) -> str:
+    """Put the variables in that a value names as `$$NAME$$`."""
+
+    def find(match: re.Match[str]) -> str:
+        if match[1] not in environ:
+            raise SettingsError(f"{key} names the environment variable {match[1]}, which is not set.")
+        return environ[match[1]]
+
+    return re.sub(r"\$\$([^$]{2,})\$\$", find, value)
+
+
+def describe_keys() -> str:
+    """Return all keys as a Markdown table: what is taken, then what is named at the start."""
+    rows = ["| key | here |", "| --- | --- |"]
+    for key, names in TAKEN.items():
+        settings = " and ".join(f"`SCANCER_{name.upper()}`" for name in names)
+        remark = TAKEN_REMARKS[key]
+        rows.append(f"| `{key}` | taken: {settings}{'; ' if remark else ''}{remark} |")
+    rows.append(f"| `{FROM_ENVIRONMENT}` | taken: with `true`, variables `TS_<KEY>` win over the file |")
+    for passed in PASSED:
+        keys = ", ".join(f"`{key}`" for key in passed.keys)
+        fine = f" (nothing is said of `{passed.fine}`)" if passed.fine else ""
+        rows.append(f"| {keys} | named: {passed.advice}{fine} |")
+    return "\n".join(rows) + "\n"

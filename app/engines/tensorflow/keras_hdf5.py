@@ -1,0 +1,139 @@
+"""Whole Keras models in HDF5, as Keras 2 and 3 save them: looked through as data, before Keras loads anything.
+
+An HDF5 file can name other files to read from, declare more than it holds, and, by its config, have Keras build
+anything. All of that is refused here, whatever Keras itself would say.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from app.engines.tensorflow.keras_2_graph import Translation, translate_model
+from app.engines.tensorflow.keras_classes import (
+    find_classes,
+    is_allowed,
+    is_allowed_in_hdf5,
+    is_allowed_in_keras_2,
+    refuse_class,
+)
+from app.errors import IntegrityError
+
+CONFIG_ATTRIBUTE, WEIGHTS_GROUP = "model_config", "model_weights"
+VERSION_ATTRIBUTE, BACKEND_ATTRIBUTE = "keras_version", "backend"
+MAX_CONFIG_BYTES = 8 * 1024 * 1024
+MAX_ATTRIBUTE_BYTES = 1024 * 1024
+MAX_EXPANSION = 100
+"""A dataset may declare at most this many times the bytes that it holds."""
+SMALL_BYTES = 4096
+BUILT_IN_FILTERS = frozenset((h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32))
+"""All others are programs that HDF5 looks for on the disk."""
+
+
+def check_hdf5(path: Path) -> Translation | None:
+    """Look a file through.
+
+    Returns:
+        What Keras 3 is to build in the place of a model of Keras 2; none if Keras 3 wrote the file, and can read it.
+
+    Raises:
+        IntegrityError: it is not a whole model, or it holds what is not allowed or cannot be translated.
+    """
+    version, config = read_checked_config(path)
+    if version != "2":
+        return None
+    try:
+        translation = translate_model(config)
+    except IntegrityError as error:
+        raise IntegrityError(f"{path.name} is a model of Keras 2: {error}") from error
+    for module, name in find_classes(translation.config):
+        if not is_allowed(module, name):
+            raise refuse_class(path.name, module, name)
+    return translation
+
+
+def read_checked_config(path: Path) -> tuple[str, Any]:
+    """Check the whole file, and return the first figure of the version that wrote it, and its config.
+
+    Raises:
+        IntegrityError: it is not a whole model, or it holds what is not allowed.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            check_members(path.name, file)
+            config = json.loads(read_config(path.name, file))
+            version = read_version(path.name, file)
+        classes = list(find_classes(config))
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise IntegrityError(f"{path.name} is not an HDF5 file of Keras: {error}") from error
+    for module, name in classes:
+        if not (is_allowed_in_keras_2 if version == "2" else is_allowed_in_hdf5)(module, name):
+            raise refuse_class(path.name, module, name)
+    return version, config
+
+
+def read_version(name: str, file: h5py.File) -> str:
+    """Return the first figure of the Keras version that wrote a file; raises `IntegrityError` if it is none we read."""
+    values = [file.attrs.get(key, "") for key in (VERSION_ATTRIBUTE, BACKEND_ATTRIBUTE)]
+    version, backend = (str(value.decode() if isinstance(value, bytes) else value) for value in values)
+    if version[:2] not in ("2.", "3."):
+        raise IntegrityError(f"{name} was written by Keras {version or '1':.20}; load and save it with Keras 2")
+    if version[0] == "2" and backend != "tensorflow":
+        raise IntegrityError(f"{name} was written on {backend:.20}; load and save it with Keras 2 on TensorFlow")
+    return version[0]
+
+
+def read_config(name: str, file: h5py.File) -> str:
+    """Return the text of the model's config; a file of weights alone has none."""
+    if CONFIG_ATTRIBUTE not in file.attrs or not isinstance(file.get(WEIGHTS_GROUP), h5py.Group):
+        raise IntegrityError(f"{name} holds no whole model; save it with model.save, not save_weights")
+    text = file.attrs[CONFIG_ATTRIBUTE]
+    if len(text) > MAX_CONFIG_BYTES:
+        raise IntegrityError(f"{name}: {CONFIG_ATTRIBUTE} is larger than {MAX_CONFIG_BYTES} bytes")
+    return str(text.decode() if isinstance(text, bytes) else text)
+
+
+def check_members(name: str, file: h5py.File) -> None:
+    """Look at every link of a file, and raise `IntegrityError` at the first that does not lead to plain data in it."""
+    groups = [file["/"]]
+    seen = {h5py.h5o.get_info(groups[0].id).addr}
+    while groups:
+        group = groups.pop()
+        check_attributes(name, group)
+        for key in group:
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                raise IntegrityError(f"{name} holds a link, {key}, which may lead out of it")
+            member = group[key]
+            address = h5py.h5o.get_info(member.id).addr
+            if address in seen:
+                raise IntegrityError(f"{name} holds {key} under two names")
+            seen.add(address)
+            if isinstance(member, h5py.Group):
+                groups.append(member)
+            elif isinstance(member, h5py.Dataset):
+                check_dataset(name, member)
+            else:
+                raise IntegrityError(f"{name} holds {key}, which is neither a group nor a dataset")
+
+
+def check_dataset(name: str, dataset: h5py.Dataset) -> None:
+    """Refuse a dataset that lies elsewhere, is unpacked by a program from elsewhere, or declares what it has not."""
+    if dataset.external or dataset.is_virtual:
+        raise IntegrityError(f"{name} holds {dataset.name}, whose data lie in another file")
+    plan = dataset.id.get_create_plist()
+    check_attributes(name, dataset)
+    if any(plan.get_filter(index)[0] not in BUILT_IN_FILTERS for index in range(plan.get_nfilters())):
+        raise IntegrityError(f"{name} holds {dataset.name}, which is packed by a filter that HDF5 does not bring")
+    declared = math.prod(dataset.shape or (0,)) * dataset.dtype.itemsize
+    if declared > MAX_EXPANSION * dataset.id.get_storage_size() + SMALL_BYTES:
+        raise IntegrityError(f"{name} holds {dataset.name}, which declares {declared} bytes and has far fewer")
+
+
+def check_attributes(name: str, member: h5py.Group | h5py.Dataset) -> None:
+    """Refuse attributes so large that reading them would take the memory."""
+    for key in member.attrs:
+        attribute = member.attrs.get_id(key)
+        if math.prod(attribute.shape) * attribute.dtype.itemsize > MAX_ATTRIBUTE_BYTES:
+            raise IntegrityError(f"{name} holds an attribute of more than {MAX_ATTRIBUTE_BYTES} bytes")

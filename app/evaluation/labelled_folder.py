@@ -1,0 +1,94 @@
+"""A folder of pictures whose sub-folders say their class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from app.arrays import InputBatch
+from app.errors import PicturesError, RequestError
+from app.manifest.model_specs import InputSpec
+from app.pipeline.decoding.decode import ImageLimits, decode
+from app.pipeline.preprocess import preprocess
+
+MIN_PICTURES = 3
+"""Of each class: one to calibrate with, and the two that a variance needs."""
+MAX_CALIBRATION_PICTURES = 300
+CALIBRATION_SHARE = 1 / 3
+"""At most this part of each class calibrates; the others measure."""
+SEED = 0
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    """A picture's file and the index of its class."""
+
+    path: Path
+    label: int
+
+
+def find_pictures(folder: Path, classes: Sequence[str]) -> list[LabelledPicture]:
+    """Find the pictures of every class, sorted by class and name; hidden files are passed over.
+
+    Args:
+        folder: holds one sub-folder a class, all named by class or all by index: `0`, `1` and so on.
+        classes: the class names, in the model's order.
+
+    Raises:
+        PicturesError: it is not such a folder, or holds fewer than three pictures of a class.
+    """
+    try:
+        found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise PicturesError(f"{folder} cannot be read: {error.strerror}") from error
+    by_index = [str(index) for index in range(len(classes))]
+    names = next((names for names in (list(classes), by_index) if sorted(names) == found), None)
+    if names is None:
+        raise PicturesError(
+            f"{folder} must hold the sub-folders {', '.join(classes)} (or {', '.join(by_index)}) and no others; "
+            f"it holds {', '.join(found) or 'none'}"
+        )
+    return [picture for label, name in enumerate(names) for picture in list_class(folder / name, label)]
+
+
+def list_class(folder: Path, label: int) -> list[LabelledPicture]:
+    """The pictures of one class, sorted by name."""
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    for path in paths:
+        if not path.is_file():
+            raise PicturesError(f"{folder.name}/{path.name} is not a file; pictures must lie in {folder.name} itself")
+    if len(paths) < MIN_PICTURES:
+        raise PicturesError(f"{folder.name} holds {len(paths)} pictures; at least {MIN_PICTURES} are needed")
+    return [LabelledPicture(path, label) for path in paths]
+
+
+def split_pictures(
+    pictures: Sequence[LabelledPicture],
+) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
+    """Split by a seeded draw within each class: those that calibrate, about 300 in all, and those that measure."""
+    share = min(CALIBRATION_SHARE, MAX_CALIBRATION_PICTURES / len(pictures))
+    random = np.random.default_rng(SEED)
+    calibration, measured = [], []
+    for label in sorted({picture.label for picture in pictures}):
+        of_class = [picture for picture in pictures if picture.label == label]
+        order = random.permutation(len(of_class))
+        cut = max(1, int(len(of_class) * share))
+        calibration += [of_class[index] for index in order[:cut]]
+        measured += [of_class[index] for index in order[cut:]]
+    return calibration, measured
+
+
+def read_picture(path: Path, spec: InputSpec, limits: ImageLimits) -> InputBatch:
+    """Read a picture as the service would: uint8, [1, H, W, 3].
+
+    Raises:
+        PicturesError: it cannot be read or decoded; the message names it by class folder and file.
+    """
+    name = f"{path.parent.name}/{path.name}"
+    try:
+        return preprocess(decode(path.read_bytes(), limits).pixels, spec)[np.newaxis]
+    except RequestError as error:
+        raise PicturesError(f"{name}: {error.message}") from error
+    except OSError as error:
+        raise PicturesError(f"{name} cannot be read: {error.strerror}") from error

@@ -1,0 +1,183 @@
+"""How good a model version is on a folder of labelled pictures, which it is shown as the service shows them to it."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.arrays import Probabilities
+from app.config.settings import Settings
+from app.engines.process_engine import runs_natively
+from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, CompiledModelError, PicturesError
+from app.evaluation.auc import choose_classes, estimate_auc
+from app.evaluation.estimate import Estimate, estimate_share
+from app.evaluation.evaluation_report import Evaluation
+from app.evaluation.labelled_folder import LabelledPicture
+from app.manifest.model_manifest import ModelManifest
+from app.manifest.model_specs import OutputSpec
+from app.pipeline.served_model import ServedModel, Upload
+from app.registry.model_loader import LoadedModel, ModelLoader
+from app.repository.model_folder import ModelFolder
+from app.state.wanted import PlannedVersion
+
+MIN_READABLE_PICTURES = 2
+"""Of each class: what a variance needs."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said of one picture: SHA-256 of its content, its class, the class decided for, probabilities."""
+
+    sha256: str
+    label: int
+    decided: int
+    probabilities: list[float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation, and a line for each picture that could not be read: its name and the reason."""
+
+    evaluation: Evaluation
+    unreadable: list[str]
+
+
+def evaluate_version(
+    planned: PlannedVersion,
+    pictures: Sequence[LabelledPicture],
+    settings: Settings,
+    advance: Callable[[int], None],
+) -> Measured:
+    """Show the pictures to one version, as many at a time as it batches, and work out its figures.
+
+    Args:
+        planned: the version; it is compiled first if need be, as a server would.
+        pictures: see `find_pictures`.
+        settings: how models are served, and which pictures are taken.
+        advance: is told how many pictures were done.
+
+    Raises:
+        ModelFolderError: the model cannot be served.
+        PicturesError: too few pictures of a class can be read.
+        ServiceError: the model failed.
+    """
+    loader = ModelLoader(settings)
+    loaded = load(planned, loader)
+    try:
+        model_sha256 = identify_model(planned.folder, loaded.manifest, loader)
+        answers, unreadable = ask(loaded.served, pictures, settings.max_body_bytes, advance)
+    finally:
+        loaded.served.close()
+    spec = loaded.manifest.output
+    labels = np.array([answer.label for answer in answers], dtype=np.int64)
+    counts = {name: int((labels == index).sum()) for index, name in enumerate(spec.classes)}
+    fewest = min(counts, key=counts.__getitem__)
+    if counts[fewest] < MIN_READABLE_PICTURES:
+        raise PicturesError(f"only {counts[fewest]} of the pictures of {fewest} can be read: too few")
+    evaluation = Evaluation(
+        model=planned.wanted.name,
+        version=planned.wanted.version,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        model_sha256=model_sha256,
+        precision="int8" if loaded.int8 else "float32",
+        data_sha256=identify_data(answers, spec.classes),
+        pictures=counts,
+        unreadable=len(unreadable),
+        positive_class=spec.positive_class,
+        threshold=spec.threshold,
+        metrics=work_out(answers, labels, spec),
+        labels=labels.tolist(),
+        probabilities=[answer.probabilities for answer in answers],
+    )
+    return Measured(evaluation, unreadable)
+
+
+def load(planned: PlannedVersion, loader: ModelLoader) -> LoadedModel:
+    """Load a version as a server would."""
+    manifest = planned.folder.read_manifest()
+    planned.folder.verify_artifact(manifest)
+    if not runs_natively(manifest, loader.settings):
+        try:
+            return loader.load_compiled(planned, manifest, None)
+        except CompiledModelError:
+            pass  # it is compiled now
+    return loader.load_slowly(planned)
+
+
+def ask(
+    served: ServedModel, pictures: Sequence[LabelledPicture], max_bytes: int, advance: Callable[[int], None]
+) -> tuple[list[Answer], list[str]]:
+    """Have every picture answered; return the answers by content, and why others have none."""
+    classes, size = served.manifest.output.classes, served.manifest.batch.max_size
+    answers, unreadable = [], []
+    for start in range(0, len(pictures), size):
+        group = pictures[start : start + size]
+        uploads = [read_file(picture, max_bytes) for picture in group]
+        predictions, _ = served.predict_many(uploads)
+        for picture, upload, prediction in zip(group, uploads, predictions, strict=True):
+            if isinstance(prediction, AnsweredError):
+                unreadable.append(f"{picture.path.parent.name}/{picture.path.name}: {prediction.message}")
+                continue
+            assert isinstance(upload, bytes), "what was not read is not predicted"
+            decision = prediction.decision
+            sha256, decided = hashlib.sha256(upload).hexdigest(), classes.index(decision.class_name)
+            answers.append(Answer(sha256, picture.label, decided, [decision.probabilities[name] for name in classes]))
+        advance(len(group))
+    return sorted(answers, key=lambda answer: (answer.sha256, answer.label)), unreadable
+
+
+def read_file(picture: LabelledPicture, max_bytes: int) -> Upload | AnsweredError:
+    """Read a picture's file, or say why not."""
+    try:
+        if picture.path.stat().st_size > max_bytes:
+            return BodyTooLargeError(f"The file is larger than {max_bytes} bytes (SCANCER_MAX_BODY_BYTES).")
+        return picture.path.read_bytes()
+    except OSError as error:
+        return BadRequestError(f"The file cannot be read: {error.strerror}.")
+
+
+def work_out(answers: Sequence[Answer], labels: NDArray[np.int64], spec: OutputSpec) -> dict[str, Estimate]:
+    """AUC, and sensitivity and specificity at the threshold; of more than two classes the mean AUC, and accuracy."""
+    probabilities: Probabilities = np.array([answer.probabilities for answer in answers])
+    auc = estimate_auc(probabilities, labels, choose_classes(spec.classes, spec.positive_class))
+    is_right = np.array([answer.decided for answer in answers]) == labels
+    if spec.positive_class is None:
+        return {"auc": auc, "accuracy": estimate_share(int(is_right.sum()), len(labels))}
+    of_positive, of_negative = (
+        is_right[(labels == spec.classes.index(spec.positive_class)) == is_wanted] for is_wanted in (True, False)
+    )
+    return {
+        "auc": auc,
+        "sensitivity": estimate_share(int(of_positive.sum()), len(of_positive)),
+        "specificity": estimate_share(int(of_negative.sum()), len(of_negative)),
+    }
+
+
+def identify_data(answers: Sequence[Answer], classes: Sequence[str]) -> str:
+    """SHA-256 of the pictures' contents and classes; of no names, and the same in any order."""
+    lines = [json.dumps(list(classes)), *sorted(f"{answer.sha256} {answer.label}" for answer in answers)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def identify_model(folder: ModelFolder, manifest: ModelManifest, loader: ModelLoader) -> str:
+    """SHA-256 of all that decides a version's answers: artifact, compiled model, and what the manifest says of them.
+
+    Raises:
+        ModelFolderError: the artifact or the compiled model is not the one that its hash names.
+    """
+    folder.verify_artifact(manifest)
+    output = manifest.output
+    parts = [
+        manifest.artifact.sha256,
+        manifest.graph_sha256,
+        manifest.input.jpeg_min_scale,
+        [output.classes, output.activation, output.positive_class, output.threshold],
+    ]
+    if not runs_natively(manifest, loader.settings):
+        report = folder.read_report(manifest)
+        parts.append((loader.find_int8(folder, manifest, report) or report).ir_sha256)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,70 @@
+"""Signatures of TorchServe's archives: over the files in it, whichever way they are packed.
+
+The signature of a file `model.mar` is a file beside it, `model.mar.signature.json`; of a folder, and of an archive that
+has it inside, it is `signature.json`. It goes with the unpacked archive to its place among the models, and is verified
+there at every start.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.config.settings import Settings
+from app.errors import ModelFormatError
+from app.exchange.model_format import ModelFormat, identify
+from app.exchange.unpacking import ArchiveLimits, unpack
+from app.handlers.handler_archive import is_archive, read_archive
+from app.repository.signing import SIGNATURE_FILE, TrustedKey, make_signature, verify_content
+
+UNPACKED_FACTOR = 4
+
+
+def find_signature(source: Path) -> Path:
+    """Where the signature of an archive in the store's folder lies."""
+    return source / SIGNATURE_FILE if source.is_dir() else source.with_name(f"{source.name}.{SIGNATURE_FILE}")
+
+
+def bring_signature(source: Path, folder: Path) -> None:
+    """Put the signature that lies beside an archive into the folder unpacked from it; it goes before another."""
+    beside = find_signature(source)
+    if source.is_file() and beside.is_file():
+        shutil.copyfile(beside, folder / SIGNATURE_FILE)
+
+
+def sign_archive(source: Path, key: Path, settings: Settings) -> str:
+    """Sign an archive; return the name and version that the signature is of.
+
+    Raises:
+        ModelFolderError: it is no archive of TorchServe's, or the key cannot be used.
+    """
+    with open_archive(source, settings) as (folder, name, version):
+        document = make_signature(folder, name, version, key)
+    find_signature(source).write_text(document, encoding="utf-8")
+    return f"{name}/{version}"
+
+
+def verify_archive(source: Path, settings: Settings) -> tuple[str, TrustedKey | None]:
+    """Verify an archive's signature; return name and version, and the trusted key, or None if it is not signed.
+
+    Raises:
+        ModelFolderError: it is no archive of TorchServe's, or the signature does not hold.
+    """
+    with open_archive(source, settings) as (folder, name, version):
+        bring_signature(source, folder)
+        return f"{name}/{version}", verify_content(folder, name, version, settings.instance)
+
+
+@contextmanager
+def open_archive(source: Path, settings: Settings) -> Iterator[tuple[Path, str, str]]:
+    """Have an archive as a folder for a while, with its name and version; nothing in it is run."""
+    with tempfile.TemporaryDirectory() as quarantine:
+        folder = source
+        if not (source.is_dir() and is_archive(source)):
+            if identify(source) is not ModelFormat.MAR:
+                raise ModelFormatError(f"{source.name} is no archive of TorchServe's")
+            limits = ArchiveLimits(bytes=UNPACKED_FACTOR * settings.max_model_bytes)
+            folder = unpack(source, Path(quarantine) / "unpacked", limits)
+        model = read_archive(folder, "", "").manifest["model"]
+        yield folder, str(model["modelName"]), str(model["modelVersion"])

@@ -1,0 +1,40 @@
+"""Writes a model folder as one archive file, the same bytes every time."""
+
+import os
+import stat
+import zipfile
+from pathlib import Path
+
+from app.exchange.unpacking import ArchiveLimits, Names, read_folder
+from app.repository.model_folder import ModelFolder
+
+OLDEST_TIME = (1980, 1, 1, 0, 0, 0)
+PLAIN_FILE = (stat.S_IFREG | 0o644) << 16
+UNIX = 3
+
+
+def pack_model(folder: ModelFolder, output: Path) -> None:
+    """Write a model folder, without what begins with a dot, to the zip archive `output`, which is replaced at once.
+
+    Weights hardly shrink, so nothing is compressed: the bytes then depend on the folder alone, on no library's version.
+
+    Raises:
+        ModelFolderError: the folder is not whole, or holds what no archive may hold.
+        OSError: it cannot be read or written.
+    """
+    folder.verify_artifact(folder.read_manifest())
+    limits = ArchiveLimits(bytes=0)
+    staging = output.with_name(f".{output.name}.{os.getpid()}")
+    names = Names(limits.members)
+    try:
+        with zipfile.ZipFile(staging, "x", zipfile.ZIP_STORED) as archive:
+            for name, chunks in read_folder(folder.path, limits):
+                if not any(part.startswith(".") for part in name.split("/")):
+                    names.add(name)
+                    info = zipfile.ZipInfo(name, OLDEST_TIME)
+                    info.create_system, info.external_attr = UNIX, PLAIN_FILE
+                    with archive.open(info, "w", force_zip64=True) as member:
+                        member.writelines(chunks)
+        staging.replace(output)
+    finally:
+        staging.unlink(missing_ok=True)

@@ -1,0 +1,109 @@
+"""A model archive with a program of its own, as the API asks it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from app.errors import HandlerFaultError, ModelProcessError, ServiceUnavailableError
+from app.handlers.handler_archive import HandlerArchive
+from app.pipeline.occupancy import Occupancy
+from app.pipeline.patience import Patience
+
+if TYPE_CHECKING:
+    from app.handlers.client.handler_streams import AnswerStream
+    from app.handlers.client.pool_client import PoolClient
+    from app.handlers.worker.handler_batch import Answer
+
+MARGIN_MS = 1000
+NO_DESCRIBER = 'Model "{}" has no worker to serve describe request. Please use scale workers API to add workers.'
+
+
+class HandlerModel(Occupancy):
+    """Answers requests through the pool of its model.
+
+    Thread safety: all methods may be called from any thread.
+    """
+
+    def __init__(self, archive: HandlerArchive, pools: "PoolClient") -> None:
+        super().__init__()
+        self._archive = archive
+        self._pools = pools
+
+    @property
+    def name(self) -> str:
+        """Model name."""
+        return self._archive.name
+
+    @property
+    def version(self) -> str:
+        """Version."""
+        return self._archive.version
+
+    @property
+    def has_envelope(self) -> bool:
+        """Whether requests reach the program through an envelope."""
+        return self._archive.has_envelope
+
+    @property
+    def timeout_ms(self) -> int:
+        """How long an answer may take at least: a handler that is too slow is told of by the pool, a moment before."""
+        return int(self._archive.limits.response_timeout_s * 1000) + MARGIN_MS
+
+    def predict(
+        self, request: Mapping[str, Any], parts: Sequence[bytes], patience: Patience, version: str | None = None
+    ) -> "Answer":
+        """Have one request answered; see `PoolClient.predict`. `version` is what the caller said of it.
+
+        Raises:
+            ServiceUnavailableError: there is no worker, or too many requests wait.
+            DeadlineError: the caller waits no longer.
+        """
+        answer = self._pools.predict(self._archive, request, parts, patience)
+        if answer is None:
+            raise ServiceUnavailableError(describe_lack_of_workers(self.name, version))
+        return answer
+
+    def open(
+        self, request: Mapping[str, Any], parts: Sequence[bytes], patience: Patience, version: str | None = None
+    ) -> "Answer | AnswerStream":
+        """Have one request answered, in parts if the program gives it so; raises as `predict`."""
+        answer = self._pools.open(self._archive, request, parts, patience)
+        if answer is None:
+            raise ServiceUnavailableError(describe_lack_of_workers(self.name, version))
+        return answer
+
+    def describe_itself(self, request_id: str, patience: Patience) -> dict[str, Any] | None:
+        """Return what the handler's `describe_handle` says of the model; nothing where it has none.
+
+        Raises:
+            HandlerFaultError: the handler failed.
+            ServiceUnavailableError, DeadlineError: as `predict`.
+        """
+        request = {"id": request_id, "headers": {"describe": "True"}, "parts": []}
+        answer = self._pools.predict(self._archive, request, [], patience)
+        if answer is None:
+            raise ServiceUnavailableError(NO_DESCRIBER.format(self.name))
+        header, body = answer
+        if "error" in header:
+            raise HandlerFaultError(header["error"])
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError):
+            return {}
+        return document if isinstance(document, dict) or document is None else {}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the pool's workers and waiting requests; empty while there is none."""
+        try:
+            return self._pools.describe(self._archive)
+        except ModelProcessError:
+            return {}
+
+
+def describe_lack_of_workers(name: str, version: str | None) -> str:
+    """TorchServe's words, and its quotation marks, for a model without workers; clients compare them."""
+    named = f'Model "{name}"' if version is None else f'Model "{name}" Version {version}"'
+    return (
+        f"{named} has no worker to serve inference request. Please use scale workers API to add workers. If this is a "
+        "sequence inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
+    )

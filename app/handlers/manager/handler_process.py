@@ -1,0 +1,186 @@
+"""The pool's side of a worker process: start it, hand it batches, end it."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import PREFIX
+from app.handlers.handler_archive import HandlerArchive
+from app.processes.frames import MAX_MESSAGE_BYTES, PARTS, BrokenMessageError, Message, encode, read_message
+
+log = logging.getLogger(__name__)
+
+BUFFER_BYTES = 1024 * 1024
+OnPart = Callable[[int, dict[str, Any], bytes], None]
+"""Called with the place of a request in its batch, and header and body of a part of its answer."""
+
+
+class HandlerLostError(Exception):
+    """The process could not load the handler, died, took too long, or said what is no answer; it is ended."""
+
+
+class HandlerUnaskedError(HandlerLostError):
+    """The process died before it had read what it was sent: the handler knows nothing of it."""
+
+
+class HandlerProcess:
+    """A process with a loaded handler.
+
+    Attributes:
+        started_at: `time.time()` of its start.
+        in_force: what it is confined by, in words.
+    """
+
+    def __init__(self, archive: HandlerArchive, memory_bytes: int, threads: int) -> None:
+        self._archive = archive
+        self._memory_bytes = memory_bytes
+        self._threads = threads
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._is_ended = False
+        self.started_at = time.time()
+        self.in_force: list[str] = []
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the process; None before it is started."""
+        return self._process.pid if self._process else None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process has closed its end, which is known before the process has ended."""
+        return self._reader is not None and self._reader.at_eof()
+
+    async def start(self) -> None:
+        """Start the process and wait until the handler is loaded.
+
+        Raises:
+            HandlerLostError: the handler cannot be loaded; the message is its reason.
+        """
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=BUFFER_BYTES)
+                self._process = await self._spawn(theirs)
+        except OSError as error:
+            await self.end()
+            raise HandlerLostError(f"no process can be started: {error.strerror}") from error
+        order = {"archive": self._archive.to_json(), "memory_bytes": self._memory_bytes}
+        reply, _ = await self._ask(order, (), self._archive.limits.startup_timeout_s)
+        if "error" in reply:
+            await self.end()
+            raise HandlerLostError(f"{reply['error']} ({reply.get('at')})")
+        self.in_force = reply.get("in_force", [])
+
+    async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
+        is_debugging = logging.getLogger("app").isEnabledFor(logging.DEBUG)
+        # What a handler prints may hold what callers sent, so it goes nowhere unless somebody looks for a fault.
+        output = None if is_debugging else asyncio.subprocess.DEVNULL
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "app.handlers.worker.handler_worker", str(theirs.fileno())),
+            cwd=PROJECT_ROOT,
+            env=make_environment(self._threads),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
+
+    async def predict(
+        self, requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes], timeout_s: float, on_part: OnPart
+    ) -> Message:
+        """Have a batch answered.
+
+        Raises:
+            HandlerLostError: it was not, or not to its end; the process is ended.
+        """
+
+        def hand_out(message: Message) -> None:
+            parts = message.header[PARTS]
+            if not isinstance(parts, list) or len(parts) != len(message.blobs):
+                raise BrokenMessageError("the parts are of another form")
+            for (place, header), body in zip(parts, message.blobs, strict=True):
+                if place not in range(len(requests)) or not isinstance(header, dict):
+                    raise BrokenMessageError("a part is of another form")
+                on_part(place, header, body)
+
+        reply = await self._ask({"requests": requests}, blobs, timeout_s, hand_out)
+        answers = reply.header.get("answers")
+        if not isinstance(answers, list) or not len(answers) == len(reply.blobs) == len(requests):
+            await self.end()
+            raise HandlerLostError("the answer is of another form")
+        return reply
+
+    async def _ask(
+        self,
+        header: Mapping[str, Any],
+        blobs: Sequence[bytes],
+        timeout_s: float,
+        on_parts: Callable[[Message], None] = lambda _: None,
+    ) -> Message:
+        assert self._reader is not None, "start() makes it"
+        assert self._writer is not None, "as above"
+        try:
+            async with asyncio.timeout(timeout_s):
+                self._writer.write(encode(header, blobs))
+                await self._writer.drain()
+                return await self._read_reply(on_parts)
+        except TimeoutError:
+            await self.end()
+            raise HandlerLostError(f"took longer than {timeout_s:g} s") from None
+        except (ConnectionResetError, BrokenPipeError):  # a socket is reset when it is closed with bytes unread
+            code = await self.end()
+            raise HandlerUnaskedError(f"it ended by itself with {code}") from None
+        except (EOFError, OSError, BrokenMessageError) as error:
+            code = await self.end()
+            raise HandlerLostError(f"{type(error).__name__}, process ended with {code}") from error
+
+    async def _read_reply(self, on_parts: Callable[[Message], None]) -> Message:
+        """Read the answers, and all that comes before them; together they may be as long as one message."""
+        assert self._reader is not None, "start() makes it"
+        size = 0
+        while True:
+            message = await read_message(self._reader)
+            size += sum(len(blob) for blob in message.blobs)
+            if size > MAX_MESSAGE_BYTES:
+                raise BrokenMessageError("the parts are too long")
+            if PARTS not in message.header:
+                return message
+            on_parts(message)
+
+    async def wait(self) -> int:
+        """Wait until the process has ended; return its code."""
+        assert self._process is not None, "start() makes it"
+        return await self._process.wait()
+
+    async def end(self) -> int | None:
+        """End the process and all it started, now; return its code."""
+        if self._writer is not None:
+            self._writer.close()
+        if self._process is None:
+            return None
+        if not self._is_ended:
+            self._is_ended = True
+            with suppress(ProcessLookupError, PermissionError):  # it has ended already
+                os.killpg(self._process.pid, signal.SIGKILL)
+        return await self._process.wait()
+
+
+def make_environment(threads: int) -> dict[str, str]:
+    """The environment of a handler: ours without our settings, and with as many threads as it is given.
+
+    Python writes no byte code: a signed folder must stay as it was signed.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    kept["PYTHONDONTWRITEBYTECODE"] = "1"
+    return kept | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

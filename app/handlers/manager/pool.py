@@ -1,0 +1,276 @@
+"""The processes of one model: batches for them, more and fewer of them, and new ones for those that died."""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from app.handlers.handler_archive import HandlerArchive, PoolLimits
+from app.handlers.manager.handler_metrics import HandlerMetrics
+from app.handlers.manager.handler_process import HandlerLostError, HandlerProcess, HandlerUnaskedError
+from app.handlers.manager.slots import (
+    Job,
+    NoWorkerError,
+    Slot,
+    SlotState,
+    StartError,
+    back_off,
+    count_alike,
+    hand_out,
+    hand_part,
+    settle,
+)
+from app.handlers.worker.handler_batch import WORKER_DIED, Answer, fail
+
+log = logging.getLogger(__name__)
+
+LONE_DELAY_S = 0.005
+"""How long a request that has no company in its model waits for some; TorchServe lets it wait the whole delay."""
+
+
+class Pool:
+    """Runs one model's handler in as many processes as are asked for.
+
+    Args:
+        archive: the unpacked archive.
+        memory_bytes: most address space of a process.
+        threads: of a process, for its framework.
+    """
+
+    def __init__(self, archive: HandlerArchive, memory_bytes: int, threads: int) -> None:
+        self._archive = archive
+        self.limits = archive.limits
+        self._memory_bytes = memory_bytes
+        self._threads = threads
+        self._jobs: deque[Job] = deque()
+        self._slots: list[Slot] = []
+        self._numbers = itertools.count(1)
+        self._arrived = asyncio.Event()
+        self._gathering = asyncio.Lock()
+        self._in_work = 0
+        self.metrics = HandlerMetrics()
+
+    async def scale(self, limits: PoolLimits) -> None:
+        """Take other limits, start or retire workers to fit, and wait until those that start have loaded the model.
+
+        Raises:
+            StartError: one of them could not.
+        """
+        self.limits = limits
+        self._archive = replace(self._archive, limits=limits)
+        self._arrived.set()
+        started = [self._add_slot() for _ in range(len(self._slots), limits.min_workers)]
+        for slot in self._slots[limits.max_workers :]:
+            self._retire(slot)
+        faults = [await asyncio.shield(slot.settled) for slot in started]
+        reason = next((fault for fault in faults if fault is not None), None)
+        if reason is not None:
+            raise StartError(reason)
+
+    def submit(self, request: Mapping[str, Any], blobs: list[bytes], on_part: Callable[[Answer], None]) -> Job:
+        """Put a request in line; `on_part` is called with what comes of its answer before the end.
+
+        Raises:
+            NoWorkerError: there is no worker, or the line is full.
+        """
+        if not self._has_hope() or len(self._jobs) >= self.limits.queue_size:
+            raise NoWorkerError
+        job = Job(request, blobs, asyncio.get_running_loop().create_future(), on_part)
+        self._jobs.append(job)
+        self._arrived.set()
+        return job
+
+    def forget(self, job: Job) -> None:
+        """Take a request out of line, whose caller has gone; one that is in work stays there."""
+        if job in self._jobs:
+            self._jobs.remove(job)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the workers, and how many requests wait."""
+        workers = [
+            {
+                "id": slot.number,
+                "started_at": slot.process.started_at if slot.process else None,
+                "state": slot.state.value,
+                "pid": slot.process.process_id if slot.process else None,
+            }
+            for slot in self._slots
+        ]
+        in_force = next((slot.process.in_force for slot in self._slots if slot.process), [])
+        return {
+            "min_workers": self.limits.min_workers,
+            "max_workers": self.limits.max_workers,
+            "workers": workers,
+            "waiting": len(self._jobs),
+            "working": self._in_work,
+            "queue_size": self.limits.queue_size,
+            "confined_by": in_force,
+        }
+
+    async def close(self) -> None:
+        """End all processes; whoever waits is told that there is no worker."""
+        tasks = [slot.task for slot in self._slots if slot.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._slots.clear()
+        self._refuse_waiting()
+
+    def _has_hope(self) -> bool:
+        return any(slot.state is not SlotState.FAILED for slot in self._slots if not slot.is_retired)
+
+    def _refuse_waiting(self) -> None:
+        while self._jobs:
+            job = self._jobs.popleft()
+            if not job.answer.done():
+                job.answer.set_exception(NoWorkerError())
+
+    def _add_slot(self) -> Slot:
+        slot = Slot(next(self._numbers), asyncio.get_running_loop().create_future())
+        slot.task = asyncio.create_task(self._keep(slot))
+        self._slots.append(slot)
+        return slot
+
+    def _retire(self, slot: Slot) -> None:
+        """Have a worker end: at once if it is idle, else with the batch that it works on."""
+        self._slots.remove(slot)
+        slot.is_retired = True
+        slot.state = SlotState.UNLOADING
+        if slot.task is not None and not slot.is_busy:
+            slot.task.cancel()
+        if not self._slots:
+            self._refuse_waiting()
+
+    async def _keep(self, slot: Slot) -> None:
+        """A slot's life: start a process, have it work, and start another when it is gone."""
+        pauses = back_off()
+        try:
+            while not slot.is_retired:
+                slot.process = HandlerProcess(self._archive, self._memory_bytes, self._threads)
+                try:
+                    await self._start(slot)
+                    pauses = back_off()
+                    await self._work(slot, slot.process)
+                except HandlerLostError as error:
+                    self._note_loss(slot, error)
+                finally:
+                    await slot.process.end()
+                if not slot.is_retired:
+                    await asyncio.sleep(next(pauses))
+        finally:
+            settle(slot, "it was told to end before it had started")
+
+    async def _start(self, slot: Slot) -> None:
+        assert slot.process is not None, "_keep() makes it"
+        if slot.state is not SlotState.FAILED:
+            slot.state = SlotState.STARTING
+        try:
+            await slot.process.start()
+        except HandlerLostError:
+            slot.state = SlotState.FAILED
+            if not self._has_hope():
+                self._refuse_waiting()
+            raise
+        slot.state = SlotState.READY
+        extra = {"model": self._archive.name, "version": self._archive.version}
+        log.info("handler started", extra=extra | {"reason": ", ".join(slot.process.in_force)})
+        settle(slot, None)
+
+    def _note_loss(self, slot: Slot, error: HandlerLostError) -> None:
+        if slot.state is SlotState.READY:
+            slot.state = SlotState.STARTING
+        extra = {"model": self._archive.name, "version": self._archive.version, "reason": str(error)}
+        log.error("handler process lost", extra=extra)
+        settle(slot, str(error))
+
+    async def _work(self, slot: Slot, process: HandlerProcess) -> None:
+        """Give a process batch after batch; returns when the slot is retired."""
+        ended = asyncio.create_task(process.wait())
+        try:
+            while not slot.is_retired:
+                await self._answer(slot, process, await self._next_batch(process, ended))
+        finally:
+            ended.cancel()
+
+    async def _next_batch(self, process: HandlerProcess, ended: "asyncio.Task[int]") -> list[Job]:
+        """Wait for a batch, or raise `HandlerLostError` if the process ends meanwhile."""
+        taking = asyncio.create_task(self._take_batch())
+        is_taken = False
+        try:
+            await asyncio.wait((taking, ended), return_when=asyncio.FIRST_COMPLETED)
+            if ended.done() or process.is_gone:
+                raise HandlerLostError(f"it ended by itself with {await ended}")
+            is_taken = True
+            return taking.result()
+        finally:
+            if not is_taken:
+                self._take_back(taking)
+
+    def _take_back(self, taking: "asyncio.Task[list[Job]]") -> None:
+        """Stop waiting for a batch; one that is there already goes back to the head of the line."""
+        if taking.done():
+            self._put_back(taking.result())
+            self._in_work -= len(taking.result())
+        else:
+            taking.cancel()
+
+    def _put_back(self, batch: list[Job]) -> None:
+        """Put requests back to the head of the line, but for those whose callers have gone."""
+        self._jobs.extendleft(job for job in reversed(batch) if not job.answer.done())
+        self._arrived.set()
+
+    async def _take_batch(self) -> list[Job]:
+        """Wait for requests, and for more of them as long as that is worth it."""
+        async with self._gathering:  # one worker gathers at a time, so that two do not share what is one batch
+            while not self._is_batch_ready():
+                self._arrived.clear()
+                try:
+                    async with asyncio.timeout(self._next_look_s()):
+                        await self._arrived.wait()
+                except TimeoutError:
+                    pass
+            count = count_alike(self._jobs, self.limits.batch_size)
+            batch = [self._jobs.popleft() for _ in range(count)]
+            self._in_work += count
+            return batch
+
+    def _is_batch_ready(self) -> bool:
+        return bool(self._jobs) and (len(self._jobs) >= self.limits.batch_size or self._next_look_s() == 0)
+
+    def _next_look_s(self) -> float | None:
+        """Seconds until the oldest request waits no longer for company; None while there is none."""
+        if not self._jobs:
+            return None
+        delay_s = self.limits.max_batch_delay_ms / 1000
+        if len(self._jobs) + self._in_work == 1:
+            delay_s = min(delay_s, LONE_DELAY_S)
+        return max(0.0, self._jobs[0].arrived + delay_s - time.monotonic())
+
+    async def _answer(self, slot: Slot, process: HandlerProcess, batch: list[Job]) -> None:
+        requests, blobs = [job.request for job in batch], [blob for job in batch for blob in job.blobs]
+        slot.is_busy = True
+        started = time.monotonic()
+        try:
+            reply = await process.predict(requests, blobs, self.limits.response_timeout_s, partial(hand_part, batch))
+        except HandlerUnaskedError:
+            self._put_back(batch)
+            raise
+        except (HandlerLostError, asyncio.CancelledError):
+            hand_out(batch, [fail(500, WORKER_DIED)] * len(batch))
+            raise
+        finally:
+            self._in_work -= len(batch)
+            slot.is_busy = False
+        if reply.header.get("fault"):
+            extra = {"model": self._archive.name, "version": self._archive.version, "reason": reply.header["fault"]}
+            log.error("handler failed", extra=extra)
+        self.metrics.take(reply.header.get("metrics"))
+        worked_s = time.monotonic() - started
+        times = [{"queue_s": started - job.arrived, "handler_s": worked_s} for job in batch]
+        headers = [header | took for header, took in zip(reply.header["answers"], times, strict=True)]
+        hand_out(batch, list(zip(headers, reply.blobs, strict=True)))

@@ -1,0 +1,97 @@
+"""The parts of a pool: the requests that wait, and the places that its processes fill."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import islice
+from typing import Any
+
+from app.handlers.manager.handler_process import HandlerProcess
+from app.handlers.worker.handler_batch import Answer
+
+MAX_BACK_OFF_S = 89.0
+SPECIAL = ("explain", "describe")
+"""Headers that ask a handler for something else than an answer."""
+
+
+class SlotState(StrEnum):
+    """Where a worker of a pool stands; the words are TorchServe's but for the first."""
+
+    STARTING = "STARTING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    FAILED = "FAILED"
+
+
+class NoWorkerError(Exception):
+    """Nobody is there to take a request, or too many wait already."""
+
+
+class StartError(Exception):
+    """A worker could not be started; the message is the handler's reason."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A request that waits for its answer; `on_part` is called with each part that comes before the end."""
+
+    request: Mapping[str, Any]
+    blobs: list[bytes]
+    answer: "asyncio.Future[Answer]"
+    on_part: Callable[[Answer], None]
+    arrived: float = field(default_factory=time.monotonic)
+
+
+def count_alike(jobs: Sequence[Job], most: int) -> int:
+    """How many of the requests that have waited longest make one batch: a handler looks at the first one's headers
+    to know whether an answer, an explanation or its own description is wanted, and makes the latter two one at a time.
+    """
+    is_plain = [not any(job.request["headers"].get(name) == "True" for name in SPECIAL) for job in islice(jobs, most)]
+    return 1 if not is_plain[0] else (is_plain.index(False) if False in is_plain else len(is_plain))
+
+
+@dataclass(eq=False)
+class Slot:
+    """A worker's place: the process in it changes when it dies.
+
+    Attributes:
+        number: counts the places of a pool, for whoever lists them.
+        settled: done when the first start has succeeded or failed; holds the reason in the latter case.
+    """
+
+    number: int
+    settled: "asyncio.Future[str | None]"
+    state: SlotState = SlotState.STARTING
+    process: HandlerProcess | None = None
+    task: "asyncio.Task[None] | None" = None
+    is_retired: bool = False
+    is_busy: bool = False
+
+
+def back_off() -> Iterator[float]:
+    """Yield TorchServe's pauses before a worker is started again, in seconds: 0, 1, 1, 2, 3, 5, 8 and so on."""
+    last, following = 0.0, 1.0
+    while True:
+        yield min(last, MAX_BACK_OFF_S)
+        last, following = following, last + following
+
+
+def settle(slot: Slot, fault: str | None) -> None:
+    """Note how a slot's first start went, if it is not noted yet."""
+    if not slot.settled.done():
+        slot.settled.set_result(fault)
+
+
+def hand_part(batch: list[Job], place: int, header: dict[str, Any], body: bytes) -> None:
+    """Give a request the next part of its answer, unless its caller has gone."""
+    if not batch[place].answer.done():
+        batch[place].on_part((header, body))
+
+
+def hand_out(batch: list[Job], answers: list[Answer]) -> None:
+    """Give each request its answer; those whose callers have gone need none."""
+    for job, answer in zip(batch, answers, strict=True):
+        if not job.answer.done():
+            job.answer.set_result(answer)

@@ -1,0 +1,76 @@
+"""The folder of a server's manager of handlers: its lock, its socket, and what is left when a manager was killed."""
+
+import fcntl
+import os
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from app.config.settings import HANDLERS_VARIABLE, Settings
+from app.processes.frames import LOST, SOCKET_FILE, connect
+from app.processes.locks import is_held
+
+LOCK_FILE = "lock"
+PREFIX = "handlers-"
+END_S, PAUSE_S = 10.0, 0.02
+
+
+def find_folder(settings: Settings) -> Path:
+    """The folder of this server's manager: all workers of one gunicorn share it."""
+    named = os.environ.get(HANDLERS_VARIABLE)
+    return Path(named) if named else settings.instance / f"{PREFIX}{os.getpid()}"
+
+
+def take_lock(folder: Path) -> int | None:
+    """Take the lock of a folder, made if need be; return its descriptor, None if another process has it.
+
+    A lock on a file that was removed meanwhile is none: two managers would each believe to have it.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / LOCK_FILE
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except FileNotFoundError:  # the folder is just being removed
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.stat().st_ino == os.fstat(lock).st_ino:
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(lock)
+    return None
+
+
+def has_manager(folder: Path) -> bool:
+    """Whether a manager has the folder."""
+    return is_held(folder / LOCK_FILE)
+
+
+def remove_unheld(folder: Path) -> None:
+    """Remove a folder that no manager has."""
+    lock = take_lock(folder)
+    if lock is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def sweep(settings: Settings) -> None:
+    """Remove what managers left that were killed together with their servers."""
+    for folder in settings.instance.glob(f"{PREFIX}*"):
+        remove_unheld(folder)
+
+
+def end_manager(folder: Path) -> None:
+    """Have the manager end with all its processes, wait for that, and remove what a killed one left."""
+    with suppress(*LOST):
+        channel = connect(folder / SOCKET_FILE)
+        with suppress(*LOST):
+            channel.send({"operation": "stop"})
+        channel.close()
+    deadline = time.monotonic() + END_S
+    while has_manager(folder) and time.monotonic() < deadline:
+        time.sleep(PAUSE_S)
+    if folder.exists():
+        remove_unheld(folder)

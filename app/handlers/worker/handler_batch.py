@@ -1,0 +1,115 @@
+"""Between messages and handlers: a batch of requests as TorchServe hands it over, and a handler's items as answers."""
+
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from app.handlers.worker.envelopes import Wrapped
+
+WORKER_DIED = "Worker died."
+FAILED = "Prediction failed"
+INVALID = "Invalid model predict output"
+WRONG_LENGTH = "number of batch response mismatched"
+UNSUPPORTED = "Unsupported model output data type."
+FAULT, BAD_REQUEST = "InternalServerException", "BadRequestException"
+"""Types of errors: TorchServe has the first for all that a handler fails with, also where it says itself how."""
+OUT_OF_MEMORY = "Out of resources"
+NO_CAPTUM = "captum, which explains predictions, is not installed on the server."
+MEMORY_WORDS = ("CUDA", "DefaultCPUAllocator")
+Answer = tuple[dict[str, Any], bytes]
+"""Header of an answer, with its `status` and, of a failed one, `error` and perhaps its `type`; and its body."""
+
+
+def make_data(requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]) -> list[dict[str, Any]]:
+    """Make what a handler calls `data`: a dict for each request, a key for each part of it.
+
+    Args:
+        requests: each with `parts`, of which each has a `name` and a `type`.
+        blobs: the bytes of all parts of all requests, in order.
+    """
+    rest = iter(blobs)
+    return [
+        {part["name"]: decode_part(part.get("type"), next(rest)) for part in request["parts"]} for request in requests
+    ]
+
+
+def decode_part(content_type: str | None, value: bytes) -> Any:
+    """Turn a part into JSON's values or text where its content type says so; else bytes, which a handler may change."""
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    try:
+        if kind == "application/json":
+            return json.loads(value)
+        if kind.startswith("text/"):
+            return value.decode()
+    except (ValueError, RecursionError):
+        return bytearray(value)
+    return bytearray(value)
+
+
+def make_answers(items: Any, context: Any, count: int) -> list[Answer]:
+    """Turn what a handler returned for `count` requests into answers."""
+    if not isinstance(items, list):
+        return fail_all(HTTPStatus.SERVICE_UNAVAILABLE, INVALID, count)
+    if len(items) != count:
+        return fail_all(HTTPStatus.SERVICE_UNAVAILABLE, WRONG_LENGTH, count)
+    return [make_answer(item, context, index) for index, item in enumerate(items)]
+
+
+def make_answer(item: Any, context: Any, index: int) -> Answer:
+    """Turn one item into an answer with the status and headers that the handler set for it."""
+    try:
+        body = encode_item(item)
+    except (TypeError, ValueError, RuntimeError):  # numpy's and PyTorch's too
+        return fail(HTTPStatus.SERVICE_UNAVAILABLE, UNSUPPORTED)
+    return make_header(context, index), body
+
+
+def make_header(context: Any, index: int) -> dict[str, Any]:
+    """Make the header of an answer from what the handler has set for it."""
+    status, phrase = context.get_response_status(index)
+    headers = [[str(name), str(value)] for name, value in context.get_response_headers(index).items()]
+    return {"status": int(status), "phrase": str(phrase or ""), "headers": headers}
+
+
+def encode_item(item: Any) -> bytes:
+    """Return an item's bytes: text and bytes as they are, a tensor as `torch.save` writes it, all else as JSON."""
+    if isinstance(item, Wrapped):
+        return encode_item(item.close(item.items))
+    if isinstance(item, (bytes, bytearray)):
+        return bytes(item)
+    if isinstance(item, str):
+        return item.encode()
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(item, torch.Tensor):
+        buffer = io.BytesIO()
+        torch.save(item, buffer)
+        return buffer.getvalue()
+    return json.dumps(item, indent=2).encode()
+
+
+def fail(status: int, message: str) -> Answer:
+    """Make the answer to a request that failed."""
+    return {"status": int(status), "error": message}, b""
+
+
+def refuse(message: str) -> Answer:
+    """Make the answer to a request that no handler gets, since it is malformed."""
+    return fail(HTTPStatus.BAD_REQUEST, message)[0] | {"type": BAD_REQUEST}, b""
+
+
+def fail_all(status: int, message: str, count: int) -> list[Answer]:
+    """Make the same for each request of a batch."""
+    return [fail(status, message)] * count
+
+
+def describe_failure(error: BaseException) -> tuple[int, str]:
+    """Return status and message for what a handler raised; its own text stays inside, but for what it says aloud."""
+    code, message = getattr(error, "error_code", None), getattr(error, "message", None)
+    if type(error).__name__ == "PredictionException" and code is not None:
+        return int(code), str(message)
+    if isinstance(error, MemoryError) or any(word in str(error) for word in MEMORY_WORDS):
+        return HTTPStatus.INSUFFICIENT_STORAGE, OUT_OF_MEMORY
+    return HTTPStatus.SERVICE_UNAVAILABLE, FAILED

@@ -1,0 +1,157 @@
+"""The process that runs a handler: `python -m app.handlers.worker.handler_worker DESCRIPTOR`, started by a pool.
+
+It confines itself, loads the model, says so, and answers batches until the other end of its socket goes.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.config.setting_types import NO_ENVELOPE
+from app.handlers.handler_archive import HandlerArchive
+from app.handlers.worker.envelopes import OPENERS, Asked, EnvelopeError, Opened, share_out
+from app.handlers.worker.handler_batch import (
+    Answer,
+    describe_failure,
+    encode_item,
+    fail_all,
+    make_answers,
+    make_data,
+    make_header,
+    refuse,
+)
+from app.handlers.worker.handler_loading import HandleFunction, load_handler, make_context, prepare_path
+from app.processes.confinement import confine
+from app.processes.frames import PARTS, Channel
+
+MAX_REASON_LENGTH = 500
+TRUE = "True"
+
+
+class HandlerService:
+    """A loaded handler.
+
+    Args:
+        archive: the unpacked archive.
+        send: sends a message before that of the answers.
+    """
+
+    def __init__(self, archive: HandlerArchive, send: Callable[[Mapping[str, Any], Sequence[bytes]], None]) -> None:
+        self._archive = archive
+        self._send = send
+        self._lock = threading.Lock()
+        self._receivers: dict[tuple[int, str], int] = {}
+        self._context = make_context(archive)
+        self._handle: HandleFunction = load_handler(archive, self._context)
+
+    def answer(self, requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]) -> tuple[list[Answer], str | None]:
+        """Answer a batch; also return where the handler failed, if it did: never what it said, which may quote data.
+
+        A request that is not in its envelope is answered that, and the handler sees the others alone.
+        """
+        rows = make_data(requests, blobs)
+        opened = [self._open(request, row) for request, row in zip(requests, rows, strict=True)]
+        sound = [place for place, each in enumerate(opened) if isinstance(each, Opened)]
+        if not sound:
+            return [each for each in opened if not isinstance(each, Opened)], None
+        with self._lock:
+            self._receivers = {(index, requests[place]["id"]): place for index, place in enumerate(sound)}
+        answers, fault = self._answer_opened(
+            [requests[place] for place in sound], [each for each in opened if isinstance(each, Opened)]
+        )
+        with self._lock:
+            self._receivers = {}
+        rest = iter(answers)
+        return [next(rest) if isinstance(each, Opened) else each for each in opened], fault
+
+    def _open(self, request: Mapping[str, Any], row: dict[str, Any]) -> Opened | Answer:
+        """Take a request out of its envelope; one for the handler's own description has none."""
+        headers = request["headers"]
+        name = NO_ENVELOPE if headers.get("describe") == TRUE else self._archive.envelope or NO_ENVELOPE
+        asked = Asked(request["id"], headers.get("explain") == TRUE, self._archive.manifest["model"])
+        try:
+            return OPENERS[name](row, asked)
+        except EnvelopeError as error:
+            return refuse(str(error))
+
+    def _answer_opened(
+        self, requests: Sequence[Mapping[str, Any]], opened: Sequence[Opened]
+    ) -> tuple[list[Answer], str | None]:
+        from ts.context import RequestProcessor
+
+        self._context.request_ids = {index: request["id"] for index, request in enumerate(requests)}
+        self._context.metrics.request_ids = self._context.request_ids
+        self._context.send_parts = self._send_parts
+        self._context.request_processor = [RequestProcessor(request["headers"]) for request in requests]
+        try:
+            items = self._handle([row for each in opened for row in each.rows], self._context)
+        except Exception as error:  # noqa: BLE001  # whatever a handler raises is its callers' answer
+            return fail_all(*describe_failure(error), len(requests)), locate(error)
+        answers = make_answers(share_out(items, opened), self._context, len(requests))
+        return answers, next((header["error"] for header, _ in answers if "error" in header), None)
+
+    def _send_parts(self, parts: Mapping[int, tuple[str, Any]]) -> None:
+        """Send parts of answers, by the place and the id of a request.
+
+        Those of a request that is not of this batch are nobody's: a thread of the handler's made them too late.
+        """
+        bodies = {index: encode_item(item) for index, (_, item) in parts.items()}
+        with self._lock:
+            places = {index: self._receivers.get((index, request_id)) for index, (request_id, _) in parts.items()}
+            mine = [index for index, place in places.items() if place is not None]
+            if mine:
+                headers = [[places[index], make_header(self._context, index)] for index in mine]
+                self._send({PARTS: headers}, [bodies[index] for index in mine])
+
+    def take_metrics(self) -> list[Any]:
+        """Return what the handler's metrics have become since the last batch."""
+        metrics: list[Any] = self._context.metrics.take()
+        return metrics
+
+
+def locate(error: BaseException) -> str:
+    """Say of which type an error is and where it was raised, and nothing that it says itself."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[-3:]]
+    return f"{type(error).__name__} at {' > '.join(places)}"
+
+
+def describe_fault(error: BaseException) -> str:
+    """Say why a handler could not be loaded; no request's data is there yet, so its own words may be told."""
+    return f"{type(error).__name__}: {error}"[:MAX_REASON_LENGTH]
+
+
+def serve(channel: Channel) -> None:
+    """Load the handler that the first message names, then answer batches."""
+    channel.connection.set_inheritable(False)  # what the handler starts has no part in it, nor what it forks
+    os.register_at_fork(after_in_child=lambda: os.close(channel.connection.detach()))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the manager says when it is over, and means it
+    order, _ = channel.receive()
+    archive = HandlerArchive.from_json(order["archive"])
+    in_force = confine(order["memory_bytes"])
+    os.chdir(archive.path)
+    prepare_path(archive.path)
+    try:
+        service = HandlerService(archive, channel.send)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a handler raises is the reason
+        channel.send({"error": describe_fault(error), "at": locate(error)})
+        return
+    channel.send({"ready": True, "in_force": in_force})
+    while True:
+        try:
+            batch, blobs = channel.receive()
+        except EOFError:
+            return
+        answers, fault = service.answer(batch["requests"], blobs)
+        reply = {"answers": [header for header, _ in answers], "fault": fault, "metrics": service.take_metrics()}
+        channel.send(reply, [body for _, body in answers])
+
+
+if __name__ == "__main__":
+    serve(Channel(socket.socket(fileno=int(sys.argv[1]))))

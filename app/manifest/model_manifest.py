@@ -1,0 +1,201 @@
+"""`model.toml`, read into a typed and checked `ModelManifest`; `models/README.md` explains every key."""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from app.errors import ManifestError
+from app.manifest.artifact import FRAMEWORKS, Artifact, parse_artifact
+from app.manifest.model_specs import BatchSpec, InputSpec, OutputSpec
+from app.manifest.toml_table import Table
+
+MANIFEST_FILE = "model.toml"
+MODEL_NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
+VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}")
+UNKNOWN_LICENCE = "not stated"
+INTENDED_USE = "Research use only. Not for diagnosis."
+MAX_NAME_LENGTH = 63
+MAX_MANIFEST_BYTES = 64 * 1024
+MAX_SIDE_PX = 4096
+MAX_BATCH_SIZE, MAX_BATCH_DELAY_MS = 64, 1000
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured quality with its 95 % interval and the number of pictures it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    data: str
+
+
+@dataclass(frozen=True)
+class ModelManifest:
+    """One version of one model, as its folder describes it."""
+
+    name: str
+    version: str
+    title: str
+    description: str
+    framework: str
+    engine: str
+    licence: str
+    intended_use: str
+    artifact: Artifact
+    input: InputSpec
+    output: OutputSpec
+    metrics: Mapping[str, Metric]
+    batch: BatchSpec = BatchSpec()
+
+    @property
+    def is_program(self) -> bool:
+        """Whether loading the artifact can run code, or read and write files."""
+        return FRAMEWORKS[self.framework].is_program
+
+    @property
+    def graph_sha256(self) -> str:
+        """SHA-256 of everything besides the artifact that decides the compiled model's numbers."""
+        files_only = {"jpeg_min_scale", "short_side_px", "is_turned"}  # what is done before is no part of the network
+        graph_input = {name: value for name, value in asdict(self.input).items() if name not in files_only}
+        parts: dict[str, Any] = {
+            "framework": self.framework,
+            "architecture": self.artifact.architecture,
+            "input": graph_input,
+        }
+        parts |= {"outputs": self.output.outputs}
+        if self.output.scores != "logits":  # so that the hashes of those before there was a choice still hold
+            parts |= {"scores": self.output.scores}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> ModelManifest:
+    """Read and check `model.toml` of the model folder `<name>/<version>`.
+
+    Raises:
+        ManifestError: it is missing, is not TOML, breaks a rule, or names another model or version than its folder.
+    """
+    manifest = parse_manifest(read_document(folder / MANIFEST_FILE))
+    if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
+        raise ManifestError(
+            f"{MANIFEST_FILE} is of {manifest.name}/{manifest.version}, but its folder is "
+            f"{folder.parent.name}/{folder.name}"
+        )
+    return manifest
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read a manifest's TOML as it is; raises `ManifestError` if there is none."""
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ManifestError(f"{MANIFEST_FILE} is larger than {MAX_MANIFEST_BYTES} bytes")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(f"{MANIFEST_FILE} is missing") from None
+    except OSError as error:
+        raise ManifestError(f"{MANIFEST_FILE} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # besides TOML's own errors: other encodings, endless digits
+        raise ManifestError(f"{MANIFEST_FILE} is not TOML: {error}") from error
+
+
+def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
+    """Turn the parsed TOML into a manifest, or raise `ManifestError`."""
+    table = Table(document, f"{MANIFEST_FILE}: ")
+    framework = table.choice("framework", *FRAMEWORKS)
+    name = parse_name(table)
+    engine = table.choice("engine", "compiled", "native", default="compiled")
+    if engine == "native" and FRAMEWORKS[framework].is_program:
+        raise table.fail("engine", f"must be compiled for {framework}: a program is loaded only to compile it")
+    manifest = ModelManifest(
+        name=name,
+        version=table.text("version", VERSION_PATTERN),
+        title=table.text("title", default=name),
+        description=table.text("description", default=""),
+        framework=framework,
+        engine=engine,
+        licence=table.text("licence", default=UNKNOWN_LICENCE),
+        intended_use=table.text("intended_use", default=INTENDED_USE),
+        artifact=parse_artifact(table.table("artifact"), framework),
+        input=parse_input(table.table("input")),
+        output=parse_output(table.table("output")),
+        metrics=parse_metrics(table.table("metrics", {})),
+        batch=parse_batch(table.table("batch", {})),
+    )
+    table.end()
+    return manifest
+
+
+def parse_name(table: Table) -> str:
+    """Take the model name: `<dataset>-<task>`, short enough for a label and a path."""
+    name: str = table.text("name", MODEL_NAME_PATTERN)
+    if len(name) > MAX_NAME_LENGTH:
+        raise table.fail("name", f"must have at most {MAX_NAME_LENGTH} characters")
+    return name
+
+
+def parse_input(table: Table) -> InputSpec:
+    """Read `[input]`."""
+    spec = InputSpec(
+        width_px=table.whole("width_px", 1, MAX_SIDE_PX),
+        height_px=table.whole("height_px", 1, MAX_SIDE_PX),
+        resize=table.choice("resize", "nearest", "bilinear", "bicubic", "lanczos"),
+        mean=table.numbers("mean", 0, 255),
+        std=table.numbers("std", 1e-3, 1e3),
+        um_per_px=table.number("um_per_px", 1e-3, 1e4, default=None),
+        jpeg_min_scale=table.number("jpeg_min_scale", 2, 100, default=None),
+    )
+    table.choice("colour", "RGB", default="RGB")
+    table.end()
+    return spec
+
+
+def parse_batch(table: Table) -> BatchSpec:
+    """Read `[batch]`; every key has a default."""
+    default = BatchSpec()
+    spec = BatchSpec(
+        max_size=table.whole("max_size", 1, MAX_BATCH_SIZE, default=default.max_size),
+        max_delay_ms=table.number("max_delay_ms", 0, MAX_BATCH_DELAY_MS, default=default.max_delay_ms),
+    )
+    table.end()
+    return spec
+
+
+def parse_output(table: Table) -> OutputSpec:
+    """Read `[output]`; two classes need a threshold and its source."""
+    classes = table.texts("classes")
+    if len(classes) < 2:
+        raise table.fail("classes", "must be at least two")
+    activation = table.choice("activation", "softmax", "sigmoid")
+    scores = table.choice("scores", "logits", "probabilities", default="logits")
+    positive = table.text("positive_class", default=None)
+    threshold = table.number("threshold", 0, 1, default=None)
+    source = table.text("threshold_source", default=None)
+    if activation == "sigmoid" and (len(classes) != 2 or positive != classes[1]):
+        raise table.fail("activation", "sigmoid needs two classes, the positive one last")
+    if len(classes) == 2 and None in (positive, threshold, source):
+        raise table.fail("classes", "of two need positive_class, threshold and threshold_source")
+    if len(classes) > 2 and (positive, threshold, source) != (None, None, None):
+        raise table.fail("threshold", "has a meaning for two classes only")
+    if positive is not None and positive not in classes:
+        raise table.fail("positive_class", "must be one of classes")
+    table.end()
+    return OutputSpec(classes, activation, positive, threshold, source, scores=scores)
+
+
+def parse_metrics(table: Table) -> dict[str, Metric]:
+    """Read `[metrics.*]`."""
+    metrics = {}
+    for name in table.names():
+        entry = table.table(name)
+        value, low, high = (entry.number(key, 0, 1) for key in ("value", "low", "high"))
+        if not low <= value <= high:
+            raise entry.fail("value", "must be from low to high")
+        metrics[name] = Metric(value, low, high, entry.whole("n", 1, 10**9), entry.text("data"))
+        entry.end()
+    return metrics

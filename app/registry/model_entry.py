@@ -1,0 +1,75 @@
+"""What is known of one model version in this worker."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from app.engines.compile_report import CompileReport
+from app.engines.int8_report import Int8Report
+from app.handlers.handler_archive import HandlerArchive
+from app.manifest.model_manifest import ModelManifest
+from app.pipeline.served_model import ServedModel
+from app.repository.model_folder import ModelFolder, order_version
+from app.state.wanted import Key, WantedVersion
+
+if TYPE_CHECKING:
+    from app.handlers.client.handler_model import HandlerModel
+
+
+class State(StrEnum):
+    """The state of a model version in this worker."""
+
+    UNAVAILABLE = "UNAVAILABLE"
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """What the registry knows of one model version; replaced as a whole when anything changes.
+
+    Attributes:
+        folder: where it lies.
+        wanted: what is wanted of it.
+        state, reason: whether it answers, and if not, why; of a ready one, that it is not in memory yet.
+        manifest: None if it cannot be read.
+        engine: name of the engine in use; None until one is chosen.
+        report: of the compiled model in use, or that the INT8 model in use was made from.
+        int8: of the INT8 model in use; None where float32 serves.
+        served: the model itself, in state READY only.
+        load_s: seconds that loading took; None while it is not loaded.
+        archive: of a model archive, which has no `model.toml`.
+        handler: its program, instead of `manifest` and `served`, where it is not compiled.
+        obstacle: why it is not compiled.
+    """
+
+    folder: ModelFolder
+    wanted: WantedVersion
+    state: State
+    reason: str = ""
+    manifest: ModelManifest | None = None
+    engine: str | None = None
+    report: CompileReport | None = None
+    int8: Int8Report | None = None
+    served: ServedModel | None = None
+    load_s: float | None = None
+    archive: HandlerArchive | None = None
+    handler: "HandlerModel | None" = None
+    obstacle: str = ""
+
+    @property
+    def key(self) -> Key:
+        """Name and version."""
+        return self.wanted.key
+
+    @property
+    def is_as_wanted(self) -> bool:
+        """Whether it is ready, or is not to be."""
+        return self.state is State.READY or not self.wanted.is_loaded
+
+
+def sort_versions(versions: Mapping[str, ModelEntry]) -> list[ModelEntry]:
+    """The entries of a model from old to new."""
+    return [versions[version] for version in sorted(versions, key=order_version)]

@@ -1,0 +1,120 @@
+"""Finds and verifies the model folders on disk: `<models>/<name>/<version>/model.toml`."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from app.engines.compile_report import CompileReport, read_report
+from app.engines.int8_report import Int8Report, read_int8_report
+from app.errors import IntegrityError, ManifestError
+from app.handlers.handler_archive import (
+    ARCHIVE_NAME_PATTERN,
+    TORCHSERVE_LIMITS,
+    HandlerArchive,
+    PoolLimits,
+    is_archive,
+    read_archive,
+)
+from app.manifest.model_manifest import MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, read_manifest
+from app.repository.artifact_files import hash_artifact
+
+EXAMPLES_FOLDER = "examples"
+CARD_FILE = "MODEL_CARD.md"
+ARCHIVE_FOLDER = ".compiled"
+"""Where what was compiled of an archive lies, beside its files."""
+TOKEN_FILE = ".registered"  # noqa: S105  # the name of a file
+"""In a folder that the server made when a model was registered: the token that the state store knows it by."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """The folder of one model version; name and version are those of the path."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Model name."""
+        return self.path.parent.name
+
+    @property
+    def version(self) -> str:
+        """Version."""
+        return self.path.name
+
+    def read_token(self) -> str | None:
+        """The token of a folder that a server made; None for one that somebody put there."""
+        try:
+            return (self.path / TOKEN_FILE).read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether it is an unpacked model archive, which has a program of its own and no `model.toml`."""
+        return is_archive(self.path)
+
+    def read_archive(self, default: PoolLimits = TORCHSERVE_LIMITS) -> HandlerArchive:
+        """Read the archive's manifest; `default` is what it says nothing of itself. Raises `ManifestError`."""
+        return read_archive(self.path, self.name, self.version, default)
+
+    def read_manifest(self) -> ModelManifest:
+        """Read `model.toml`; raises `ManifestError`."""
+        if self.is_archive:
+            raise ManifestError("it is a model archive with a program of its own, which has no model.toml")
+        return read_manifest(self.path)
+
+    def verify_artifact(self, manifest: ModelManifest) -> None:
+        """Compare the artifact with the manifest's SHA-256.
+
+        Raises:
+            IntegrityError: the artifact is missing, a link, or another file.
+        """
+        path = self.path / manifest.artifact.file
+        try:
+            actual = hash_artifact(path, manifest.framework)
+        except OSError as error:
+            raise IntegrityError(f"{path.name} cannot be read: {error.strerror}") from error
+        if actual != manifest.artifact.sha256:
+            raise IntegrityError(f"{path.name} is not the file that the manifest's sha256 names")
+
+    def read_report(self, manifest: ModelManifest) -> CompileReport:
+        """Read the compiled model's report; raises `CompiledModelError` unless it is valid."""
+        return read_report(self.path, manifest)
+
+    def read_int8_report(self, manifest: ModelManifest, report: CompileReport) -> Int8Report:
+        """Read the INT8 model's report; raises `CompiledModelError` unless it fits the compiled model of `report`."""
+        return read_int8_report(self.path, manifest, report)
+
+    def find_examples(self) -> tuple[str, ...]:
+        """File names of the example pictures, sorted."""
+        folder = self.path / EXAMPLES_FOLDER
+        return tuple(sorted(path.name for path in folder.glob("*") if path.suffix in (".png", ".jpg")))
+
+
+def find_model_folders(root: Path) -> list[ModelFolder]:
+    """Find every model version below `root`, by name and then version; other files and folders are passed over.
+
+    An archive may have any name that TorchServe takes.
+
+    Raises:
+        ManifestError: `root` is not a folder.
+    """
+    if not root.is_dir():
+        raise ManifestError(f"{root} is not a folder")
+    return [
+        ModelFolder(version)
+        for name in sorted(root.iterdir())
+        if name.is_dir() and ARCHIVE_NAME_PATTERN.fullmatch(name.name)
+        for version in sorted(name.iterdir(), key=lambda path: order_version(path.name))
+        if version.is_dir() and VERSION_PATTERN.fullmatch(version.name)
+        if MODEL_NAME_PATTERN.fullmatch(name.name) or is_archive(version)
+    ]
+
+
+@lru_cache(maxsize=1024)
+def order_version(version: str) -> tuple[tuple[int, int, str], ...]:
+    """Key that sorts versions as people count: 1.9 before 1.10, 1.0-rc1 before 1.0, 1.0 before 1.0.1."""
+    parts = re.findall(r"[0-9]+|[^0-9._-]+", version)
+    return (*((2, int(part), "") if part.isdigit() else (0, 0, part) for part in parts), (1, 0, ""))

@@ -1,0 +1,300 @@
+"""A gunicorn worker whose threads share one epoll, so that only whole requests occupy a thread.
+
+gunicorn's own threads wait for the client they have accepted: a few clients that send slowly stop all others. Here a
+connection is read as its bytes come, by whichever thread is free, and a request is worked on once it is whole, by the
+thread that read its last byte. No request is handed from thread to thread, which also spares the processor.
+"""
+
+import logging
+import mmap
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from queue import SimpleQueue
+from typing import Any
+
+from gunicorn.sock import ssl_context
+from gunicorn.workers.base import Worker
+
+from app.config.settings import DEFAULT_BATCH_SIZE, SERVER_IS_STOPPING, Settings
+from app.server.answer import Answer, call_application, write_refusal
+from app.server.connection import RECEIVE_BYTES, Connection
+from app.server.gate import RESERVED_THREADS, Gate
+from app.server.request_reader import Request, RequestReader, make_base
+from app.server.streamed_body import is_model_upload
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+"""How often deadlines and gunicorn's arbiter are looked at."""
+YIELD_S, MAX_YIELD_S = 0.0002, 0.002
+"""For each connection it has, a worker lets the others go first for a new one by so long, and by no more than that."""
+STOP_LINGER_S = 2.0
+"""How long a stopping worker keeps idle connections, for the request that a client may be sending just now."""
+STOP_MARGIN = 0.9
+"""The part of its grace that a stopping worker uses, so that it ends before gunicorn would kill it."""
+RETRY_AFTER_S = 1
+REFUSAL_DELAY_S = 0.012
+"""How long a refusal is withheld: clients that try again at once would take the processor from those being served."""
+FULL = "Too many requests wait; try again shortly."
+HELD_BODIES = 8
+"""Bodies of the largest size that may be held at a time while they come in."""
+# Reported once, then not again before it is armed anew. Absent on macOS, where gunicorn's own threads serve.
+READ, WRITE = (
+    (select.EPOLLIN | select.EPOLLONESHOT, select.EPOLLOUT | select.EPOLLONESHOT)
+    if hasattr(select, "epoll")
+    else (0, 0)
+)
+
+
+RELOADS = mmap.mmap(-1, mmap.PAGESIZE)
+"""How often the server was reloaded; shared by the arbiter, which counts, and the workers that it forks."""
+
+
+def count_reloads() -> int:
+    """How often the server was reloaded."""
+    return int.from_bytes(RELOADS[:8], "little")
+
+
+def note_reload() -> None:
+    """Count a reload; for the arbiter, before it stops the old workers."""
+    RELOADS[:8] = (count_reloads() + 1).to_bytes(8, "little")
+
+
+class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotations
+    """Serves all connections of a process from a few threads.
+
+    Thread safety: what is armed is reported to one thread alone, which arms it again when it is done. A connection's
+    lock keeps out the main thread, which closes the late ones.
+    """
+
+    alive: bool
+    count_refusal: Callable[[str], object] = staticmethod(lambda _: None)
+    """Called with the reason for each request that is turned away; `gunicorn_conf` puts a metric here."""
+    _stops_at: float | None
+
+    def init_process(self) -> None:
+        """Prepare what the threads share, in the worker's process; returns when the worker ends."""
+        settings = Settings.from_env()
+        self._max_body_bytes = settings.max_body_bytes
+        self._is_streamed = partial(is_model_upload, management_port=str(settings.management_address.port))
+        self._upload_s, self._idle_s = settings.upload_timeout_s, max(settings.keepalive_s, TICK_S)
+        self._stop_delay_s, self._stops_at, self._reloads = settings.stop_delay_s, None, count_reloads()
+        self._grace_s = settings.graceful_timeout_s * STOP_MARGIN
+        self._model_places = settings.queue_size + DEFAULT_BATCH_SIZE
+        self._tls: ssl.SSLContext | None = ssl_context(self.cfg) if self.cfg.is_ssl else None
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0)
+        self._connections: dict[int, Connection] = {}
+        self._listeners: dict[int, socket.socket] = {each.fileno(): each for each in self.sockets}
+        self._names = {fd: listener.getsockname() for fd, listener in self._listeners.items()}
+        self._withheld: SimpleQueue[Connection] = SimpleQueue()
+        self._paused: set[int] = set()
+        self._threads: list[threading.Thread] = []
+        super().init_process()
+
+    def run(self) -> None:
+        """Serve until gunicorn says stop, then end what was begun."""
+        self._gate = Gate(self._model_places, self.cfg.threads - min(RESERVED_THREADS, self.cfg.threads // 4))
+        for fd, listener in self._listeners.items():
+            listener.setblocking(False)
+            self._epoll.register(fd, READ)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        threading.Thread(target=self._release_withheld, name="withheld", daemon=True).start()
+        while self.alive and self.ppid == os.getppid():
+            self._tend_threads()
+            self._tick()
+            if self._stops_at is not None and time.monotonic() >= self._stops_at:
+                break
+        self.alive = False
+        self._stop_listening()
+        self._drain()
+
+    def handle_exit(self, *_: Any) -> None:
+        """On TERM say that we are not ready, and go on for a while: who balances the load must hear of it first.
+
+        On a reload other workers have taken over, so there is nothing to say.
+        """
+        if self._stops_at is None:
+            delay_s = self._stop_delay_s if count_reloads() == self._reloads else 0
+            self._stops_at = time.monotonic() + delay_s
+
+    def _tick(self) -> None:
+        """Wait for a signal or the next look round; then close who is late."""
+        self.notify()
+        wait_s = TICK_S if self._stops_at is None else min(TICK_S, max(0, self._stops_at - time.monotonic()))
+        if select.select([self.PIPE[0]], [], [], wait_s)[0]:
+            os.read(self.PIPE[0], 4096)
+        now = time.monotonic()
+        for connection in list(self._connections.values()):
+            with connection.try_to_own() as is_owner:
+                if is_owner and connection.deadline < now:
+                    connection.expire()
+        self._resume_listening()
+
+    def _tend_threads(self) -> None:
+        """Have as many threads as were asked for; one that ended by a fault of ours was logged by `threading`."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        while len(self._threads) < self.cfg.threads:
+            thread = threading.Thread(target=self._work, name=f"requests-{len(self._threads)}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _work(self) -> None:
+        """What each thread does: take what is ready, until the worker stops."""
+        buffer = bytearray(RECEIVE_BYTES)
+        while True:
+            for fd, _ in self._epoll.poll(maxevents=1):
+                if fd == self._wake:
+                    return
+                if fd in self._listeners:
+                    self._accept(fd)
+                else:
+                    self._serve(fd, buffer)
+
+    def _accept(self, fd: int) -> None:
+        """Accept one connection; among several workers, the one with the fewest is the quickest."""
+        held = len(self._connections)
+        if held and self.cfg.workers > 1:
+            time.sleep(min(held * YIELD_S, MAX_YIELD_S))
+        if not self.alive:
+            return
+        listener = self._listeners[fd]
+        try:
+            client, peer = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            self._listen(fd)
+            return
+        except OSError as error:  # no descriptors left
+            log.warning("no connection can be accepted", extra={"reason": error.strerror})
+            self._paused.add(fd)
+            return
+        if held + 1 < self.cfg.worker_connections:
+            self._listen(fd)
+        else:
+            self._paused.add(fd)
+        try:
+            self._adopt(client, self._names[fd], peer)
+        except OSError:  # the client has gone already
+            client.close()
+
+    def _listen(self, fd: int) -> None:
+        """Have the next connection reported, unless the worker stops listening at this very moment."""
+        try:
+            self._epoll.modify(fd, READ)
+        except (OSError, ValueError):
+            if self.alive:
+                raise
+
+    def _adopt(self, client: socket.socket, server: tuple[str, int] | str, peer: tuple[str, int] | str) -> None:
+        """Have a new connection polled."""
+        client.setblocking(False)
+        if client.family != socket.AF_UNIX:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._tls is not None:  # the handshake comes with the first bytes, as far as they go
+            client = self._tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+        base = make_base(server, peer, "http" if self._tls is None else "https")
+        reader = RequestReader(base, self._max_body_bytes, self._is_streamed)
+        connection = Connection(client, reader, self._idle_s, self._upload_s, self._forget)
+        self._connections[connection.fd] = connection
+        self._epoll.register(connection.fd, READ)
+
+    def _forget(self, fd: int) -> None:
+        """Called before a connection's descriptor is closed, after which another may have the number."""
+        self._connections.pop(fd, None)
+
+    def _resume_listening(self) -> None:
+        """Accept again after there was no room."""
+        if self._paused and len(self._connections) < self.cfg.worker_connections:
+            while self._paused:
+                self._epoll.modify(self._paused.pop(), READ)
+
+    def _serve(self, fd: int, buffer: bytearray) -> None:
+        """Go on with a connection that has something to read, or room to write."""
+        connection = self._connections.get(fd)
+        if connection is None:
+            return
+        with connection.lock:
+            if not connection.is_open():  # a report from before, or of another's number
+                return
+            is_served = False
+            try:
+                connection.serve(buffer, self._answer)
+                is_served = True
+            finally:
+                if not is_served:
+                    connection.close()
+            if connection.held_bytes > RECEIVE_BYTES and not connection.is_ending and self._holds_too_much():
+                self.count_refusal("uploads")
+                connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", RETRY_AFTER_S)
+            if connection.due is not None:
+                self._withheld.put(connection)
+            else:
+                self._arm(connection)
+
+    def _arm(self, connection: Connection) -> None:
+        """Have the connection reported when there is something to do for it; called by its owner."""
+        if not connection.is_closed:
+            self._epoll.modify(connection.fd, WRITE if connection.wants_write else READ)
+
+    def _holds_too_much(self) -> bool:
+        held = sum(connection.held_bytes for connection in list(self._connections.values()))
+        return held > HELD_BODIES * self._max_body_bytes
+
+    def _release_withheld(self) -> None:
+        """What one thread does: let withheld answers go when they are due, which is in the order they came."""
+        while True:
+            connection = self._withheld.get()
+            time.sleep(max(0.0, (connection.due or 0.0) - time.monotonic()))
+            with connection.lock:
+                if not connection.is_closed:
+                    connection.release()
+                self._arm(connection)
+
+    def _answer(self, request: Request) -> Answer:
+        is_last = not (request.keeps_alive and self.alive)
+        request.environ[SERVER_IS_STOPPING] = self._stops_at is not None
+        path = request.environ["PATH_INFO"]
+        place = self._gate.enter(path)
+        if place is None:
+            self.count_refusal("overload")
+            text = write_refusal(HTTPStatus.SERVICE_UNAVAILABLE, FULL, RETRY_AFTER_S, is_last, path)
+            return Answer(text, is_last, REFUSAL_DELAY_S)
+        streamed = None
+        try:
+            answer = call_application(self.wsgi, request, is_last)
+            streamed = answer.streamed
+            return answer
+        finally:
+            if streamed is None:
+                self._gate.leave(place)
+            else:
+                streamed.on_close = partial(self._gate.leave, place)
+
+    def _stop_listening(self) -> None:
+        for fd, listener in self._listeners.items():
+            self._epoll.unregister(fd)
+            listener.close()
+
+    def _drain(self) -> None:
+        """Answer what has begun, within gunicorn's grace; idle connections get a moment for one more request."""
+        started = time.monotonic()
+        while time.monotonic() - started < self._grace_s:
+            is_late = time.monotonic() - started > STOP_LINGER_S
+            for connection in list(self._connections.values()):
+                with connection.try_to_own() as is_owner:
+                    if is_owner and is_late and connection.is_idle:
+                        connection.close()
+            if not self._connections:
+                break
+            self.notify()
+            time.sleep(0.01)
+        os.eventfd_write(self._wake, 1)
+        for thread in self._threads:
+            thread.join(timeout=self._grace_s * (1 - STOP_MARGIN) / len(self._threads) / 2)

@@ -1,0 +1,70 @@
+"""Opens the state store when there is one to open, or something to write into it."""
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.config.setting_types import OWN_DATABASE
+from app.config.settings import Settings
+from app.state.state_file import StateFile
+from app.state.wanted import WantedState
+
+if TYPE_CHECKING:
+    from app.state.state_store import StateStore
+
+STATE_FILE = "state.db"
+
+
+class StoreAccess:
+    """The way to the state store of a server.
+
+    SQLAlchemy is imported, and a SQLite file made, only by who makes a change; another database is read by it too.
+
+    Thread safety: all methods may be called from any thread.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._store: StateStore | None = None
+
+    def exists(self) -> bool:
+        """Whether something was ever said, or may have been."""
+        return self._store is not None or not self._is_own or self._file.exists()
+
+    def read_generation(self) -> int:
+        """Return the number of the last change; raises `StateStoreError`."""
+        return self._reader.read_generation()
+
+    def read(self) -> WantedState:
+        """Return all that is wanted; raises `StateStoreError`."""
+        return self._reader.read()
+
+    @property
+    def _reader(self) -> "StateFile | StateStore":
+        return StateFile(self._file) if self._is_own else self.open()
+
+    def open(self) -> "StateStore":
+        """Return the store, made if need be; raises `StateStoreError`."""
+        from app.state.state_store import StateStore
+
+        with self._lock:
+            if self._store is None:
+                self._settings.instance.mkdir(parents=True, exist_ok=True)
+                self._store = StateStore(self._file if self._is_own else self._settings.database)
+            return self._store
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._lock:
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+
+    @property
+    def _is_own(self) -> bool:
+        return self._settings.database == OWN_DATABASE
+
+    @property
+    def _file(self) -> Path:
+        return self._settings.instance / STATE_FILE

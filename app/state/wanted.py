@@ -1,0 +1,156 @@
+"""What is wanted of the models: which versions, which of them is the default, how many workers, which batches.
+
+The wish is kept by `state_store`, changed by `model_changes`, and followed by every worker (`model_follower`).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from app.handlers.handler_archive import HandlerArchive
+from app.manifest.model_manifest import ModelManifest
+from app.manifest.model_specs import BatchSpec
+from app.repository.model_folder import ModelFolder, order_version
+
+UNSAID_S = 0
+"""A time of which nothing was said: the store's columns may not be empty."""
+Key = tuple[str, str]
+"""Name and version of a model."""
+
+
+@dataclass(frozen=True)
+class WantedVersion:
+    """What is wanted of one version of a model.
+
+    Attributes:
+        name, version: of the model.
+        url: where it came from, as `POST /models?url=` takes it.
+        is_registered: False for a folder that lies among the models and is not to be served.
+        token: marks the folder if this server made it, see `arrival`; None for one that somebody put there.
+        min_workers, max_workers: as TorchServe counts them; with a minimum of 0 the version is not loaded.
+        batch_size, max_batch_delay_ms: instead of the manifest's, unless None.
+        response_timeout_s, startup_timeout_s: instead of the archive's and the server's, unless `UNSAID_S`.
+    """
+
+    name: str
+    version: str
+    url: str
+    is_registered: bool = True
+    token: str | None = None
+    min_workers: int = 1
+    max_workers: int = 1
+    batch_size: int | None = None
+    max_batch_delay_ms: int | None = None
+    response_timeout_s: int = UNSAID_S
+    startup_timeout_s: int = UNSAID_S
+
+    @property
+    def key(self) -> Key:
+        """Name and version."""
+        return self.name, self.version
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the version is to be in memory."""
+        return self.min_workers > 0
+
+    def is_loaded_as(self, other: "WantedVersion") -> bool:
+        """Whether a model that was loaded for one wish serves the other as well."""
+        wishes = ((each.is_loaded, each.token, each.batch_size, each.max_batch_delay_ms) for each in (self, other))
+        return next(wishes) == next(wishes)
+
+    def list_pool_limits(self) -> dict[str, float]:
+        """What was asked for of the pool of a program; the rest it says itself."""
+        limits: dict[str, float | None] = {
+            "min_workers": self.min_workers,
+            "max_workers": self.max_workers,
+            "batch_size": self.batch_size,
+            "max_batch_delay_ms": self.max_batch_delay_ms,
+            "response_timeout_s": self.response_timeout_s or None,
+            "startup_timeout_s": self.startup_timeout_s or None,
+        }
+        return {name: value for name, value in limits.items() if value is not None}
+
+    def choose_batch(self, manifest: ModelManifest) -> BatchSpec:
+        """How pictures are batched: as wanted, else as the manifest says."""
+        size, delay_ms = self.batch_size, self.max_batch_delay_ms
+        return BatchSpec(
+            manifest.batch.max_size if size is None else size,
+            manifest.batch.max_delay_ms if delay_ms is None else float(delay_ms),
+        )
+
+
+@dataclass(frozen=True)
+class WantedState:
+    """All that is wanted, at one generation.
+
+    Attributes:
+        generation: grows with every change; 0 if there never was one.
+        versions: those of which something was ever said; a folder that is not among them is served as it is.
+        defaults: the default version by model, where one was chosen; elsewhere it is the newest.
+        strays: tokens of folders that this server made and that belong to no version: soon to be removed.
+    """
+
+    generation: int = 0
+    versions: Mapping[Key, WantedVersion] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    strays: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class PlannedVersion:
+    """A version that is to be served, where it lies, and whether anything was ever said of it."""
+
+    folder: ModelFolder
+    wanted: WantedVersion
+    is_said: bool = False
+
+    def list_pool_limits(self) -> dict[str, float]:
+        """What was asked for of the pool of a program; a folder that somebody put there says it all itself."""
+        return self.wanted.list_pool_limits() if self.is_said else {}
+
+    def limit(self, archive: HandlerArchive) -> HandlerArchive:
+        """Return an archive with what was asked for of its pool."""
+        return replace(archive, limits=replace(archive.limits, **self.list_pool_limits()))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be served.
+
+    Attributes:
+        versions: by name, then version, from old to new.
+        chosen_defaults: by name, where one was chosen.
+        asked: those that somebody asked for, as default or by their workers; they are loaded at once.
+    """
+
+    versions: Mapping[str, Mapping[str, PlannedVersion]]
+    chosen_defaults: Mapping[str, str]
+    asked: frozenset[Key]
+
+    def all(self) -> list[PlannedVersion]:
+        """Every version."""
+        return [planned for versions in self.versions.values() for planned in versions.values()]
+
+    def list_compiled_defaults(self) -> list[Key]:
+        """The default version of each model that has no program of its own."""
+        defaults = [(name, self.find_default(name)) for name in self.versions]
+        return [(name, version) for name, version in defaults if not self.versions[name][version].folder.is_archive]
+
+    def find_default(self, name: str) -> str:
+        """The default version of a model: the chosen one, else the newest."""
+        chosen = self.chosen_defaults.get(name)
+        return chosen if chosen and chosen in self.versions[name] else list(self.versions[name])[-1]
+
+
+def make_plan(folders: Iterable[ModelFolder], state: WantedState) -> Plan:
+    """Decide which of the folders found are served, and with which settings."""
+    versions: dict[str, dict[str, PlannedVersion]] = {}
+    for folder in sorted(folders, key=lambda each: (each.name, order_version(each.version))):
+        key = folder.name, folder.version
+        wanted = state.versions.get(key, WantedVersion(*key, url=f"{folder.name}/{folder.version}"))
+        token = folder.read_token()
+        if token in state.strays or not wanted.is_registered or (wanted.token and token != wanted.token):
+            continue
+        versions.setdefault(folder.name, {})[folder.version] = PlannedVersion(folder, wanted, key in state.versions)
+    asked = {key for key in [*state.versions, *state.defaults.items()] if key[1] in versions.get(key[0], {})}
+    return Plan(versions, dict(state.defaults), frozenset(asked))

@@ -1,0 +1,103 @@
+"""What each worker process says of itself: the generation it has reached, and the state of each model in it.
+
+A report is a small file in the instance folder. Its worker holds a lock on a second file for as long as it lives, so
+that a dead worker's report is known at once, however it died, and is removed by whoever looks next.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from app.errors import StateStoreError
+from app.processes.locks import is_held
+
+FOLDER = "workers"
+LOCK_SUFFIX, REPORT_SUFFIX = ".lock", ".json"
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """What a worker says.
+
+    Attributes:
+        pid: its process.
+        started: when it began, in seconds since 1970.
+        generation: the change that it has followed to its end, but for models that take long to load.
+        states: state by `name/version`.
+    """
+
+    pid: int
+    started: float
+    generation: int = -1
+    states: dict[str, str] = field(default_factory=dict)
+
+
+class ReportWriter:
+    """Writes the reports of this process; raises `StateStoreError` if the instance folder cannot be written."""
+
+    def __init__(self, instance: Path) -> None:
+        self._folder = instance / FOLDER
+        self._started = time.time()
+        self._last: WorkerReport | None = None
+        name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._path, self._lock = self._folder / (name + REPORT_SUFFIX), self._folder / (name + LOCK_SUFFIX)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._descriptor = make_lock(self._lock)
+        except OSError as error:
+            raise StateStoreError(f"{self._folder} cannot be written: {error.strerror}") from error
+
+    def write(self, generation: int, states: dict[str, str]) -> None:
+        """Say how far this worker is, if that is anything new; raises `StateStoreError` if it cannot be written."""
+        report = WorkerReport(os.getpid(), self._started, generation, states)
+        if report == self._last:
+            return
+        staged = self._path.with_suffix(".new")
+        try:
+            staged.write_text(json.dumps(asdict(report)), encoding="utf-8")
+            staged.replace(self._path)
+        except OSError as error:
+            raise StateStoreError(f"{self._folder} cannot be written: {error.strerror}") from error
+        self._last = report
+
+    def close(self) -> None:
+        """Take the report back."""
+        remove(self._lock)
+        os.close(self._descriptor)
+
+
+def make_lock(path: Path) -> int:
+    """Make a file that nobody finds before it is locked; return the descriptor that holds the lock."""
+    hidden = path.with_name(f".{path.stem}")
+    descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        hidden.rename(path)
+    except OSError:  # on a full disk this is tried again and again
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_reports(instance: Path) -> list[WorkerReport]:
+    """The reports of all workers that live, by process number; those of dead ones are removed."""
+    reports = []
+    for lock in (instance / FOLDER).glob("*" + LOCK_SUFFIX):
+        if not is_held(lock):
+            remove(lock)
+            continue
+        try:
+            reports.append(WorkerReport(**json.loads(lock.with_suffix(REPORT_SUFFIX).read_text(encoding="utf-8"))))
+        except FileNotFoundError:  # it has only just begun
+            reports.append(WorkerReport(int(lock.name.split("-")[0]), time.time()))
+    return sorted(reports, key=lambda report: report.pid)
+
+
+def remove(lock: Path) -> None:
+    """Remove a worker's files."""
+    for path in (lock.with_suffix(REPORT_SUFFIX), lock.with_suffix(".new"), lock):
+        path.unlink(missing_ok=True)

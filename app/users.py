@@ -1,0 +1,119 @@
+"""The users file: one `name:role:hash` a line, scrypt hashes, readable by its owner alone."""
+
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from werkzeug.security import generate_password_hash
+
+from app.errors import UsersError
+from app.processes.locks import hold_lock
+
+USERS_FILE = "users"
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+ROLES = ("predict", "manage")
+HASH_METHOD = "scrypt"
+SHORT_PASSWORD_LENGTH = 8
+"""Below it the command that adds a user warns."""
+MAX_PASSWORD_LENGTH = 1024
+
+
+@dataclass(frozen=True)
+class User:
+    """One user: `manage` may do all that `predict` may."""
+
+    name: str
+    role: str
+    password_hash: str
+
+    @property
+    def roles(self) -> list[str]:
+        """Every role the user's own one includes."""
+        return list(ROLES[: ROLES.index(self.role) + 1])
+
+
+def has_control_characters(text: str) -> bool:
+    """Whether text holds C0, C1 or DEL characters; scrypt cannot tell `secret` from `secret` plus a NUL."""
+    return any(ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 for character in text)
+
+
+class UsersFile:
+    """The users of one instance folder.
+
+    Thread safety: changes take a lock between processes and replace the file as a whole; readers never see a half.
+    """
+
+    def __init__(self, instance: Path) -> None:
+        self.path = instance / USERS_FILE
+
+    def read(self) -> dict[str, User]:
+        """Return the users by name; none if there is no file.
+
+        Raises:
+            UsersError: a line is malformed.
+        """
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsersError(f"{self.path} cannot be read: {error}") from error
+        users = {}
+        for number, line in enumerate(lines, 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            name, role, password_hash = [*line.split(":", 2), "", ""][:3]
+            if not NAME_PATTERN.fullmatch(name) or role not in ROLES or not password_hash.startswith(HASH_METHOD):
+                raise UsersError(f"line {number} of {self.path} is not name:role:{HASH_METHOD}:…")
+            users[name] = User(name, role, password_hash)
+        return users
+
+    def add(self, name: str, role: str, password: str) -> bool:
+        """Add a user, or give one a new password and role; return whether it is new.
+
+        Raises:
+            UsersError: the name, role or password is not allowed.
+        """
+        if not NAME_PATTERN.fullmatch(name):
+            raise UsersError(
+                "a name is 1 to 64 letters, digits, dots, dashes, underscores or @, a letter or digit first"
+            )
+        if role not in ROLES:
+            raise UsersError(f"a role is {' or '.join(ROLES)}")
+        if not 1 <= len(password) <= MAX_PASSWORD_LENGTH or has_control_characters(password):
+            raise UsersError(f"a password has 1 to {MAX_PASSWORD_LENGTH} characters and no control characters")
+        user = User(name, role, generate_password_hash(password, HASH_METHOD))
+        with self._lock():
+            users = self.read()
+            self._write({**users, name: user})
+        return name not in users
+
+    def remove(self, name: str) -> None:
+        """Remove a user.
+
+        Raises:
+            UsersError: there is no such user.
+        """
+        with self._lock():
+            users = self.read()
+            if users.pop(name, None) is None:
+                raise UsersError(f"there is no user {name}")
+            self._write(users)
+
+    def _lock(self) -> hold_lock:
+        return hold_lock(self.path.with_name(USERS_FILE + ".lock"))
+
+    def _write(self, users: dict[str, User]) -> None:
+        text = "".join(f"{user.name}:{user.role}:{user.password_hash}\n" for user in users.values())
+        descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=USERS_FILE)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+            Path(temporary).replace(self.path)
+        except OSError as error:
+            Path(temporary).unlink(missing_ok=True)
+            raise UsersError(f"{self.path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,231 @@
+"""Settings come from the environment, are checked as a whole, and a wrong one names itself."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from app.config.setting_types import PROJECT_ROOT, Address, parse_address
+from app.config.settings import Settings, describe_settings
+from app.errors import SettingsError
+
+NAMES = {f"SCANCER_{field.name.upper()}": field for field in dataclasses.fields(Settings)}
+
+
+def read(**variables: str) -> Settings:
+    return Settings.from_env({f"SCANCER_{name.upper()}": value for name, value in variables.items()})
+
+
+def test_empty_environment_gives_the_defaults() -> None:
+    settings = Settings.from_env({})
+    assert settings == Settings()
+    assert settings.inference_address == Address("127.0.0.1", 8080)
+    assert settings.management_address == Address("127.0.0.1", 8081)
+    assert settings.metrics_address == Address("127.0.0.1", 8082)
+    assert settings.models == PROJECT_ROOT / "models"
+    assert settings.instance == PROJECT_ROOT / "instance"
+    assert settings.workers == os.cpu_count()
+    assert settings.max_body_bytes == 32 * 1024 * 1024
+    assert (settings.max_pixels, settings.max_side_px) == (25_000_000, 16_384)
+    assert (settings.engine, settings.log_level) == ("auto", "INFO")
+
+
+def test_defaults_listen_on_loopback_only() -> None:
+    assert all(address.is_loopback for address in Settings().addresses)
+
+
+def test_environment_of_the_process_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SCANCER_THREADS", "3")
+    assert Settings.from_env() == Settings(threads=3)
+
+
+def test_variables_of_others_are_passed_over() -> None:
+    assert Settings.from_env({"PATH": "/bin", "scancer_threads": "x", "TS_THREADS": "x"}) == Settings()
+
+
+def test_values_are_read_and_trimmed() -> None:
+    settings = read(
+        inference_address=" 0.0.0.0:80 ", workers=" 4\n", engine="NATIVE", log_level="debug", login_memory_s="0"
+    )
+    assert settings.inference_address == Address("0.0.0.0", 80)
+    assert (settings.workers, settings.engine, settings.log_level) == (4, "native", "DEBUG")
+    assert settings.login_memory_s == 0
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().threads = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_value_names_its_variable_and_what_is_allowed(name: str) -> None:
+    bad = "no\0file" if Path in (NAMES[name].type, *get_args(NAMES[name].type)) else "-1"
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env({name: bad})
+    shown = name if NAMES[name].metadata["is_secret"] else f"{name}={bad!r}"
+    assert raised.value.message == f"{shown} is not allowed: it must be {NAMES[name].metadata['allowed']}."
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_empty_value_is_not_allowed(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name}(='')? is not allowed"):
+        Settings.from_env({name: ""})
+
+
+def bounds(name: str) -> tuple[int, int]:
+    """The least and the largest value, from the sentence that operators read."""
+    *_, low, _, high = NAMES[name].metadata["allowed"].split()
+    return int(low), int(high)
+
+
+NUMBERS = [name for name, field in NAMES.items() if field.type is int]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_whole_number_is_taken_within_its_bounds_only(name: str) -> None:
+    low, high = bounds(name)
+    field = NAMES[name].name
+    for value in (low, high):
+        assert getattr(Settings.from_env({name: str(value)}), field) == value
+    for text in (str(low - 1), str(high + 1), f"{low}.0", f"{low}e1", f"+{low}", f"{low} 0", "1_0", "9" * 5000, "nan"):
+        with pytest.raises(SettingsError):
+            Settings.from_env({name: text})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_default_is_within_its_bounds(name: str) -> None:
+    low, high = bounds(name)
+    assert low <= getattr(Settings(), NAMES[name].name) <= high
+
+
+@pytest.mark.parametrize(
+    "wrong, meant",
+    [
+        ("SCANCER_THREAD", "SCANCER_THREADS"),
+        ("SCANCER_WORKER", "SCANCER_WORKERS"),
+        ("SCANCER_MAX_BODY_BYTE", "SCANCER_MAX_BODY_BYTES"),
+        ("SCANCER_INFERENCE_ADRESS", "SCANCER_INFERENCE_ADDRESS"),
+    ],
+)
+def test_misspelt_variable_suggests_the_near_one(wrong: str, meant: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^{wrong} is not a setting; did you mean {meant}\?$"):
+        Settings.from_env({wrong: "1"})
+
+
+def test_unknown_variable_without_a_near_one_is_named() -> None:
+    name = "SCANCER_" + "Z" * 20
+    with pytest.raises(SettingsError, match=rf"^{name} is not a setting\.$"):
+        Settings.from_env({name: "1"})
+
+
+@pytest.mark.parametrize(
+    "text, address",
+    [
+        ("127.0.0.1:8080", Address("127.0.0.1", 8080)),
+        ("0.0.0.0:1", Address("0.0.0.0", 1)),
+        ("localhost:65535", Address("localhost", 65535)),
+        ("scan-1.example.org:80", Address("scan-1.example.org", 80)),
+        ("[::1]:8080", Address("::1", 8080)),
+        ("[2001:db8::A]:8080", Address("2001:db8::A", 8080)),
+        ("http://127.0.0.1:8080", Address("127.0.0.1", 8080)),
+        ("http://[::]:8080/", Address("::", 8080)),
+    ],
+)
+def test_address_is_read(text: str, address: Address) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "8080",
+        ":8080",
+        "127.0.0.1",
+        "127.0.0.1:",
+        "127.0.0.1:0",
+        "127.0.0.1:65536",
+        "127.0.0.1:080808",
+        "::1:8080",
+        "[::1]",
+        "[::1%eth0]:80",
+        "https://127.0.0.1:8080",
+        "http://127.0.0.1:8080/path",
+        "user@host:80",
+        "unix:/run/scancer.sock",
+        "host name:80",
+        "127.0.0.1:8080\n",
+    ],
+)
+def test_text_that_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        parse_address(text)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:8080", "[::1]:8080", "localhost:80"])
+def test_address_is_written_as_it_is_read(text: str) -> None:
+    assert str(parse_address(text)) == text
+
+
+@pytest.mark.parametrize(
+    "host, loopback",
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.10", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.2", False),
+        ("example.org", False),
+        ("localhost.example.org", False),
+    ],
+)
+def test_loopback_is_told_from_other_addresses(host: str, loopback: bool) -> None:
+    assert Address(host, 80).is_loopback is loopback
+
+
+def test_same_address_is_listened_on_once() -> None:
+    settings = read(inference_address="127.0.0.1:80", management_address="127.0.0.1:80", metrics_address="[::1]:80")
+    assert settings.addresses == (Address("127.0.0.1", 80), Address("::1", 80))
+
+
+def test_relative_folder_stands_in_the_project() -> None:
+    assert read(models="my/models").models == PROJECT_ROOT / "my" / "models"
+
+
+def test_absolute_folder_and_home_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    settings = read(models="/srv/models", instance="~/instance")
+    assert (settings.models, settings.instance) == (Path("/srv/models"), Path("/home/somebody/instance"))
+
+
+def test_description_has_a_row_for_every_setting() -> None:
+    rows = describe_settings().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(NAMES)
+    for row, field in zip(rows, NAMES.values(), strict=True):
+        assert row.endswith(f"| {field.metadata['allowed']} | {field.metadata['help']} |")
+        assert str(PROJECT_ROOT) not in row
+
+
+def test_settings_document_holds_the_description() -> None:
+    document = (PROJECT_ROOT / "get_started" / "settings.md").read_text(encoding="utf-8")
+    assert describe_settings() in document
+
+
+def test_auth_may_be_off_only_while_every_address_is_a_loopback_one() -> None:
+    assert read(auth="off", metrics_address="[::1]:8082").auth == "off"
+    with pytest.raises(
+        SettingsError, match=r"SCANCER_AUTH=off is not allowed while other machines can reach 0\.0\.0\.0"
+    ):
+        read(auth="off", management_address="0.0.0.0:8081")
+
+
+def test_error_of_the_database_does_not_repeat_its_password() -> None:
+    assert read(database="postgresql+psycopg://user:secret@host/name").database.endswith("@host/name")
+    with pytest.raises(SettingsError, match="SCANCER_DATABASE is not allowed") as caught:
+        read(database="user:secret@host")
+    assert "secret" not in caught.value.message

@@ -1,0 +1,107 @@
+"""A PyTorch state dict is read by the restricted reader, and refused where it holds more."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from app.compiling.folder_compiler import compile_in_process
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import MIB, Settings
+from app.engines.compile_report import hash_files
+from app.engines.pytorch.torch_weights import read_weights
+from app.errors import CompiledModelError, IntegrityError
+from app.exchange.model_importer import add_model
+from app.repository.model_check import check_folder
+from app.repository.model_folder import ModelFolder
+
+PCAM = PROJECT_ROOT / "models/pcam-classification/1.0"
+
+
+def write_source(folder: Path, file: str, sha256: str = "") -> tuple[Path, Path]:
+    """The shipped weights as `torch.save` writes them, and the shipped manifest with their name."""
+    weights, manifest = folder / "brought", folder / "brought.toml"
+    torch.save(load_file(PCAM / "model.safetensors"), weights)
+    lines = (PCAM / "model.toml").read_text().splitlines()
+    text = "\n".join(sha256 if line.startswith("sha256") else line for line in lines)
+    manifest.write_text(text.replace('file = "model.safetensors"', f"file = '{file}'"))
+    return weights, manifest
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Settings:
+    (tmp_path / "models").mkdir()
+    return Settings(models=tmp_path / "models", instance=tmp_path / "instance")
+
+
+def test_state_dict_is_added_and_answers_as_the_shipped_weights(tmp_path: Path, empty: Settings) -> None:
+    weights, manifest = write_source(tmp_path, "weights.pt")
+    folder = add_model(weights, empty, manifest)
+    assert sorted(path.name for path in folder.path.iterdir()) == ["compiled", "model.toml", "weights.pt"]
+    assert (folder.path / "weights.pt").read_bytes() == weights.read_bytes()
+    shutil.copytree(PCAM / "examples", folder.path / "examples")
+    assert check_folder(folder, empty) < 1e-4
+
+
+def test_state_dict_in_a_folder_that_somebody_puts_there_is_compiled(tmp_path: Path, empty: Settings) -> None:
+    folder = ModelFolder(empty.models / "pcam-classification/1.0")
+    folder.path.mkdir(parents=True)
+    weights, manifest = write_source(tmp_path, "weights.pth")
+    text = manifest.read_text().replace("[artifact]", f'[artifact]\nsha256 = "{hash_files(weights)}"')
+    weights.rename(folder.path / "weights.pth")
+    (folder.path / "model.toml").write_text(text)
+    assert compile_in_process(folder.path, empty).max_probability_difference < 1e-4
+
+
+def test_state_dict_of_another_hash_is_not_read(tmp_path: Path, empty: Settings) -> None:
+    weights, manifest = write_source(tmp_path, "weights.pt", f'sha256 = "{"0" * 64}"')
+    with pytest.raises(IntegrityError, match=r"^weights\.pt is not the file that the manifest's sha256 names$"):
+        add_model(weights, empty, manifest)
+    assert list(empty.models.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
+def test_state_dict_is_opened_in_a_confined_process(tmp_path: Path, empty: Settings) -> None:
+    weights, manifest = write_source(tmp_path, "weights.pt")
+    with pytest.raises(CompiledModelError):
+        add_model(weights, replace(empty, compile_memory_bytes=128 * MIB), manifest)
+    assert list(empty.models.iterdir()) == []
+
+
+def read(tmp_path: Path, content: Any) -> dict[str, Any]:
+    torch.save(content, tmp_path / "weights.pt")
+    return read_weights(tmp_path / "weights.pt")
+
+
+def test_tied_and_transposed_weights_are_read_whole(tmp_path: Path) -> None:
+    weight = torch.arange(6.0).reshape(2, 3)
+    found = read(tmp_path, {"a": weight, "b": weight, "c": weight.T, "d": torch.tensor(3)})
+    assert torch.equal(found["a"], found["b"])
+    assert torch.equal(found["c"], weight.T)
+    assert found["d"].item() == 3
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "a module": (lambda: torch.nn.Linear(2, 2), "no PyTorch state dict of weights alone"),
+    "a path": (lambda: {"a": Path("secret")}, "no PyTorch state dict of weights alone"),
+    "a list": (lambda: [torch.zeros(1)], "does not hold tensors by name"),
+    "nothing": (dict, "does not hold tensors by name"),
+    "a number": (lambda: {"epoch": 3}, "holds epoch, which is not a tensor"),
+    "a checkpoint": (lambda: {"state_dict": {"a": torch.zeros(1)}}, "holds state_dict, which is not a tensor"),
+    "a key that is no name": (lambda: {1: torch.zeros(1)}, "holds 1, which is not a tensor by its name"),
+    "a tensor of stride 0": (lambda: {"a": torch.zeros(1).expand(1 << 40)}, "declares more numbers than it has"),
+    "a sparse tensor": (lambda: {"a": torch.eye(2).to_sparse()}, "not a plain tensor|of weights alone"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_more_than_weights_is_refused(tmp_path: Path, name: str) -> None:
+    make, reason = REFUSED[name]
+    with pytest.raises(IntegrityError, match=reason):
+        read(tmp_path, make())

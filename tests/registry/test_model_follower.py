@@ -1,0 +1,337 @@
+"""Following: folders that come and go, what the store says, and what a worker says of itself."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
+from app.errors import DiskFullError, ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
+from app.exchange.quarantine import Quarantine
+from app.registry.model_changes import ModelChanges, Wishes
+from app.registry.model_entry import State
+from app.registry.model_follower import ModelFollower
+from app.registry.model_registry import ModelRegistry
+from app.state.store_access import StoreAccess
+from app.state.worker_reports import read_reports
+
+NAME = "pcam-classification"
+
+
+def copy_version(source: Path, target: Path, version: str) -> Path:
+    """Copy a model folder and give it another version."""
+    shutil.copytree(source, target)
+    manifest = (target / "model.toml").read_text()
+    (target / "model.toml").write_text(manifest.replace('version = "1.0"', f'version = "{version}"'))
+    return target
+
+
+@dataclass
+class Followed:
+    """A registry that follows, and the means to change what it follows."""
+
+    settings: Settings
+    registry: ModelRegistry
+    follower: ModelFollower
+    changes: ModelChanges
+
+    def default(self) -> str:
+        return self.registry.get(NAME).folder.version
+
+    def versions(self) -> list[str]:
+        try:
+            return self.registry.versions(NAME)
+        except KeyError:
+            return []
+
+
+@pytest.fixture
+def followed(models: Path, tmp_path: Path) -> Iterator[Followed]:
+    """A follower of a copy of pcam-classification 1.0, and a store folder with 2.0 in it."""
+    copy_version(models / NAME / "1.0", tmp_path / "store/two", "2.0")
+    settings = Settings(models=models, instance=tmp_path / "instance", store=tmp_path / "store")
+    registry = ModelRegistry(settings, lambda _: None)
+    follower = ModelFollower(settings, registry, StoreAccess(settings))
+    access = StoreAccess(settings)
+    follower.start()
+    yield Followed(settings, registry, follower, ModelChanges(settings, access))
+    access.close()
+    follower.close()
+    registry.close()
+
+
+def within(seconds: float, is_so: Callable[[], bool]) -> bool:
+    """Whether something becomes true in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if is_so():
+            return True
+        time.sleep(0.02)
+    return is_so()
+
+
+def test_without_a_store_nothing_is_written_but_the_report(followed: Followed) -> None:
+    assert followed.default() == "1.0"
+    assert {path.name for path in followed.settings.instance.iterdir()} == {"workers", "registration.lock"}
+
+
+def test_quarantine_of_a_killed_worker_goes_when_another_starts_and_a_held_one_stays(
+    models: Path, tmp_path: Path
+) -> None:
+    settings = Settings(models=models, instance=tmp_path / "instance")
+    registry = ModelRegistry(settings, lambda _: None)
+    follower = ModelFollower(settings, registry, StoreAccess(settings))
+    with Quarantine(models) as held:
+        (models / ".incoming-left/unpacked").mkdir(parents=True)
+        follower.start()
+        assert {path.name for path in models.glob(".incoming-*")} == {held.path.name}
+    follower.close()
+    registry.close()
+
+
+def test_without_a_store_sqlalchemy_is_not_imported(models: Path, tmp_path: Path) -> None:
+    # Left at once: threads still warm the models up.
+    code = "import os, sys; from wsgi import app; print('sqlalchemy' in sys.modules, flush=True); os._exit(0)"
+    environment = {**os.environ, "SCANCER_MODELS": str(models), "SCANCER_INSTANCE": str(tmp_path / "instance")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+def test_folder_that_comes_is_served_and_one_that_goes_is_not(followed: Followed) -> None:
+    new = copy_version(followed.settings.store / "two", followed.settings.models / NAME / "3.0", "3.0")
+    manifest = (new / "model.toml").read_text()
+    (new / "model.toml").write_text(manifest.replace('version = "2.0"', 'version = "3.0"'))
+    assert within(5, lambda: followed.default() == "3.0")
+    assert followed.registry.get(NAME, "3.0").state is State.READY
+    shutil.rmtree(new)
+    assert within(5, lambda: followed.versions() == ["1.0"])
+    assert followed.default() == "1.0"
+
+
+def test_folder_that_is_still_being_copied_is_not_loaded_before_it_is_whole(followed: Followed) -> None:
+    source, target = followed.settings.store / "two", followed.settings.models / NAME / "2.0"
+    target.mkdir()
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        assert "2.0" not in followed.versions()
+        (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target / path.relative_to(source))
+        time.sleep(0.6)
+    assert within(5, lambda: followed.default() == "2.0")
+
+
+def test_folder_that_cannot_be_served_is_tried_again_when_it_changes(followed: Followed) -> None:
+    target = copy_version(followed.settings.models / NAME / "1.0", followed.settings.models / NAME / "2.0", "2.0")
+    (target / "model.safetensors").rename(followed.settings.store / "kept")
+    assert within(5, lambda: "2.0" in followed.versions())
+    assert followed.registry.get(NAME, "2.0").state is State.UNAVAILABLE
+    assert followed.default() == "1.0"
+    (followed.settings.store / "kept").rename(target / "model.safetensors")
+    assert within(5, lambda: followed.default() == "2.0")
+
+
+def test_changes_are_followed_within_a_second(followed: Followed, pcam_example: bytes) -> None:
+    followed.changes.register("two", Wishes(workers=1))
+    assert within(2, lambda: "2.0" in followed.versions())  # the first change imports SQLAlchemy
+    assert followed.default() == "1.0"
+    followed.changes.set_default(NAME, "2.0")
+    assert within(1, lambda: followed.default() == "2.0")
+    followed.changes.scale(NAME, None, 0, 0)
+    assert within(1, lambda: followed.registry.get(NAME).served is None)
+    with pytest.raises(ServiceUnavailableError, match=f'^Model "{NAME}" has no worker to serve inference request. Pl'):
+        followed.registry.get_served(NAME)
+    with pytest.raises(ServiceUnavailableError, match=f'^Model "{NAME}" Version 2.0" has no worker'):
+        followed.registry.get_served(NAME, "2.0")
+    followed.changes.scale(NAME, None, 2, 2)
+    assert within(1, lambda: followed.registry.get(NAME).served is not None)
+    with followed.registry.lend(NAME) as served:
+        assert served.predict(pcam_example)[0].decision.class_name in ("normal", "metastatic")
+    followed.changes.set_default(NAME, "1.0")
+    followed.changes.unregister(NAME, "2.0")
+    assert within(1, lambda: followed.versions() == ["1.0"])
+    with pytest.raises(ModelVersionNotFoundError):
+        followed.registry.get(NAME, "2.0")
+
+
+def test_version_that_is_compiled_takes_its_place_when_it_is_ready_whatever_was_said_meanwhile(
+    followed: Followed, pcam_example: bytes
+) -> None:
+    shutil.rmtree(followed.settings.store / "two/compiled")
+    followed.changes.register("two", Wishes(workers=1))
+    followed.changes.set_default(NAME, "2.0")
+    assert within(3, lambda: "2.0" in followed.versions())
+    assert followed.registry.get(NAME, "2.0").state is State.LOADING
+    assert followed.default() == "1.0"
+    followed.changes.scale(NAME, "2.0", 3, 3)
+    assert within(120, lambda: followed.default() == "2.0")
+    assert followed.registry.get(NAME).wanted.min_workers == 3
+    followed.registry.get_served(NAME).predict(pcam_example)
+
+
+def test_model_that_is_let_go_answers_who_has_it_first(followed: Followed, pcam_example: bytes) -> None:
+    with followed.registry.lend(NAME) as served:
+        followed.changes.unregister(NAME, None)
+        assert within(2, lambda: followed.versions() == [])
+        assert followed.registry.states() == {f"{NAME}/1.0": "UNLOADING"}
+        with pytest.raises(ModelNotFoundError), followed.registry.lend(NAME):
+            pass
+        served.predict(pcam_example)
+        time.sleep(0.3)
+        served.predict(pcam_example)
+    assert within(2, lambda: followed.registry.states() == {})
+    with pytest.raises(ServiceUnavailableError, match="unloaded"):
+        served.predict(pcam_example)
+
+
+def test_requests_never_fail_while_the_default_goes_to_and_fro(followed: Followed, pcam_example: bytes) -> None:
+    followed.changes.register("two", Wishes(workers=1))
+    assert within(2, lambda: "2.0" in followed.versions())
+    answered: list[str] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            with followed.registry.lend(NAME) as served:
+                served.predict(pcam_example)
+                answered.append(served.manifest.version)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        for version, other in (("2.0", "1.0"), ("1.0", "2.0")):
+            followed.changes.set_default(NAME, version)
+            assert within(2, lambda version=version: followed.default() == version)  # type: ignore[misc]
+            followed.changes.scale(NAME, other, 0, 0)
+            assert within(2, lambda other=other: followed.registry.get(NAME, other).served is None)  # type: ignore[misc]
+            followed.changes.scale(NAME, other, 1, 1)
+            assert within(2, lambda other=other: followed.registry.get(NAME, other).served is not None)  # type: ignore[misc]
+    alive = [thread.is_alive() for thread in threads]
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert alive == [True] * 4
+    assert set(answered) == {"1.0", "2.0"}
+
+
+def test_folder_that_was_unregistered_stays_and_is_served_again_when_registered(followed: Followed) -> None:
+    followed.changes.unregister(NAME, None)
+    assert within(2, lambda: followed.versions() == [])
+    assert (followed.settings.models / NAME / "1.0/model.toml").exists()
+    followed.changes.register(f"{NAME}/1.0", Wishes(workers=1, batch_size=3, max_batch_delay_ms=7))
+    assert within(2, lambda: followed.versions() == ["1.0"])
+    served = followed.registry.get_served(NAME)
+    assert (served.manifest.batch.max_size, served.manifest.batch.max_delay_ms) == (3, 7.0)
+
+
+def test_removal_is_forgotten_with_the_folder(followed: Followed, tmp_path: Path) -> None:
+    followed.changes.unregister(NAME, None)
+    folder = followed.settings.models / NAME / "1.0"
+    folder.rename(tmp_path / "away")
+    store = StoreAccess(followed.settings)
+    assert within(5, lambda: not store.open().read().versions)
+    store.close()
+    (tmp_path / "away").rename(folder)
+    assert within(5, lambda: followed.versions() == ["1.0"])
+
+
+def test_what_was_registered_and_is_unregistered_leaves_no_file(followed: Followed) -> None:
+    before = sorted(followed.settings.models.rglob("*"))
+    followed.changes.register("two", Wishes(workers=1, model_name="another-name"))
+    assert within(2, lambda: "another-name/2.0" in followed.registry.states())
+    followed.changes.unregister("another-name", None)
+    followed.changes.sweep()
+    assert sorted(followed.settings.models.rglob("*")) == before
+
+
+def test_full_disk_leaves_nothing_behind(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(followed.settings.models.rglob("*"))
+
+    def fill(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fill)  # the copy is there in part, as it is when a disk fills up
+    with pytest.raises(DiskFullError):
+        followed.changes.register("two", Wishes(workers=1))
+    monkeypatch.undo()
+    assert sorted(followed.settings.models.rglob("*")) == before
+    followed.changes.register("two", Wishes(workers=1))
+
+
+def test_store_that_breaks_leaves_the_models_serving(followed: Followed, caplog: pytest.LogCaptureFixture) -> None:
+    followed.changes.set_default(NAME, "1.0")
+    with caplog.at_level(logging.INFO):
+        (followed.settings.instance / "state.db-wal").unlink()
+        (followed.settings.instance / "state.db").write_bytes(b"no database" * 1000)
+        assert within(3, lambda: "models are not followed" in caplog.text)
+        time.sleep(0.6)
+    assert caplog.text.count("models are not followed") == 1
+    assert followed.registry.get_served(NAME)
+
+
+def test_worker_reports_its_generation_and_states_while_it_lives(followed: Followed) -> None:
+    change = followed.changes.set_default(NAME, "1.0")
+    instance = followed.settings.instance
+    assert within(2, lambda: read_reports(instance)[0].generation == change.generation)
+    report = read_reports(instance)[0]
+    assert (report.pid, report.states) == (os.getpid(), {f"{NAME}/1.0": "READY"})
+    followed.follower.close()
+    assert read_reports(instance) == []
+
+
+def test_report_of_a_killed_worker_is_removed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, pathlib; from app.state.worker_reports import ReportWriter\n"
+        "writer = ReportWriter(pathlib.Path(sys.argv[1])); writer.write(3, {'a/1': 'READY'})\n"
+        "print('in', flush=True); time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"in\n"
+        reports = read_reports(tmp_path)
+        assert [(each.pid, each.generation, each.states) for each in reports] == [(child.pid, 3, {"a/1": "READY"})]
+        child.kill()
+        child.wait()
+        assert read_reports(tmp_path) == []
+        assert list((tmp_path / "workers").iterdir()) == []
+
+
+def test_leftovers_of_a_killed_registration_go_at_the_next_start(models: Path, tmp_path: Path) -> None:
+    settings = Settings(models=models, instance=tmp_path / "instance")
+    access = StoreAccess(settings)
+    token = f"abcd {NAME}/2.0"
+    with access.open().change() as draft:
+        draft.strays.add(token)
+    access.close()
+    copy_version(models / NAME / "1.0", models / NAME / "2.0", "2.0")
+    (models / NAME / "2.0/.registered").write_text(token)
+    (models / ".registering-abcd" / NAME).mkdir(parents=True)
+    registry = ModelRegistry(settings, lambda _: None)
+    follower = ModelFollower(settings, registry, StoreAccess(settings))
+    follower.start()
+    assert registry.versions(NAME) == ["1.0"]
+    assert [path.name for path in models.iterdir()] == [NAME]
+    assert [path.name for path in (models / NAME).iterdir()] == ["1.0"]
+    follower.close()
+    registry.close()
+
+
+def test_another_database_is_used_by_its_url(tmp_path: Path) -> None:
+    access = StoreAccess(Settings(instance=tmp_path / "instance", database=f"sqlite:///{tmp_path}/elsewhere.db"))
+    assert access.exists()
+    with access.open().change() as draft:
+        draft.defaults[NAME] = "1.0"
+    access.close()
+    assert (tmp_path / "elsewhere.db").exists()
+    assert list((tmp_path / "instance").iterdir()) == []

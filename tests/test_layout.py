@@ -1,0 +1,85 @@
+"""`import app` is free, imports point one way, and every room stays small."""
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from app.config.setting_types import PROJECT_ROOT
+
+APP = PROJECT_ROOT / "app"
+HEAVY = ("torch", "sqlalchemy", "tensorflow", "keras", "openvino", "flask", "prometheus_client", "numpy", "PIL")
+FRAMEWORKS = {"torch", "torchvision", "tensorflow", "keras", "openvino", "safetensors", "nncf", "onnxruntime", "h5py"}
+FLASK = {"flask", "werkzeug", "flask_httpauth", "prometheus_flask_exporter"}
+ROOMS = (
+    "__init__",
+    "gunicorn_conf",
+    *("cli", "web", "api"),
+    *("evaluation", "registry", "exchange", "compiling", "state", "repository"),
+    *("handlers", "pipeline", "engines", "manifest"),
+    *("server", "users", "metrics"),
+    *("processes", "config"),
+    *("logs", "arrays", "errors"),
+)
+"""From top to bottom: a room may import what stands after it."""
+TS_PACKAGE = APP / "handlers/worker/ts-package"
+MODULES = [path for path in sorted(APP.rglob("*.py")) if TS_PACKAGE not in path.parents]
+
+
+def parts_of(path: Path) -> tuple[str, ...]:
+    return path.relative_to(APP).with_suffix("").parts
+
+
+def imported_names(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_import_app_imports_nothing_heavy() -> None:
+    code = f"import sys, app; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_imports_point_one_way() -> None:
+    upwards = []
+    for path in MODULES:
+        room = parts_of(path)[0]
+        for name in imported_names(path):
+            target = name.split(".")[1] if name.startswith("app.") else room
+            if target not in ROOMS or ROOMS.index(target) < ROOMS.index(room):
+                upwards.append(f"{path.relative_to(PROJECT_ROOT)} imports {name}")
+    assert upwards == []
+
+
+def test_frameworks_are_imported_by_engines_alone_and_flask_by_what_knows_http() -> None:
+    astray = []
+    for path in MODULES:
+        room, roots = parts_of(path)[0], {name.split(".")[0] for name in imported_names(path)}
+        if room != "engines" and roots & FRAMEWORKS:
+            astray.append(f"{path.relative_to(PROJECT_ROOT)} imports {roots & FRAMEWORKS}")
+        if room not in ("api", "web", "cli", "users", "__init__") and roots & FLASK:
+            astray.append(f"{path.relative_to(PROJECT_ROOT)} imports {roots & FLASK}")
+    assert astray == []
+
+
+def test_no_room_holds_more_than_twelve_files() -> None:
+    counts = Counter(path.parent for path in sorted(APP.rglob("*.py")))
+    assert {str(folder): count for folder, count in counts.items() if count > 12} == {}
+
+
+def test_every_room_says_what_it_is_for() -> None:
+    rooms = {path.parent for path in MODULES}
+    silent = [room for room in rooms if not (ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or "")]
+    assert silent == []
+
+
+def test_no_two_modules_have_one_name() -> None:
+    counts = Counter(path.name for path in sorted(APP.rglob("*.py")) if path.name != "__init__.py")
+    assert {name: count for name, count in counts.items() if count > 1} == {}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from app.config.setting_types import PROJECT_ROOT
 from app.exchange.model_format import ModelFormat, Trust, identify
-from tests.repository import hostile
+from tests.exchange import hostile
 
 PCAM, ISIC = hostile.PCAM, hostile.ISIC
 MAGICS = [

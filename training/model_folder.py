@@ -13,7 +13,8 @@ from app.engines.base import build_engine
 from app.engines.compile_report import hash_files
 from app.evaluation.estimate import Estimate
 from app.manifest.model_manifest import read_manifest
-from app.pipeline.decoding.decode import ImageLimits, decode
+from app.pipeline.decoding.decode import decode
+from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.postprocess import to_probabilities
 from app.pipeline.preprocess import preprocess
 from training.fine_tuning import MEAN, STD

@@ -25,7 +25,8 @@ from app.engines.compile_report import (
 from app.engines.conversion import ConvertibleEngine, converter_version, require_framework, write_ir
 from app.errors import CompiledModelError, ScancerError
 from app.manifest.model_manifest import ModelManifest, read_manifest
-from app.pipeline.decoding.decode import ImageLimits, decode
+from app.pipeline.decoding.decode import decode
+from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.postprocess import check_scores, to_probabilities
 from app.pipeline.preprocess import preprocess
 from app.processes.confined_process import run_confined

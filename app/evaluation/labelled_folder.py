@@ -9,7 +9,8 @@ import numpy as np
 from app.arrays import InputBatch
 from app.errors import PicturesError, RequestError
 from app.manifest.model_specs import InputSpec
-from app.pipeline.decoding.decode import ImageLimits, decode
+from app.pipeline.decoding.decode import decode
+from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.preprocess import preprocess
 
 MIN_PICTURES = 3

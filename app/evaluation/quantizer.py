@@ -27,7 +27,7 @@ from app.evaluation.auc import choose_classes, compare_aucs
 from app.evaluation.labelled_folder import LabelledPicture, find_pictures, read_picture, split_pictures
 from app.manifest.model_manifest import ModelManifest, read_manifest
 from app.manifest.model_specs import OutputSpec
-from app.pipeline.decoding.decode import ImageLimits
+from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.postprocess import decide, to_probabilities
 from app.processes.confined_process import run_confined
 from app.processes.locks import hold_lock

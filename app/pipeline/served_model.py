@@ -13,7 +13,8 @@ from app.engines.base import Engine
 from app.errors import AnsweredError, RequestError, ServiceUnavailableError
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.batch import BatchRunner
-from app.pipeline.decoding.decode import ImageLimits, decode
+from app.pipeline.decoding.decode import decode
+from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.raw_pixels import wrap_pixels
 from app.pipeline.occupancy import Occupancy
 from app.pipeline.patience import ENDLESS, Patience, Turn

@@ -16,7 +16,7 @@ from app.engines.openvino_engine import OpenVINOEngine
 from app.engines.process_engine import ProcessEngine, runs_natively
 from app.errors import CompiledModelError
 from app.manifest.model_manifest import ModelManifest
-from app.pipeline.decoding.decode import ImageLimits
+from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.served_model import ServedModel
 from app.registry.model_entry import ModelEntry
 from app.repository.model_folder import ModelFolder

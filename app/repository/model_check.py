@@ -8,7 +8,7 @@ from app.engines.int8_report import INT8_FOLDER
 from app.engines.process_engine import ProcessEngine, runs_natively
 from app.errors import AnsweredError, IntegrityError
 from app.manifest.model_manifest import ModelManifest
-from app.pipeline.decoding.decode import ImageLimits
+from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.served_model import ServedModel
 from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
 from app.repository.trust import require_trusted_artifact

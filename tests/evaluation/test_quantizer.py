@@ -16,7 +16,7 @@ from app.errors import CompiledModelError, FrameworkMissingError, InferenceError
 from app.evaluation.labelled_folder import find_pictures, read_picture, split_pictures
 from app.evaluation.quantizer import quantize_in_process
 from app.manifest.model_manifest import read_manifest
-from app.pipeline.decoding.decode import ImageLimits
+from app.pipeline.decoding.limits import ImageLimits
 from app.registry.model_entry import State
 from app.registry.model_registry import ModelRegistry
 from app.repository.model_check import check_folder

@@ -33,7 +33,8 @@ from sound_tiffs import TIFFS
 
 from app.config.setting_types import PROJECT_ROOT
 from app.errors import AnsweredError, BadRequestError, DamagedImageError, UnsupportedImageError, UnsupportedMediaError
-from app.pipeline.decoding.decode import ImageLimits, decode
+from app.pipeline.decoding.decode import decode
+from app.pipeline.decoding.limits import ImageLimits
 
 LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
 SOUND = FILES + TIFFS
@@ -221,7 +222,8 @@ def test_warnings_as_errors_and_other_filters_do_not_reach_a_decode() -> None:
 import sys, warnings
 sys.path[:0] = [sys.argv[1]]
 from crafted import RGB, SHORT, encode, tiff
-from app.pipeline.decoding.decode import ImageLimits, decode
+from app.pipeline.decoding.decode import decode
+from app.pipeline.decoding.limits import ImageLimits
 body = tiff((2, 2), [8, 8, 8], RGB, [bytes(12)], {282: (SHORT, [72, 72])})
 print(decode(body, ImageLimits(100, 100)).mode)
 warnings.resetwarnings()

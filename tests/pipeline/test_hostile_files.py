@@ -15,7 +15,8 @@ from sound_tiffs import TIFFS
 
 from app.config.setting_types import PROJECT_ROOT
 from app.errors import AnsweredError, DamagedImageError, UnsupportedImageError
-from app.pipeline.decoding.decode import ImageLimits, decode
+from app.pipeline.decoding.decode import decode
+from app.pipeline.decoding.limits import ImageLimits
 
 LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
 SOUND = {case.name: case for case in FILES + TIFFS}

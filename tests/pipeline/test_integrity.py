@@ -1,4 +1,4 @@
-"""What `integrity.py` finds in files that Pillow would read, wrongly or for minutes."""
+"""PNG and JPEG files that Pillow would read wrongly, or for minutes, are refused."""
 
 import random
 import struct
@@ -13,8 +13,10 @@ from crafted import encode, png, png_chunk
 from PIL import Image
 
 from app.errors import DamagedImageError, UnsupportedImageError
-from app.pipeline.decoding.decode import ImageLimits, decode
-from app.pipeline.decoding.integrity import MAX_JPEG_SCANS, MAX_JPEG_SEGMENTS, MAX_PNG_CHUNKS, check_jpeg, check_png
+from app.pipeline.decoding.decode import decode
+from app.pipeline.decoding.jpeg import MAX_SCANS, MAX_SEGMENTS, Jpeg
+from app.pipeline.decoding.limits import ImageLimits
+from app.pipeline.decoding.png import MAX_CHUNKS, Png
 
 LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
 PIXELS = crafted.samples(20, 9, 11)
@@ -121,21 +123,21 @@ def test_png_without_its_end_answers_422() -> None:
 def flood_png(kind: bytes) -> bytes:
     body = png(SIZE, 8, crafted.GREY, ROWS)
     place = body.index(b"IDAT") - 4
-    return body[:place] + png_chunk(kind, b"") * MAX_PNG_CHUNKS + body[place:]
+    return body[:place] + png_chunk(kind, b"") * MAX_CHUNKS + body[place:]
 
 
 def flood_segments() -> bytes:
-    return JPEG[:2] + b"\xff\xe1\0\2" * MAX_JPEG_SEGMENTS + JPEG[2:]
+    return JPEG[:2] + b"\xff\xe1\0\2" * MAX_SEGMENTS + JPEG[2:]
 
 
 def flood_segments_after_a_false_end() -> bytes:
-    return JPEG[:2] + b"\xff\xd9" + b"\xff\xe1\0\2" * MAX_JPEG_SEGMENTS + JPEG[2:]
+    return JPEG[:2] + b"\xff\xd9" + b"\xff\xe1\0\2" * MAX_SEGMENTS + JPEG[2:]
 
 
 def flood_scans() -> bytes:
     body = encode(Image.new("L", (2000, 2000)), "JPEG", progressive=True)
     last = body.rindex(b"\xff\xda")
-    return body[:-2] + body[last:-2] * MAX_JPEG_SCANS + b"\xff\xd9"
+    return body[:-2] + body[last:-2] * MAX_SCANS + b"\xff\xd9"
 
 
 @pytest.mark.parametrize(
@@ -160,14 +162,14 @@ def test_jpeg_markers_are_told_from_pixel_data(options: dict[str, bool]) -> None
     """Noise is rich in 0xFF, which pixel data holds stuffed; scans after the picture's end do not count."""
     noise = encode(Image.fromarray(crafted.samples(22, 300, 300, 3)), "JPEG", quality=100, **options)
     assert noise.count(b"\xff\0") > 200
-    check_jpeg(noise)
-    check_jpeg(noise + noise * MAX_JPEG_SCANS)
+    Jpeg().check_file(noise, LIMITS)
+    Jpeg().check_file(noise + noise * MAX_SCANS, LIMITS)
     assert decode(noise, LIMITS).pixels.size == (300, 300)
 
 
 def test_profile_in_many_segments_is_taken() -> None:
     body = encode(Image.new("RGB", (8, 8)), "JPEG", icc_profile=bytes(5_000_000))
-    check_jpeg(body)
+    Jpeg().check_file(body, LIMITS)
     assert decode(body, LIMITS).pixels.size == (8, 8)
 
 
@@ -181,6 +183,6 @@ def test_png_check_is_cheap_beside_decoding() -> None:
             work()
         return time.process_time() - started
 
-    check_s = min(cpu_of(lambda: check_png(body)) for _ in range(3))
+    check_s = min(cpu_of(lambda: Png().check_file(body, LIMITS)) for _ in range(3))
     whole_s = min(cpu_of(lambda: decode(body, LIMITS)) for _ in range(3))
     assert check_s < whole_s / 3

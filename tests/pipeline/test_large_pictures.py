@@ -14,7 +14,8 @@ from PIL import Image
 from small_engines import PATIENCE_S, MeanEngine, make_manifest
 
 from app.errors import DamagedImageError, DeadlineError
-from app.pipeline.decoding.decode import LONG_BYTES, ImageLimits, decode
+from app.pipeline.decoding.decode import LONG_BYTES, decode
+from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.patience import LARGE_PIXELS, Patience, Turn
 from app.pipeline.served_model import ServedModel
 

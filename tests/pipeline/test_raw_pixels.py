@@ -5,7 +5,7 @@ import pytest
 
 from app.errors import BadRequestError, UnsupportedImageError
 from app.manifest.model_specs import InputSpec
-from app.pipeline.decoding.decode import ImageLimits
+from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.raw_pixels import PIXEL_TOLERANCE, denormalize, wrap_pixels
 from app.pipeline.patience import Turn
 

@@ -17,7 +17,7 @@ from app.errors import (
     UnsupportedImageError,
     UnsupportedMediaError,
 )
-from app.pipeline.decoding.decode import ImageLimits
+from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.served_model import Prediction, ServedModel
 
 LIMITS = ImageLimits(max_pixels=10_000, max_side_px=200)

@@ -1,1 +1,1 @@
-"""From the bytes of a picture to its pixels: limits before pixels, then whether it is whole. It knows no model."""
+"""From the bytes of a picture to its pixels; start at `decode.py`. It knows files and pixels, and no model."""

@@ -7,7 +7,8 @@ from PIL import Image
 from app.arrays import InputBatch, RGBImage
 from app.errors import BadRequestError
 from app.manifest.model_specs import InputSpec
-from app.pipeline.decoding.decode import DecodedImage, ImageLimits
+from app.pipeline.decoding.decode import DecodedImage
+from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.patience import Turn
 
 PIXEL_TOLERANCE = 0.1

@@ -1,0 +1,57 @@
+"""JPEG. Many segments or scans make a small file take minutes to read; both are counted here before Pillow reads it."""
+
+import re
+import struct
+
+from PIL import ImageFile
+
+from app.errors import UnsupportedImageError
+from app.pipeline.decoding.image_format import SIDEWAYS, ImageFormat, read_orientation
+from app.pipeline.decoding.limits import ImageLimits
+
+# JPEG, B.1.1.2: a marker that starts a segment, or ends the picture; not a stuffed byte, a restart or a fill byte.
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+END, SCAN = b"\xd9", b"\xda"
+MAX_SEGMENTS = 1_000  # a colour profile of 32 MiB takes 512 segments
+MAX_SCANS = 100  # a progressive file has about 10; each costs a pass over the whole picture
+SCALES = (8, 4, 2)
+
+
+class Jpeg(ImageFormat):
+    """JPEG, ITU-T T.81. Pillow opens phones' multi-picture files (MPO) as JPEG too."""
+
+    name = "JPEG"
+    signature = re.compile(rb"\xff\xd8\xff")
+
+    def check_file(self, body: bytes, limits: ImageLimits) -> None:
+        """Bound the segments and the scans."""
+        position = scans = 0
+        for _ in range(MAX_SEGMENTS):
+            marker = MARKER.search(body, position)
+            if marker is None or (marker[1] == END and scans):
+                return
+            scans += marker[1] == SCAN
+            if scans > MAX_SCANS:
+                break
+            position = marker.end()
+            if marker[1] != END:
+                position += struct.unpack_from(">H", body, position)[0]
+        raise UnsupportedImageError(f"The JPEG has more than {MAX_SCANS} scans or {MAX_SEGMENTS} segments.")
+
+    def check_header(self, image: ImageFile.ImageFile, limits: ImageLimits) -> None:
+        """Take any header: the first picture of a multi-picture file is its main picture, and the one decoded."""
+
+    def reduce_scale(self, image: ImageFile.ImageFile, min_size: tuple[int, int]) -> int:
+        """Prepare decoding at an eighth, a quarter or a half, where it divides evenly and stays large enough.
+
+        The inverse transform of a JPEG's blocks can give fewer pixels for a fraction of the time. Each pixel is then
+        the mean of those left out, but for rounding.
+        """
+        if read_orientation(image) in SIDEWAYS:
+            min_size = min_size[::-1]
+        sides = list(zip(image.size, min_size, strict=True))
+        for scale in SCALES:
+            if all(side % scale == 0 and side // scale >= least for side, least in sides):
+                image.draft(None, (image.width // scale, image.height // scale))
+                return scale
+        return 1

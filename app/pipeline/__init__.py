@@ -1,1 +1,1 @@
-"""Everything between bytes and answer; start at `served_model.py`. It knows no HTTP and no framework."""
+"""The way of a picture from bytes to a decision; start at `served_model.py`. It knows no HTTP and no framework."""

@@ -1,4 +1,4 @@
-"""From scores to a decision."""
+"""From a network's scores to probabilities, and from probabilities to a decision."""
 
 import math
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from app.manifest.model_specs import OutputSpec
 
 @dataclass(frozen=True)
 class Decision:
-    """The answer of the model for one picture.
+    """The model's decision for one picture.
 
     Attributes:
-        class_name: the class decided for.
-        confidence: its probability.
-        probabilities: of every class, in the manifest's order.
+        class_name: the chosen class.
+        confidence: probability of the chosen class.
+        probabilities: probability of every class, in the manifest's order.
     """
 
     class_name: str
@@ -26,21 +26,21 @@ class Decision:
 
 
 PROBABILITY_SLACK = 1e-3
-"""How far a network's own probabilities may lie outside 0 to 1, or their sum from 1: rounding, and no more."""
+"""How far a network's own probabilities may lie outside 0 to 1, and their sum from 1. Rounding stays within this."""
 
 
 def to_probabilities(scores: Scores, spec: OutputSpec) -> Probabilities:
-    """Apply the activation, unless the network ends in it.
+    """Turn scores into probabilities: by the activation, unless the network applies it itself.
 
     Args:
         scores: float32, [N, outputs].
-        spec: activation, classes, and what the scores are.
+        spec: gives activation, classes, and whether the scores are logits or probabilities.
 
     Returns:
-        float64, [N, classes], rows sum to 1.
+        float64, [N, classes], 0 to 1, each row sums to 1.
 
     Raises:
-        InferenceError: wrong shape, or a score that is not finite, or no probability where it should be one.
+        InferenceError: the shape is wrong, a score is not finite, or a score that should be a probability is none.
     """
     if scores.ndim != 2 or scores.shape[1] != spec.outputs or not math.isfinite(scores.sum(dtype=np.float64)):
         raise InferenceError("The model returned no valid scores.")
@@ -56,10 +56,16 @@ def to_probabilities(scores: Scores, spec: OutputSpec) -> Probabilities:
 
 
 def complete(exact: Probabilities) -> Probabilities:
-    """Take probabilities as they are, float64 [N, outputs]: of a lone one add the other class, of several even the sum.
+    """Complete probabilities that the network returned: add the class it leaves out, or bring the sum to exactly 1.
+
+    Args:
+        exact: float64, [N, outputs]; one output is the probability of the positive class.
+
+    Returns:
+        float64, [N, classes], 0 to 1, each row sums to 1.
 
     Raises:
-        InferenceError: they are none.
+        InferenceError: the numbers are no probabilities.
     """
     if not are_probabilities(exact):
         raise InferenceError("The model returned no valid scores.")
@@ -71,40 +77,42 @@ def complete(exact: Probabilities) -> Probabilities:
 
 
 def are_probabilities(exact: Probabilities) -> bool:
-    """Whether all numbers, float64 [N, outputs], are from 0 to 1, and those of a row add up if they are several."""
+    """Return whether all numbers, float64 [N, outputs], lie from 0 to 1, and rows of several numbers sum to 1."""
     sums = exact.sum(axis=1)
     adds_up = exact.shape[1] == 1 or bool((np.abs(sums - 1) <= PROBABILITY_SLACK).all())
     return adds_up and bool(((exact >= -PROBABILITY_SLACK) & (exact <= 1 + PROBABILITY_SLACK)).all())
 
 
 def check_scores(scores: Scores, spec: OutputSpec) -> None:
-    """Refuse scores that are not what the manifest says, where a number can tell.
+    """Refuse scores that contradict the manifest on whether the network applies its activation itself.
 
     Args:
-        scores: float32, [N, outputs], of pictures of any kind.
-        spec: of the manifest.
+        scores: float32, [N, outputs], for any pictures.
+        spec: the manifest's `[output]`.
 
     Raises:
-        ManifestError: the network ends in its activation and the manifest does not say so, or the other way round.
+        ManifestError: the manifest says probabilities and the scores are none, or it says logits and the scores are
+            probabilities of several classes.
     """
     exact = scores.astype(np.float64)
     if scores.ndim != 2 or scores.shape[1] != spec.outputs or not np.isfinite(exact).all():
-        return  # `to_probabilities` says so
+        return  # `to_probabilities` refuses these
     if spec.scores == "probabilities" and not are_probabilities(exact):
         raise ManifestError(
             f"output.scores says probabilities, but the network's lie from {exact.min():.3g} to {exact.max():.3g}"
             + ("" if spec.outputs == 1 else " or do not add up to 1")
+            + '; say scores = "logits" in [output] if the network has no activation of its own'
         )
     if spec.scores == "logits" and spec.outputs > 1 and are_probabilities(exact):
         raise ManifestError('the network ends in a softmax of its own; say scores = "probabilities" in [output]')
 
 
 def decide(probabilities: Probabilities, spec: OutputSpec) -> Decision:
-    """Decide for one picture: by the threshold for two classes, by the largest probability for more.
+    """Decide for one picture: by the threshold if there is one, else for the most probable class.
 
     Args:
-        probabilities: float64, [classes], one row of `to_probabilities`.
-        spec: classes, positive class and threshold.
+        probabilities: float64, [classes], 0 to 1, one row of `to_probabilities`.
+        spec: gives classes, positive class and threshold.
     """
     values = [float(value) for value in probabilities]
     if spec.positive_class is None or spec.threshold is None:

@@ -1,4 +1,4 @@
-"""From an RGB picture to the array the network was trained on; normalization is folded into the network itself."""
+"""From an RGB picture to the array that a compiled network takes; the network normalizes it itself."""
 
 import numpy as np
 from PIL import Image
@@ -12,11 +12,9 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-
-
 MAX_LONG_SIDES = 16
-"""A picture this many times as long as it is wide, or longer, is not resized as a whole: a line of 16,384 pixels would
-become one of a billion."""
+"""A picture whose longer side is at least this many shorter sides is not resized as a whole: a line of 16,384 pixels
+would become a picture of a billion."""
 
 
 def preprocess(image: Image.Image, spec: InputSpec) -> RGBImage:
@@ -24,14 +22,15 @@ def preprocess(image: Image.Image, spec: InputSpec) -> RGBImage:
 
     Args:
         image: mode RGB, any size.
-        spec: target size and filter. The whole picture is squeezed to the size, and nothing is cut off, unless there is
-            a length for the shorter side.
+        spec: size and filter. With `short_side_px` the middle is cut out; without it the whole picture is squeezed
+            to the size, and nothing is cut off.
 
     Returns:
         uint8, [height_px, width_px, 3], RGB, 0 to 255.
 
     Note:
-        Pillow's filters antialias when they shrink; OpenCV's and torch's plain ones do not and give other scores.
+        Pillow's filters antialias when they shrink. The plain filters of OpenCV and torch do not, and lead to other
+        scores.
     """
     size = (spec.width_px, spec.height_px)
     if spec.short_side_px is not None:
@@ -44,15 +43,15 @@ def preprocess(image: Image.Image, spec: InputSpec) -> RGBImage:
 def cut_middle(
     image: Image.Image, size: tuple[int, int], short_side_px: int, resample: Image.Resampling
 ) -> Image.Image:
-    """Resize a picture by its shorter side and cut out its middle, by the rules of torchvision's transforms.
+    """Resize a picture by its shorter side and cut out its middle.
 
-    They are `Resize(short_side_px)` and `CenterCrop(size)`: the longer side is rounded down, the margins to the nearest
-    even number where they are a half.
+    The result is that of torchvision's `Resize(short_side_px)` and `CenterCrop(size)`. The longer side is rounded down.
+    A margin that ends in a half is rounded to the even number.
 
     Args:
         image: mode RGB, any size.
         size: width and height of the result; at most `short_side_px`.
-        short_side_px: what the shorter side becomes.
+        short_side_px: length of the shorter side after resizing.
         resample: the filter.
     """
     short, long = sorted(image.size)

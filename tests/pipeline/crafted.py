@@ -1,4 +1,4 @@
-"""Files built by hand, bit by bit as the formats' standards say: what no encoder at hand would write."""
+"""Files built by hand as the formats' standards say, because no encoder at hand writes them."""
 
 import io
 import struct

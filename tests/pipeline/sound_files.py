@@ -1,4 +1,4 @@
-"""One sound file of every kind that is taken, each with its picture worked out here, without Pillow's conversions."""
+"""One sound file of every kind that is taken. Its expected picture is computed without Pillow's conversions."""
 
 import struct
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ def padded_rows(pixels: Pixels) -> bytes:
 
 @dataclass(frozen=True)
 class Case:
-    """A sound file and what must come of it."""
+    """A sound file and what `decode` must make of it."""
 
     name: str
     body: bytes

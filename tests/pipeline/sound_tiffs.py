@@ -1,4 +1,4 @@
-"""One sound TIFF of every kind that is taken, as `sound_files.py`."""
+"""One sound TIFF of every kind that is taken, made as in `sound_files.py`."""
 
 import zlib
 from collections.abc import Iterator

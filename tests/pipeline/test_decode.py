@@ -1,4 +1,4 @@
-"""`decode` follows its written rule on every kind of file; what is not taken answers the status that the rule says."""
+"""`decode` follows its written rule on every kind of file, and refuses other files with the status of the rule."""
 
 import io
 import random
@@ -33,7 +33,9 @@ from sound_tiffs import TIFFS
 
 from app.config.setting_types import PROJECT_ROOT
 from app.errors import AnsweredError, BadRequestError, DamagedImageError, UnsupportedImageError, UnsupportedMediaError
-from app.pipeline.decoding.decode import decode
+from app.pipeline.decoding import decode as decode_module
+from app.pipeline.decoding.decode import FORMATS, decode
+from app.pipeline.decoding.image_format import ImageFormat
 from app.pipeline.decoding.limits import ImageLimits
 
 LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
@@ -48,6 +50,33 @@ def test_sound_file_becomes_the_rgb_picture_of_the_written_rule(case: Case) -> N
     assert pixels.shape == case.pixels.shape
     assert np.abs(pixels - case.pixels.astype(float)).max() <= case.tolerance
     assert (picture.format, picture.mode, picture.conversions) == (case.format, case.mode, case.conversions)
+
+
+@pytest.mark.parametrize("case", SOUND, ids=lambda case: case.name)
+def test_signature_of_one_format_alone_matches_a_file(case: Case) -> None:
+    matching = [each.name.upper() for each in FORMATS if each.signature.match(case.body)]
+    assert matching == [case.format]
+
+
+class Ppm(ImageFormat):
+    """A format as a stranger would add it."""
+
+    name = "PPM"
+    signature = re.compile(rb"P6\s")
+
+
+def test_new_format_is_a_name_a_signature_and_an_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = encode(Image.fromarray(RGB), "PPM")
+    with pytest.raises(UnsupportedMediaError):
+        decode(body, LIMITS)
+    monkeypatch.setattr(decode_module, "FORMATS", (*FORMATS, Ppm()))
+    picture = decode(body, LIMITS)
+    assert (np.asarray(picture.pixels) == RGB).all()
+    assert (picture.format, picture.conversions) == ("PPM", ())
+    with pytest.raises(DamagedImageError):
+        decode(body[:-1], LIMITS)
+    with pytest.raises(UnsupportedImageError):
+        decode(body, ImageLimits(max_pixels=WIDTH * HEIGHT - 1, max_side_px=100))
 
 
 def test_empty_body_answers_400() -> None:
@@ -202,7 +231,7 @@ def test_bytes_after_the_end_are_ignored() -> None:
 def test_metadata_that_pillow_warns_of_is_taken_in_silence(
     caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:
-    """The whole suite turns warnings into errors; this test looks at the log too."""
+    """The suite turns warnings into errors; this test reads the log too."""
     strange_tags = {282: (crafted.SHORT, [72, 72]), 305: (crafted.LONG, [1, 2, 3])}
     phone = encode(Image.fromarray(SMOOTH), "MPO", save_all=True, append_images=[Image.fromarray(SMOOTH)])
     for body in (

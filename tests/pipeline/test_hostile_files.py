@@ -1,4 +1,4 @@
-"""Cut, flipped, oversized and costly files: 4xx at once, and never a picture with pixels the file does not hold."""
+"""Cut, flipped, oversized and costly files answer 4xx at once, and never a picture whose pixels the file lacks."""
 
 import random
 import subprocess
@@ -109,7 +109,7 @@ def make_oversized(file_format: str, size: tuple[int, int]) -> bytes:
 
 
 def test_oversized_header_takes_no_memory() -> None:
-    """Within 64 MiB of address space, where the smallest of these pictures would need 169 MB."""
+    """The process may take 64 MiB more address space; the smallest of these pictures would need 169 MB."""
     code = """
 import resource, sys
 sys.path[:0] = [sys.argv[1]]

@@ -26,14 +26,14 @@ JPEG = encode(Image.fromarray(crafted.gradient(24, 32)), "JPEG")
 
 
 def split(body: bytes) -> tuple[bytes, bytes, bytes]:
-    """A PNG before, in and after its pixel data."""
+    """Cut a PNG into what stands before, in and after its pixel data."""
     start = body.index(b"IDAT") + 4
     (length,) = struct.unpack_from(">I", body, start - 8)
     return body[:start], body[start : start + length], body[start + length :]
 
 
 def seal(deflated: bytes) -> bytes:
-    """A PNG of any pixel data, its checksums right."""
+    """Make a PNG with right checksums around any pixel data."""
     return png(SIZE, 8, crafted.GREY, [], deflated=deflated)
 
 
@@ -159,7 +159,7 @@ def test_file_of_too_many_parts_is_refused_at_once(make: Callable[[], bytes]) ->
     "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"optimize": True}], ids=str
 )
 def test_jpeg_markers_are_told_from_pixel_data(options: dict[str, bool]) -> None:
-    """Noise is rich in 0xFF, which pixel data holds stuffed; scans after the picture's end do not count."""
+    """Noise holds many stuffed 0xFF bytes, which are no markers. Scans after the picture's end do not count."""
     noise = encode(Image.fromarray(crafted.samples(22, 300, 300, 3)), "JPEG", quality=100, **options)
     assert noise.count(b"\xff\0") > 200
     Jpeg().check_file(noise, LIMITS)
@@ -174,7 +174,7 @@ def test_profile_in_many_segments_is_taken() -> None:
 
 
 def test_png_check_is_cheap_beside_decoding() -> None:
-    """Of a 96x96 patch, the size most requests have."""
+    """The picture is a 96x96 patch, the size of most requests."""
     body = encode(Image.fromarray(crafted.samples(23, 96, 96, 3)), "PNG")
 
     def cpu_of(work: Callable[[], object]) -> float:

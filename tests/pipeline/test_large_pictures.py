@@ -1,4 +1,4 @@
-"""Large pictures: JPEGs at a reduced scale where the manifest allows it, one at a time, and no longer than wanted."""
+"""JPEGs are decoded at a reduced scale if the manifest allows it. Large pictures take turns, and can be stopped."""
 
 import io
 import threading
@@ -23,7 +23,7 @@ LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
 
 
 def scene(width: int, height: int, seed: int = 0) -> Pixels:
-    """Something with the detail of a photo: coarse and fine structures, smoothly joined."""
+    """Draw coarse and fine structures, smoothly joined, with about the detail of a photo."""
     coarse = Image.fromarray(crafted.samples(seed, height // 40, width // 40, 3).astype(np.uint8))
     fine = crafted.samples(seed + 1, height, width, 3) % 24
     return (np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)) // 2 + fine).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Pictures as numbers: what the network is fed comes back to the pixels it was made of, or is refused."""
+"""Normalized values become the pixels that they were made of, or are refused."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def make_spec(scale: str) -> InputSpec:
 
 
 def normalize(pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """As PyTorch's users do it, by way of 0 to 1, in float32."""
+    """Normalize as PyTorch's users do: scale to 0 to 1 first, in float32."""
     mean, std = (np.array(values, dtype=np.float32) / np.float32(255) for values in (spec.mean, spec.std))
     return ((pixels.astype(np.float32) / np.float32(255)) - mean) / std
 

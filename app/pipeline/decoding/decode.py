@@ -1,14 +1,7 @@
 """From bytes to an RGB picture, by a written rule; other files are refused before a pixel is decoded.
 
-`get_started/images.md` tells callers the rule. The answer's `input.conversions` says what was applied:
-
-- PNG, JPEG, TIFF, BMP and WebP are taken, told by content. A file has one frame. Its header is within the limits.
-- EXIF orientation is applied. ICC profiles are ignored.
-- Grey is repeated into R, G and B. Palettes are looked up. CMYK, YCbCr and LAB are converted by Pillow's formulas.
-- 16-bit samples are scaled to 8 bits: grey by rounding, colour by its high byte. Signed, 32-bit and floating-point
-  samples are refused: their range is not defined.
-- Transparency is composited over white, the colour of empty glass.
-- A JPEG much larger than the model's input is decoded at a reduced scale, where the model's manifest allows it.
+`get_started/images.md` tells the rule to callers, and the answer's `input.conversions` says which steps were applied.
+`decode` walks the way once; the format named by the first bytes answers what is its own (`image_format.py`).
 """
 
 import io
@@ -112,8 +105,7 @@ def decode(
             pixels, steps = to_rgb(upright, file_format.read_sample_kind(image, body))
     except DAMAGE as error:
         raise describe_damage(error) from error
-    conversions = (*describe_load(scale, orientation), *steps)
-    size = (pixels.width * scale, pixels.height * scale)
+    size, conversions = (pixels.width * scale, pixels.height * scale), (*describe_load(scale, orientation), *steps)
     return DecodedImage(pixels, size, file_format.name.upper(), upright.mode, conversions)
 
 

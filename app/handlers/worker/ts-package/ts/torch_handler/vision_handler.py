@@ -9,27 +9,19 @@ import torch
 from PIL import Image
 
 from app.handlers.worker.handler_batch import NO_CAPTUM
-from app.pipeline.decoding.samples import composite_over_white, scale_to_8_bits
+from app.pipeline.decoding.samples import SampleKind, to_rgb
 from ts.torch_handler.base_handler import UNAVAILABLE, BaseHandler
 from ts.utils.util import PredictionException
 
-SIXTEEN_BITS = 65_535
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Bring a picture of any mode to RGB by the rules of our own models; TorchServe fails on all but RGB.
-
-    Transparency is laid over white, 16-bit grey is scaled, not cut.
-    """
-    if image.mode.startswith("I;16"):
-        return scale_to_8_bits(image, SIXTEEN_BITS, white_is_zero=False)
-    if image.has_transparency_data:
-        return composite_over_white(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+DEEP = SampleKind(bits=16)
+"""Deep grey is scaled as if it had 16 bits, also where its file has 12."""
 
 
 class VisionHandler(BaseHandler, ABC):
-    """Decodes pictures and hands each to `image_processing`, which a handler defines: a picture in, a tensor out."""
+    """Decodes pictures and hands each to `image_processing`, which a handler defines: a picture in, a tensor out.
+
+    Pictures of any mode become RGB by the rules of our own models. TorchServe's handler fails on all but RGB.
+    """
 
     image_processing: Any = None
     ig: Any = None
@@ -56,7 +48,7 @@ class VisionHandler(BaseHandler, ABC):
         if not isinstance(value, (bytes, bytearray)):
             return torch.FloatTensor(value)
         with Image.open(io.BytesIO(value)) as image:
-            tensor: torch.Tensor = self.image_processing(to_rgb(image))
+            tensor: torch.Tensor = self.image_processing(to_rgb(image, DEEP)[0])
         return tensor
 
     def get_insights(self, tensor_data: Any, raw_data: Any, target: Any = 0) -> Any:  # noqa: ARG002  # TorchServe's

@@ -1,6 +1,7 @@
-"""Unpacks what somebody brings, an archive or a folder, into a new folder of ours; all of it or nothing.
+"""Unpacks an archive or a folder that somebody brings into a new folder of ours: all of it or nothing.
 
-Every rule holds while bytes are read, whatever a header promised: members, total size, ratio to the packed size, names.
+The limits on members, names, total size and ratio to the packed size are checked while bytes are read. No header's
+word is taken for them.
 """
 
 import os
@@ -20,7 +21,7 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 MAX_NAME_LENGTH = 200
 MAX_DEPTH = 16
 FREE_BYTES = 1 << 20
-"""So much may come out of any archive, however small: short texts and the padding of tar pack well."""
+"""An archive may hold these bytes whatever its ratio: short texts and the padding of tar pack well."""
 Files = Iterator[tuple[str, Iterator[bytes]]]
 
 
@@ -29,9 +30,9 @@ class ArchiveLimits:
     """How much an archive may hold.
 
     Attributes:
-        members: files and folders.
-        bytes: of all files together.
-        ratio: bytes unpacked for each packed one.
+        bytes: bytes of all files together.
+        members: number of files and folders.
+        ratio: unpacked bytes for each packed byte.
     """
 
     bytes: int
@@ -43,11 +44,11 @@ def unpack(source: Path, target: Path, limits: ArchiveLimits) -> Path:
     """Unpack a zip archive, a gzipped tar archive or a plain folder into the new folder `target`.
 
     Returns:
-        The folder that the content begins in: `target`, or the one root folder that all of it lies in.
+        `target`, or the folder in it that holds all of the content.
 
     Raises:
-        ArchiveError: it is none of these, is damaged, or breaks a rule; `target` is gone again.
-        OSError: it cannot be read, or `target` not be written; `target` is gone again.
+        ArchiveError: the source is none of these, is damaged, or breaks a rule; `target` is removed again.
+        OSError: the source cannot be read or `target` cannot be written; `target` is removed again.
     """
     target.mkdir()
     try:
@@ -60,7 +61,7 @@ def unpack(source: Path, target: Path, limits: ArchiveLimits) -> Path:
 
 
 def measure(source: Path) -> int | None:
-    """Size of an archive; None for a folder, whose bytes are not packed."""
+    """Return the size of an archive in bytes; None for a folder, whose bytes are not packed."""
     return None if source.is_dir() else source.stat().st_size
 
 
@@ -69,25 +70,28 @@ def open_source(source: Path, limits: ArchiveLimits) -> Files:
     if source.is_dir():
         return read_folder(source, limits)
     if not source.is_file():
-        raise ArchiveError(f"{source.name} is no file and no folder")
+        raise ArchiveError(f"{source.name} is neither a file nor a folder")
     with source.open("rb") as file:
         head = file.read(4)
     if head == zip_reader.MAGIC:
         return read_zip(source, limits)
     if head.startswith(tgz_reader.MAGIC):
         return tgz_reader.read_tgz(source, limits.members)
-    raise ArchiveError(f"{source.name} is of no known format, or damaged")
+    raise ArchiveError(
+        f"{source.name} is of no known format, or damaged; zip and tar.gz archives, folders and model files are taken"
+    )
 
 
 def read_zip(source: Path, limits: ArchiveLimits) -> Files:
     """Yield name and content of every file of a zip archive."""
     with source.open("rb") as file:
-        for member in zip_reader.read_directory(file, limits.members):
-            yield member.name, zip_reader.read_member(file, member)
+        archive = zip_reader.open_zip(file, limits.members)
+        for info in zip_reader.list_files(archive):
+            yield info.orig_filename, zip_reader.read_member(archive, info)
 
 
 def verify_zip(source: Path, limits: ArchiveLimits) -> None:
-    """Read a zip archive to its end and keep nothing of it; raises `ArchiveError` as `unpack` does."""
+    """Read a zip archive to its end without writing it; raises `ArchiveError` as `unpack` does."""
     names, count = Names(limits.members), Counter(limits, measure(source))
     for name, chunks in read_zip(source, limits):
         names.add(name)
@@ -96,7 +100,12 @@ def verify_zip(source: Path, limits: ArchiveLimits) -> None:
 
 
 def read_folder(source: Path, limits: ArchiveLimits) -> Files:
-    """Yield name and content of every file of a folder, by name; follows no link, not even one put there meanwhile."""
+    """Yield path and content of every file of a folder in order; follows no link, even one that appears meanwhile.
+
+    Raises:
+        ArchiveError: the folder holds links, pipes, devices or more members than allowed.
+        OSError: it cannot be read.
+    """
     count = 0
     for where, folders, files, descriptor in os.fwalk(source, follow_symlinks=False):
         folders.sort()
@@ -113,18 +122,18 @@ def read_folder(source: Path, limits: ArchiveLimits) -> Files:
 
 
 def read_plain_file(name: str, folder: int) -> Iterator[bytes]:
-    """Yield the bytes of a plain file that has no second name."""
+    """Yield the bytes of a plain file; raises `ArchiveError` if it has a second name, a hard link."""
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     with os.fdopen(descriptor, "rb") as file:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
-            raise ArchiveError("the folder holds a link; only plain files of one name are allowed")
+            raise ArchiveError("the folder holds a link; only plain files with one name are allowed")
         while chunk := file.read(zip_reader.CHUNK_BYTES):
             yield chunk
 
 
 def write_files(files: Files, target: Path, limits: ArchiveLimits, packed_bytes: int | None) -> list[str]:
-    """Write files below `target` and return their names."""
+    """Write files below `target` and return their names; raises `ArchiveError` where they break a rule."""
     names, count = Names(limits.members), Counter(limits, packed_bytes)
     for name, chunks in files:
         names.add(name)
@@ -139,7 +148,7 @@ def write_files(files: Files, target: Path, limits: ArchiveLimits, packed_bytes:
 
 
 class Counter:
-    """Counts the bytes that come out; of something packed, no more than its size allows."""
+    """Counts unpacked bytes against the limit of all bytes and, for an archive, against its own size."""
 
     def __init__(self, limits: ArchiveLimits, packed_bytes: int | None) -> None:
         self._allowed = self._left = limits.bytes
@@ -147,21 +156,21 @@ class Counter:
             self._allowed = self._left = min(limits.bytes, max(FREE_BYTES, limits.ratio * packed_bytes))
 
     def add(self, count: int) -> None:
-        """Count bytes; raises `ArchiveError` when there are too many."""
+        """Count more bytes; raises `ArchiveError` when there are too many."""
         self._left -= count
         if self._left < 0:
             raise ArchiveError(f"the archive unpacks to more than the {self._allowed} bytes that are allowed")
 
 
 def refuse_nested(target: Path, names: list[str]) -> None:
-    """Refuse an archive in the archive, unless it is a model file that is a zip by its nature."""
+    """Refuse an archive inside the archive; model files that are zip archives themselves are allowed."""
     for name in names:
         if identify_file(target / name) in (ModelFormat.ARCHIVE, ModelFormat.MAR, ModelFormat.PACKED):
             raise ArchiveError(f"the archive holds another archive: {name}")
 
 
 class Names:
-    """The names met so far: each is plain, and no two are one on any file system."""
+    """The names met so far; no two of them may mean one file on any file system."""
 
     def __init__(self, limit: int) -> None:
         self.all: list[str] = []
@@ -170,7 +179,7 @@ class Names:
         self._folders: set[str] = set()
 
     def add(self, name: str) -> None:
-        """Take the name of a file; raises `ArchiveError` if it is not allowed."""
+        """Add the name of a file; raises `ArchiveError` if it is not allowed beside the others."""
         check_name(name)
         if len(self.all) == self._limit:
             raise ArchiveError(f"the archive holds more than the {self._limit} members that are allowed")
@@ -186,7 +195,7 @@ class Names:
         self._folders.update(paths[:-1])
 
     def check_manifests(self) -> None:
-        """Refuse two manifests: two readers might each believe another."""
+        """Refuse two manifests: two readers might each go by another one."""
         manifests = [
             name
             for name in self.all
@@ -198,7 +207,7 @@ class Names:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that is not plain, relative and short."""
+    """Refuse a name that is not plain, relative and short; raises `ArchiveError`."""
     parts = name.split("/")
     if not NAME_PATTERN.fullmatch(name) or {".", ".."} & set(parts):
         raise ArchiveError(f"the archive holds a name that is not allowed: {name[:60]!a}")
@@ -207,7 +216,11 @@ def check_name(name: str) -> None:
 
 
 def find_root(names: list[str]) -> str:
-    """The one folder that every file lies in, unless the manifest lies beside it; "." otherwise."""
+    """Return the one folder that holds every file, or "." for none and for MAR-INF itself.
+
+    Raises:
+        ArchiveError: there is no file.
+    """
     if not names:
         raise ArchiveError("the archive holds no file")
     firsts = {name.split("/", 1)[0] for name in names}

@@ -1,7 +1,7 @@
-"""Reads zip archives that nobody vouches for: the directory first and as a whole, then each member as it is counted.
+"""Reads zip archives from strangers: `zipfile` reads them, after the checks that stand here.
 
-The standard library's reader takes much on trust: prefixed bytes, overlapping members, any number of them. Here the
-directory must describe the file from its first byte to its last, and agree with each member's own header.
+`zipfile` takes much on trust: bytes before the archive, overlapping members, any number of members. Here the directory
+must describe the file from its first byte to its last, and each member's own header must agree with the directory.
 """
 
 import os
@@ -9,231 +9,182 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
+from contextlib import contextmanager
+from copy import copy
 from typing import BinaryIO
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from app.errors import ArchiveError
 
 MAGIC = b"PK\x03\x04"
 CHUNK_BYTES = 1 << 18
 MAX_DIRECTORY_BYTES = 1 << 20
-MAX_OFFSET = 1 << 62
-"""A system's own bound lies a little above."""
-# APPNOTE.TXT 4.3: signature, then the fields in their order.
+# APPNOTE.TXT 4.3: the signature of each record, then its fields in order.
 LOCAL = struct.Struct("<4s5H3L2H")
 ENTRY = struct.Struct("<4s6H3L5H2L")
 END = struct.Struct("<4s4H2LH")
-END_64_LOCATOR = struct.Struct("<4sLQL")
+LOCATOR_64 = struct.Struct("<4sLQL")
 END_64 = struct.Struct("<4sQ2H2L4Q")
-NOT_HERE_16, NOT_HERE_32 = 0xFFFF, 0xFFFFFFFF
-"""A field with this value stands in the zip64 record instead."""
+TAIL_BYTES = END_64.size + LOCATOR_64.size + END.size
+IN_ZIP64 = 0xFFFFFFFF
+"""A size or offset of this value stands in the zip64 field or record instead."""
 ZIP64_TAG = 1
-STORED, DEFLATED = 0, 8
-ENCRYPTED_FLAGS = 0x2041
-DESCRIPTOR_FLAG = 0x8
-WINDOWS_LINK = 0x400
+ENCRYPTED_FLAGS, DESCRIPTOR_FLAG, UTF_8_FLAG = 0x2041, 0x8, 0x800
+UNIX, WINDOWS_LINK = 3, 0x400
 
 
-@dataclass(frozen=True)
-class ZipMember:
-    """One file of the archive as the directory has it; `start` is where its own header begins."""
-
-    name: str
-    method: int
-    flags: int
-    checksum: int
-    packed_bytes: int
-    bytes: int
-    start: int
+@contextmanager
+def refuse_damage() -> Iterator[None]:
+    """Turn what `zipfile` raises on a damaged archive, or on an unknown version of the format, into `ArchiveError`."""
+    try:
+        yield
+    except (BadZipFile, NotImplementedError, UnicodeDecodeError, EOFError, struct.error, zlib.error):
+        raise ArchiveError("the archive is damaged, or of a version that is not known here") from None
 
 
-def read_directory(file: BinaryIO, max_members: int) -> list[ZipMember]:
-    """Read and check the directory of an archive; folders are left out.
+@refuse_damage()
+def open_zip(file: BinaryIO, max_members: int) -> ZipFile:
+    """Open an archive and compare its directory with the file; no member is unpacked yet.
 
     Raises:
-        ArchiveError: it is damaged, holds more than `max_members`, links, devices or encrypted files, or does not cover
-            the file.
+        ArchiveError: the archive is damaged, has bytes before or after it, or holds links, devices, encrypted files or
+            more than `max_members`.
+        OSError: the file cannot be read.
     """
-    size = file.seek(0, os.SEEK_END)
-    try:
-        count, length, start, end = find_directory(file, size)
-        if count > max_members:
-            raise ArchiveError(f"the archive holds {count} members; at most {max_members} are allowed")
-        if start + length != end or length > MAX_DIRECTORY_BYTES:
-            raise ArchiveError("the archive's directory is not where its end says")
-        members = list(read_entries(read_at(file, start, length), count))
-        check_places(file, members, start)
-    except struct.error:
-        raise ArchiveError("the archive's directory is damaged") from None
-    return [member for member in members if not member.name.endswith("/")]
-
-
-def read_at(file: BinaryIO, start: int, length: int) -> bytes:
-    """Read exactly so many bytes; raises `ArchiveError` where the file has fewer."""
-    if not 0 <= start <= MAX_OFFSET:
-        raise ArchiveError("the archive is cut short")
+    count, length, start = find_directory(file)
+    if count > max_members:
+        raise ArchiveError(f"the archive holds {count} members; at most {max_members} are allowed")
+    if length > MAX_DIRECTORY_BYTES:
+        raise ArchiveError(f"the archive's directory has {length} bytes; at most {MAX_DIRECTORY_BYTES} are allowed")
+    archive = ZipFile(file)
     file.seek(start)
-    data = file.read(length)
-    if len(data) != length:
-        raise ArchiveError("the archive is cut short")
-    return data
+    check_entries(file.read(length), count)
+    for info in archive.infolist():
+        check_kind(info)
+    check_places(file, archive.infolist(), start)
+    return archive
 
 
-def find_directory(file: BinaryIO, size: int) -> tuple[int, int, int, int]:
-    """Return the number of members, and length, start and end of the directory."""
-    end = size - END.size
-    magic, disk, first_disk, here, count, length, start, comment = END.unpack(read_at(file, end, END.size))
+def list_files(archive: ZipFile) -> list[ZipInfo]:
+    """Return an archive's files without its folders; `orig_filename` is the name, `filename` ends at the first NUL."""
+    return [info for info in archive.infolist() if not info.orig_filename.endswith("/")]
+
+
+def read_member(archive: ZipFile, info: ZipInfo) -> Iterator[bytes]:
+    """Yield the bytes of a member in chunks of bounded size.
+
+    Raises:
+        ArchiveError: there are fewer or more than the directory says, or they have another checksum.
+    """
+    left = info.file_size
+    longer = copy(info)
+    longer.file_size += 1  # zipfile stops at this size without a word; a member that goes on must be seen
+    with refuse_damage(), archive.open(longer) as member:
+        while chunk := member.read(CHUNK_BYTES):
+            left -= len(chunk)
+            if left < 0:
+                raise ArchiveError("a member is larger than the archive's directory says")
+            yield chunk
+    if left:
+        raise ArchiveError("a member is smaller than the archive's directory says: it is damaged")
+
+
+def find_directory(file: BinaryIO) -> tuple[int, int, int]:
+    """Return the number of members and the directory's length and start, all from the record that ends the file."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - TAIL_BYTES))
+    tail = file.read(TAIL_BYTES)
+    directory_end = size - END.size
+    magic, *numbers, comment = END.unpack(tail[-END.size :])
     if magic != b"PK\x05\x06" or comment:
         raise ArchiveError("the archive does not end where its directory ends: it is cut short, or bytes follow it")
-    locator = read_at(file, end - END_64_LOCATOR.size, END_64_LOCATOR.size) if end >= END_64_LOCATOR.size else b""
+    locator = tail[-END.size - LOCATOR_64.size : -END.size]
     if locator.startswith(b"PK\x06\x07"):
-        end = END_64_LOCATOR.unpack(locator)[2]
-        magic, length_64, _, _, disk, first_disk, here, count, length, start = END_64.unpack(
-            read_at(file, end, END_64.size)
-        )
-        if magic != b"PK\x06\x06" or end + 12 + length_64 + END_64_LOCATOR.size + END.size != size:
+        directory_end = size - TAIL_BYTES
+        magic, record_bytes, _, _, *large = END_64.unpack(tail[: END_64.size])
+        place = LOCATOR_64.unpack(locator)[2]
+        agree = all(number in (0xFFFF, IN_ZIP64, other) for number, other in zip(numbers, large, strict=True))
+        if (magic, record_bytes, place) != (b"PK\x06\x06", END_64.size - 12, directory_end) or not agree:
             raise ArchiveError("the archive's zip64 record is damaged")
+        numbers = large
+    disk, first_disk, here, count, length, start = numbers
     if disk or first_disk or here != count:
         raise ArchiveError("the archive is a part of several")
-    return count, length, start, end
+    if start + length != directory_end:
+        raise ArchiveError("the archive's directory is not where its end says")
+    return count, length, start
 
 
-def read_entries(directory: bytes, count: int) -> Iterator[ZipMember]:
-    """Yield the members of a directory; exactly `count`, and nothing after them."""
+def check_entries(directory: bytes, count: int) -> None:
+    """Refuse a directory that is not filled by exactly `count` entries; `zipfile` does not count them."""
     offset = 0
     for _ in range(count):
-        fields = ENTRY.unpack_from(directory, offset)
-        magic, made_by, _, flags, method, _, _, checksum, packed, size, name_length, extra_length, comment = fields[:13]
-        attributes, start = fields[15:]
-        offset += ENTRY.size
-        name = directory[offset : offset + name_length]
-        extra = directory[offset + name_length : offset + name_length + extra_length]
-        offset += name_length + extra_length + comment
-        if magic != b"PK\x01\x02" or offset > len(directory):
-            raise ArchiveError("the archive's directory is damaged")
-        size, packed, start = read_zip64(extra, size, packed, start)
-        member = ZipMember(name.decode("latin-1"), method, flags, checksum, packed, size, start)
-        check_kind(member, made_by, attributes)
-        yield member
+        lengths = ENTRY.unpack_from(directory, offset)[10:13]
+        offset += ENTRY.size + sum(lengths)
     if offset != len(directory):
-        raise ArchiveError("the archive's directory holds more than it says")
+        raise ArchiveError(f"the archive's directory is not filled by the {count} members that it counts")
 
 
-def read_zip64(extra: bytes, *values: int) -> list[int]:
-    """Return the values with those that stand in the zip64 extra field put in their place."""
-    found = list(values)
-    missing = [index for index, value in enumerate(values) if value == NOT_HERE_32]
-    offset = 0
-    while missing and offset + 4 <= len(extra):
-        tag, length = struct.unpack_from("<2H", extra, offset)
-        if tag == ZIP64_TAG:
-            large = struct.unpack_from(f"<{len(missing)}Q", extra[: offset + 4 + length], offset + 4)
-            for index, value in zip(missing, large, strict=True):
-                found[index] = value
-            return found
-        offset += 4 + length
-    if missing:
-        raise ArchiveError("the archive's zip64 fields are missing")
-    return found
-
-
-def check_kind(member: ZipMember, made_by: int, attributes: int) -> None:
-    """Refuse all but plain files and folders; the mode of a Unix file stands in the upper half of the attributes."""
-    kind = stat.S_IFMT(attributes >> 16)
-    folder = member.name.endswith("/")
-    if kind not in (0, stat.S_IFDIR if folder else stat.S_IFREG) or (made_by >> 8 != 3 and attributes & WINDOWS_LINK):
+def check_kind(info: ZipInfo) -> None:
+    """Refuse all but plain files and folders; the upper half of the attributes is the mode of a Unix file."""
+    is_folder = info.orig_filename.endswith("/")
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    is_windows_link = info.create_system != UNIX and info.external_attr & WINDOWS_LINK
+    if kind not in (0, stat.S_IFDIR if is_folder else stat.S_IFREG) or is_windows_link:
         raise ArchiveError("the archive holds a link or a device; only plain files are allowed")
-    if member.flags & ENCRYPTED_FLAGS:
+    if info.flag_bits & ENCRYPTED_FLAGS:
         raise ArchiveError("the archive is encrypted")
-    if member.method not in (STORED, DEFLATED):
-        raise ArchiveError(f"the archive is packed by method {member.method}; only stored and deflated are read")
-    if member.method == STORED and member.packed_bytes != member.bytes:
+    if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        raise ArchiveError(
+            f"the archive is packed by method {info.compress_type}; only stored and deflated members are read"
+        )
+    if info.compress_type == ZIP_STORED and info.compress_size != info.file_size:
         raise ArchiveError("the archive's sizes contradict each other")
-    if folder and member.bytes:
+    if is_folder and info.file_size:
         raise ArchiveError("the archive holds a folder with content")
 
 
-def check_places(file: BinaryIO, members: list[ZipMember], directory_start: int) -> None:
-    """See that members begin at the file's first byte, do not overlap, and end before the directory."""
-    ordered = sorted(members, key=lambda member: member.start)
-    if ordered and ordered[0].start != 0:
-        raise ArchiveError("bytes stand before the archive")
-    ends = [find_data(file, member) + member.packed_bytes for member in ordered]
-    starts = [member.start for member in ordered] + [directory_start]
-    if any(end > start for end, start in zip(ends, starts[1:], strict=True)):
-        raise ArchiveError("the archive's members overlap")
-    if any(one == two for one, two in pairwise(starts)):
-        raise ArchiveError("the archive's members overlap")
+def check_places(file: BinaryIO, members: list[ZipInfo], directory_start: int) -> None:
+    """Refuse members that do not begin at the file's first byte, overlap, or reach into the directory.
 
-
-def find_data(file: BinaryIO, member: ZipMember) -> int:
-    """Return where a member's data begin, after comparing its own header with the directory's entry."""
-    fields = LOCAL.unpack(read_at(file, member.start, LOCAL.size))
-    magic, _, flags, method, _, _, checksum, packed, size, name_length, extra_length = fields
-    name = read_at(file, member.start + LOCAL.size, name_length).decode("latin-1")
-    extra = read_at(file, member.start + LOCAL.size + name_length, extra_length)
-    if magic != MAGIC or (name, method, flags) != (member.name, member.method, member.flags):
-        raise ArchiveError("a member's own header differs from the archive's directory")
-    size, packed = read_zip64(extra, size, packed)
-    known = (checksum, packed, size)
-    told = (member.checksum, member.packed_bytes, member.bytes)
-    if known != told and not (flags & DESCRIPTOR_FLAG and known in ((0, 0, 0), (checksum, 0, 0))):
-        raise ArchiveError("a member's own header differs from the archive's directory")
-    return int(member.start + LOCAL.size + name_length + extra_length)
-
-
-def read_member(file: BinaryIO, member: ZipMember) -> Iterator[bytes]:
-    """Yield the bytes of a member, never more than its directory entry promises.
-
-    Raises:
-        ArchiveError: they are fewer or more, or are not those of the checksum.
+    Python refuses overlaps itself from 3.11.8 on.
     """
-    file.seek(find_data(file, member))
-    checksum, left = 0, member.bytes
-    for chunk in inflate(file, member):
-        left -= len(chunk)
-        if left < 0:
-            raise ArchiveError("a member is larger than the archive's directory says")
-        checksum = zlib.crc32(chunk, checksum)
-        yield chunk
-    if left or checksum != member.checksum:
-        raise ArchiveError("a member is damaged: it is not what the archive's directory says")
+    ordered = sorted(members, key=lambda info: info.header_offset)
+    if ordered and ordered[0].header_offset != 0:
+        raise ArchiveError("bytes stand before the archive")
+    taken = 0
+    for info in ordered:
+        if not taken <= info.header_offset < directory_start:
+            raise ArchiveError("the archive's members overlap")
+        taken = find_data(file, info) + info.compress_size
+    if taken > directory_start:
+        raise ArchiveError("the archive's members overlap")
 
 
-def inflate(file: BinaryIO, member: ZipMember) -> Iterator[bytes]:
-    """Yield a member's data unpacked, in chunks of bounded size."""
-    left = member.packed_bytes
-    unpacker = zlib.decompressobj(-zlib.MAX_WBITS) if member.method == DEFLATED else None
-    while left:
-        data = file.read(min(CHUNK_BYTES, left))
-        if not data:
-            raise ArchiveError("the archive is cut short")
-        left -= len(data)
-        if unpacker is None:
-            yield data
-        else:
-            yield from unpack_chunk(unpacker, data)
-    if unpacker is not None and (not unpacker.eof or unpacker.unused_data):
-        raise ArchiveError("a member's packed data are damaged")
+def find_data(file: BinaryIO, info: ZipInfo) -> int:
+    """Return the offset of a member's data; raises `ArchiveError` if its own header differs from the directory."""
+    file.seek(info.header_offset)
+    magic, _, flags, method, _, _, checksum, packed, size, name_length, extra_length = LOCAL.unpack(
+        file.read(LOCAL.size)
+    )
+    name = file.read(name_length).decode("utf-8" if flags & UTF_8_FLAG else "cp437")
+    sizes = read_zip64(file.read(extra_length), size, packed)
+    allowed = [(info.CRC, info.file_size, info.compress_size)]
+    if flags & DESCRIPTOR_FLAG:  # what is not known before the data stands behind them
+        allowed += [(0, 0, 0), (info.CRC, 0, 0)]
+    told = (info.orig_filename, info.compress_type, info.flag_bits)
+    if magic != MAGIC or (name, method, flags) != told or (checksum, *sizes) not in allowed:
+        raise ArchiveError("a member's own header differs from the archive's directory")
+    return file.tell()
 
 
-def unpack_chunk(unpacker: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
-    """Yield what some packed bytes hold, at most `CHUNK_BYTES` at a time."""
-    while data:
-        try:
-            chunk = unpacker.decompress(data, CHUNK_BYTES)
-        except zlib.error:
-            raise ArchiveError("a member's packed data are damaged") from None
-        if chunk:
-            yield chunk
-        data = unpacker.unconsumed_tail
-        if unpacker.eof:
-            return
-
-
-def list_names(path: Path, max_members: int) -> list[str]:
-    """The names of an archive's files; raises `ArchiveError` as `read_directory`."""
-    with path.open("rb") as file:
-        return [member.name for member in read_directory(file, max_members)]
+def read_zip64(extra: bytes, *sizes: int) -> list[int]:
+    """Return the sizes of a member's own header; those that it leaves out stand in its zip64 field."""
+    missing = sizes.count(IN_ZIP64)
+    while missing and len(extra) >= 4:
+        tag, length = struct.unpack_from("<2H", extra)
+        if tag == ZIP64_TAG:
+            large = iter(struct.unpack_from(f"<{missing}Q", extra[: 4 + length], 4))
+            return [next(large) if size == IN_ZIP64 else size for size in sizes]
+        extra = extra[4 + length :]
+    return list(sizes)

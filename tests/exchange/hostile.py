@@ -467,12 +467,12 @@ HOSTILE: dict[str, tuple[Generator, str]] = {
     "sizes in the directory lie": (zip_patched(b"PK\x01\x02", put(20, "2L", 10, 10)), "differs from"),
     "size in the header lies": (zip_patched(b"PK\x03\x04", put(18, "2L", 10, 10)), "differs from"),
     "checksum lies": (zip_patched(b"x" * 1000, lambda data: b"y" + data[1:]), "damaged"),
-    "count lies": (zip_patched(b"PK\x05\x06", put(8, "2H", 1, 1)), "holds more than it says"),
+    "count lies": (zip_patched(b"PK\x05\x06", put(8, "2H", 1, 1)), "not filled by the 1 members"),
     "directory elsewhere": (zip_patched(b"PK\x05\x06", put(16, "L", 1)), "not where its end says"),
     "encrypted": (zip_patched(b"PK\x01\x02", put(8, "H", 1)), "encrypted"),
     "other method": (zip_patched(b"PK\x01\x02", put(10, "H", 12)), "method 12"),
     "bomb": (zip_bomb, "unpacks to more than"),
-    "60,000 members": (many_members, "at most 256|not where"),
+    "60,000 members": (many_members, "at most 256"),
     "zip in a zip": (nested_zip, "holds another archive"),
     "two manifests": (zip_with("inner/model.toml"), "more than one manifest"),
     "manifests of two kinds": (zip_with("MAR-INF/MANIFEST.json"), "TorchServe archive|more than one manifest"),
@@ -513,12 +513,6 @@ HOSTILE: dict[str, tuple[Generator, str]] = {
     "SavedModel": (saved_model, "a TensorFlow SavedModel"),
     "Keras behind PNG": (keras_behind_png, "no known format"),
     "cut .keras": (cut_short(ISIC / "model.keras", "model.keras"), "does not end"),
-    "cut safetensors": (cut_short(PCAM / "model.safetensors", "model.safetensors"), "no known format"),
-    "safetensors: shape bomb": (lambda f: safetensors(f, {"a": tensor([1 << 40], 0, 4)}, b"1234"), "no known format"),
-    "safetensors: overlap": (
-        lambda f: safetensors(f, {"a": tensor([1], 0, 4), "b": tensor([1], 0, 4)}, b"1234"),
-        "no known format",
-    ),
     "safetensors: header lies": (lambda f: safetensors(f, {}, length=1 << 50), "no known format"),
 }
 """What is refused before anything is loaded: generator and reason."""
@@ -529,6 +523,15 @@ LOADED: dict[str, tuple[Generator, str]] = {
     "HDF5 with data outside": (external_weights, "Keras cannot load"),
     "HDF5 link outside": (external_link, "Keras cannot load"),
     "HDF5 shape bomb": (shape_bomb, "Keras cannot load"),
+    "cut safetensors": (cut_short(PCAM / "model.safetensors", "model.safetensors"), "cannot be read as safetensors"),
+    "safetensors: shape bomb": (
+        lambda f: safetensors(f, {"a": tensor([1 << 40], 0, 4)}, b"1234"),
+        "cannot be read as safetensors",
+    ),
+    "safetensors: overlap": (
+        lambda f: safetensors(f, {"a": tensor([1], 0, 4), "b": tensor([1], 0, 4)}, b"1234"),
+        "cannot be read as safetensors",
+    ),
     "weights of another network": (
         lambda f: safetensors(f, {"a": tensor([1], 0, 4)}, b"1234"),
         "does not hold the weights of efficientnet_lite0",

@@ -114,9 +114,7 @@ def test_damaged_zip_is_told(tmp_path_factory: pytest.TempPathFactory, data: st.
     assert identify(path) in (ModelFormat.KERAS, ModelFormat.ARCHIVE, ModelFormat.UNKNOWN)
 
 
-def test_huge_numbers_in_a_message_are_no_crash(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"\x08\x01\x12" + b"\xff" * 9 + b"\x7f")
-    assert identify(tmp_path / "a") is ModelFormat.UNKNOWN
+def test_huge_numbers_in_a_zip_are_no_crash(tmp_path: Path) -> None:
     end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 10, 0, 0)
     locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, (1 << 64) - 1, 1)
     (tmp_path / "a").write_bytes(b"PK\x03\x04" + bytes(100) + locator + end)

@@ -179,5 +179,7 @@ def test_model_is_added_from_a_url_that_is_allowed_alone(tmp_path: Path) -> None
     assert "does not match any allowed URL(s)" in done.stderr
     allowed = {"allowed_urls": r"http://127\.0\.0\.1:1/.*"}
     done = flask("models", "add", "http://127.0.0.1:1/m.zip", **there, **allowed)
+    assert "SCANCER_PRIVATE_HOSTS=127.0.0.1" in done.stderr
+    done = flask("models", "add", "http://127.0.0.1:1/m.zip", **there, **allowed, private_hosts="127.0.0.1")
     assert "(its host cannot be reached)" in done.stderr
     assert flask("models", "add", str(tmp_path / "absent"), **there).returncode == 2

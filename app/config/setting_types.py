@@ -99,6 +99,14 @@ def parse_patterns(text: str) -> tuple[str, ...]:
     return patterns
 
 
+def parse_hosts(text: str) -> tuple[str, ...]:
+    """Read names and addresses of hosts, joined by commas; return them in lower case, addresses in their short form."""
+    hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    if not hosts or not all(re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f:.]{2,45}", host) for host in hosts):
+        raise ValueError(text)
+    return tuple(str(ipaddress.IPv6Address(host)) if ":" in host else host for host in hosts)
+
+
 def setting(default: Any, parse: Callable[[str], Any], allowed: str, help: str, is_secret: bool = False) -> Any:
     """Declare a setting: its default, how its text is read, which values are allowed, and what it means.
 

@@ -21,6 +21,7 @@ from app.config.setting_types import (
     address,
     parse_choice,
     parse_database,
+    parse_hosts,
     parse_path,
     parse_patterns,
     setting,
@@ -110,8 +111,15 @@ class Settings:
         (),
         parse_patterns,
         "regular expressions of URLs, joined by commas",
-        "Which URLs `POST /models?url=` may fetch: those that match one as a whole; addresses that are not of the "
-        "internet only where one names the host letter by letter. With none, no model is fetched.",
+        "Which URLs `POST /models?url=` may fetch: those that match one expression as a whole. With none, no model is "
+        "fetched.",
+    )
+    private_hosts: tuple[str, ...] = setting(
+        (),
+        parse_hosts,
+        "names or addresses of hosts, without scheme and port, joined by commas",
+        "Hosts outside the internet (loopback, private networks) that an allowed URL may fetch from, e.g. "
+        "`models.internal,10.0.0.7,::1`.",
     )
     download_timeout_s: int = whole(300, 1, 86400, "Seconds that fetching a model from a URL may take.")
     database: str = setting(

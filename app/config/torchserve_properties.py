@@ -42,7 +42,8 @@ TAKEN_REMARKS = {
     "max_request_size": "",
     "default_response_timeout": "a registration's `response_timeout` and `model-config.yaml` go before the last",
     "default_startup_timeout": "the same with `startup_timeout`",
-    "allowed_urls": "patterns of `file:` allow nothing; absent means none, where TorchServe allows all",
+    "allowed_urls": "patterns of `file:` allow nothing; private hosts need SCANCER_PRIVATE_HOSTS too; "
+    "absent means none, where TorchServe allows all",
     "model_store": "what `POST /models?url=` finds by its bare name",
     "service_envelope": "of archives that name none in their manifest; for TorchServe the manifest counts for nothing",
 }

@@ -1,8 +1,9 @@
-"""Fetches a model from a URL that the operator allows, and makes no connection that the operator would not expect.
+"""Fetches a model from a URL that the operator allows, and connects to no host that the operator would not expect.
 
-The server stands where callers do not: what they could not reach themselves, this must not reach for them. So a URL is
-read strictly, matched as a whole with `SCANCER_ALLOWED_URLS`, its host resolved once and every address looked at, and
-the connection made to the address that was looked at. Nothing is followed: no redirect, no proxy, no second resolution.
+The server may reach hosts that its callers cannot reach, and must not reach them for a caller. So a URL is read
+strictly and must match `SCANCER_ALLOWED_URLS` as a whole. Its host is resolved once. Every address must be of the
+internet, unless `SCANCER_PRIVATE_HOSTS` names the host. The connection goes to an address that was checked. Redirects
+and proxies are not followed.
 """
 
 import http.client
@@ -27,21 +28,18 @@ URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9.-]{1,253})(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<target>/[!-\"$-\[\]-~]*)?"
 )
-"""Visible ASCII, with no user, backslash, fragment or space; all that readers of URLs disagree about is left out."""
+"""Visible ASCII without user, backslash, fragment or space: readers of URLs disagree about those."""
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-PATTERN_HEAD = re.compile(r"\^?(?:https?|https\?|http\(s\)\?)://(\\?\[[0-9a-fA-F:.\\]+\\?\]|(?:[A-Za-z0-9-]|\\?[.-])+)")
-HOST_ENDS = ("", ":", "/", "$", "(:", "\\:", "\\/")
-"""What may follow a host in a pattern that names it."""
 INTERNET_6 = ipaddress.IPv6Network("2000::/3")
 EMBEDDING = tuple(map(ipaddress.IPv6Network, ("2001::/32", "2002::/16")))
-"""Addresses of it that stand for one of IPv4, which a gateway may turn into any."""
+"""Addresses of the internet that hold one of IPv4: a gateway may send on to that one, whatever it is."""
 PIECE_BYTES = 64 * 1024
 STEP_TIMEOUT_S = 20
 LATE = "it takes too long"
 Resolve = Callable[..., list[Any]]
 RESOLVERS = threading.BoundedSemaphore(4)
-"""How many names a process asks for at a time: the system's resolver cannot be told to stop."""
+"""Names that a process resolves at a time: the system's resolver cannot be told to stop."""
 
 
 @dataclass(frozen=True)
@@ -49,66 +47,53 @@ class RemoteModel:
     """A URL that may be fetched.
 
     Attributes:
-        scheme, host, port, target: its parts; the host as its name or address is written, the target for the request.
-        is_named: whether a pattern names the host itself, so that it may have any address.
+        scheme: `http` or `https`.
+        host: a name in lower case, or an address in its shortest form.
+        port: the URL's, or the scheme's.
+        target: path and query, as a request names them.
     """
 
     scheme: str
     host: str
     port: int
     target: str
-    is_named: bool
 
 
 def is_remote(url: str) -> bool:
-    """Whether a text is a URL, and not the name of something in a folder."""
+    """Whether a text is a URL, and not a name in the store's folder."""
     return SCHEME.match(url) is not None
 
 
 def parse_url(url: str, patterns: tuple[str, ...]) -> RemoteModel:
-    """Read a URL that is allowed.
+    """Read a URL that one of the patterns matches as a whole.
 
     Raises:
-        ModelNotFoundError: it is not; the text is TorchServe's.
+        ModelNotFoundError: none does, or it is no plain URL; the texts are TorchServe's.
     """
     if ".." in url:
         raise ModelNotFoundError(f"Relative path is not allowed in url: {url}")
     found = URL.fullmatch(url)
-    matching = [pattern for pattern in patterns if re.fullmatch(pattern, url)]
-    host = found["host"].lower().strip("[]") if found else ""
-    if not found or not matching or not is_host(host, is_bracketed=found["host"].startswith("[")):
+    host = read_host(found["host"]) if found else None
+    port = int(found["port"] or (443 if found["scheme"] == "https" else 80)) if found else 0
+    if not found or host is None or not 1 <= port <= 65535 or not any(re.fullmatch(each, url) for each in patterns):
         raise ModelNotFoundError(f"Given URL {url} does not match any allowed URL(s)")
-    port = int(found["port"] or (443 if found["scheme"] == "https" else 80))
-    if not 1 <= port <= 65535:
-        raise ModelNotFoundError(f"Given URL {url} does not match any allowed URL(s)")
-    is_named = any(find_named_host(pattern) == host for pattern in matching)
-    return RemoteModel(found["scheme"], host, port, found["target"] or "/", is_named)
+    return RemoteModel(found["scheme"], host, port, found["target"] or "/")
 
 
-def is_host(host: str, is_bracketed: bool) -> bool:
-    """Whether a host is a plain name or an address as everybody writes it: 127.1 and 0x7f000001 are neither."""
-    if is_bracketed:
-        try:
-            return isinstance(ipaddress.ip_address(host), ipaddress.IPv6Address)
-        except ValueError:
-            return False
-    if NUMBER.fullmatch(host.rpartition(".")[2]):
-        try:
-            return str(ipaddress.IPv4Address(host)) == host
-        except ValueError:
-            return False
-    return NAME.fullmatch(host) is not None
+def read_host(text: str) -> str | None:
+    """Return a plain name in lower case, or an address in its shortest form.
 
-
-def find_named_host(pattern: str) -> str | None:
-    """The host that a pattern names letter by letter after its scheme; None if it leaves any of it open."""
-    found = PATTERN_HEAD.match(pattern)
-    if not found:
+    None for everything else: 127.1, 0177.0.0.1 and 0x7f000001 are addresses to some readers and names to others.
+    """
+    host = text.lower().strip("[]")
+    try:
+        if text.startswith("["):
+            return str(ipaddress.IPv6Address(host))
+        if NUMBER.fullmatch(host.rpartition(".")[2]):
+            return host if str(ipaddress.IPv4Address(host)) == host else None
+    except ValueError:
         return None
-    following = pattern[found.end() :]
-    if following[:1] not in HOST_ENDS and following[:2] not in HOST_ENDS:
-        return None
-    return found[1].replace("\\", "").strip("[]").lower()
+    return host if NAME.fullmatch(host) else None
 
 
 def is_public(address: str) -> bool:
@@ -119,22 +104,27 @@ def is_public(address: str) -> bool:
     return ip.is_global and not (ip.is_multicast or ip.is_reserved)
 
 
-def find_addresses(remote: RemoteModel, resolve: Resolve, deadline: float) -> list[str]:
-    """Resolve the host, once; raises `DownloadError` unless every address may be connected to."""
+def find_addresses(remote: RemoteModel, settings: Settings, resolve: Resolve, deadline: float) -> list[str]:
+    """Resolve the host once; raises `DownloadError` unless every address may be connected to."""
     found = ask_resolver(remote, resolve, deadline)
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
     if not addresses:
         raise DownloadError("its host has no address")
-    if not remote.is_named and not all(map(is_public, addresses)):
-        raise DownloadError("its host is not on the internet, and no pattern of SCANCER_ALLOWED_URLS names it")
+    if remote.host not in settings.private_hosts and not all(map(is_public, addresses)):
+        raise DownloadError(
+            f"its host is not on the internet; the operator can allow it: SCANCER_PRIVATE_HOSTS={remote.host}"
+        )
     return addresses
 
 
 def ask_resolver(remote: RemoteModel, resolve: Resolve, deadline: float) -> list[Any]:
-    """Return what a resolver says of the host, nothing if it knows none; raises `DownloadError` if it takes too long.
+    """Return a resolver's answers about the host, none if it does not know the host.
 
-    It is asked in a thread that is left alone then: it ends whenever the resolver gives up, and none takes its place
-    before.
+    A thread asks. If the resolver takes too long, the thread is left alone and keeps its place among `RESOLVERS` until
+    the resolver gives up.
+
+    Raises:
+        DownloadError: it takes too long.
     """
     answers: SimpleQueue[list[Any]] = SimpleQueue()
 
@@ -156,7 +146,7 @@ def ask_resolver(remote: RemoteModel, resolve: Resolve, deadline: float) -> list
 
 
 def connect(remote: RemoteModel, addresses: list[str], deadline: float) -> socket.socket:
-    """Connect to the first address that takes it."""
+    """Connect to the first address that takes the connection; raises `DownloadError` if none does."""
     for address in addresses:
         with suppress(OSError):
             return socket.create_connection((address, remote.port), timeout=measure_rest(deadline))
@@ -164,7 +154,7 @@ def connect(remote: RemoteModel, addresses: list[str], deadline: float) -> socke
 
 
 def measure_rest(deadline: float) -> float:
-    """Seconds that the next step may take; raises `DownloadError` if there are none left."""
+    """Return the seconds that the next step may take; raises `DownloadError` if none are left."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise DownloadError(LATE)
@@ -173,10 +163,10 @@ def measure_rest(deadline: float) -> float:
 
 @contextmanager
 def cut_at(sock: socket.socket, deadline: float) -> Iterator[None]:
-    """Shut a connection at the deadline, wherever it is read just then: each byte of a head would win a new timeout."""
+    """Shut a connection at the deadline, even during a read: a slow head would win a new timeout with each byte."""
 
     def shut() -> None:
-        with suppress(OSError):  # the socket's own, also of TLS: that of TLS would change what another thread reads
+        with suppress(OSError):  # not the method of a TLS socket: it would change what another thread reads
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), shut)
@@ -189,10 +179,10 @@ def cut_at(sock: socket.socket, deadline: float) -> Iterator[None]:
 
 
 def download(remote: RemoteModel, settings: Settings, file: IncomingFile, resolve: Resolve) -> None:
-    """Write what a URL answers into a file; raises `DownloadError` if it cannot be had, or not all of it."""
+    """Write the file that a URL answers; raises `DownloadError` if it cannot be had as a whole."""
     deadline = time.monotonic() + settings.download_timeout_s
     try:
-        with connect(remote, find_addresses(remote, resolve, deadline), deadline) as plain:
+        with connect(remote, find_addresses(remote, settings, resolve, deadline), deadline) as plain:
             sock = wrap(plain, remote) if remote.scheme == "https" else plain
             with sock, cut_at(sock, deadline):
                 if isinstance(sock, ssl.SSLSocket):
@@ -205,27 +195,27 @@ def download(remote: RemoteModel, settings: Settings, file: IncomingFile, resolv
 
 
 def wrap(sock: socket.socket, remote: RemoteModel) -> socket.socket:
-    """Speak TLS with the host that the URL names, whatever its address; `SSL_CERT_FILE` may name whom to trust."""
+    """Prepare TLS: the certificate must be of the URL's host; `SSL_CERT_FILE` may name the authorities to trust."""
     context = ssl.create_default_context()
     return context.wrap_socket(sock, server_hostname=remote.host, do_handshake_on_connect=False)
 
 
 def receive(remote: RemoteModel, sock: socket.socket, limit: int, file: IncomingFile, deadline: float) -> None:
-    """Ask for the file on a connection, and write the answer's body."""
+    """Ask for the file on a connection and write the answer's body; raises `DownloadError` if it is not one file."""
     connection = http.client.HTTPConnection(remote.host, remote.port)
-    connection.default_port = 443 if remote.scheme == "https" else 80  # which is left out of the Host header
+    connection.default_port = 443 if remote.scheme == "https" else 80  # the default is left out of the Host header
     connection.sock = sock
     connection.request("GET", remote.target, headers={"Connection": "close", "User-Agent": "scancer-api"})
     answer = connection.getresponse()
     with answer:
-        measure_rest(deadline)  # a head that was cut counts as whole
+        measure_rest(deadline)  # http.client takes a head that was cut for a whole one
         if answer.status != 200:
             is_redirect = 300 <= answer.status < 400
             raise DownloadError("it leads elsewhere" if is_redirect else f"its host answers {answer.status}")
         if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise DownloadError("its host sends it compressed")
         stated = answer.length
-        if stated is None and not answer.chunked:  # its end could not be told from a connection that broke
+        if stated is None and not answer.chunked:  # its end would look like a broken connection
             raise DownloadError("its host does not say how long it is")
         while piece := answer.read1(PIECE_BYTES):
             if file.size + len(piece) > limit:
@@ -239,12 +229,13 @@ def receive(remote: RemoteModel, sock: socket.socket, limit: int, file: Incoming
 
 @contextmanager
 def open_remote(url: str, settings: Settings, resolve: Resolve = socket.getaddrinfo) -> Iterator[IncomingFile]:
-    """Have the model that a URL names as a file in quarantine for a while.
+    """Fetch the model that a URL names into a file in quarantine, which is gone when the context ends.
 
     Raises:
         ModelNotFoundError: the URL is not allowed.
-        DownloadError: it cannot be had.
+        DownloadError: the file cannot be had.
         ModelFolderError: it cannot be written.
+        DiskFullError: the disk is full.
     """
     remote = parse_url(url, settings.allowed_urls)
     with open_incoming(settings) as file:
@@ -257,5 +248,5 @@ def open_remote(url: str, settings: Settings, resolve: Resolve = socket.getaddri
 
 
 def forget_query(url: str) -> str:
-    """A URL without its query, which may hold a key."""
+    """Return a URL without its query, which may hold a key."""
     return url.partition("?")[0]

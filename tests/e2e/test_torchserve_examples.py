@@ -80,6 +80,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, archives: tuple[str, Path]) -
         "SCANCER_PROGRAMS": "all",
         "SCANCER_WORKERS": "2",
         "SCANCER_ALLOWED_URLS": archives[0].replace(".", r"\.") + "/.*",
+        "SCANCER_PRIVATE_HOSTS": "127.0.0.1",
     }
     server = LiveServer(folder / "instance", folder / "log", settings).start()
     yield server

@@ -54,7 +54,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         "SCANCER_MAX_BODY_BYTES": "1024",
         "SCANCER_MAX_MODEL_BYTES": str(LIMIT),
         "SCANCER_UPLOAD_TIMEOUT_S": "1",
-        "SCANCER_ALLOWED_URLS": r"http://127\.0\.0\.1:[0-9]+/.*,https?://models\.example/.*",
+        "SCANCER_ALLOWED_URLS": r"http://127\.0\.0\.[12]:[0-9]+/.*,https?://models\.example/.*",
+        "SCANCER_PRIVATE_HOSTS": "127.0.0.1",
     }
     server = LiveServer(instance, folder / "log", settings).start()
     yield server
@@ -140,7 +141,9 @@ def test_archive_of_every_format_is_registered_by_its_body(
     unregister(live, "count")
 
 
-def test_archive_is_registered_by_a_url_that_a_pattern_names(live: LiveServer, archives: Path) -> None:
+def test_archive_is_registered_by_a_url_of_a_private_host_that_the_operator_names(
+    live: LiveServer, archives: Path
+) -> None:
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=archives)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as source:
         thread = threading.Thread(target=source.serve_forever, kwargs={"poll_interval": 0.01})
@@ -170,7 +173,7 @@ def test_archive_is_registered_by_a_url_that_a_pattern_names(live: LiveServer, a
     unregister(live, "count")
 
 
-def test_url_that_no_pattern_allows_is_refused_in_torchserves_words(live: LiveServer) -> None:
+def test_url_that_is_not_allowed_is_refused_in_torchserves_words(live: LiveServer) -> None:
     for url in ("http://localhost:1/m.mar", "ftp://127.0.0.1:1/m.mar", "file:///etc/passwd"):
         answer = register(live, f"?url={url}")
         assert (answer.status_code, answer.json()["type"], answer.json()["message"]) == (
@@ -178,6 +181,10 @@ def test_url_that_no_pattern_allows_is_refused_in_torchserves_words(live: LiveSe
             "ModelNotFoundException",
             f"Given URL {url} does not match any allowed URL(s)",
         )
+    answer = register(live, "?url=http://127.0.0.2:1/m.mar")
+    reason = "its host is not on the internet; the operator can allow it: SCANCER_PRIVATE_HOSTS=127.0.0.2"
+    assert answer.status_code == 400
+    assert answer.json()["message"] == f"Failed to download archive from: http://127.0.0.2:1/m.mar ({reason})"
     assert left_behind(live) == []
 
 

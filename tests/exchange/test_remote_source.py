@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import ipaddress
+import re
 import socket
 import ssl
 import subprocess
@@ -17,9 +18,10 @@ from typing import Any
 
 import pytest
 
+from app.config.setting_types import parse_hosts
 from app.config.settings import MIB, Settings
 from app.errors import DownloadError, ModelNotFoundError
-from app.exchange.remote_source import find_named_host, is_public, open_remote
+from app.exchange.remote_source import is_public, open_remote
 
 MODEL = b"PK\3\4" + bytes(200_000)
 ANY = (r"http(s)?://.*",)
@@ -195,27 +197,14 @@ def test_without_patterns_nothing_is_asked_of_anybody(settings: Settings) -> Non
             fetch(url + "x", replace(settings, allowed_urls=(r"https?://example\.org/m\.mar",)), fail)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "host"),
-    [
-        (r"http://127.0.0.1/.*", "127.0.0.1"),
-        (r"^http(s)?://127\.0\.0\.1:8000/.*", "127.0.0.1"),
-        (r"https?://Models\.internal(:\d+)?/.*", "models.internal"),
-        (r"http://\[::1\]:\d+/.*", "::1"),
-        (r"http://models$", "models"),
-        (r"http://models", "models"),
-        (r"http(s)?://.*", None),
-        (r"http://local.*", None),
-        (r"http://host\d+/.*", None),
-        (r"http://hosts?/.*", None),
-        (r"http://10\.0\.0\.[0-9]+/.*", None),
-        (r"http://(a|b)/.*", None),
-        (r".*", None),
-        (r"file:///.*", None),
-    ],
-)
-def test_only_what_is_written_letter_by_letter_names_a_host(pattern: str, host: str | None) -> None:
-    assert find_named_host(pattern) == host
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "private.example", "mixed.example", "[::ffff:7f00:1]"])
+def test_refusal_of_a_private_host_names_the_setting_and_the_host(host: str, settings: Settings) -> None:
+    exact = (re.escape(f"http://{host}/m.mar"),)  # a pattern that spells a private host does not allow it
+    with pytest.raises(DownloadError) as caught:
+        fetch(f"http://{host}/m.mar", replace(settings, allowed_urls=exact, private_hosts=("other.example",)))
+    assert f"not on the internet; the operator can allow it: SCANCER_PRIVATE_HOSTS={host.strip('[]')}" in str(
+        caught.value.message
+    )
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "93.184.216.34", "2606:4700::1111"])
@@ -231,7 +220,7 @@ def test_other_addresses_are_not(address: str) -> None:
     assert not is_public(address)
 
 
-# Servers that a pattern names
+# Servers that the operator names
 
 
 @dataclass
@@ -315,13 +304,42 @@ def drip(piece: bytes, *, after: bytes = b"") -> Callable[[http.server.BaseHTTPR
 
 
 def named(settings: Settings, host: str = "127.0.0.1", **more: Any) -> Settings:
-    return replace(settings, allowed_urls=(r"https?://" + host.replace(".", r"\.") + r":\d+/.*",), **more)
+    return replace(settings, allowed_urls=(r"https?://.*:\d+/.*",), private_hosts=(host,), **more)
 
 
-def test_host_that_a_pattern_names_is_fetched_from(source: Source, settings: Settings) -> None:
+def test_private_host_that_the_operator_names_is_fetched_from(source: Source, settings: Settings) -> None:
     source.answer = send()
     assert fetch(source.url(), named(settings)) == MODEL
     assert source.asked == [("/m.mar?key=secret", f"127.0.0.1:{source.port}")]
+
+
+def test_named_host_is_found_however_a_url_writes_it(settings: Settings) -> None:
+    asked = []
+
+    def nowhere(host: str, port: int, **_: Any) -> list[Any]:
+        asked.append(host)
+        return [(0, 0, 0, "", ("127.0.0.1", port))]
+
+    hosts = parse_hosts("Models.internal, 0:0:0:0:0:0:0:1")
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+    for host in ("MODELS.internal", "[::1]", "[0:0::0:1]"):
+        with pytest.raises(DownloadError, match="its host cannot be reached"):
+            fetch(f"http://{host}:{port}/", replace(settings, private_hosts=hosts), nowhere)
+    assert asked == ["models.internal", "::1", "::1"]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/m.mar", "http://localhost/m.mar", "http://private.example/m.mar"])
+def test_named_host_is_fetched_from_only_where_a_pattern_allows_the_url(url: str, settings: Settings) -> None:
+    hosts = ("127.0.0.1", "localhost", "private.example")
+    with pytest.raises(ModelNotFoundError, match="does not match any allowed"):
+        fetch(url, replace(settings, allowed_urls=(r"https://.*",), private_hosts=hosts))
+
+
+@pytest.mark.parametrize("url", [each for each in HOSTILE if "loop.example" not in each])
+def test_named_host_opens_no_way_to_another(url: str, settings: Settings, bystander: tuple[int, list[Any]]) -> None:
+    with pytest.raises((ModelNotFoundError, DownloadError)):
+        fetch(url.replace("{port}", str(bystander[0])), replace(settings, private_hosts=("loop.example",)))
 
 
 def test_chunks_are_joined(source: Source, settings: Settings) -> None:

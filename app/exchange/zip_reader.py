@@ -31,18 +31,19 @@ IN_ZIP64 = 0xFFFFFFFF
 ZIP64_TAG = 1
 ENCRYPTED_FLAGS, DESCRIPTOR_FLAG, UTF_8_FLAG = 0x2041, 0x8, 0x800
 UNIX, WINDOWS_LINK = 3, 0x400
+MEMBER_DAMAGED = "a member is damaged: it is not what the archive's directory says"
 
 
 @contextmanager
-def refuse_damage() -> Iterator[None]:
+def refuse_damage(reason: str) -> Iterator[None]:
     """Turn what `zipfile` raises on a damaged archive, or on an unknown version of the format, into `ArchiveError`."""
     try:
         yield
     except (BadZipFile, NotImplementedError, UnicodeDecodeError, EOFError, struct.error, zlib.error):
-        raise ArchiveError("the archive is damaged, or of a version that is not known here") from None
+        raise ArchiveError(reason) from None
 
 
-@refuse_damage()
+@refuse_damage("the archive is damaged, or of a version that is not known here")
 def open_zip(file: BinaryIO, max_members: int) -> ZipFile:
     """Open an archive and compare its directory with the file; no member is unpacked yet.
 
@@ -74,19 +75,18 @@ def read_member(archive: ZipFile, info: ZipInfo) -> Iterator[bytes]:
     """Yield the bytes of a member in chunks of bounded size.
 
     Raises:
-        ArchiveError: there are fewer or more than the directory says, or they have another checksum.
+        ArchiveError: there are fewer or more than the directory says, or they have another checksum. At most one byte
+            too many has been yielded then.
     """
-    left = info.file_size
     longer = copy(info)
-    longer.file_size += 1  # zipfile stops at this size without a word; a member that goes on must be seen
-    with refuse_damage(), archive.open(longer) as member:
+    longer.file_size += 1  # zipfile stops at this size without a word: a member that goes on must be seen
+    left = info.file_size
+    with refuse_damage(MEMBER_DAMAGED), archive.open(longer) as member:
         while chunk := member.read(CHUNK_BYTES):
             left -= len(chunk)
-            if left < 0:
-                raise ArchiveError("a member is larger than the archive's directory says")
             yield chunk
     if left:
-        raise ArchiveError("a member is smaller than the archive's directory says: it is damaged")
+        raise ArchiveError(MEMBER_DAMAGED)
 
 
 def find_directory(file: BinaryIO) -> tuple[int, int, int]:

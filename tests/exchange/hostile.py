@@ -16,6 +16,7 @@ import struct
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,53 @@ def overlapping_members(folder: Path) -> Path:
     entry = data.rindex(b"PK\x01\x02")
     path.write_bytes(data[:entry] + put(42, "L", first)(data[entry:]))
     return path
+
+
+def member_in_a_member(folder: Path) -> Path:
+    """A member whose header and data lie, both in order, inside another member's data."""
+    path = write_zip(folder / "model.zip", ("bb.md", b"x"))
+    inner = path.read_bytes()
+    entry_at = inner.index(b"PK\x01\x02")
+    outer = write_zip(path, ("aa.md", inner[:entry_at])).read_bytes()
+    entry = put(42, "L", 35)(inner[entry_at:-22])
+    path.write_bytes(outer[:-22] + entry + put(8, "2HL", 2, 2, 2 * len(entry))(outer[-22:]))
+    return path
+
+
+def member_that_goes_on(summed_bytes: int) -> Generator:
+    """A member of 10 bytes by its headers, whose packed data hold 1000; the checksum is of the first few."""
+
+    def write(folder: Path) -> Path:
+        path = write_zip(folder / "model.zip", ("model.toml", b"x" * 1000), deflated=True)
+        data, checksum = path.read_bytes(), zlib.crc32(b"x" * summed_bytes)
+        at = data.rindex(b"PK\x01\x02")
+        header = put(22, "L", 10)(put(14, "L", checksum)(data[:at]))
+        path.write_bytes(header + put(24, "L", 10)(put(16, "L", checksum)(data[at:])))
+        return path
+
+    return write
+
+
+def two_directories(folder: Path) -> Path:
+    """One directory by the zip64 record, which some readers go by, and another by the record behind it."""
+    path = write_zip(folder / "model.zip", MANIFEST, ("bb.md", b"x"))
+    data = path.read_bytes()
+    length, start = struct.unpack_from("<2L", data, len(data) - 10)
+    record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 2, 2, length, start)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, len(data) - 22, 1)
+    path.write_bytes(data[:-22] + record + locator + put(8, "2H", 1, 1)(data[-22:]))
+    return path
+
+
+def zip_changed(old: bytes, new: bytes, count: int) -> Generator:
+    """An archive in which bytes were replaced: the name of a member stands first in its own header."""
+
+    def write(folder: Path) -> Path:
+        path = write_zip(folder / "model.zip", MANIFEST, ("READ-ME.txt", b"x"))
+        path.write_bytes(path.read_bytes().replace(old, new, count))
+        return path
+
+    return write
 
 
 def nested_zip(folder: Path) -> Path:
@@ -463,6 +511,16 @@ HOSTILE: dict[str, tuple[Generator, str]] = {
     "file and folder of one name": (zip_with("model.toml/a"), "a name twice"),
     "names that differ in case": (zip_with("MODEL.toml"), "upper and lower case"),
     "overlap": (overlapping_members, "differs from the archive's directory|overlap"),
+    "member in a member": (member_in_a_member, "members overlap"),
+    "member that goes on": (member_that_goes_on(10), "not what the archive's directory says"),
+    "member that goes on by a byte, checksum right": (
+        member_that_goes_on(11),
+        "not what the archive's directory says",
+    ),
+    "two directories": (two_directories, "zip64 record is damaged"),
+    "name in the header lies": (zip_changed(b"READ-ME.txt", b"READ_ME.txt", 1), "differs from"),
+    "NUL in a name": (zip_changed(b"READ-ME.txt", b"READ.txt\0py", 2), "name that is not allowed"),
+    "entry is longer than the directory": (zip_patched(b"PK\x01\x02", put(32, "H", 50)), "not filled by"),
     "size in the directory lies": (zip_patched(b"PK\x01\x02", put(24, "L", 10)), "contradict each other"),
     "sizes in the directory lie": (zip_patched(b"PK\x01\x02", put(20, "2L", 10, 10)), "differs from"),
     "size in the header lies": (zip_patched(b"PK\x03\x04", put(18, "2L", 10, 10)), "differs from"),

@@ -1,6 +1,7 @@
 """A file is told by its content, whatever it is called, and no content stops the telling."""
 
 import io
+import json
 import pickle
 import shutil
 import struct
@@ -86,6 +87,19 @@ def test_file_of_two_kinds_is_the_more_dangerous_one(tmp_path: Path) -> None:
 def test_pickle_that_refers_to_more_than_tensors_is_no_state_dict(tmp_path: Path, text: bytes) -> None:
     assert identify(hostile.torch_zip(tmp_path, text)) is ModelFormat.TORCH_PICKLE
     assert identify(hostile.torch_zip(tmp_path, b"\x80\x02}.")) is ModelFormat.STATE_DICT
+
+
+@pytest.mark.parametrize("length", [384, 640, 896, 1152, 1408])
+def test_safetensors_whose_length_begins_like_a_pickle_is_safetensors(tmp_path: Path, length: int) -> None:
+    header = {"a": hostile.tensor([1], 0, 4), "__metadata__": {"pad": ""}}
+    header["__metadata__"]["pad"] = "x" * (length - len(json.dumps(header)))
+    path = hostile.safetensors(tmp_path, header, b"1234")
+    assert path.read_bytes()[:1] == b"\x80"
+    assert identify(path) is ModelFormat.SAFETENSORS
+
+
+def test_model_file_of_a_saved_model_alone_is_named(tmp_path: Path) -> None:
+    assert identify(hostile.saved_model(tmp_path) / "saved_model.pb") is ModelFormat.SAVED_MODEL
 
 
 @settings(max_examples=300, deadline=None)

@@ -20,7 +20,7 @@ import pytest
 
 from app.config.setting_types import parse_hosts
 from app.config.settings import MIB, Settings
-from app.errors import DownloadError, ModelNotFoundError
+from app.errors import DownloadError, ModelNotFoundError, SettingsError
 from app.exchange.remote_source import is_public, open_remote
 
 MODEL = b"PK\3\4" + bytes(200_000)
@@ -327,6 +327,14 @@ def test_named_host_is_found_however_a_url_writes_it(settings: Settings) -> None
         with pytest.raises(DownloadError, match="its host cannot be reached"):
             fetch(f"http://{host}:{port}/", replace(settings, private_hosts=hosts), nowhere)
     assert asked == ["models.internal", "::1", "::1"]
+
+
+@pytest.mark.parametrize(
+    "text", ["http://10.0.0.7", "10.0.0.7:80", "10.0.0.0/8", "*.internal", "[::1]", "::1%lo", "1:2", "a b", "-a", ","]
+)
+def test_private_hosts_are_names_and_addresses_alone(text: str) -> None:
+    with pytest.raises(SettingsError, match="without scheme and port, joined by commas"):
+        Settings.from_env({"SCANCER_PRIVATE_HOSTS": f"models.internal,{text}" if text != "," else text})
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/m.mar", "http://localhost/m.mar", "http://private.example/m.mar"])

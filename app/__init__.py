@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flask import Flask
 
+    from app.api.request.services import Services
     from app.config.settings import Settings
+    from app.registry.model_entry import ModelEntry
 
 __version__ = "0.1.0"
 
@@ -15,33 +17,64 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     """Put the parts together and load the models; everything is imported here, so that `import app` is free.
 
     Args:
-        settings: read from the environment (`SCANCER_*`) unless given.
+        settings: those of this process (`read_settings`) unless given.
 
     Raises:
         SettingsError: a setting is not allowed.
+        click.ClickException: the same, for a command of `flask`.
     """
     import logging.config
 
     import click
-    from flask import Flask
 
     from app import cli
     from app.api.blueprints import register_blueprints
     from app.api.request.auth import Authenticator, register_auth
-    from app.api.request.bodies import MemoryRequest
     from app.api.request.error_handlers import register_error_handlers
     from app.api.request.observation import register_observation
-    from app.api.request.services import Services
     from app.api.request.surfaces import register_surfaces
-    from app.config.settings import Settings
     from app.logs import make_log_config
-    from app.metrics import Metrics
-    from app.registry.model_changes import ModelChanges
-    from app.registry.model_entry import ModelEntry, State
-    from app.registry.model_follower import ModelFollower
-    from app.registry.model_registry import ModelRegistry
-    from app.state.store_access import StoreAccess
     from app.users import UsersFile
+
+    settings = settings or find_settings()
+    app, services = make_flask(settings), make_services(settings)
+    services.install(app)
+    register_auth(app, Authenticator(UsersFile(settings.instance)), settings.auth == "on")
+    register_observation(app, services.metrics)
+    register_surfaces(app, settings)
+    register_error_handlers(app)
+    register_blueprints(app, services.metrics)
+    cli.register_commands(app)
+
+    # A command other than `flask run` serves nobody: adding a user must not wait for the models.
+    command = click.get_current_context(silent=True)
+    if command is not None and command.info_name == "run":
+        logging.config.dictConfig(make_log_config(settings.log_level))
+    if command is None or command.info_name == "run":
+        services.follower.start()
+    return app
+
+
+def find_settings() -> "Settings":
+    """Return the settings of this process; see `create_app` for what is raised."""
+    import click
+
+    from app.config.settings import read_settings
+    from app.errors import SettingsError
+
+    try:
+        return read_settings()
+    except SettingsError as error:
+        if click.get_current_context(silent=True) is None:
+            raise
+        raise click.ClickException(error.message) from None  # `flask` prints the reason without a traceback
+
+
+def make_flask(settings: "Settings") -> "Flask":
+    """Make the application, without its routes."""
+    from flask import Flask
+
+    from app.api.request.bodies import MemoryRequest
 
     class PlainFlask(Flask):
         """Flask without its search for coroutines, several times a request: no view here is one."""
@@ -49,18 +82,6 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
             return func
 
-    settings = settings or Settings.from_env()
-    metrics = Metrics()
-
-    def show_state(entry: ModelEntry) -> None:
-        name, version = entry.folder.name, entry.folder.version
-        metrics.show_state(name, version, entry.state, State)
-        if entry.load_s is not None:
-            metrics.show_load(name, version, entry.load_s)
-
-    access = StoreAccess(settings)
-    registry = ModelRegistry(settings, show_state, lambda gone: metrics.show_state(gone.name, gone.version, "", State))
-    follower, changes = ModelFollower(settings, registry, access), ModelChanges(settings, access)
     app = PlainFlask(__name__, static_folder="web/static", template_folder="web/templates")
     app.request_class = MemoryRequest
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
@@ -71,18 +92,28 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         MAX_FORM_PARTS=settings.max_images + 16,
         PROVIDE_AUTOMATIC_OPTIONS=False,
     )
-    Services(settings, registry, metrics, changes, follower).install(app)
-    register_auth(app, Authenticator(UsersFile(settings.instance), settings.login_memory_s), settings.auth == "on")
-    register_observation(app, metrics)
-    register_surfaces(app, settings)
-    register_error_handlers(app)
-    register_blueprints(app, metrics)
-    cli.register_commands(app)
-
-    # A command other than `flask run` serves nobody: adding a user must not wait for the models.
-    command = click.get_current_context(silent=True)
-    if command is not None and command.info_name == "run":
-        logging.config.dictConfig(make_log_config(settings.log_level))
-    if command is None or command.info_name == "run":
-        follower.start()
     return app
+
+
+def make_services(settings: "Settings") -> "Services":
+    """Make the parts that the views use: the models, what is wanted of them, and the metrics."""
+    from app.api.request.services import Services
+    from app.metrics import Metrics
+    from app.registry.model_changes import ModelChanges
+    from app.registry.model_entry import State
+    from app.registry.model_follower import ModelFollower
+    from app.registry.model_registry import ModelRegistry
+    from app.state.store_access import StoreAccess
+
+    metrics = Metrics()
+
+    def show_state(entry: "ModelEntry") -> None:
+        name, version = entry.folder.name, entry.folder.version
+        metrics.show_state(name, version, entry.state, State)
+        if entry.load_s is not None:
+            metrics.show_load(name, version, entry.load_s)
+
+    access = StoreAccess(settings)
+    registry = ModelRegistry(settings, show_state, lambda gone: metrics.show_state(gone.name, gone.version, "", State))
+    follower, changes = ModelFollower(settings, registry, access), ModelChanges(settings, access)
+    return Services(settings, registry, metrics, changes, follower)

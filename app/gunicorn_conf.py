@@ -1,4 +1,4 @@
-"""How gunicorn runs the service; `gunicorn.conf.py` in the root hands it over."""
+"""How gunicorn runs the service: its options, and what happens when the server and its workers start and end."""
 
 import ctypes
 import gc
@@ -7,36 +7,31 @@ import logging.config
 import os
 import select
 import sys
+from functools import partial
 from typing import Any
 
-from app.config.settings import HANDLERS_VARIABLE, PREFIX, Settings
-from app.config.torchserve_properties import read_config
+from app.config.settings import Settings
 from app.errors import SettingsError, UsersError
 from app.handlers.manager_folder import end_manager, find_folder, sweep
 from app.logs import make_log_config
 from app.server.instance_claim import claim_instance
-from app.server.metrics_folder import MEMORY_FOLDER, MetricsFolder
+from app.server.metrics_folder import MEMORY_FOLDER, MetricsFolder, choose_label, forget_gauges, write_metrics_as
 from app.server.tls import load_context
+from app.state.database_check import check_database
 from app.users import UsersFile
 
 M_ARENA_MAX = -8  # malloc.h of glibc
 EPOLL_WORKER = "app.server.gunicorn_worker.SharedPollWorker"
+WORKER_TIMEOUT_S, GRACE_S, KEEPALIVE_S = 60, 30, 5
+"""Our values of gunicorn's options `--timeout`, `--graceful-timeout` (less the stop delay) and `--keep-alive`."""
 
 
 def make_config(settings: Settings) -> dict[str, Any]:
-    """Make gunicorn's settings.
+    """Make gunicorn's options.
 
     Raises:
-        SettingsError: a folder, or a file of TLS, cannot be used.
+        SettingsError: at the start, a file of TLS cannot be used.
     """
-    try:
-        settings.instance.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"SCANCER_INSTANCE={settings.instance} cannot be written: {error.strerror}.") from error
-    if not settings.models.is_dir():
-        raise SettingsError(f"SCANCER_MODELS={settings.models} is not a folder.")
-    ts_remarks = adopt_ts_config(settings)
-    os.environ[HANDLERS_VARIABLE] = str(settings.instance / f"handlers-{os.getpid()}")
     return {
         "bind": [str(address) for address in settings.addresses],
         "workers": settings.workers,
@@ -45,9 +40,9 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "worker_class": EPOLL_WORKER if hasattr(select, "epoll") else "gthread",
         # A model or a framework that is loaded before the fork hangs in the children.
         "preload_app": False,
-        "timeout": settings.request_timeout_s,
-        "graceful_timeout": settings.stop_delay_s + settings.graceful_timeout_s,
-        "keepalive": settings.keepalive_s,
+        "timeout": WORKER_TIMEOUT_S,
+        "graceful_timeout": settings.stop_delay_s + GRACE_S,
+        "keepalive": KEEPALIVE_S,
         "backlog": 128,
         "limit_request_fields": 64,
         # Off: it would open a socket in the home folder of whoever starts the server.
@@ -57,23 +52,31 @@ def make_config(settings: Settings) -> dict[str, Any]:
         # Off: gunicorn's access log prints user names as they came. `app/api/request/observation.py` writes ours.
         "accesslog": None,
         "logconfig_dict": make_log_config(settings.log_level),
-        "on_starting": on_starting,
-        "post_fork": post_fork,
-        "when_ready": lambda server: when_ready(server, ts_remarks),
+        **configure_tls(settings),
+        **make_hooks(settings),
+    }
+
+
+def make_hooks(settings: Settings) -> dict[str, Any]:
+    """Return what gunicorn calls in the course of a server's life, by the names of its options."""
+    return {
+        "on_starting": partial(on_starting, settings),
+        "when_ready": partial(when_ready, settings),
         "on_reload": on_reload,
-        "post_worker_init": post_worker_init,
+        "pre_fork": pre_fork,
+        "post_fork": post_fork,
+        "post_worker_init": partial(post_worker_init, settings),
         "worker_exit": worker_exit,
         "child_exit": child_exit,
-        "on_exit": on_exit,
-        **configure_tls(settings),
+        "on_exit": partial(on_exit, settings),
     }
 
 
 def configure_tls(settings: Settings) -> dict[str, Any]:
-    """Make gunicorn's settings of TLS, if it is wanted.
+    """Make gunicorn's options of TLS, if there is a certificate.
 
     Raises:
-        SettingsError: the files cannot be used.
+        SettingsError: at the start, the files cannot be used.
     """
     if settings.tls_certificate is None or settings.tls_key is None:
         return {}
@@ -85,51 +88,44 @@ def configure_tls(settings: Settings) -> dict[str, Any]:
     }
 
 
-def adopt_ts_config(settings: Settings) -> list[str]:
-    """Put what TorchServe's file gives into the environment; return what is to be said of its other keys.
-
-    Workers read the environment when they start, at any time: they must not meet another file than the arbiter did.
-    """
-    if settings.ts_config is None:
-        return []
-    given, remarks = read_config(settings.ts_config, os.environ)
-    for name, (_, text) in given.items():
-        os.environ.setdefault(PREFIX + name.upper(), text)
-    os.environ.pop(f"{PREFIX}TS_CONFIG", None)
-    return remarks
-
-
-def on_starting(server: Any) -> None:
-    """Claim the instance folder, before anything is touched; a reload does not come here."""
+def on_starting(settings: Settings, server: Any) -> None:
+    """Check folders and database, and claim the instance folder, before anything is touched; not at a reload."""
     try:
-        server.instance_claim = claim_instance(Settings.from_env())
+        check_folders(settings)
+        server.instance_claim = claim_instance(settings)
+        check_database(settings.database)
     except SettingsError as error:
         sys.exit(f"scancer: {error.message}")
+
+
+def check_folders(settings: Settings) -> None:
+    """Make the instance folder, and find the models.
+
+    Raises:
+        SettingsError: a folder cannot be used.
+    """
+    try:
+        settings.instance.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        sys.exit(f"scancer: SCANCER_INSTANCE cannot be written: {error}")
+        raise SettingsError(f"SCANCER_INSTANCE={settings.instance} cannot be written: {error.strerror}.") from error
+    if not settings.models.is_dir():
+        raise SettingsError(f"SCANCER_MODELS={settings.models} is not a folder.")
 
 
-def post_fork(server: Any, _worker: Any) -> None:
-    """Leave the arbiter's locks to it: a worker that outlives it must not hold back the next server."""
-    os.close(server.instance_claim)
-    server.metrics_folder.leave()
-
-
-def when_ready(server: Any, ts_remarks: list[str]) -> None:
-    """Make the folder of metrics, and say what an operator should know of this start, also of TorchServe's file.
+def when_ready(settings: Settings, server: Any) -> None:
+    """Make the folder of metrics, and log what an operator should know of this start.
 
     Only here is it certain that no other server of these addresses uses the folder: they are bound. No worker is there
     yet, and a reload does not come here.
     """
-    settings = Settings.from_env()
     try:
         server.metrics_folder = MetricsFolder(settings.instance)
     except OSError as error:
         sys.exit(f"scancer: the folder of metrics cannot be made: {error}")
     sweep(settings)
     log = logging.getLogger("app.start")
-    for remark in ts_remarks:
-        log.warning("a key of SCANCER_TS_CONFIG is not taken", extra={"reason": remark})
+    for remark in settings.ts_remarks:
+        log.warning("a key of SCANCER_TS_CONFIG counts in part or not at all", extra={"reason": remark})
     if settings.programs != "off":
         log.warning("programs that come with models are run", extra={"reason": f"SCANCER_PROGRAMS={settings.programs}"})
     if settings.auth == "off":
@@ -152,7 +148,19 @@ def on_reload(server: Any) -> None:
         note_reload()
 
 
-def post_worker_init(worker: Any) -> None:
+def pre_fork(server: Any, worker: Any) -> None:
+    """Choose where the new worker counts: where one that has ended did, so that the files become no more."""
+    worker.metrics_label = choose_label({each.metrics_label for each in server.WORKERS.values()})
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Leave the arbiter's locks to it: a worker that outlives it must not hold back the next server."""
+    os.close(server.instance_claim)
+    server.metrics_folder.leave()
+    write_metrics_as(worker.metrics_label)
+
+
+def post_worker_init(settings: Settings, worker: Any) -> None:
     """Settle a worker that has loaded everything: what it counts, what it collects, logs and prints."""
     worker.count_refusal = worker.wsgi.extensions["scancer"].metrics.count_refusal
     # Modules and models live as long as the worker; looking through them again and again empties the caches.
@@ -162,7 +170,7 @@ def post_worker_init(worker: Any) -> None:
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     share_heaps()
-    silence_native_libraries()
+    silence_native_libraries(settings.log_level)
 
 
 def share_heaps() -> None:
@@ -175,14 +183,14 @@ def share_heaps() -> None:
         libc.mallopt(M_ARENA_MAX, 2)
 
 
-def silence_native_libraries() -> None:
+def silence_native_libraries(log_level: str) -> None:
     """Keep what C libraries print out of the log: libtiff writes bytes of damaged pictures to file descriptor 2.
 
     Python's own standard error, and with it the log, moves to a copy of the descriptor.
     """
     sys.stderr.flush()
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    logging.config.dictConfig(make_log_config(Settings.from_env().log_level))
+    logging.config.dictConfig(make_log_config(log_level))
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
@@ -196,14 +204,12 @@ def worker_exit(server: Any, worker: Any) -> None:
         services.registry.close()
 
 
-def child_exit(server: Any, worker: Any) -> None:
-    """Take a dead worker's gauges out of the sum; its counters stay."""
-    from prometheus_client.multiprocess import mark_process_dead
-
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # it has no annotations
+def child_exit(_server: Any, worker: Any) -> None:
+    """Take a dead worker's gauges out of the sums; its counters stay."""
+    forget_gauges(worker.metrics_label)
 
 
-def on_exit(server: Any) -> None:
-    """End the manager of handlers, if there is one, with all its processes, and the metrics; the workers have ended."""
+def on_exit(settings: Settings, server: Any) -> None:
+    """Remove the metrics, and end the manager of handlers with all its processes; the workers have ended."""
     server.metrics_folder.remove()
-    end_manager(find_folder(Settings.from_env()))
+    end_manager(find_folder(settings))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.config.settings import count_cores
+from app.config.cpu_count import count_cores
 from benchmarks.bare import open_bare
 from benchmarks.server import MeasuredServer, make_headers
 

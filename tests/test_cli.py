@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from werkzeug.security import check_password_hash
 
 from app.config.setting_types import PROJECT_ROOT
-from app.config.settings import describe_settings
+from app.config.settings_document import describe_settings
 
 
 def flask(*arguments: str, text: str = "", **settings: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from training.fine_tuning import MEAN, STD
 
 EXPECTED_FILE = "expected.json"
 EXPECTED_TOLERANCE = 1e-3
-LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
+LIMITS = ImageLimits(max_pixels=25_000_000)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from app.cli import (  # each adds its commands to models_commands
 )
 from app.cli.model_choice import models_commands
 from app.cli.user_commands import users_commands
-from app.config.settings import describe_settings
+from app.config.settings_document import describe_settings
 
 
 def register_commands(app: Flask) -> None:

@@ -59,7 +59,7 @@ def compile_archive(archive: HandlerArchive, settings: Settings) -> tuple[ModelM
     """
     sha256 = hash_archive(archive)
     timeout_s = min(settings.compile_timeout_s, MAX_SECONDS)
-    attempt = [sha256, converter_version(), timeout_s, settings.compile_memory_bytes]
+    attempt = [sha256, converter_version(), timeout_s, settings.model_memory_bytes]
     with hold_lock(settings.instance / f"compile-{archive.name}-{archive.version}.lock"):
         with suppress(CompiledModelError):
             return read_compiled(archive, sha256)

@@ -38,7 +38,7 @@ from app.repository.trust import require_trusted_artifact
 RANDOM_IMAGES = 32
 RANDOM_SEED = 0
 GRAIN_PX = 8
-EXAMPLE_LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
+EXAMPLE_LIMITS = ImageLimits(max_pixels=25_000_000)
 
 
 def compile_in_process(folder: Path, settings: Settings, only_if_invalid: bool = False) -> CompileReport:

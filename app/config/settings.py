@@ -1,20 +1,22 @@
 """Settings: everything an operator can turn, read once from the environment.
 
-Each field of `Settings` is the variable `SCANCER_<FIELD>`; its unit stands in its name, its meaning in `help`.
-`get_started/settings.md` is made from these fields (`flask --app wsgi settings`), and a test keeps them together.
+To add a setting, add a field to `Settings`, in the group where an operator would look for it, and write
+`get_started/settings.md` anew with `flask --app wsgi settings`. The field `max_images` is the variable
+`SCANCER_MAX_IMAGES`.
 """
 
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from app.config.cpu_count import count_cores
+from app.config.removed_settings import REMOVED
 from app.config.setting_types import (
-    ENVELOPES,
-    NO_ENVELOPE,
     OWN_DATABASE,
     PROJECT_ROOT,
     Address,
@@ -35,14 +37,13 @@ MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder of the workers' metrics; prometheus_client's own variable."""
 DEFAULT_BATCH_SIZE = 8
 """Pictures that are inferred together, unless a model's manifest says otherwise; more wait for the next batch."""
-HANDLERS_VARIABLE = "HANDLERS_FOLDER_OF_SCANCER"
-"""Names the folder in which the workers of one server find the manager of their handlers' processes."""
 CALLER_IS_GONE, SERVER_IS_STOPPING = "scancer.caller_is_gone", "scancer.server_is_stopping"
 """What our gunicorn worker tells the application in a request's environment: a callable, and a truth value."""
 OPEN_INFERENCE_PATHS = ("/v1/", "/v2")
 """How the paths of KServe's protocols begin: there an error is `{"error": "…"}`."""
 # What Kubernetes puts into every container beside a service called "scancer".
 FOREIGN_PATTERN = re.compile(r"SCANCER_(PORT|SERVICE)(_.*)?")
+MAX_WORKERS = 256
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -70,42 +71,55 @@ def read_value(item: Any, name: str, text: str) -> Any:
         raise SettingsError(f"{shown} is not allowed: it must be {item.metadata['allowed']}.") from None
 
 
-def count_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class Settings:
     """The settings of one server, checked; see each field's `help` for its meaning."""
 
-    inference_address: Address = address(8080, "Where predictions, models and health are served.")
-    management_address: Address = address(8081, "Where models and health are served to operators.")
+    inference_address: Address = address(8080, "Where predictions, the models' descriptions and health are served.")
+    management_address: Address = address(8081, "Where operators register, scale and remove models.")
     metrics_address: Address = address(
-        8082, "Where Prometheus reads `/metrics`; open on loopback, behind a password elsewhere."
+        8082, "Where Prometheus reads `/metrics`: without a password on loopback, with any user's elsewhere."
     )
     tls_certificate: Path | None = setting(
         None,
         parse_path,
         "a file",
-        "The server's certificate and its chain, PEM; with it all three addresses speak TLS, and nothing else.",
+        "The server's certificate and its chain, PEM. With it all three addresses speak TLS and nothing else; "
+        "it needs `SCANCER_TLS_KEY`.",
     )
     tls_key: Path | None = setting(None, parse_path, "a file", "The certificate's private key, PEM, not encrypted.")
-    ts_config: Path | None = setting(
-        None,
-        parse_path,
-        "a file",
-        "TorchServe's `config.properties`: its keys give the settings that no variable gives; see from_torchserve.md.",
-    )
     models: Path = setting(PROJECT_ROOT / "models", parse_path, "a folder", "The model repository.")
     instance: Path = setting(
         PROJECT_ROOT / "instance",
         parse_path,
         "a folder",
-        "Where users and run-time state are kept; a server of other models needs one of its own.",
+        "Where users, trusted keys and run-time state are kept. Servers of different models need different folders.",
     )
     store: Path = setting(
-        PROJECT_ROOT / "store", parse_path, "a folder", "Where `POST /models?url=NAME` looks for what NAME names."
+        PROJECT_ROOT / "store",
+        parse_path,
+        "a folder",
+        "Where `POST /models?url=NAME` finds the archive or model folder NAME.",
+    )
+    database: str = setting(
+        OWN_DATABASE,
+        parse_database,
+        "sqlite, or a URL as SQLAlchemy reads it, e.g. postgresql+psycopg://user:password@host/name",
+        "Keeps which model versions are wanted. `sqlite` is a file in the instance folder; servers that share another "
+        "database serve the same versions.",
+        is_secret=True,
+    )
+    ts_config: Path | None = setting(
+        None,
+        parse_path,
+        "a file",
+        "TorchServe's `config.properties`. Its keys give the settings that no variable gives; see from_torchserve.md.",
+    )
+    auth: str = setting(
+        "on",
+        parse_choice("on", "off"),
+        "on or off",
+        "`off` asks nobody for a password; it is allowed only while every address is a loopback one.",
     )
     allowed_urls: tuple[str, ...] = setting(
         (),
@@ -121,124 +135,90 @@ class Settings:
         "Hosts outside the internet (loopback, private networks) that an allowed URL may fetch from, e.g. "
         "`models.internal,10.0.0.7,::1`.",
     )
-    download_timeout_s: int = whole(300, 1, 86400, "Seconds that fetching a model from a URL may take.")
-    database: str = setting(
-        OWN_DATABASE,
-        parse_database,
-        "sqlite, or a URL as SQLAlchemy reads it, e.g. postgresql+psycopg://user:password@host/name",
-        "Where it is kept which versions are wanted; `sqlite`: in a file in the instance folder.",
-        is_secret=True,
-    )
-    auth: str = setting(
-        "on",
-        parse_choice("on", "off"),
-        "on or off",
-        "`off` asks nobody for a password; allowed only while every address is a loopback one.",
-    )
-    workers: int = whole(count_cores(), 1, 256, "gunicorn worker processes; the default is the number of cores.")
-    threads: int = whole(32, 1, 256, "Requests a worker handles at a time.")
-    initial_workers: int = whole(
-        0,
-        0,
-        256,
-        "Workers of a model that is registered without `initial_workers`, unless its archive says; with 0 it is not "
-        "loaded.",
-    )
-    inference_threads: int = whole(
-        0, 0, 256, "Cores one inference may use, in each worker; 0: one, or all for a model that takes over 50 ms."
-    )
-    loaded_at_start: int = whole(
-        2,
-        0,
-        10000,
-        "Compiled models that a worker loads when it starts; others are loaded when they are first asked for.",
-    )
-    queue_size: int = whole(16, 1, 10000, "Requests that may wait for one model in one worker; one more answers 503.")
-    handler_queue_size: int = whole(
-        100, 1, 10000, "The same of a handler, in all workers together, unless its archive says `jobQueueSize`."
-    )
-    engine: str = setting(
-        "auto",
-        parse_choice("auto", "native"),
-        "auto or native",
-        "`auto` runs each model as its manifest says; `native` runs all in their own frameworks.",
+    programs: str = setting(
+        "off",
+        parse_choice("off", "all"),
+        "off or all",
+        "Which programs of archives, and which models in TorchScript, `.pt2`, ONNX or SavedModel, may run. `off`: "
+        "those that a trusted key signed; `all`: every one.",
     )
     precision: str = setting(
         "f32",
         parse_choice("f32", "int8"),
         "f32 or int8",
-        "`int8` serves the INT8 version of each compiled model that has an accepted one, the others in float32.",
+        "`int8` serves the INT8 version of each compiled model that has an accepted one, and the others in float32.",
     )
-    programs: str = setting(
-        "off",
-        parse_choice("off", "all"),
-        "off or all",
-        "Which programs run, of archives and of models in TorchScript, `.pt2`, ONNX or SavedModel: `off`: those that "
-        "a trusted key signed; `all`: every one.",
-    )
-    handler_memory_bytes: int = whole(
-        8 * 1024 * MIB,
-        256 * MIB,
+    model_memory_bytes: int = whole(
+        16 * 1024 * MIB,
+        512 * MIB,
         1024 * 1024 * MIB,
-        "Most address space of a process that runs an archive's program, in bytes.",
+        "Largest address space, in bytes, of a process that compiles a model or runs an archive's program.",
     )
-    envelope: str = setting(
-        NO_ENVELOPE,
-        parse_choice(*ENVELOPES),
-        "none, body, json, kserve or kservev2",
-        "How bodies wrap what programs of archives get, unless an archive names its envelope; see from_torchserve.md.",
+    max_body_bytes: int = whole(
+        32 * MIB, KIB, 1024 * MIB, "Largest request body, in bytes; a larger one answers 413. Models are not counted."
+    )
+    max_images: int = whole(64, 1, 10000, "Most pictures in one request; more answer 400.")
+    max_pixels: int = whole(25_000_000, 1, 1_000_000_000, "Largest picture, in pixels; a larger one answers 422.")
+    max_model_bytes: int = whole(
+        1024 * MIB,
+        MIB,
+        64 * 1024 * MIB,
+        "Largest model that is added or sent, in bytes. An archive may unpack to four times as many.",
+    )
+    queue_size: int = whole(
+        16,
+        1,
+        10000,
+        "Requests that may wait for one compiled model in one worker; one more answers 503. For an archive's program "
+        "its `jobQueueSize` counts instead, or else 100.",
     )
     prediction_timeout_ms: int = whole(
         60_000,
         1,
         3_600_000,
-        "Milliseconds a prediction may take; past it 504. `X-Request-Timeout-Ms` may ask for less.",
+        "Milliseconds that a prediction may take; a slower one answers 504. A caller may ask for less with "
+        "`X-Request-Timeout-Ms`.",
     )
-    native_timeout_s: int = whole(120, 1, 3600, "Seconds a natively run model may take for one batch.")
-    handler_response_timeout_s: int = whole(
+    response_timeout_s: int = whole(
         120,
         1,
         86400,
-        "Seconds a handler may take for one batch, unless its archive (`responseTimeout`) or registration says.",
+        "Seconds that a model in a process of its own may take for one batch before the process is ended. An archive "
+        "(`responseTimeout`) or its registration (`response_timeout`) may say otherwise.",
     )
-    handler_startup_timeout_s: int = whole(
-        120,
-        1,
-        86400,
-        "Seconds a handler may take to load its model, unless its archive (`startupTimeout`) or registration says.",
-    )
-    compile_timeout_s: int = whole(600, 1, 86400, "Seconds a compilation at start may take.")
-    max_body_bytes: int = whole(
-        32 * MIB, KIB, 1024 * MIB, "Largest request body, in bytes, but a model's; a larger one answers 413."
-    )
-    compile_memory_bytes: int = whole(
-        16 * 1024 * MIB, 512 * MIB, 1024 * 1024 * MIB, "Most address space of a process that compiles, in bytes."
-    )
-    max_pixels: int = whole(25_000_000, 1, 1_000_000_000, "Largest picture, in pixels; a larger one answers 422.")
-    max_side_px: int = whole(16_384, 1, 65_535, "Longest side of a picture, in pixels; a longer one answers 422.")
-    max_images: int = whole(64, 1, 10000, "Most pictures in one request; more answer 400.")
-    max_model_bytes: int = whole(
-        1024 * MIB,
-        MIB,
-        64 * 1024 * MIB,
-        "Largest model that is added or sent, in bytes; an archive may unpack to four times as many.",
-    )
-    login_memory_s: int = whole(300, 0, 86400, "Seconds a worker remembers a verified password; 0 forgets at once.")
-    request_timeout_s: int = whole(60, 1, 3600, "Seconds after which gunicorn replaces a worker that hangs.")
-    graceful_timeout_s: int = whole(30, 1, 3600, "Seconds that requests in flight get when the server stops.")
-    stop_delay_s: int = whole(
-        1, 0, 600, "Seconds a stopping server says that it is not ready and answers on, before it ends its connections."
-    )
+    compile_timeout_s: int = whole(600, 1, 86400, "Seconds that compiling a model may take.")
     upload_timeout_s: int = whole(
-        60, 1, 3600, "Seconds a client may take to send one request; a slower one answers 408."
+        60, 1, 3600, "Seconds that a client may take to send one request; a slower one answers 408."
     )
-    keepalive_s: int = whole(5, 0, 3600, "Seconds an idle connection is kept open.")
+    stop_delay_s: int = whole(
+        1,
+        0,
+        600,
+        "Seconds during which a stopping server still answers, while its health check says that it is not ready. Then "
+        "it ends its connections.",
+    )
+    workers: int = whole(
+        min(count_cores(), MAX_WORKERS),
+        1,
+        MAX_WORKERS,
+        "Processes that answer requests; each serves all models. The default is the number of cores that the "
+        "container's quota and the affinity mask allow.",
+    )
+    threads: int = whole(32, 1, 256, "Requests that one worker handles at a time.")
+    inference_threads: int = whole(
+        0,
+        0,
+        256,
+        "Cores that one inference may use in each worker. 0: one core, or all cores for a model that takes over 50 ms.",
+    )
     log_level: str = setting(
         "INFO",
         parse_choice("DEBUG", "INFO", "WARNING", "ERROR"),
         "DEBUG, INFO, WARNING or ERROR",
         "Least severe log line that is written.",
     )
+    ts_remarks: tuple[str, ...] = field(default=(), compare=False)
+    """No setting: one remark for each key of `ts_config` that counts in part or not at all."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -249,22 +229,15 @@ class Settings:
                 beside it; the message names it and what is allowed.
         """
         given = os.environ if environ is None else environ
-        known = {PREFIX + item.name.upper(): item for item in fields(cls)}
-        own = {name: text for name, text in given.items() if is_ours(name)}
-        for name in sorted(own.keys() - known):
-            close = get_close_matches(name.removeprefix(PREFIX), [item.name.upper() for item in fields(cls)], 1)
-            hint = f"; did you mean {PREFIX}{close[0]}?" if close else "."
-            raise SettingsError(f"{name} is not a setting{hint}")
-        values = {known[name].name: read_value(known[name], name, text) for name, text in own.items()}
-        if values.get("ts_config"):
-            theirs = read_config(values["ts_config"], given).settings
-            items = {item.name: item for item in fields(cls)}
-            values = {
-                name: read_value(items[name], *text) for name, text in theirs.items() if name not in values
-            } | values
+        values, remarks = read_variables(given), []
+        if "ts_config" in values:
+            theirs = read_config(values["ts_config"], given)
+            missing = {name: text for name, text in theirs.settings.items() if name not in values}
+            values |= {name: read_value(SETTINGS[name], *text) for name, text in missing.items()}
+            remarks = theirs.remarks
         if ("tls_certificate" in values) != ("tls_key" in values):
             raise SettingsError("SCANCER_TLS_CERTIFICATE and SCANCER_TLS_KEY go together: one of them is not set.")
-        settings = cls(**values)
+        settings = cls(**values, ts_remarks=tuple(remarks))
         settings.check_auth()
         return settings
 
@@ -283,17 +256,37 @@ class Settings:
         return tuple(dict.fromkeys((self.inference_address, self.management_address, self.metrics_address)))
 
 
-def describe_settings() -> str:
-    """Return the settings as a Markdown table."""
-    rows = ["| variable | default | allowed | meaning |", "| --- | --- | --- | --- |"]
-    for item in fields(Settings):
-        default = item.default
-        if isinstance(default, Path):
-            default = f"{default.relative_to(PROJECT_ROOT)}/"
-        if item.name == "workers":
-            default = "number of cores"
-        if default in (None, ()):
-            default = "not set"
-        name = PREFIX + item.name.upper()
-        rows.append(f"| `{name}` | `{default}` | {item.metadata['allowed']} | {item.metadata['help']} |")
-    return "\n".join(rows) + "\n"
+SETTINGS = {item.name: item for item in fields(Settings) if item.metadata}
+"""The fields of `Settings` that an operator can set, by name."""
+
+
+def read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Read the variables that are settings; return their values by the name of the field.
+
+    Raises:
+        SettingsError: a variable is not allowed, is gone, or is none of ours.
+    """
+    values = {}
+    for variable in sorted(filter(is_ours, environ)):
+        name = variable.removeprefix(PREFIX)
+        if name in REMOVED:
+            raise SettingsError(f"{variable} is gone: {REMOVED[name]}.")
+        if name.lower() not in SETTINGS or not name.isupper():
+            close = get_close_matches(name.upper(), [each.upper() for each in SETTINGS], 1)
+            hint = f"; did you mean {PREFIX}{close[0]}?" if close else "."
+            raise SettingsError(f"{variable} is not a setting{hint}")
+        values[name.lower()] = read_value(SETTINGS[name.lower()], variable, environ[variable])
+    return values
+
+
+@cache
+def read_settings() -> Settings:
+    """Return the settings of this process, read from the environment by the first call alone.
+
+    gunicorn's arbiter makes that call. Its workers are forked with the result, and a reload finds it unchanged, so that
+    all parts of a server have the same settings for as long as it runs.
+
+    Raises:
+        SettingsError: as `Settings.from_env`.
+    """
+    return Settings.from_env()

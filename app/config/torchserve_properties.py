@@ -1,4 +1,4 @@
-"""TorchServe's `config.properties` as settings of ours: what is taken, and what to do about the rest."""
+"""Reads TorchServe's `config.properties`: which keys give settings of ours, and what to do about the others."""
 
 import re
 from collections.abc import Mapping
@@ -15,42 +15,47 @@ ADDRESSES = {
     "management_address": {"http": "8081", "https": "8444"},
     "metrics_address": {"http": "8082", "https": "8445"},
 }
-"""Keys of addresses, and the ports that TorchServe takes where one names none."""
+"""Keys of addresses, and the ports that TorchServe uses for an address without one."""
 FILES = {"certificate_file": "tls_certificate", "private_key_file": "tls_key"}
 TAKEN = {
     **{key: (key,) for key in ADDRESSES},
     **{key: (setting,) for key, setting in FILES.items()},
-    "default_workers_per_model": ("workers", "initial_workers"),
-    "job_queue_size": ("queue_size", "handler_queue_size"),
+    "default_workers_per_model": ("workers",),
+    "job_queue_size": ("queue_size",),
     "max_request_size": ("max_body_bytes",),
-    "default_response_timeout": ("native_timeout_s", "prediction_timeout_ms", "handler_response_timeout_s"),
-    "default_startup_timeout": ("handler_startup_timeout_s",),
+    "default_response_timeout": ("response_timeout_s", "prediction_timeout_ms"),
     "model_store": ("store",),
     "allowed_urls": ("allowed_urls",),
-    "service_envelope": ("envelope",),
 }
 """Keys that have a meaning here, and the settings that they give."""
 TAKEN_REMARKS = {
-    "inference_address": "`https://` wants the two files below; all three addresses speak TLS then",
+    "inference_address": "`https://` needs the two files below; all three addresses speak TLS then",
     "management_address": "the same",
     "metrics_address": "the same",
     "certificate_file": "beside `config.properties` if relative; used if an address begins with `https://`",
     "private_key_file": "the same; PEM, not encrypted",
-    "default_workers_per_model": "so many processes, each with all models; and workers of a model that is registered "
-    "without `initial_workers`; 0 is passed over",
-    "job_queue_size": "the first of a compiled model in each worker, the second of a handler",
+    "default_workers_per_model": "it is the number of processes, each with all models; a registration loads a model "
+    "only if it says `initial_workers`, or its archive `minWorkers`",
+    "job_queue_size": "it counts for compiled models, in each worker; a handler's queue is the `jobQueueSize` of its "
+    "archive's `model-config.yaml`, or else 100",
     "max_request_size": "",
-    "default_response_timeout": "a registration's `response_timeout` and `model-config.yaml` go before the last",
-    "default_startup_timeout": "the same with `startup_timeout`",
+    "default_response_timeout": "a registration's `response_timeout` and `model-config.yaml` go before the first",
     "allowed_urls": "patterns of `file:` allow nothing; private hosts need SCANCER_PRIVATE_HOSTS too; "
     "absent means none, where TorchServe allows all",
     "model_store": "what `POST /models?url=` finds by its bare name",
-    "service_envelope": "of archives that name none in their manifest; for TorchServe the manifest counts for nothing",
 }
+PARTLY_TAKEN = ("default_workers_per_model", "job_queue_size")
+"""Keys that do less here than in TorchServe, so that the start names them too."""
 
 
 class Passed(NamedTuple):
-    """Keys that are not taken: why, or what to do instead; and values that say what is so anyway."""
+    """Keys that are not taken.
+
+    Attributes:
+        keys: their names.
+        advice: why, or what to do instead.
+        fine: the value that changes nothing here, so that nothing has to be said.
+    """
 
     keys: tuple[str, ...]
     advice: str
@@ -64,6 +69,17 @@ PASSED = (
         "'POST /models?url=NAME.mar&initial_workers=1', and it is served at each start",
     ),
     Passed(("models",), "workers and batches are said when a model is registered, or in its own folder"),
+    Passed(
+        ("default_startup_timeout",),
+        "a handler may take 120 s to load its model: say another time in its archive (startupTimeout in "
+        "model-config.yaml) or when it is registered (startup_timeout)",
+        "120",
+    ),
+    Passed(
+        ("service_envelope",),
+        'each archive names its envelope itself: write "envelope": "kserve" into "model" of its MAR-INF/MANIFEST.json',
+        "",
+    ),
     Passed(("workflow_store",), "workflows are not served"),
     Passed(
         ("model_snapshot", "snapshot_store", "version", "tsConfigFile"),
@@ -134,7 +150,7 @@ class TorchServeConfig(NamedTuple):
 
     Attributes:
         settings: by the name of our setting, the key that gives it and its value as text.
-        remarks: one for each key that is not taken.
+        remarks: one for each key that counts in part or not at all.
     """
 
     settings: dict[str, tuple[str, str]]
@@ -199,13 +215,15 @@ def translate(key: str, setting: str, value: str, path: Path) -> str | None:
         return f"{found[2]}:{found[3] or ADDRESSES[key][found[1]]}" if found else value
     if key in FILES:
         return str(path.parent / value)
-    if (key, value) in (("default_workers_per_model", "0"), ("allowed_urls", ""), ("service_envelope", "")):
+    if (key, value) in (("default_workers_per_model", "0"), ("allowed_urls", "")):
         return None
     return value + "000" if setting.endswith("_ms") else value
 
 
 def make_remark(key: str, value: str) -> str | None:
-    """Say what is to be done about a key that is not taken."""
+    """Say what to do about a key that counts in part or not at all; None if there is nothing to do."""
+    if key in PARTLY_TAKEN and value != "0":
+        return f"{key}: {TAKEN_REMARKS[key]}"
     if key in TAKEN or key == FROM_ENVIRONMENT:
         return None
     if key in ADVICE:
@@ -216,7 +234,11 @@ def make_remark(key: str, value: str) -> str | None:
 
 
 def fill_in(key: str, value: str, environ: Mapping[str, str]) -> str:
-    """Put the variables in that a value names as `$$NAME$$`."""
+    """Replace each `$$NAME$$` in a value by that environment variable.
+
+    Raises:
+        SettingsError: the variable is not set.
+    """
 
     def find(match: re.Match[str]) -> str:
         if match[1] not in environ:
@@ -227,7 +249,7 @@ def fill_in(key: str, value: str, environ: Mapping[str, str]) -> str:
 
 
 def describe_keys() -> str:
-    """Return all keys as a Markdown table: what is taken, then what is named at the start."""
+    """Return all keys as a Markdown table: first those that are taken, then those that the start names in a warning."""
     rows = ["| key | here |", "| --- | --- |"]
     for key, names in TAKEN.items():
         settings = " and ".join(f"`SCANCER_{name.upper()}`" for name in names)
@@ -236,6 +258,6 @@ def describe_keys() -> str:
     rows.append(f"| `{FROM_ENVIRONMENT}` | taken: with `true`, variables `TS_<KEY>` win over the file |")
     for passed in PASSED:
         keys = ", ".join(f"`{key}`" for key in passed.keys)
-        fine = f" (nothing is said of `{passed.fine}`)" if passed.fine else ""
+        fine = f" (not if it is `{passed.fine}`)" if passed.fine else ""
         rows.append(f"| {keys} | named: {passed.advice}{fine} |")
     return "\n".join(rows) + "\n"

@@ -7,7 +7,7 @@ import numpy as np
 import openvino
 
 from app.arrays import InputBatch, Scores
-from app.config.settings import count_cores
+from app.config.cpu_count import count_cores
 from app.engines.compile_report import COMPILED_FOLDER, IR_FILE
 from app.errors import CompiledModelError, InferenceError
 from app.manifest.model_manifest import ModelManifest

@@ -27,9 +27,9 @@ START_TIMEOUT_S = 120
 MAX_HEADER_BYTES = 64 * 1024
 
 
-def runs_natively(manifest: ModelManifest, settings: Settings) -> bool:
-    """Whether a model is served by its own framework; a program is not, for only what compiles it is confined."""
-    return not manifest.is_program and "native" in (settings.engine, manifest.engine)
+def runs_natively(manifest: ModelManifest) -> bool:
+    """Whether a model is served by its own framework; its manifest says so, and no program may."""
+    return manifest.engine == "native"
 
 
 class Channel:
@@ -108,13 +108,13 @@ class ProcessEngine:
         """Send the batch to the process and wait for its scores.
 
         Raises:
-            InferenceError: the model failed, its process died, or it took longer than `SCANCER_NATIVE_TIMEOUT_S`.
+            InferenceError: the model failed, its process died, or it took longer than `SCANCER_RESPONSE_TIMEOUT_S`.
         """
         try:
             if self._channel is None:
                 self.load()
             assert self._channel is not None, "load() opens it"
-            self._channel.connection.settimeout(self._settings.native_timeout_s)
+            self._channel.connection.settimeout(self._settings.response_timeout_s)
             self._channel.send({}, batch)
             header, scores = self._channel.receive()
         except (OSError, EOFError, ValueError, ModelProcessError) as error:

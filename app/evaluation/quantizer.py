@@ -77,7 +77,7 @@ def quantize_in_process(folder: Path, pictures: Path, settings: Settings) -> Int
         compile_in_process(folder, settings, only_if_invalid=True)
     with hold_lock(settings.instance / f"compile-{manifest.name}-{manifest.version}.lock"):
         sweep_staging(folder, STAGING_PATTERN)
-        limits = [str(settings.max_pixels), str(settings.max_side_px)]
+        limits = [str(settings.max_pixels)]
         arguments = [str(folder.resolve()), str(pictures.resolve()), *limits]
         run_confined("app.evaluation.quantizer", arguments, settings, shows_output=True)
         return read_int8_report(folder, manifest, read_report(folder, manifest))
@@ -170,10 +170,10 @@ def make_report(
 
 
 def main() -> int:
-    """Quantize the model folder that the command line names, with the pictures and their limits named after it."""
-    folder, pictures, max_pixels, max_side_px = sys.argv[1:]
+    """Quantize the model folder that the command line names, with the pictures and their largest size after it."""
+    folder, pictures, max_pixels = sys.argv[1:]
     try:
-        quantize_model(Path(folder), Path(pictures), ImageLimits(int(max_pixels), int(max_side_px)))
+        quantize_model(Path(folder), Path(pictures), ImageLimits(int(max_pixels)))
     except OperatorError as error:
         print(error.message.replace("\n", " "), file=sys.stderr)
         return 1

@@ -100,7 +100,7 @@ def load(planned: PlannedVersion, loader: ModelLoader) -> LoadedModel:
     """Load a version as a server would."""
     manifest = planned.folder.read_manifest()
     planned.folder.verify_artifact(manifest)
-    if not runs_natively(manifest, loader.settings):
+    if not runs_natively(manifest):
         try:
             return loader.load_compiled(planned, manifest, None)
         except CompiledModelError:
@@ -177,7 +177,7 @@ def identify_model(folder: ModelFolder, manifest: ModelManifest, loader: ModelLo
         manifest.input.jpeg_min_scale,
         [output.classes, output.activation, output.positive_class, output.threshold],
     ]
-    if not runs_natively(manifest, loader.settings):
+    if not runs_natively(manifest):
         report = folder.read_report(manifest)
         parts.append((loader.find_int8(folder, manifest, report) or report).ir_sha256)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -219,9 +219,9 @@ def admit(folder: ModelFolder, settings: Settings, limits: ArchiveLimits) -> Non
         # Whoever made a compiled model can have made it anything: unsigned, it is made anew from the artifact.
         for made in (COMPILED_FOLDER, INT8_FOLDER):
             shutil.rmtree(folder.path / made, ignore_errors=True)
-        if not runs_natively(manifest, settings):
+        if not runs_natively(manifest):
             compile_in_process(folder.path, settings)
-    elif not runs_natively(manifest, settings):
+    elif not runs_natively(manifest):
         folder.read_report(manifest)
     try_out(folder, manifest, settings)
 
@@ -256,7 +256,7 @@ def try_out(folder: ModelFolder, manifest: ModelManifest, settings: Settings) ->
     if (folder.path / EXAMPLES_FOLDER).is_dir():
         check_folder(folder, settings)
         return
-    if runs_natively(manifest, settings):
+    if runs_natively(manifest):
         engine: Engine = ProcessEngine(folder.path, manifest, settings)
     else:
         engine = build_engine("openvino", folder.path, manifest, settings.inference_threads)

@@ -36,6 +36,8 @@ EMBEDDING = tuple(map(ipaddress.IPv6Network, ("2001::/32", "2002::/16")))
 """Addresses of the internet that hold one of IPv4: a gateway may send on to that one, whatever it is."""
 PIECE_BYTES = 64 * 1024
 STEP_TIMEOUT_S = 20
+DOWNLOAD_TIMEOUT_S = 300
+"""How long fetching a model may take."""
 LATE = "it takes too long"
 Resolve = Callable[..., list[Any]]
 RESOLVERS = threading.BoundedSemaphore(4)
@@ -180,7 +182,7 @@ def cut_at(sock: socket.socket, deadline: float) -> Iterator[None]:
 
 def download(remote: RemoteModel, settings: Settings, file: IncomingFile, resolve: Resolve) -> None:
     """Write the file that a URL answers; raises `DownloadError` if it cannot be had as a whole."""
-    deadline = time.monotonic() + settings.download_timeout_s
+    deadline = time.monotonic() + DOWNLOAD_TIMEOUT_S
     try:
         with connect(remote, find_addresses(remote, settings, resolve, deadline), deadline) as plain:
             sock = wrap(plain, remote) if remote.scheme == "https" else plain

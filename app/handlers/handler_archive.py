@@ -59,7 +59,7 @@ class HandlerArchive:
         config: content of `model-config.yaml`, which handlers read.
         limits: what that says of processes and batches.
         identity: tells it from another archive that had, or has, its place.
-        envelope: of `ENVELOPES`; None while nobody has named one.
+        envelope: of `ENVELOPES`.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class HandlerArchive:
     config: Mapping[str, Any]
     limits: PoolLimits
     identity: str = ""
-    envelope: str | None = None
+    envelope: str = NO_ENVELOPE
 
     @property
     def key(self) -> str:
@@ -81,7 +81,7 @@ class HandlerArchive:
     @property
     def has_envelope(self) -> bool:
         """Whether requests reach the handler through an envelope."""
-        return self.envelope not in (None, NO_ENVELOPE)
+        return self.envelope != NO_ENVELOPE
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON document, for another process."""
@@ -126,8 +126,8 @@ def read_archive(folder: Path, name: str, version: str, default: PoolLimits = TO
         file = model.get(key)
         if file and not (isinstance(file, str) and FILE_PATTERN.fullmatch(file) and (folder / file).exists()):
             raise ManifestError(f"{MANIFEST_PATH}: {key} must be the name of a file in the archive")
-    envelope = model.get("envelope") or None
-    if envelope not in (None, *ENVELOPES):
+    envelope = model.get("envelope") or NO_ENVELOPE
+    if envelope not in ENVELOPES:
         raise ManifestError(f"{MANIFEST_PATH}: envelope must be one of {', '.join(ENVELOPES)}")
     config = read_yaml(folder / model["configFile"]) if model.get("configFile") else {}
     module, function, limits = found[1], found[2] or "handle", read_limits(config, default)

@@ -7,19 +7,20 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from app.config.settings import HANDLERS_VARIABLE, Settings
+from app.config.settings import Settings
 from app.processes.frames import LOST, SOCKET_FILE, connect
 from app.processes.locks import is_held
 
 LOCK_FILE = "lock"
 PREFIX = "handlers-"
 END_S, PAUSE_S = 10.0, 0.02
+SERVER_PID = os.getpid()
+"""The process that imported this module first: gunicorn's arbiter, whose forked workers inherit the number."""
 
 
 def find_folder(settings: Settings) -> Path:
-    """The folder of this server's manager: all workers of one gunicorn share it."""
-    named = os.environ.get(HANDLERS_VARIABLE)
-    return Path(named) if named else settings.instance / f"{PREFIX}{os.getpid()}"
+    """Return the folder of this server's manager: all workers of one gunicorn share it."""
+    return settings.instance / f"{PREFIX}{SERVER_PID}"
 
 
 def take_lock(folder: Path) -> int | None:

@@ -39,7 +39,7 @@ def run_confined(
     Raises:
         CompiledModelError: it failed, or took too long; the message is the last line that it wrote on stderr.
     """
-    limits = [str(settings.compile_memory_bytes), str(2 * settings.max_model_bytes)]
+    limits = [str(settings.model_memory_bytes), str(2 * settings.max_model_bytes)]
     process = subprocess.Popen(
         [sys.executable, "-m", "app.processes.confined_process", *limits, module, *arguments],
         cwd=PROJECT_ROOT,

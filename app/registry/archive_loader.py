@@ -43,12 +43,8 @@ def find_distrust(folder: ModelFolder, settings: Settings) -> str:
 
 
 def make_default_limits(settings: Settings) -> PoolLimits:
-    """The limits of an archive that says nothing of them itself."""
-    return PoolLimits(
-        response_timeout_s=settings.handler_response_timeout_s,
-        startup_timeout_s=settings.handler_startup_timeout_s,
-        queue_size=settings.handler_queue_size,
-    )
+    """Return the limits of an archive whose own configuration names none."""
+    return PoolLimits(response_timeout_s=settings.response_timeout_s)
 
 
 class ArchiveStatus(NamedTuple):
@@ -117,7 +113,6 @@ class ArchiveLoader:
             self._turns[planned.wanted.key] = turn
         try:
             archive = planned.limit(planned.folder.read_archive(make_default_limits(self._settings)))
-            archive = replace(archive, envelope=archive.envelope or self._settings.envelope)
         except ModelFolderError as error:
             self._on_change(planned, ArchiveStatus(error.message))
             return
@@ -139,7 +134,7 @@ class ArchiveLoader:
                 self._serve(planned, archive)
 
     def _serve(self, planned: PlannedVersion, archive: HandlerArchive) -> None:
-        obstacle = "SCANCER_ENGINE=native" if self._settings.engine == "native" else find_obstacle(archive)
+        obstacle = find_obstacle(archive)
         if obstacle:
             self._start_handler(planned, archive, obstacle)
             return

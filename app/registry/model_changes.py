@@ -44,7 +44,7 @@ class Change:
 class Wishes:
     """What a caller says of a version that is to be registered; see `WantedVersion`.
 
-    Without `workers`, an archive has as many as its own configuration says; any other model `SCANCER_INITIAL_WORKERS`.
+    Without `workers`, an archive has as many as its own configuration says; any other model is not loaded.
     """
 
     model_name: str | None = None
@@ -222,7 +222,7 @@ class ModelChanges:
     def _make_wanted(self, key: Key, url: str, token: str | None, wishes: Wishes, source: Path) -> WantedVersion:
         """What is wanted of a version that is registered; `source` is a folder of it."""
         said = wishes.workers
-        least, most = find_workers(source, self._settings) if said is None else (said, said)
+        least, most = find_workers(source) if said is None else (said, said)
         return WantedVersion(
             *key,
             url=url,
@@ -256,11 +256,11 @@ def translate_reasons() -> Iterator[None]:
         raise InvalidModelError(error.message) from error
 
 
-def find_workers(source: Path, settings: Settings) -> tuple[int, int]:
-    """How many workers, at least and at most, where nobody says: only the configuration of an archive can itself."""
+def find_workers(source: Path) -> tuple[int, int]:
+    """Return the least and the most workers of a registration that names none: an archive may say, others get none."""
     archive = read_archive(source, "", "") if is_archive(source) else None
     if archive is None or "minWorkers" not in archive.config:
-        return settings.initial_workers, settings.initial_workers
+        return 0, 0
     return archive.limits.min_workers, archive.limits.max_workers
 
 

@@ -95,7 +95,7 @@ class ModelLoader:
         folder = planned.folder
         manifest = folder.read_manifest()
         require_framework(manifest)
-        if runs_natively(manifest, self.settings):
+        if runs_natively(manifest):
             engine = ProcessEngine(folder.path, manifest, self.settings)
             served, load_s = self._serve(planned, manifest, engine)
             return LoadedModel(manifest, manifest.framework, served, load_s=load_s)
@@ -121,7 +121,7 @@ class ModelLoader:
         started = time.perf_counter()
         engine.load()
         load_s = time.perf_counter() - started
-        limits = ImageLimits(self.settings.max_pixels, self.settings.max_side_px)
+        limits = ImageLimits(self.settings.max_pixels)
         batched = replace(manifest, batch=planned.wanted.choose_batch(manifest))
         return ServedModel(batched, engine, limits, self.settings.queue_size), load_s
 

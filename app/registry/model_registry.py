@@ -18,6 +18,9 @@ from app.state.wanted import Key, Plan, PlannedVersion, WantedState, make_plan
 
 log = logging.getLogger(__name__)
 
+LOADED_AT_START = 2
+"""Compiled models that a worker loads when it starts; the others are loaded when they are first asked for."""
+
 
 class ModelRegistry(ServingTable):
     """Loads what a plan names and hands out the served models by name and version.
@@ -71,7 +74,7 @@ class ModelRegistry(ServingTable):
         """
         asked, self._plan = plan.asked - self._plan.asked, plan
         if not self.is_settled:
-            self._at_start = set(plan.list_compiled_defaults()[: self._settings.loaded_at_start])
+            self._at_start = set(plan.list_compiled_defaults()[:LOADED_AT_START])
             asked = frozenset()
         slow = [each for each in plan.all() if not self._follow(each, each.wanted.key in changed)]
         for key in asked:
@@ -190,7 +193,7 @@ class ModelRegistry(ServingTable):
                 self._set(ModelEntry(folder, wanted, State.UNAVAILABLE, "it has no workers", manifest))
                 return True
             folder.verify_artifact(manifest)
-            if runs_natively(manifest, self._settings):
+            if runs_natively(manifest):
                 self._wait_for(planned, manifest, f"{manifest.framework} is starting")
                 return False
             is_eager = wanted.key in (self._plan.asked if self.is_settled else self._at_start)

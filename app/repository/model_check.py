@@ -28,7 +28,7 @@ def check_folder(folder: ModelFolder, settings: Settings) -> float:
     manifest = folder.read_manifest()
     folder.verify_artifact(manifest)
     require_trusted_artifact(folder, manifest, settings)
-    if runs_natively(manifest, settings):
+    if runs_natively(manifest):
         engine: Engine = ProcessEngine(folder.path, manifest, settings)
     else:
         report = folder.read_report(manifest)
@@ -36,7 +36,7 @@ def check_folder(folder: ModelFolder, settings: Settings) -> float:
             folder.read_int8_report(manifest, report)
         engine = build_engine("openvino", folder.path, manifest, settings.inference_threads)
     engine.load()
-    limits = ImageLimits(settings.max_pixels, settings.max_side_px)
+    limits = ImageLimits(settings.max_pixels)
     served = ServedModel(manifest, engine, limits, settings.queue_size)
     try:
         return compare_examples(folder, manifest, served)

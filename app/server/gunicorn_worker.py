@@ -22,7 +22,7 @@ from typing import Any
 from gunicorn.sock import ssl_context
 from gunicorn.workers.base import Worker
 
-from app.config.settings import DEFAULT_BATCH_SIZE, SERVER_IS_STOPPING, Settings
+from app.config.settings import DEFAULT_BATCH_SIZE, SERVER_IS_STOPPING, read_settings
 from app.server.answer import Answer, call_application, write_refusal
 from app.server.connection import RECEIVE_BYTES, Connection
 from app.server.gate import RESERVED_THREADS, Gate
@@ -81,12 +81,12 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     def init_process(self) -> None:
         """Prepare what the threads share, in the worker's process; returns when the worker ends."""
-        settings = Settings.from_env()
+        settings = read_settings()
         self._max_body_bytes = settings.max_body_bytes
         self._is_streamed = partial(is_model_upload, management_port=str(settings.management_address.port))
-        self._upload_s, self._idle_s = settings.upload_timeout_s, max(settings.keepalive_s, TICK_S)
+        self._upload_s, self._idle_s = settings.upload_timeout_s, max(self.cfg.keepalive, TICK_S)
         self._stop_delay_s, self._stops_at, self._reloads = settings.stop_delay_s, None, count_reloads()
-        self._grace_s = settings.graceful_timeout_s * STOP_MARGIN
+        self._grace_s = max(0, self.cfg.graceful_timeout - settings.stop_delay_s) * STOP_MARGIN
         self._model_places = settings.queue_size + DEFAULT_BATCH_SIZE
         self._tls: ssl.SSLContext | None = ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._epoll = select.epoll()

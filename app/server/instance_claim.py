@@ -1,4 +1,4 @@
-"""Keeps servers of other models out of an instance folder: what workers report there is awaited by all its servers."""
+"""Keeps servers of different models out of one instance folder: they would wait for each other's workers."""
 
 import fcntl
 import hashlib
@@ -15,23 +15,17 @@ CLAIM_FILE = "server.lock"
 def claim_instance(settings: Settings) -> int:
     """Claim the instance folder for servers of these models; return the descriptor that holds the claim.
 
-    Servers of the same models share it. The claim ends with the process, however that ends: it is a lock.
+    Servers of the same models share the folder. The claim is a lock, so that it ends with the process in any case.
 
     Raises:
-        SettingsError: a server of other models, or of another database, runs on it.
+        SettingsError: a server of other models, or with another database, runs on the folder, or it cannot be written.
     """
-    path, own = settings.instance / CLAIM_FILE, describe_server(settings)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    own = describe_server(settings)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:  # there are others, or one that begins at this moment
-        pass
-    else:
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(own).encode(), 0)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    # Between the two locks another one may have been first: whatever is written now is what all of them agree on.
-    found = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+        descriptor = os.open(settings.instance / CLAIM_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        found = agree(descriptor, own)
+    except OSError as error:
+        raise SettingsError(f"SCANCER_INSTANCE={settings.instance} cannot be written: {error.strerror}.") from error
     if is_alike(found, own):
         return descriptor
     os.close(descriptor)
@@ -43,8 +37,23 @@ def claim_instance(settings: Settings) -> int:
     )
 
 
+def agree(descriptor: int, own: dict[str, str]) -> dict[str, str]:
+    """Write what this server is, unless another has; return what all servers of the folder go by."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # there are others, or one that begins at this moment
+        pass
+    else:
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(own).encode(), 0)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    # Another server may have written between the two locks: the file as it is now counts for all.
+    found: dict[str, str] = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+    return found
+
+
 def describe_server(settings: Settings) -> dict[str, str]:
-    """What servers of one instance folder must have in common; a database's URL may hold a password."""
+    """Return what servers of one instance folder must have in common; a hash hides the database's password."""
     database = hashlib.sha256(settings.database.encode()).hexdigest()
     return {"models": str(settings.models.absolute()), "database": database}
 

@@ -1,13 +1,18 @@
 """The folder of the workers' metrics: files that `prometheus_client` maps into memory.
 
-Where such a file cannot grow, whoever writes into it is ended by SIGBUS, so the folder lies in memory: a full disk must
-not end every worker. The arbiter holds a lock on it for as long as it lives; what a killed one left is found by that.
+A process that writes into such a file while the disk is full is ended by SIGBUS. So the folder lies in memory. The
+arbiter holds a lock on the folder while it lives: a folder without a lock was left by an arbiter that was killed.
+
+A worker's files bear a label, not its process number. When a worker has ended, the next one gets its label, opens its
+files and counts on from there. So there are never more files than workers that lived at a time, and no sum goes back.
 """
 
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from app.config.settings import MULTIPROCESS_VARIABLE
@@ -20,10 +25,10 @@ PREFIX = "scancer-metrics-"
 class MetricsFolder:
     """The folder of one arbiter, or the one that its operator names; its path is in the environment.
 
-    To be made before a worker starts: `prometheus_client` picks its multi-process mode when it is first imported.
+    Make it before a worker starts: `prometheus_client` picks its multi-process mode when it is first imported.
 
     Args:
-        fallback: where it lies on a system that has no folder in memory.
+        fallback: where the folder lies on a system that has no folder in memory.
     """
 
     def __init__(self, fallback: Path) -> None:
@@ -70,3 +75,27 @@ def sweep(place: Path) -> None:
             if lock is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
+
+
+def choose_label(taken: Collection[str]) -> str:
+    """Choose the label of a new worker's files: one that no living worker has, and one that was used before if any.
+
+    Args:
+        taken: the labels of the workers that live.
+    """
+    return next(label for number in count(1) if (label := f"{os.getpid()}-{number}") not in taken)
+
+
+def write_metrics_as(label: str) -> None:
+    """Have this process write its metrics into the files with a label; call it before the first metric is made."""
+    from prometheus_client import values
+
+    forget_gauges(label)  # the last worker's, if the arbiter did not see it end
+    values.ValueClass = values.MultiProcessValue(lambda: label)  # type: ignore[no-untyped-call]  # it has no annotations
+
+
+def forget_gauges(label: str) -> None:
+    """Remove the gauges of a worker that has ended: they say what is so, not what was."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(label)  # type: ignore[no-untyped-call]  # as above

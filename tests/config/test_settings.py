@@ -1,17 +1,20 @@
 """Settings come from the environment, are checked as a whole, and a wrong one names itself."""
 
 import dataclasses
-import os
+import re
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
+from app.config.cpu_count import count_cores
+from app.config.removed_settings import REMOVED
 from app.config.setting_types import PROJECT_ROOT, Address, parse_address
-from app.config.settings import Settings, describe_settings
+from app.config.settings import SETTINGS, Settings, read_settings
+from app.config.settings_document import GROUPS, describe_settings
 from app.errors import SettingsError
 
-NAMES = {f"SCANCER_{field.name.upper()}": field for field in dataclasses.fields(Settings)}
+NAMES = {f"SCANCER_{name.upper()}": field for name, field in SETTINGS.items()}
 
 
 def read(**variables: str) -> Settings:
@@ -26,10 +29,14 @@ def test_empty_environment_gives_the_defaults() -> None:
     assert settings.metrics_address == Address("127.0.0.1", 8082)
     assert settings.models == PROJECT_ROOT / "models"
     assert settings.instance == PROJECT_ROOT / "instance"
-    assert settings.workers == os.cpu_count()
+    assert settings.workers == count_cores()
     assert settings.max_body_bytes == 32 * 1024 * 1024
-    assert (settings.max_pixels, settings.max_side_px) == (25_000_000, 16_384)
-    assert (settings.engine, settings.log_level) == ("auto", "INFO")
+    assert settings.max_pixels == 25_000_000
+    assert (settings.programs, settings.log_level) == ("off", "INFO")
+
+
+def test_settings_are_few() -> None:
+    assert len(SETTINGS) <= 30
 
 
 def test_defaults_listen_on_loopback_only() -> None:
@@ -49,11 +56,11 @@ def test_variables_of_others_are_passed_over() -> None:
 
 def test_values_are_read_and_trimmed() -> None:
     settings = read(
-        inference_address=" 0.0.0.0:80 ", workers=" 4\n", engine="NATIVE", log_level="debug", login_memory_s="0"
+        inference_address=" 0.0.0.0:80 ", workers=" 4\n", programs="ALL", log_level="debug", stop_delay_s="0"
     )
     assert settings.inference_address == Address("0.0.0.0", 80)
-    assert (settings.workers, settings.engine, settings.log_level) == (4, "native", "DEBUG")
-    assert settings.login_memory_s == 0
+    assert (settings.workers, settings.programs, settings.log_level) == (4, "all", "DEBUG")
+    assert settings.stop_delay_s == 0
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -203,17 +210,51 @@ def test_absolute_folder_and_home_are_kept(monkeypatch: pytest.MonkeyPatch) -> N
     assert (settings.models, settings.instance) == (Path("/srv/models"), Path("/home/somebody/instance"))
 
 
+@pytest.mark.parametrize("name", REMOVED)
+def test_variable_that_is_gone_is_named_with_what_takes_its_place(name: str) -> None:
+    assert name.lower() not in SETTINGS
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env({f"SCANCER_{name}": "1", "SCANCER_THREADS": "-1"})
+    assert raised.value.message == f"SCANCER_{name} is gone: {REMOVED[name]}."
+
+
+def test_what_takes_the_place_of_a_setting_is_there() -> None:
+    named = {word for text in REMOVED.values() for word in re.findall(r"SCANCER_(\w+)", text)}
+    assert named == {"MAX_PIXELS", "MODEL_MEMORY_BYTES", "RESPONSE_TIMEOUT_S", "STOP_DELAY_S"}
+    assert {name.lower() for name in named} <= SETTINGS.keys()
+
+
+def test_settings_are_read_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_settings.cache_clear()
+    try:
+        monkeypatch.setenv("SCANCER_THREADS", "3")
+        first = read_settings()
+        monkeypatch.setenv("SCANCER_THREADS", "4")
+        assert (first.threads, read_settings() is first) == (3, True)
+    finally:
+        read_settings.cache_clear()
+
+
+def test_description_has_a_table_for_each_group_and_says_when_a_change_counts() -> None:
+    groups = describe_settings().split("\n## ")[1:]
+    assert [text.splitlines()[0] for text in groups] == [group.title for group in GROUPS]
+    for text, group in zip(groups, GROUPS, strict=True):
+        assert group.advice.startswith("A change wants a restart.")
+        assert group.advice in text
+        assert f"\n| --- | --- | --- | --- |\n| `SCANCER_{group.first.upper()}` |" in text
+
+
 def test_description_has_a_row_for_every_setting() -> None:
-    rows = describe_settings().splitlines()[2:]
+    rows = [line for line in describe_settings().splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == list(NAMES)
     for row, field in zip(rows, NAMES.values(), strict=True):
         assert row.endswith(f"| {field.metadata['allowed']} | {field.metadata['help']} |")
         assert str(PROJECT_ROOT) not in row
 
 
-def test_settings_document_holds_the_description() -> None:
+def test_settings_document_is_the_description() -> None:
     document = (PROJECT_ROOT / "get_started" / "settings.md").read_text(encoding="utf-8")
-    assert describe_settings() in document
+    assert document == describe_settings()
 
 
 def test_auth_may_be_off_only_while_every_address_is_a_loopback_one() -> None:

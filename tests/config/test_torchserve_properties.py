@@ -59,11 +59,8 @@ def test_typical_file_gives_the_settings_that_it_means(tmp_path: Path) -> None:
         management_address=Address("127.0.0.1", 9081),
         metrics_address=Address("127.0.0.1", 9082),
         queue_size=1000,
-        handler_queue_size=1000,
         workers=3,
-        initial_workers=3,
-        native_timeout_s=300,
-        handler_response_timeout_s=300,
+        response_timeout_s=300,
         prediction_timeout_ms=300_000,
         max_body_bytes=655_350_000,
         store=Path("/home/model-server/model-store"),
@@ -72,7 +69,8 @@ def test_typical_file_gives_the_settings_that_it_means(tmp_path: Path) -> None:
 
 def test_only_what_cannot_be_had_is_named_once_each(tmp_path: Path) -> None:
     keys = [remark.split(":")[0] for remark in remarks(tmp_path, TYPICAL)]
-    assert keys == ["number_of_netty_threads", "load_models", "models"]
+    partly = ["job_queue_size", "default_workers_per_model"]
+    assert keys == ["number_of_netty_threads", *partly, "load_models", "models"]
 
 
 def test_empty_file_changes_nothing(tmp_path: Path) -> None:
@@ -97,11 +95,18 @@ def test_wrong_value_is_named_by_its_key(tmp_path: Path) -> None:
             read(tmp_path, f"{key}={value}")
 
 
-def test_envelope_is_taken_and_an_unknown_one_stops_the_start(tmp_path: Path) -> None:
-    assert read(tmp_path, "service_envelope=kservev2").envelope == "kservev2"
-    assert read(tmp_path, "service_envelope=").envelope == "none"
-    with pytest.raises(SettingsError, match=r"^service_envelope='kfserving' is not allowed: it must be none, body, "):
-        read(tmp_path, "service_envelope=kfserving")
+def test_envelope_and_startup_time_are_named_with_where_an_archive_says_them(tmp_path: Path) -> None:
+    envelope, startup = remarks(tmp_path, "service_envelope=kservev2\ndefault_startup_timeout=7")
+    assert envelope.startswith('service_envelope: each archive names its envelope itself: write "envelope": ')
+    assert startup.startswith("default_startup_timeout: a handler may take 120 s to load its model: say another time")
+    assert remarks(tmp_path, "service_envelope=\ndefault_startup_timeout=120") == []
+    assert read(tmp_path, "service_envelope=any\ndefault_startup_timeout=7") == read(tmp_path, "")
+
+
+def test_workers_and_queue_are_taken_and_named_with_what_they_do_not_do(tmp_path: Path) -> None:
+    workers, queue = remarks(tmp_path, "default_workers_per_model=2\njob_queue_size=3")
+    assert workers.startswith("default_workers_per_model: it is the number of processes, each with all models; ")
+    assert queue.startswith("job_queue_size: it counts for compiled models, in each worker; a handler's queue is ")
 
 
 @pytest.mark.parametrize(
@@ -119,10 +124,9 @@ def test_address_without_a_port_gets_torchserves(tmp_path: Path, line: str, port
     assert getattr(settings, line.split("=", maxsplit=1)[0]).port == port
 
 
-def test_default_of_the_startup_is_taken_and_a_default_of_no_workers_passed_over(tmp_path: Path) -> None:
-    settings = read(tmp_path, "default_startup_timeout=7\ndefault_workers_per_model=0")
-    assert (settings.handler_startup_timeout_s, settings.handler_response_timeout_s) == (7, 120)
-    assert (settings.initial_workers, settings.workers) == (0, Settings().workers)
+def test_default_of_no_workers_is_passed_over(tmp_path: Path) -> None:
+    assert read(tmp_path, "default_workers_per_model=0").workers == Settings().workers
+    assert remarks(tmp_path, "default_workers_per_model=0") == []
 
 
 def test_loading_at_the_start_is_named_with_what_to_do(tmp_path: Path) -> None:
@@ -180,7 +184,7 @@ def test_variables_of_torchserve_count_where_the_file_says_so(tmp_path: Path) ->
     assert read(tmp_path, "job_queue_size=9", **environ).queue_size == 9
     text = "job_queue_size=9\nenable_envvars_config=true"
     assert read(tmp_path, text, **environ).queue_size == 5
-    assert remarks(tmp_path, text, **environ) == ["number_of_gpu: models run on the CPU"]
+    assert remarks(tmp_path, text, **environ)[1:] == ["number_of_gpu: models run on the CPU"]
 
 
 def test_value_may_name_a_variable(tmp_path: Path) -> None:
@@ -230,9 +234,10 @@ def test_server_starts_from_the_file_and_names_each_key_in_one_line(instance: Pa
     finally:
         live.stop()
     records = [json.loads(line) for line in live.log.read_text().splitlines()]
-    told = [record for record in records if record["message"] == "a key of SCANCER_TS_CONFIG is not taken"]
+    told = [record for record in records if record["message"].startswith("a key of SCANCER_TS_CONFIG counts")]
     assert {record["level"] for record in told} == {"WARNING"}
-    assert [record["reason"].split(":")[0] for record in told] == ["number_of_gpu", "keystore_pass", "job_queue_sise"]
+    keys = ["default_workers_per_model", "number_of_gpu", "keystore_pass", "job_queue_sise"]
+    assert [record["reason"].split(":")[0] for record in told] == keys
     assert "changeit" not in live.log.read_text()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from app.config.settings import Settings
 from app.errors import ModelFolderError
-from app.handlers.handler_archive import PoolLimits
+from app.handlers.handler_archive import TORCHSERVE_LIMITS, PoolLimits
 from app.manifest.model_specs import BatchSpec
 from app.registry.archive_loader import make_default_limits
 from app.registry.model_entry import ModelEntry, State
@@ -92,8 +92,8 @@ def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:
         wanted.max_workers,
         batch.max_size,
         round(batch.max_delay_ms),
-        wanted.response_timeout_s or settings.handler_response_timeout_s,
-        wanted.startup_timeout_s or settings.handler_startup_timeout_s,
+        wanted.response_timeout_s or settings.response_timeout_s,
+        wanted.startup_timeout_s or TORCHSERVE_LIMITS.startup_timeout_s,
         settings.queue_size,
     )
 

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 MAX_PROOFS = 1024
 MAX_WAITING = 4
 """Different credentials that may wait, beside those being hashed, in one worker: scrypt takes 0.1 s and 32 MiB each."""
+LOGIN_MEMORY_S = 300
+"""How long a worker remembers a verified password."""
 
 auth = HTTPBasicAuth()
 
@@ -65,7 +67,7 @@ class Authenticator:
     Thread safety: all methods may be called from any thread.
     """
 
-    def __init__(self, users_file: UsersFile, memory_s: float) -> None:
+    def __init__(self, users_file: UsersFile, memory_s: float = LOGIN_MEMORY_S) -> None:
         self._file = users_file
         self._memory_s = memory_s
         self._key = os.urandom(32)

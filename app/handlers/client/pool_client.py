@@ -167,7 +167,7 @@ class PoolClient:
             "key": archive.key,
             "client": self._name,
             "archive": archive.to_json(),
-            "memory_bytes": self._settings.handler_memory_bytes,
+            "memory_bytes": self._settings.model_memory_bytes,
             "threads": self._settings.inference_threads or 1,
         }
 

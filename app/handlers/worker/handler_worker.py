@@ -73,7 +73,7 @@ class HandlerService:
     def _open(self, request: Mapping[str, Any], row: dict[str, Any]) -> Opened | Answer:
         """Take a request out of its envelope; one for the handler's own description has none."""
         headers = request["headers"]
-        name = NO_ENVELOPE if headers.get("describe") == TRUE else self._archive.envelope or NO_ENVELOPE
+        name = NO_ENVELOPE if headers.get("describe") == TRUE else self._archive.envelope
         asked = Asked(request["id"], headers.get("explain") == TRUE, self._archive.manifest["model"])
         try:
             return OPENERS[name](row, asked)

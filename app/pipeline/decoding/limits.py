@@ -10,7 +10,7 @@ class ImageLimits:
     """The largest picture that is taken."""
 
     max_pixels: int
-    max_side_px: int
+    max_side_px: int = 16_384
 
     def check(self, width_px: int, height_px: int) -> None:
         """Refuse a picture that is too large.

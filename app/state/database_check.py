@@ -1,0 +1,77 @@
+"""Finds out at the start whether the database of `SCANCER_DATABASE` can keep the state, and says what to mend.
+
+The check runs in a process of its own: SQLAlchemy and database drivers must not be loaded before gunicorn forks.
+"""
+
+import subprocess
+import sys
+
+from app.config.setting_types import OWN_DATABASE, PROJECT_ROOT
+from app.errors import DiskFullError, SettingsError, StateStoreError
+
+CHECK_TIMEOUT_S = 30
+PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+"""What to install for a driver, where the package has another name than the module."""
+
+
+def check_database(url: str) -> None:
+    """Open a database as a server will, and make the tables that it lacks.
+
+    Args:
+        url: the value of `SCANCER_DATABASE`. Nothing is checked for `sqlite`, whose file is made when it is needed.
+
+    Raises:
+        SettingsError: the database cannot be used. The message says what to do and names no password.
+    """
+    if url == OWN_DATABASE:
+        return
+    command = [sys.executable, "-m", "app.state.database_check"]
+    try:
+        # By standard input: other users of the machine can read a command line, and the URL may hold a password.
+        done = subprocess.run(
+            command, cwd=PROJECT_ROOT, input=url, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise SettingsError(
+            f"SCANCER_DATABASE cannot be used: its server does not answer within {CHECK_TIMEOUT_S} s."
+        ) from None
+    if done.returncode:
+        raise SettingsError(f"SCANCER_DATABASE cannot be used: {done.stdout.strip() or 'the check of it failed'}.")
+
+
+def explain(url: str, error: BaseException | None) -> str:
+    """Say why a database cannot be opened, without the URL's user, password and parameters."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    if isinstance(error, NoSuchModuleError):
+        return f"SQLAlchemy has no dialect {make_url(url).drivername}; postgresql+psycopg, for example, is one"
+    if isinstance(error, (ArgumentError, ValueError)):
+        return "it is no URL of the form dialect+driver://user:password@host:port/name"
+    parsed = make_url(url)
+    if isinstance(error, ImportError):
+        driver = error.name or parsed.drivername.partition("+")[2]
+        return f"its driver is not installed: run \"pip install '{PACKAGES.get(driver, driver)}'\""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    return reason.replace(str(parsed.password), "***") if parsed.password else reason
+
+
+def main() -> int:
+    """Check the database whose URL stands on standard input; print the reason if it cannot be used."""
+    from app.state.state_store import StateStore
+
+    url = sys.stdin.read()
+    try:
+        StateStore(url).close()
+    except (StateStoreError, DiskFullError) as error:
+        print(explain(url, error.__cause__))
+        return 1
+    except ValueError as error:  # SQLAlchemy's, for a port that is no number
+        print(explain(url, error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

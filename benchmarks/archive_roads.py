@@ -6,14 +6,35 @@ time; processor time is that of all their processes.
 """
 
 import http.client
+import json
+import shutil
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from benchmarks.server import MeasuredServer, make_headers, sum_cpu_s
 
 ROUNDS, REQUESTS = 5, 8
+OWN_HANDLER = """
+from ts.torch_handler.image_classifier import ImageClassifier
+
+
+class Own(ImageClassifier):
+    pass
+"""
+
+
+def copy_with_handler(models: Path, folder: Path) -> Path:
+    """Copy the archives of a folder, each with a handler of its own that does what the default one does."""
+    copied = shutil.copytree(models, folder / "models")
+    for manifest in copied.glob("*/*/MAR-INF/MANIFEST.json"):
+        document = json.loads(manifest.read_text())
+        document["model"]["handler"] = "own.py"
+        manifest.write_text(json.dumps(document))
+        (manifest.parent.parent / "own.py").write_text(OWN_HANDLER)
+    return copied
 
 
 def find_processes(pid: int) -> list[int]:
@@ -35,10 +56,14 @@ def ask(connection: http.client.HTTPConnection, name: str, picture: bytes) -> No
 
 def main(models: Path, name: str, picture: bytes) -> None:
     """Print the median of the rounds, a line for each road."""
-    settings = {"workers": "1", "programs": "all", "models": str(models)}
+    settings = {"workers": "1", "programs": "all"}
     cpu_ms: dict[str, list[float]] = {"compiled": [], "handler": []}
     wall_ms: dict[str, list[float]] = {"compiled": [], "handler": []}
-    with MeasuredServer(**settings) as compiled, MeasuredServer(**settings, engine="native") as handler:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        MeasuredServer(**settings, models=str(models)) as compiled,
+        MeasuredServer(**settings, models=str(copy_with_handler(models, Path(folder)))) as handler,
+    ):
         servers = {"compiled": compiled, "handler": handler}
         connections = {road: server.connect() for road, server in servers.items()}
         for round_ in range(ROUNDS + 1):

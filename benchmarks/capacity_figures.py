@@ -248,5 +248,5 @@ class Measurement:
 
 def measure(say: Callable[[str], None]) -> Figures:
     """Measure everything; `say` is told each load."""
-    with MeasuredServer(workers=str(WORKERS), keepalive_s="3600") as server:
+    with MeasuredServer({"GUNICORN_CMD_ARGS": "--keep-alive 3600"}, workers=str(WORKERS)) as server:
         return Measurement(server, say).run()

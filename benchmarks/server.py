@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from base64 import b64encode
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,15 @@ def sum_cpu_s(pids: list[int]) -> float:
 
 
 class MeasuredServer:
-    """Starts on entering, stops on leaving."""
+    """Starts on entering, stops on leaving.
 
-    def __init__(self, **settings: str) -> None:
+    Args:
+        variables: of its environment, beside the settings.
+        settings: by their names, in lower case and without `SCANCER_`.
+    """
+
+    def __init__(self, variables: Mapping[str, str] | None = None, **settings: str) -> None:
+        self._variables = variables or {}
         self._settings = settings
 
     def __enter__(self) -> "MeasuredServer":
@@ -54,7 +61,7 @@ class MeasuredServer:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", "wsgi:app"],
                 cwd=PROJECT_ROOT,
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, **self._variables},
                 stdout=log,
                 stderr=log,
             )

@@ -126,8 +126,23 @@ def test_commands_do_not_load_the_models(tmp_path: Path) -> None:
 
 def test_bad_setting_stops_a_command_with_its_name(tmp_path: Path) -> None:
     done = flask("users", "list", workers="0")
-    assert done.returncode != 0
-    assert "SCANCER_WORKERS='0' is not allowed: it must be a whole number from 1 to 256." in done.stderr
+    told = "Error: SCANCER_WORKERS='0' is not allowed: it must be a whole number from 1 to 256.\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
+def test_every_entry_stops_at_a_variable_that_is_no_setting_or_is_one_no_longer() -> None:
+    for name, told in (
+        ("thread", "SCANCER_THREAD is not a setting; did you mean SCANCER_THREADS?"),
+        ("initial_workers", "SCANCER_INITIAL_WORKERS is gone: each registration says it, as in 'POST /models?url="),
+    ):
+        command = flask("users", "list", **{name: "1"})
+        assert command.stderr.startswith(f"Error: {told}")
+        environment = {**os.environ, f"SCANCER_{name.upper()}": "1"}
+        start = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+        server = subprocess.run(start, cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert server.stderr.startswith(f"scancer: {told}")
+        assert (command.returncode, server.returncode) == (1, 1)
+        assert "Traceback" not in command.stderr + server.stderr
 
 
 def test_short_password_is_taken_with_a_warning(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from app import create_app
 from app.config.setting_types import Address
 from app.config.settings import Settings
 from app.errors import SettingsError
-from app.gunicorn_conf import make_config
+from app.gunicorn_conf import check_folders
 from tests.conftest import basic
 
 PATH = "/predictions/pcam-classification"
@@ -68,7 +68,7 @@ def test_metrics_are_open_only_where_nobody_else_can_reach_their_port(
 
 def test_folders_that_cannot_be_used_stop_the_start_with_their_names(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"SCANCER_MODELS=.* is not a folder"):
-        make_config(replace(settings, instance=tmp_path, models=tmp_path / "absent"))
+        check_folders(replace(settings, instance=tmp_path, models=tmp_path / "absent"))
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"SCANCER_INSTANCE=.* cannot be written"):
-        make_config(replace(settings, instance=tmp_path / "file"))
+        check_folders(replace(settings, instance=tmp_path / "file"))

@@ -40,6 +40,13 @@ class Deciding(torch.nn.Module):
             return torch.stack([bright, -bright, bright], 1)
         return torch.stack([-bright, bright, bright], 1)
 """
+OWN_HANDLER = """
+from ts.torch_handler.image_classifier import ImageClassifier
+
+
+class Own(ImageClassifier):
+    pass
+"""
 LABELS = {"0": ["n0", "benign"], "1": ["n1", "malignant"], "2": ["n2", "unclear"]}
 MODES = ("RGB", "L", "RGBA", "P", "LA", "1", "CMYK", "I;16")
 
@@ -110,8 +117,15 @@ def fast(models: Path, serve: Serve) -> Served:
 
 @pytest.fixture(scope="module")
 def eager(models: Path, serve: Serve) -> Served:
-    """The first one, answered by its handler."""
-    return serve(models, engine="native")
+    """The first one, answered by a handler of its own that does what the default one does."""
+    folder = models.parent / "eager"
+    shutil.copytree(models, folder)
+    manifest = folder / "tiny/1.0/MAR-INF/MANIFEST.json"
+    document = json.loads(manifest.read_text())
+    document["model"]["handler"] = "own.py"
+    manifest.write_text(json.dumps(document))
+    (folder / "tiny/1.0/own.py").write_text(OWN_HANDLER)
+    return serve(folder)
 
 
 def make_deciding() -> tuple[bytes, bytes]:
@@ -139,7 +153,11 @@ def test_description_tells_which_road_an_archive_takes_and_why(fast: Served, eag
     assert tiny["compiled"]["max_probability_difference"] <= 1e-4
     assert tiny["compiled"]["images_compared"] == 16
     assert tiny["output"]["classes"] == ["benign", "malignant", "unclear"]
-    assert (slow["state"], slow["engine"], slow["not_compiled"]) == ("READY", "handler", "SCANCER_ENGINE=native")
+    assert (slow["state"], slow["engine"], slow["not_compiled"]) == (
+        "READY",
+        "handler",
+        "its handler is not image_classifier",
+    )
     assert (deciding["state"], deciding["engine"]) == ("READY", "handler")
     assert "data-dependent" in deciding["not_compiled"]
     assert fast.client.get("/models/tiny", headers={**basic(), "Accept": "text/html"}).status_code == 200

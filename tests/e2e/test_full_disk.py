@@ -69,7 +69,7 @@ def register(server: LiveServer) -> int:
 def find_metrics(server: LiveServer) -> Path:
     """The folder whose files the workers have mapped."""
     maps = [Path(f"/proc/{pid}/maps").read_text() for pid in worker_pids(server)]
-    return Path(*set(re.findall(r"(/\S+)/counter_\d+\.db", "\n".join(maps))))
+    return Path(*set(re.findall(r"(/\S+)/counter_[-0-9]+\.db", "\n".join(maps))))
 
 
 def replace_worker(server: LiveServer, ready: int = 2) -> None:

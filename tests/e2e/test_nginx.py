@@ -20,6 +20,7 @@ import requests
 
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
+from app.gunicorn_conf import KEEPALIVE_S
 from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic, find_free_ports
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
@@ -221,7 +222,7 @@ def test_figures_of_the_file_fit_the_servers_defaults() -> None:
     assert upstream is not None
     kept = re.search(r"keepalive_timeout (\d+)s", upstream[0])
     assert kept is not None
-    assert int(kept[1]) < settings.keepalive_s
+    assert int(kept[1]) < KEEPALIVE_S
     assert figure(r"proxy_read_timeout (\d+)s") * 1000 > settings.prediction_timeout_ms
     assert 5 <= figure(r"client_header_timeout (\d+)s") <= 10
     assert 5 <= figure(r"client_body_timeout (\d+)s") <= 10

@@ -20,7 +20,7 @@ BATCH = np.zeros((1, 96, 96, 3), dtype=np.uint8)
 
 @pytest.fixture
 def engine() -> ProcessEngine:
-    return ProcessEngine(PCAM, read_manifest(PCAM), Settings(native_timeout_s=20))
+    return ProcessEngine(PCAM, read_manifest(PCAM), Settings(response_timeout_s=20))
 
 
 def test_killed_process_costs_one_answer_and_the_next_is_right(engine: ProcessEngine) -> None:
@@ -35,7 +35,7 @@ def test_killed_process_costs_one_answer_and_the_next_is_right(engine: ProcessEn
 
 
 def test_stuck_process_is_ended_at_the_timeout() -> None:
-    engine = ProcessEngine(PCAM, read_manifest(PCAM), Settings(native_timeout_s=1))
+    engine = ProcessEngine(PCAM, read_manifest(PCAM), Settings(response_timeout_s=1))
     engine.load()
     stuck = engine.process_id
     assert stuck is not None

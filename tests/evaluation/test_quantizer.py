@@ -17,6 +17,7 @@ from app.evaluation.labelled_folder import find_pictures, read_picture, split_pi
 from app.evaluation.quantizer import quantize_in_process
 from app.manifest.model_manifest import read_manifest
 from app.pipeline.decoding.limits import ImageLimits
+from app.registry import model_registry
 from app.registry.model_entry import State
 from app.registry.model_registry import ModelRegistry
 from app.repository.model_check import check_folder
@@ -232,9 +233,10 @@ def test_int8_model_that_does_not_fit_leaves_float32_serving_and_the_log_says_wh
 
 
 def test_int8_model_made_anew_is_not_loaded_by_a_server_that_accepted_the_old_one(
-    models: Path, tiny: Path, tmp_path: Path
+    models: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(models=models, instance=tmp_path, precision="int8", loaded_at_start=0)
+    monkeypatch.setattr(model_registry, "LOADED_AT_START", 0)
+    settings = Settings(models=models, instance=tmp_path, precision="int8")
     registry = ModelRegistry(settings, lambda _: None)
     registry.load_all()
     edit_report(tiny, auc_drop=0.5)

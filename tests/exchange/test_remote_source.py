@@ -21,6 +21,7 @@ import pytest
 from app.config.setting_types import parse_hosts
 from app.config.settings import MIB, Settings
 from app.errors import DownloadError, ModelNotFoundError, SettingsError
+from app.exchange import remote_source
 from app.exchange.remote_source import is_public, open_remote
 
 MODEL = b"PK\3\4" + bytes(200_000)
@@ -142,11 +143,10 @@ def resolve(host: str, port: int, **_: Any) -> list[Any]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     (tmp_path / "models").mkdir()
-    return Settings(
-        models=tmp_path / "models", instance=tmp_path, allowed_urls=ANY, max_model_bytes=MIB, download_timeout_s=2
-    )
+    monkeypatch.setattr(remote_source, "DOWNLOAD_TIMEOUT_S", 2)
+    return Settings(models=tmp_path / "models", instance=tmp_path, allowed_urls=ANY, max_model_bytes=MIB)
 
 
 @pytest.fixture(scope="module")
@@ -303,8 +303,8 @@ def drip(piece: bytes, *, after: bytes = b"") -> Callable[[http.server.BaseHTTPR
     return answer
 
 
-def named(settings: Settings, host: str = "127.0.0.1", **more: Any) -> Settings:
-    return replace(settings, allowed_urls=(r"https?://.*:\d+/.*",), private_hosts=(host,), **more)
+def named(settings: Settings, host: str = "127.0.0.1") -> Settings:
+    return replace(settings, allowed_urls=(r"https?://.*:\d+/.*",), private_hosts=(host,))
 
 
 def test_private_host_that_the_operator_names_is_fetched_from(source: Source, settings: Settings) -> None:
@@ -420,11 +420,12 @@ def test_answer_that_is_not_a_whole_file_is_refused_and_leaves_nothing(
     ids=["head", "body"],
 )
 def test_server_that_sends_a_little_now_and_then_is_left_in_time(
-    source: Source, settings: Settings, answer: Any
+    source: Source, settings: Settings, answer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(remote_source, "DOWNLOAD_TIMEOUT_S", 1)
     source.answer, started = answer, time.monotonic()
     with pytest.raises(DownloadError, match="it takes too long"):
-        fetch(source.url(), named(settings, download_timeout_s=1))
+        fetch(source.url(), named(settings))
     assert 0.9 < time.monotonic() - started < 2
 
 
@@ -439,7 +440,9 @@ def count_resolving() -> int:
     return sum(thread.name == "resolve-host" for thread in threading.enumerate())
 
 
-def test_resolver_that_never_answers_is_left_in_time_and_few_are_waited_for(source: Source, settings: Settings) -> None:
+def test_resolver_that_never_answers_is_left_in_time_and_few_are_waited_for(
+    source: Source, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
     answer = threading.Event()
 
@@ -448,7 +451,8 @@ def test_resolver_that_never_answers_is_left_in_time_and_few_are_waited_for(sour
         assert answer.wait(30)
         return here(host, port)
 
-    hasty = named(settings, "slow.example", download_timeout_s=0.3)
+    hasty = named(settings, "slow.example")
+    monkeypatch.setattr(remote_source, "DOWNLOAD_TIMEOUT_S", 0.3)
     try:
         for _ in range(6):
             started = time.monotonic()
@@ -463,6 +467,7 @@ def test_resolver_that_never_answers_is_left_in_time_and_few_are_waited_for(sour
         time.sleep(0.01)
     assert count_resolving() == 0
     source.answer = send()
+    monkeypatch.setattr(remote_source, "DOWNLOAD_TIMEOUT_S", 2)
     assert fetch(source.url("slow.example"), named(settings, "slow.example"), wait) == MODEL
     assert len(source.asked) == 1
 

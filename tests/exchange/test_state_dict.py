@@ -70,7 +70,7 @@ def test_state_dict_of_another_hash_is_not_read(tmp_path: Path, empty: Settings)
 def test_state_dict_is_opened_in_a_confined_process(tmp_path: Path, empty: Settings) -> None:
     weights, manifest = write_source(tmp_path, "weights.pt")
     with pytest.raises(CompiledModelError):
-        add_model(weights, replace(empty, compile_memory_bytes=128 * MIB), manifest)
+        add_model(weights, replace(empty, model_memory_bytes=128 * MIB), manifest)
     assert list(empty.models.iterdir()) == []
 
 

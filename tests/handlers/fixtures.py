@@ -54,7 +54,7 @@ def serve_archives(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> 
 
 @pytest.fixture
 def pools(tmp_path: Path) -> Iterator[PoolClient]:
-    client = PoolClient(Settings(instance=tmp_path / "i", handler_memory_bytes=1024 * MIB))
+    client = PoolClient(Settings(instance=tmp_path / "i", model_memory_bytes=1024 * MIB))
     yield client
     client.close()
     end_manager(client.link.folder)

@@ -186,7 +186,7 @@ def name_envelope(folder: Path, envelope: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory, serve_archives: ServeArchives) -> FlaskClient:
-    """Serve handlers behind each envelope: `kserve` by the setting, the others by their manifests."""
+    """Serve handlers behind each envelope; the manifest of the one without an envelope names none."""
     models = tmp_path_factory.mktemp("enveloped") / "models"
     for name in ENVELOPES:
         config = "batchSize: 3\nmaxBatchDelay: 200\n" if name == "json" else "batchSize: 1\n"
@@ -194,16 +194,16 @@ def client(tmp_path_factory: pytest.TempPathFactory, serve_archives: ServeArchiv
         if name == "kservev2":
             files["h.py"] = SUMMING_HANDLER
         folder = make_archive(models, name, "h.py", files, config_file="c.yaml")
-        if name != "kserve":
+        if name != "none":
             name_envelope(folder, name)
-    return serve_archives(models, envelope="kserve").test_client()
+    return serve_archives(models).test_client()
 
 
 def post(client: FlaskClient, path: str, document: Any, **more: Any) -> Any:
     return client.post(path, json=document, headers=basic(), **more)
 
 
-def test_description_names_the_envelope_and_the_manifest_wins_over_the_setting(client: FlaskClient) -> None:
+def test_description_names_the_envelope(client: FlaskClient) -> None:
     for name in ENVELOPES:
         assert client.get(f"/models/{name}", headers=basic()).json["envelope"] == name
 

@@ -38,7 +38,7 @@ from app.pipeline.decoding.decode import FORMATS, decode
 from app.pipeline.decoding.image_format import ImageFormat
 from app.pipeline.decoding.limits import ImageLimits
 
-LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
+LIMITS = ImageLimits(max_pixels=25_000_000)
 SOUND = FILES + TIFFS
 
 

@@ -18,7 +18,7 @@ from app.errors import AnsweredError, DamagedImageError, UnsupportedImageError
 from app.pipeline.decoding.decode import decode
 from app.pipeline.decoding.limits import ImageLimits
 
-LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
+LIMITS = ImageLimits(max_pixels=25_000_000)
 SOUND = {case.name: case for case in FILES + TIFFS}
 # One file of each way of storing pixels.
 FRAGILE = [case for case in SOUND.values() if "orientation" not in case.name or case.name.endswith("orientation 6")]

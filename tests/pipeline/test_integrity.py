@@ -18,7 +18,7 @@ from app.pipeline.decoding.jpeg import MAX_SCANS, MAX_SEGMENTS, Jpeg
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.png import MAX_CHUNKS, Png
 
-LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
+LIMITS = ImageLimits(max_pixels=25_000_000)
 PIXELS = crafted.samples(20, 9, 11)
 ROWS = [row.tobytes() for row in PIXELS]
 SIZE = (11, 9)

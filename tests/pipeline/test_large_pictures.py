@@ -19,7 +19,7 @@ from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.patience import LARGE_PIXELS, Patience, Turn
 from app.pipeline.served_model import ServedModel
 
-LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
+LIMITS = ImageLimits(max_pixels=25_000_000)
 
 
 def scene(width: int, height: int, seed: int = 0) -> Pixels:

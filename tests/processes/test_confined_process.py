@@ -17,7 +17,7 @@ from tests.handlers.fixtures import has_ended
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
 
 PROGRAMS = "tests.processes.confined_programs"
-SETTINGS = Settings(compile_memory_bytes=1024 * MIB, max_model_bytes=8 * MIB)
+SETTINGS = Settings(model_memory_bytes=1024 * MIB, max_model_bytes=8 * MIB)
 
 
 def host_lets_networks_be_left() -> bool:
@@ -61,5 +61,5 @@ def test_of_what_it_writes_only_the_last_line_is_kept() -> None:
 def test_compilation_runs_within_the_memory_that_the_setting_gives(pcam: Path) -> None:
     report = (pcam / "compiled/report.json").read_text()
     with pytest.raises(CompiledModelError):
-        compile_in_process(pcam, Settings(instance=pcam.parent, compile_memory_bytes=512 * MIB))
+        compile_in_process(pcam, Settings(instance=pcam.parent, model_memory_bytes=512 * MIB))
     assert (pcam / "compiled/report.json").read_text() == report

@@ -11,6 +11,7 @@ from app.compiling.folder_compiler import has_valid_report
 from app.config.settings import Settings
 from app.errors import InferenceError, ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
 from app.manifest.model_manifest import read_manifest
+from app.registry import model_registry
 from app.registry.model_entry import ModelEntry, State
 from app.registry.model_registry import ModelRegistry
 from app.repository.model_folder import find_model_folders, order_version
@@ -33,8 +34,8 @@ class Watched:
             self.settled.set()
 
 
-def load(models: Path, instance: Path, **more: object) -> ModelRegistry:
-    registry = ModelRegistry(Settings(models=models, instance=instance, **more), lambda _: None)  # type: ignore[arg-type]
+def load(models: Path, instance: Path) -> ModelRegistry:
+    registry = ModelRegistry(Settings(models=models, instance=instance), lambda _: None)
     registry.load_all()
     return registry
 
@@ -218,9 +219,13 @@ def test_without_its_framework_the_reason_says_what_to_install(
     )
 
 
-def test_native_engine_serves_in_a_process_of_its_own(models: Path, tmp_path: Path, pcam_example: bytes) -> None:
+def test_manifest_can_ask_for_the_native_engine_which_serves_in_a_process_of_its_own(
+    models: Path, pcam: Path, tmp_path: Path, pcam_example: bytes
+) -> None:
     compiled = load(models, tmp_path)
-    watched = Watched(Settings(models=models, instance=tmp_path, engine="native"))
+    manifest = (pcam / "model.toml").read_text()
+    (pcam / "model.toml").write_text(manifest.replace('framework = "torch"', 'framework = "torch"\nengine = "native"'))
+    watched = Watched(Settings(models=models, instance=tmp_path))
     watched.registry.load_all()
     assert watched.settled.wait(WAIT_S)
     entry = watched.registry.get("pcam-classification")
@@ -233,20 +238,11 @@ def test_native_engine_serves_in_a_process_of_its_own(models: Path, tmp_path: Pa
     watched.registry.close()
 
 
-def test_manifest_can_ask_for_the_native_engine(models: Path, pcam: Path, tmp_path: Path) -> None:
-    manifest = (pcam / "model.toml").read_text()
-    (pcam / "model.toml").write_text(manifest.replace('framework = "torch"', 'framework = "torch"\nengine = "native"'))
-    watched = Watched(Settings(models=models, instance=tmp_path))
-    watched.registry.load_all()
-    assert watched.settled.wait(WAIT_S)
-    assert watched.registry.get("pcam-classification").engine == "torch"
-    watched.registry.close()
-
-
 def test_model_beyond_those_loaded_at_start_loads_when_first_asked(
-    models: Path, tmp_path: Path, pcam_example: bytes
+    models: Path, tmp_path: Path, pcam_example: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry = load(models, tmp_path, loaded_at_start=0)
+    monkeypatch.setattr(model_registry, "LOADED_AT_START", 0)
+    registry = load(models, tmp_path)
     before = registry.get("pcam-classification")
     assert (before.state, before.reason) == (State.READY, "it is loaded when it is first asked for")
     registry.get_served("pcam-classification").predict(pcam_example)
@@ -255,18 +251,22 @@ def test_model_beyond_those_loaded_at_start_loads_when_first_asked(
     registry.close()
 
 
-def test_default_versions_are_loaded_before_older_ones(models: Path, pcam: Path, tmp_path: Path) -> None:
+def test_default_versions_are_loaded_before_older_ones(
+    models: Path, pcam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_version(pcam, "1.1")
-    registry = load(models, tmp_path, loaded_at_start=1)
+    monkeypatch.setattr(model_registry, "LOADED_AT_START", 1)
+    registry = load(models, tmp_path)
     assert registry.get("pcam-classification", "1.1").reason == ""
     assert "first asked" in registry.get("pcam-classification", "1.0").reason
     registry.close()
 
 
 def test_model_that_cannot_be_loaded_when_first_asked_says_so(
-    models: Path, pcam: Path, tmp_path: Path, pcam_example: bytes
+    models: Path, pcam: Path, tmp_path: Path, pcam_example: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry = load(models, tmp_path, loaded_at_start=0)
+    monkeypatch.setattr(model_registry, "LOADED_AT_START", 0)
+    registry = load(models, tmp_path)
     (pcam / "compiled" / "model.xml").write_text("<net/>")
     served = registry.get_served("pcam-classification")
     with pytest.raises(InferenceError, match="could not be loaded"):

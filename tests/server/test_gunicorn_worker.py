@@ -29,7 +29,7 @@ def live(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         "SCANCER_WORKERS": "1",
         "SCANCER_THREADS": "2",
         "SCANCER_UPLOAD_TIMEOUT_S": "2",
-        "SCANCER_KEEPALIVE_S": "1",
+        "GUNICORN_CMD_ARGS": "--keep-alive 1",
     }
     live = LiveServer(instance, tmp_path_factory.mktemp("worker") / "log", settings)
     try:

@@ -78,7 +78,9 @@ def start(instance: Path, folder: Path, **settings: str) -> TLSServer:
 @pytest.fixture(scope="module")
 def live(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TLSServer]:
     """One worker of two threads, which gives a client two seconds for its handshake."""
-    live = start(instance, tmp_path_factory.mktemp("tls"), SCANCER_UPLOAD_TIMEOUT_S="2", SCANCER_KEEPALIVE_S="1")
+    live = start(
+        instance, tmp_path_factory.mktemp("tls"), SCANCER_UPLOAD_TIMEOUT_S="2", GUNICORN_CMD_ARGS="--keep-alive 1"
+    )
     try:
         yield live
     finally:

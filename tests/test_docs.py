@@ -15,7 +15,6 @@ import pytest
 import requests
 
 from app.config.setting_types import PROJECT_ROOT
-from app.config.settings_document import describe_settings
 from tests.conftest import PASSWORD, USER, LiveServer
 from tests.engines.programs import write_onnx
 from tests.handlers.archives import make_archive
@@ -84,11 +83,6 @@ def test_tritonclient_example_of_the_guide_answers_as_the_readme_does(server: Li
     label, *numbers = done.stdout.replace("[", "").replace("]", "").split()
     assert label == told["class"]
     assert [float(number) for number in numbers] == pytest.approx(list(told["probabilities"].values()), abs=1e-4)  # type: ignore[attr-defined]
-
-
-def test_settings_document_is_what_the_command_prints() -> None:
-    text = (PROJECT_ROOT / "get_started/settings.md").read_text(encoding="utf-8")
-    assert text == describe_settings()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT_ROOT)))

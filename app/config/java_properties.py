@@ -1,4 +1,4 @@
-"""Java's format of settings, `.properties`."""
+"""Reads `.properties`, Java's format of settings."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def parse_properties(text: str) -> dict[str, str]:
 
 
 def join_lines(text: str) -> Iterator[str]:
-    r"""Yield the lines that say something, each with those that go on with it."""
+    r"""Yield the lines that are neither empty nor comments, each joined with the lines that continue it."""
     begun = ""
     for natural in re.split(r"\r\n|\r|\n", text):
         line = natural.lstrip(" \t\f")

@@ -1,4 +1,4 @@
-"""The kinds of setting: how each is declared, and how its text is read."""
+"""The kinds of setting: how each kind is declared, and how its text is read."""
 
 import ipaddress
 import re
@@ -12,7 +12,7 @@ OWN_DATABASE = "sqlite"
 """Setting of the state store that is a SQLite file in the instance folder."""
 NO_ENVELOPE = "none"
 ENVELOPES = (NO_ENVELOPE, "body", "json", "kserve", "kservev2")
-"""How the bodies of requests may wrap what handlers of archives get; see `app.handlers.worker.envelopes`."""
+"""How a request's body may wrap the input of an archive's handler; see `app.handlers.worker.envelopes`."""
 
 
 class Address(NamedTuple):
@@ -36,7 +36,7 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """Read `host:port` or `[ipv6]:port`; a leading `http://`, as TorchServe writes it, is dropped."""
+    """Read `host:port` or `[ipv6]:port`, also behind `http://` as TorchServe writes it; raises `ValueError`."""
     found = re.fullmatch(r"(?:http://)?(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})/?", text)
     if not found or not 1 <= int(found[2]) <= 65535:
         raise ValueError(text)
@@ -70,7 +70,7 @@ def parse_choice(*choices: str) -> Callable[[str], str]:
 
 
 def parse_path(text: str) -> Path:
-    """Read a path; a relative one stands in the project's root."""
+    """Read a path; a relative one starts from the project's root."""
     if not text or "\0" in text:
         raise ValueError(text)
     try:
@@ -80,14 +80,14 @@ def parse_path(text: str) -> Path:
 
 
 def parse_database(text: str) -> str:
-    """Read the URL of a database, or the word for our own."""
+    """Read the URL of a database, or the word that names the server's own SQLite file."""
     if text != OWN_DATABASE and not re.fullmatch(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://\S+", text):
         raise ValueError(text)
     return text
 
 
 def parse_patterns(text: str) -> tuple[str, ...]:
-    """Read regular expressions of URLs, joined by commas; one without `://` would be for something else."""
+    """Read regular expressions of URLs, joined by commas; each must hold `://`."""
     patterns = tuple(part.strip() for part in text.split(",") if part.strip())
     if not patterns or any("://" not in pattern for pattern in patterns):
         raise ValueError(text)
@@ -108,9 +108,14 @@ def parse_hosts(text: str) -> tuple[str, ...]:
 
 
 def setting(default: Any, parse: Callable[[str], Any], allowed: str, help: str, is_secret: bool = False) -> Any:
-    """Declare a setting: its default, how its text is read, which values are allowed, and what it means.
+    """Declare a setting.
 
-    A secret one may hold a password, so an error does not repeat it.
+    Args:
+        default: its value unless the operator sets it.
+        parse: reads its text; raises `ValueError` for a value that is not allowed.
+        allowed: which values are allowed, for the error and for the document.
+        help: what it means, for the document.
+        is_secret: whether it may hold a password, so that an error must not repeat it.
     """
     return field(default=default, metadata={"parse": parse, "allowed": allowed, "help": help, "is_secret": is_secret})
 

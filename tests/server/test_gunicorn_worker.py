@@ -292,6 +292,20 @@ def test_stopping_server_says_so_first_and_answers_on(instance: Path, tmp_path: 
     assert 1.5 < time.monotonic() - started < 8
 
 
+def test_gunicorns_own_grace_bounds_how_long_a_stopping_worker_waits(instance: Path, tmp_path: Path) -> None:
+    options = {"SCANCER_WORKERS": "1", "SCANCER_STOP_DELAY_S": "1", "GUNICORN_CMD_ARGS": "--graceful-timeout 3"}
+    live = LiveServer(instance, tmp_path / "log", options).start()
+    assert live.process is not None
+    with connect(live) as connection:
+        connection.sendall(HEAD.encode() % 100 + b"\r\n")  # the body never comes
+        time.sleep(0.5)
+        started = time.monotonic()
+        live.process.terminate()
+        assert live.process.wait(20) == 0
+        assert 2 < time.monotonic() - started < 6
+    assert "Perhaps out of memory" not in live.log.read_text()  # the worker ended by itself
+
+
 def test_deadline_of_the_caller_is_kept(live: LiveServer, pcam_example: bytes) -> None:
     def ask(timeout_ms: str) -> requests.Response:
         headers = {"X-Request-Timeout-Ms": timeout_ms}

@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 
 def create_app(settings: "Settings | None" = None) -> "Flask":
-    """Put the parts together and load the models; everything is imported here, so that `import app` is free.
+    """Put the parts together and load the models. All imports stand in functions, so that `import app` is free.
 
     Args:
         settings: those of this process (`read_settings`) unless given.
@@ -23,8 +23,6 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         SettingsError: a setting is not allowed.
         click.ClickException: the same, for a command of `flask`.
     """
-    import logging.config
-
     import click
 
     from app import cli
@@ -33,7 +31,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from app.api.request.error_handlers import register_error_handlers
     from app.api.request.observation import register_observation
     from app.api.request.surfaces import register_surfaces
-    from app.logs import make_log_config
+    from app.logs import configure_logs
     from app.users import UsersFile
 
     settings = settings or find_settings()
@@ -49,7 +47,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     # A command other than `flask run` serves nobody: adding a user must not wait for the models.
     command = click.get_current_context(silent=True)
     if command is not None and command.info_name == "run":
-        logging.config.dictConfig(make_log_config(settings.log_level))
+        configure_logs(settings.log_level)
     if command is None or command.info_name == "run":
         services.follower.start()
     return app

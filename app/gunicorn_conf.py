@@ -3,7 +3,6 @@
 import ctypes
 import gc
 import logging
-import logging.config
 import os
 import select
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 from app.config.settings import Settings
 from app.errors import SettingsError, UsersError
 from app.handlers.manager_folder import end_manager, find_folder, sweep
-from app.logs import make_log_config
+from app.logs import configure_logs, make_log_config
 from app.server.instance_claim import claim_instance
 from app.server.metrics_folder import MEMORY_FOLDER, MetricsFolder, choose_label, forget_gauges, write_metrics_as
 from app.server.tls import load_context
@@ -190,7 +189,7 @@ def silence_native_libraries(log_level: str) -> None:
     """
     sys.stderr.flush()
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    logging.config.dictConfig(make_log_config(log_level))
+    configure_logs(log_level)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import logging.config
 import time
 from functools import lru_cache
 from typing import Any
@@ -62,7 +63,7 @@ class CallersTextFilter(logging.Filter):
 
 
 def make_log_config(level: str) -> dict[str, Any]:
-    """The `logging.config.dictConfig` of a server: gunicorn's own lines take the same shape."""
+    """Make the argument of `logging.config.dictConfig`: gunicorn's own lines take the same shape as ours."""
     own = {"level": level, "handlers": ["stderr"], "propagate": False}
     return {
         "version": 1,
@@ -79,3 +80,8 @@ def make_log_config(level: str) -> dict[str, Any]:
         },
         "root": {"level": "WARNING", "handlers": ["stderr"]},
     }
+
+
+def configure_logs(level: str) -> None:
+    """Have this process log in that shape, lines of a level or above."""
+    logging.config.dictConfig(make_log_config(level))

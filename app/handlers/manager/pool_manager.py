@@ -6,7 +6,6 @@ socket in FOLDER, and ends when gunicorn does, or a while after the last HTTP wo
 
 import asyncio
 import logging
-import logging.config
 import shutil
 import signal
 import sys
@@ -21,7 +20,7 @@ from app.handlers.handler_archive import HandlerArchive
 from app.handlers.manager.pool import Pool
 from app.handlers.manager.slots import NoWorkerError, StartError
 from app.handlers.manager_folder import take_lock
-from app.logs import make_log_config
+from app.logs import configure_logs
 from app.processes.frames import SOCKET_FILE, BrokenMessageError, Message, encode, read_message
 
 log = logging.getLogger(__name__)
@@ -227,7 +226,7 @@ class Manager:
 def main() -> int:
     """Hold the lock and serve; end at once if another process has it."""
     folder = Path(sys.argv[1])
-    logging.config.dictConfig(make_log_config(sys.argv[2]))
+    configure_logs(sys.argv[2])
     lock = take_lock(folder)
     if lock is None:
         return 0

@@ -1,14 +1,13 @@
 """The users file: one `name:role:hash` a line, scrypt hashes, readable by its owner alone."""
 
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from werkzeug.security import generate_password_hash
 
 from app.errors import UsersError
+from app.processes.atomic import FOR_OWNER, write_file
 from app.processes.locks import hold_lock
 
 USERS_FILE = "users"
@@ -107,13 +106,7 @@ class UsersFile:
 
     def _write(self, users: dict[str, User]) -> None:
         text = "".join(f"{user.name}:{user.role}:{user.password_hash}\n" for user in users.values())
-        descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=USERS_FILE)
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-                handle.write(text)
-                handle.flush()
-                os.fsync(handle.fileno())
-            Path(temporary).replace(self.path)
+            write_file(self.path, text, FOR_OWNER)
         except OSError as error:
-            Path(temporary).unlink(missing_ok=True)
             raise UsersError(f"{self.path} cannot be written: {error.strerror}") from error

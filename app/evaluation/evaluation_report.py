@@ -2,7 +2,6 @@
 
 import json
 import math
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from app.arrays import Probabilities
 from app.errors import EvaluationError
 from app.evaluation.auc import AucComparison, choose_classes, compare_aucs, estimate_auc
 from app.evaluation.estimate import Estimate
+from app.processes.atomic import write_file
 from app.state.wanted import Key
 
 EVALUATIONS_FOLDER = "evaluations"
@@ -70,13 +70,9 @@ def find_report(instance: Path, key: Key) -> Path:
 def write_evaluation(instance: Path, evaluation: Evaluation) -> Path:
     """Write a report in the place of an earlier one, or raise `EvaluationError`; return its path."""
     path = find_report(instance, (evaluation.model, evaluation.version))
-    text = json.dumps(asdict(evaluation), indent=2) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as staging:
-            staged = Path(staging) / path.name
-            staged.write_text(text, encoding="utf-8")
-            staged.replace(path)
+        write_file(path, json.dumps(asdict(evaluation), indent=2) + "\n")
     except OSError as error:
         raise EvaluationError(f"the report cannot be written: {error.strerror}") from error
     return path

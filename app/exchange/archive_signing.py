@@ -16,6 +16,7 @@ from app.errors import ModelFormatError
 from app.exchange.model_format import ModelFormat, identify
 from app.exchange.unpacking import ArchiveLimits, unpack
 from app.handlers.handler_archive import is_archive, read_archive
+from app.processes.atomic import write_file
 from app.repository.signing import SIGNATURE_FILE, TrustedKey, make_signature, verify_content
 
 UNPACKED_FACTOR = 4
@@ -41,7 +42,7 @@ def sign_archive(source: Path, key: Path, settings: Settings) -> str:
     """
     with open_archive(source, settings) as (folder, name, version):
         document = make_signature(folder, name, version, key)
-    find_signature(source).write_text(document, encoding="utf-8")
+    write_file(find_signature(source), document)
     return f"{name}/{version}"
 
 

@@ -1,11 +1,11 @@
 """Writes a model folder as one archive file, the same bytes every time."""
 
-import os
 import stat
 import zipfile
 from pathlib import Path
 
 from app.exchange.unpacking import ArchiveLimits, Names, read_folder
+from app.processes.atomic import replace_file
 from app.repository.model_folder import ModelFolder
 
 OLDEST_TIME = (1980, 1, 1, 0, 0, 0)
@@ -24,17 +24,12 @@ def pack_model(folder: ModelFolder, output: Path) -> None:
     """
     folder.verify_artifact(folder.read_manifest())
     limits = ArchiveLimits(bytes=0)
-    staging = output.with_name(f".{output.name}.{os.getpid()}")
     names = Names(limits.members)
-    try:
-        with zipfile.ZipFile(staging, "x", zipfile.ZIP_STORED) as archive:
-            for name, chunks in read_folder(folder.path, limits):
-                if not any(part.startswith(".") for part in name.split("/")):
-                    names.add(name)
-                    info = zipfile.ZipInfo(name, OLDEST_TIME)
-                    info.create_system, info.external_attr = UNIX, PLAIN_FILE
-                    with archive.open(info, "w", force_zip64=True) as member:
-                        member.writelines(chunks)
-        staging.replace(output)
-    finally:
-        staging.unlink(missing_ok=True)
+    with replace_file(output) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, chunks in read_folder(folder.path, limits):
+            if not any(part.startswith(".") for part in name.split("/")):
+                names.add(name)
+                info = zipfile.ZipInfo(name, OLDEST_TIME)
+                info.create_system, info.external_attr = UNIX, PLAIN_FILE
+                with archive.open(info, "w", force_zip64=True) as member:
+                    member.writelines(chunks)

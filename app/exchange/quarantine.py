@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from app.errors import ManifestError, ModelExistsError
-from app.processes.locks import lock_folder
+from app.processes.locks import try_lock
 from app.repository.model_folder import ModelFolder
 
 PREFIX = ".incoming-"
@@ -38,7 +38,7 @@ class Quarantine:
         self._lock: int | None = None
         while self._lock is None:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._models))
-            self._lock = lock_folder(self.path)  # None where another sweeps just now
+            self._lock = try_lock(self.path)  # None where another sweeps just now
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,7 +73,7 @@ class Quarantine:
 def sweep(models: Path) -> None:
     """Remove the quarantines that nobody holds any more."""
     for left in models.glob(f"{PREFIX}*"):
-        lock = lock_folder(left) if left.is_dir() and not left.is_symlink() else None
+        lock = try_lock(left) if left.is_dir() and not left.is_symlink() else None
         if lock is not None:
             shutil.rmtree(left, ignore_errors=True)
             os.close(lock)

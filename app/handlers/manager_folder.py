@@ -1,6 +1,5 @@
 """The folder of a server's manager of handlers: its lock, its socket, and what is left when a manager was killed."""
 
-import fcntl
 import os
 import shutil
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from app.config.settings import Settings
 from app.processes.frames import LOST, SOCKET_FILE, connect
-from app.processes.locks import is_held
+from app.processes.locks import is_held, try_lock
 
 LOCK_FILE = "lock"
 PREFIX = "handlers-"
@@ -24,24 +23,9 @@ def find_folder(settings: Settings) -> Path:
 
 
 def take_lock(folder: Path) -> int | None:
-    """Take the lock of a folder, made if need be; return its descriptor, None if another process has it.
-
-    A lock on a file that was removed meanwhile is none: two managers would each believe to have it.
-    """
+    """Take the lock of a folder, made if need be; return its descriptor, None if another process has it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / LOCK_FILE
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except FileNotFoundError:  # the folder is just being removed
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.stat().st_ino == os.fstat(lock).st_ino:
-            return lock
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(lock)
-    return None
+    return try_lock(folder / LOCK_FILE, makes_file=True)
 
 
 def has_manager(folder: Path) -> bool:

@@ -1,62 +1,114 @@
-"""Locks between processes."""
+"""Locks between processes: each is an open descriptor, and ends with its process, however that ends."""
 
 import fcntl
 import os
 from pathlib import Path
 
+TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
+
 
 class hold_lock:  # noqa: N801  # used as a context manager, so named as a verb
-    """Hold an exclusive lock on a file; waits for whoever has it, or raises `BlockingIOError` with `waits=False`.
+    """Hold an exclusive lock on a file, made if need be.
 
     The file stays: removing it would let two processes hold locks on two files of one name.
+
+    Args:
+        path: of the file.
+        waits: wait for whoever holds the lock; otherwise `BlockingIOError` is raised at once.
     """
 
     def __init__(self, path: Path, waits: bool = True) -> None:
         self._path = path
-        self._flags = fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB
+        self._operation = fcntl.LOCK_EX if waits else TRY
 
     def __enter__(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._descriptor, self._flags)
-        except BlockingIOError:
-            os.close(self._descriptor)
-            raise
+        self._descriptor = open_locked(self._path, self._operation)
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process holds a lock on a file, which need not be there; asks without keeping it."""
+def open_locked(path: Path, operation: int, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+    """Open a file and lock it; return the descriptor that holds the lock.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and `operation` does not wait.
+        OSError: the file cannot be opened.
+    """
+    descriptor = os.open(path, flags, 0o600)
     try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
+        fcntl.flock(descriptor, operation)
+    except OSError:
         os.close(descriptor)
-    return False
+        raise
+    return descriptor
 
 
-def lock_folder(folder: Path) -> int | None:
-    """Lock a folder, and return the descriptor that holds the lock; None if another has it, or has swept it away."""
+def try_lock(path: Path, makes_file: bool = False) -> int | None:
+    """Lock a file or a folder without waiting.
+
+    Args:
+        path: of the file or folder; a link is not followed.
+        makes_file: make the file if it is not there.
+
+    Returns:
+        The descriptor that holds the lock. None if another process holds it, or if nothing lies at the path: whoever
+        held the lock before may have removed or replaced what was there.
+    """
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except FileNotFoundError:
+        descriptor = open_locked(path, TRY, os.O_RDONLY | os.O_NOFOLLOW | (os.O_CREAT if makes_file else 0))
+    except (BlockingIOError, FileNotFoundError):
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(folder.stat(), os.fstat(descriptor)):
+        if os.path.samestat(path.stat(), os.fstat(descriptor)):
             return descriptor
-    except (BlockingIOError, FileNotFoundError):
+    except FileNotFoundError:
         pass
     except OSError:
         os.close(descriptor)
         raise
     os.close(descriptor)
     return None
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock on a file, which need not be there; asks without keeping it."""
+    try:
+        os.close(open_locked(path, TRY, os.O_RDWR))
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
+def make_locked(path: Path) -> int:
+    """Make a file that nobody finds before it is locked; return the descriptor that holds the lock."""
+    hidden = path.with_name(f".{path.stem}")
+    descriptor = open_locked(hidden, fcntl.LOCK_EX)
+    try:
+        hidden.rename(path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def share_lock(path: Path, content: bytes) -> tuple[int, bytes]:
+    """Hold a lock on a file together with others; the first of them writes the file's content.
+
+    Returns:
+        The descriptor that holds the lock, and the content that the first holder wrote.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, TRY)
+    except BlockingIOError:  # there are others, or one that begins at this moment
+        pass
+    else:
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, content, 0)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    # Between the two locks another process may have been first, so the content is read back.
+    return descriptor, os.pread(descriptor, os.fstat(descriptor).st_size, 0)

@@ -9,7 +9,6 @@ The library behind it is imported when it is first used: most servers never sign
 
 import base64
 import json
-import os
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from app.engines.compile_report import hash_files
 from app.errors import SignatureError
+from app.processes.atomic import write_file
 from app.repository.model_folder import ARCHIVE_FOLDER, TOKEN_FILE, ModelFolder
 from app.repository.staging import COMPILING_PATTERN
 
@@ -70,9 +70,8 @@ def trust_key(instance: Path, line: str) -> TrustedKey:
     known = read_trusted_keys(instance)
     if key.text not in [each.text for each in known]:
         instance.mkdir(parents=True, exist_ok=True)
-        staging = instance / f".{TRUST_FILE}.{os.getpid()}"
-        staging.write_text("".join(f"{KEY_KIND} {each.text} {each.name}\n" for each in (*known, key)), encoding="utf-8")
-        staging.replace(instance / TRUST_FILE)
+        lines = (f"{KEY_KIND} {each.text} {each.name}\n" for each in (*known, key))
+        write_file(instance / TRUST_FILE, "".join(lines))
     return key
 
 
@@ -113,7 +112,7 @@ def sign_folder(folder: ModelFolder, key: Path) -> None:
         if manifest.engine != "native":
             folder.read_report(manifest)
     document = make_signature(folder.path, folder.name, folder.version, key)
-    (folder.path / SIGNATURE_FILE).write_text(document, encoding="utf-8")
+    write_file(folder.path / SIGNATURE_FILE, document)
 
 
 def make_signature(path: Path, name: str, version: str, key: Path) -> str:

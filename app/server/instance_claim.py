@@ -1,6 +1,5 @@
 """Keeps servers of different models out of one instance folder: they would wait for each other's workers."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from app.config.settings import Settings
 from app.errors import SettingsError
+from app.processes.locks import share_lock
 
 CLAIM_FILE = "server.lock"
 
@@ -22,10 +22,10 @@ def claim_instance(settings: Settings) -> int:
     """
     own = describe_server(settings)
     try:
-        descriptor = os.open(settings.instance / CLAIM_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-        found = agree(descriptor, own)
+        descriptor, claim = share_lock(settings.instance / CLAIM_FILE, json.dumps(own).encode())
     except OSError as error:
         raise SettingsError(f"SCANCER_INSTANCE={settings.instance} cannot be written: {error.strerror}.") from error
+    found = json.loads(claim)
     if is_alike(found, own):
         return descriptor
     os.close(descriptor)

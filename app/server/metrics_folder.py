@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 
 from app.config.settings import MULTIPROCESS_VARIABLE
-from app.processes.locks import lock_folder
+from app.processes.locks import try_lock
 
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108  # the folder below it is of a new name, and its owner's alone
 PREFIX = "scancer-metrics-"
@@ -43,7 +43,7 @@ class MetricsFolder:
         sweep(place)
         while self._lock is None:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-            self._lock = lock_folder(self.path)  # None where another sweeps just now
+            self._lock = try_lock(self.path)  # None where another sweeps just now
         os.environ[MULTIPROCESS_VARIABLE] = str(self.path)
 
     def leave(self) -> None:
@@ -71,7 +71,7 @@ def sweep(place: Path) -> None:
         with suppress(OSError):  # another user's, or another arbiter sweeps it
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
                 continue
-            lock = lock_folder(folder)
+            lock = try_lock(folder)
             if lock is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)

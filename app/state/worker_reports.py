@@ -4,7 +4,6 @@ A report is a small file in the instance folder. Its worker holds a lock on a se
 that a dead worker's report is known at once, however it died, and is removed by whoever looks next.
 """
 
-import fcntl
 import json
 import os
 import secrets
@@ -13,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from app.errors import StateStoreError
-from app.processes.locks import is_held
+from app.processes.atomic import write_file
+from app.processes.locks import is_held, make_locked
 
 FOLDER = "workers"
 LOCK_SUFFIX, REPORT_SUFFIX = ".lock", ".json"
@@ -47,7 +47,7 @@ class ReportWriter:
         self._path, self._lock = self._folder / (name + REPORT_SUFFIX), self._folder / (name + LOCK_SUFFIX)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._descriptor = make_lock(self._lock)
+            self._descriptor = make_locked(self._lock)
         except OSError as error:
             raise StateStoreError(f"{self._folder} cannot be written: {error.strerror}") from error
 
@@ -56,10 +56,8 @@ class ReportWriter:
         report = WorkerReport(os.getpid(), self._started, generation, states)
         if report == self._last:
             return
-        staged = self._path.with_suffix(".new")
         try:
-            staged.write_text(json.dumps(asdict(report)), encoding="utf-8")
-            staged.replace(self._path)
+            write_file(self._path, json.dumps(asdict(report)))
         except OSError as error:
             raise StateStoreError(f"{self._folder} cannot be written: {error.strerror}") from error
         self._last = report
@@ -68,19 +66,6 @@ class ReportWriter:
         """Take the report back."""
         remove(self._lock)
         os.close(self._descriptor)
-
-
-def make_lock(path: Path) -> int:
-    """Make a file that nobody finds before it is locked; return the descriptor that holds the lock."""
-    hidden = path.with_name(f".{path.stem}")
-    descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        hidden.rename(path)
-    except OSError:  # on a full disk this is tried again and again
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def read_reports(instance: Path) -> list[WorkerReport]:
@@ -98,6 +83,6 @@ def read_reports(instance: Path) -> list[WorkerReport]:
 
 
 def remove(lock: Path) -> None:
-    """Remove a worker's files."""
-    for path in (lock.with_suffix(REPORT_SUFFIX), lock.with_suffix(".new"), lock):
+    """Remove a worker's files, and the lock last, by which they are found."""
+    for path in (*lock.parent.glob(f".{lock.stem}.*"), lock.with_suffix(REPORT_SUFFIX), lock):
         path.unlink(missing_ok=True)

@@ -1,0 +1,39 @@
+"""Files that are replaced as a whole: a reader, and a crash, find the old content or the new one."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+FOR_ALL, FOR_OWNER = 0o666, 0o600
+"""Modes of a new file; the umask takes its bits from them."""
+
+
+@contextmanager
+def replace_file(path: Path, mode: int = FOR_ALL) -> Iterator[BinaryIO]:
+    """Give a new file to write into; it takes the place of `path` when the block ends, and not if the block raises.
+
+    Args:
+        path: of the file; its folder must be there.
+        mode: of the new file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with os.fdopen(os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def write_file(path: Path, text: str, mode: int = FOR_ALL) -> None:
+    """Write a text file in one step, in UTF-8; see `replace_file`."""
+    with replace_file(path, mode) as file:
+        file.write(text.encode())

@@ -1,57 +1,62 @@
-"""Compiles archives of TorchServe's default classifier, and finds what was compiled before.
+"""Compiles archives of TorchServe's default classifier: the reference is its handler, which runs the network eagerly.
 
-`main` runs the archive's `model.py`, which is a program: in a confined process only. What it writes is compared with
-the handler as a whole, from a picture's file to the probabilities. All of it stands in a folder of the archive's whose
+The archive's `model.py` is a program, so `compile_here` is for a confined process only. The comparison covers the
+handler as a whole, from a picture's file to the probabilities. What is made lies in a folder of the archive's whose
 name begins with a dot: no archive that is registered brings one along.
 """
 
 import io
 import json
-import os
 import shutil
-import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from app.arrays import Scores
-from app.compiling.archive_manifest import hash_archive, make_manifest
-from app.compiling.folder_compiler import EXAMPLE_LIMITS, GRAIN_PX, RANDOM_SEED, check_difference
+from app.compiling.archive_manifest import INPUT, hash_archive, make_manifest
+from app.compiling.compilation import (
+    COARSE_PX,
+    FINE_PX,
+    RANDOM_SEED,
+    Reference,
+    draw_picture,
+    hold_compilation,
+    read_picture,
+    split,
+    write_compiled,
+)
 from app.config.settings import Settings
-from app.engines.compile_report import IR_FILE, TOLERANCE, WEIGHTS_FILE, CompileReport, hash_files, read_report
+from app.engines.compile_report import CompileReport, read_report
 from app.engines.conversion import converter_version, require_framework
-from app.engines.openvino_engine import OpenVINOEngine
-from app.errors import CompiledModelError, ManifestError, ScancerError
+from app.errors import CompiledModelError, ManifestError
 from app.handlers.handler_archive import HandlerArchive, read_archive, read_json
 from app.handlers.worker.default_classifier import DefaultClassifier
 from app.manifest.model_manifest import ModelManifest
-from app.pipeline.decoding.decode import decode
-from app.pipeline.postprocess import to_probabilities
-from app.pipeline.preprocess import preprocess
 from app.processes.confined_process import run_confined
-from app.processes.locks import hold_lock
 from app.repository.model_folder import ARCHIVE_FOLDER, EXAMPLES_FOLDER, ModelFolder
-from app.repository.staging import COMPILING_PATTERN, stage, sweep_staging
+from app.repository.staging import COMPILING_PATTERN
 
+FRAMEWORK = "torch"
 LABELS_FILE, REFUSAL_FILE = "labels.json", "refusal.json"
 MAX_SECONDS = 90
 """A registration waits for two minutes; where this is not enough, the rest is for the handler to start."""
-SIZES = ((224, 224), (256, 256), (300, 260), (180, 500))
+SIZES_PX = ((224, 224), (256, 256), (300, 260), (180, 500))
 PICTURES_OF_EACH_SIZE = 4
-BATCH = 8
 
 
-def compile_archive(archive: HandlerArchive, settings: Settings) -> tuple[ModelManifest, CompileReport]:
+def compile_archive(
+    archive: HandlerArchive, settings: Settings, only_if_invalid: bool = True
+) -> tuple[ModelManifest, CompileReport]:
     """Return manifest and report of an archive's compiled model, which is made unless it is there.
-
-    An archive that could not be compiled is not tried again as long as it, OpenVINO and the limits stay as they are.
 
     Args:
         archive: names the default classifier; see `find_obstacle`.
         settings: instance folder, for the lock that keeps two processes from compiling the same, and limits.
+        only_if_invalid: leave a valid compiled model as it is, and do not try again what failed, as long as the
+            archive, OpenVINO and the limits stay as they were.
 
     Raises:
         FrameworkMissingError: PyTorch is not installed here.
@@ -60,19 +65,15 @@ def compile_archive(archive: HandlerArchive, settings: Settings) -> tuple[ModelM
     sha256 = hash_archive(archive)
     timeout_s = min(settings.compile_timeout_s, MAX_SECONDS)
     attempt = [sha256, converter_version(), timeout_s, settings.model_memory_bytes]
-    with hold_lock(settings.instance / f"compile-{archive.name}-{archive.version}.lock"):
-        with suppress(CompiledModelError):
+    with hold_compilation(ModelFolder(archive.path), COMPILING_PATTERN, settings):
+        if only_if_invalid:
+            with suppress(CompiledModelError):
+                return read_compiled(archive, sha256)
+            check_refusal(archive, attempt)
+        require_framework(FRAMEWORK)
+        with note_refusal(archive, attempt):
+            run_confined(compile_here, [archive.path, archive.name, archive.version, sha256], settings, timeout_s)
             return read_compiled(archive, sha256)
-        check_refusal(archive, attempt)
-        require_framework(make_manifest(archive, (), sha256))
-        sweep_staging(archive.path, COMPILING_PATTERN)
-        try:
-            arguments = [str(archive.path), archive.name, archive.version, sha256]
-            run_confined("app.compiling.archive_compiler", arguments, settings, timeout_s)
-            return read_compiled(archive, sha256)
-        except CompiledModelError as error:
-            write_refusal(archive, attempt, error.message)
-            raise
 
 
 def read_compiled(archive: HandlerArchive, sha256: str) -> tuple[ModelManifest, CompileReport]:
@@ -95,41 +96,54 @@ def check_refusal(archive: HandlerArchive, attempt: list[object]) -> None:
             raise CompiledModelError(str(refusal.get("reason")))
 
 
-def write_refusal(archive: HandlerArchive, attempt: list[object], reason: str) -> None:
-    """Note that an attempt failed; where the folder is gone or the disk is full, it is made once more some day."""
-    folder = archive.path / ARCHIVE_FOLDER
-    with suppress(OSError):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        document = {"attempt": attempt, "reason": reason}
-        (folder / REFUSAL_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+@contextmanager
+def note_refusal(archive: HandlerArchive, attempt: list[object]) -> Iterator[None]:
+    """Note an attempt that fails; where the folder is gone or the disk is full, it is made once more some day."""
+    try:
+        yield
+    except CompiledModelError as error:
+        folder = archive.path / ARCHIVE_FOLDER
+        with suppress(OSError):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            document = {"attempt": attempt, "reason": error.message}
+            (folder / REFUSAL_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        raise
 
 
-def compile_here(archive: HandlerArchive, sha256: str) -> None:
-    """Compile an archive in this process, compare it with its handler, and write the result.
+def compile_here(path: str, name: str, version: str, sha256: str) -> None:
+    """Compile an archive in this process, and put the result into its `.compiled/`.
+
+    Args:
+        path: the archive's folder.
+        name: of the model.
+        version: of the model.
+        sha256: of the archive's files.
 
     Raises:
         CompiledModelError: the scores differ, or are none.
         Exception: whatever the archive's program, PyTorch or OpenVINO raise.
     """
     from app.engines.pytorch.archive_network import (
-        write_network,  # before the archive's modules can take the place of others
+        convert_network,  # before the archive's modules can take the place of others
     )
 
-    pictures = [*make_pictures(), *read_examples(archive.path)]
-    batches = [pictures[:1], *(pictures[start : start + BATCH] for start in range(1, len(pictures), BATCH))]
+    archive = read_archive(Path(path), name, version)
+    files = [*make_pictures(), *read_examples(archive.path)]
     classifier = DefaultClassifier(archive)
-    expected = [to_scores(classifier.infer(batch), len(batch)) for batch in batches]
-    labels = classifier.name_classes(expected[0].shape[1])
-    manifest = make_manifest(archive, labels, sha256)
-    with stage(archive.path, COMPILING_PATTERN, ARCHIVE_FOLDER) as staging:
-        target = staging / ARCHIVE_FOLDER
-        write_network(classifier.network, manifest.input, target / IR_FILE)
-        found = infer_compiled(staging, manifest, batches)
-        theirs = to_probabilities(np.concatenate(expected), manifest.output)
-        difference = check_difference(to_probabilities(found, manifest.output), theirs, "its handler")
-        write_report(target, manifest, difference, len(pictures), classifier.framework)
-        (target / LABELS_FILE).write_text(json.dumps({"labels": labels}) + "\n", encoding="utf-8")
+    scores = np.concatenate([to_scores(classifier.infer(files[rows]), len(files[rows])) for rows in split(len(files))])
+    labels = classifier.name_classes(scores.shape[1])
+    reference = Reference(
+        manifest=make_manifest(archive, labels, sha256),
+        to_openvino=lambda: convert_network(classifier.network, INPUT),
+        pictures=np.stack([read_picture(file, INPUT) for file in files]),
+        scores=scores,
+        title="its handler",
+        framework=classifier.framework,
+        compiled=ARCHIVE_FOLDER,
+        files={LABELS_FILE: json.dumps({"labels": labels}) + "\n"},
+    )
+    write_compiled(reference, archive.path)
 
 
 def to_scores(found: object, count: int) -> Scores:
@@ -140,44 +154,14 @@ def to_scores(found: object, count: int) -> Scores:
     return scores
 
 
-def infer_compiled(staging: Path, manifest: ModelManifest, batches: Sequence[Sequence[bytes]]) -> Scores:
-    """Decode, preprocess and infer as requests are answered."""
-    engine = OpenVINOEngine(staging, manifest, os.cpu_count() or 1, ARCHIVE_FOLDER)
-    engine.load()
-    spec = manifest.input
-    scores = []
-    for batch in batches:
-        decoded = (decode(picture, EXAMPLE_LIMITS, is_turned=spec.is_turned) for picture in batch)
-        scores.append(engine.infer(np.stack([preprocess(each.pixels, spec) for each in decoded])))
-    engine.close()
-    return np.concatenate(scores)
-
-
-def write_report(target: Path, manifest: ModelManifest, difference: float, pictures: int, framework: str) -> None:
-    """Write the report of a compiled model that was compared."""
-    CompileReport(
-        artifact_sha256=manifest.artifact.sha256,
-        graph_sha256=manifest.graph_sha256,
-        ir_sha256=hash_files(target / IR_FILE, target / WEIGHTS_FILE),
-        max_probability_difference=difference,
-        tolerance=TOLERANCE,
-        images=pictures,
-        framework=framework,
-        converter=converter_version(),
-    ).write(target)
-
-
 def make_pictures() -> list[bytes]:
     """Seeded random pictures of several sizes as PNG files: half noise, half coarse."""
     random = np.random.default_rng(RANDOM_SEED)
     pictures = []
-    for width, height in SIZES:
-        for number in range(PICTURES_OF_EACH_SIZE):
-            grain = GRAIN_PX if number % 2 else 1
-            pixels = random.integers(0, 256, (-(-height // grain), -(-width // grain), 3), dtype=np.uint8)
-            pixels = pixels.repeat(grain, axis=0).repeat(grain, axis=1)[:height, :width]
+    for width_px, height_px in SIZES_PX:
+        for grain_px in (FINE_PX, COARSE_PX) * (PICTURES_OF_EACH_SIZE // 2):
             buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+            Image.fromarray(draw_picture(random, width_px, height_px, grain_px)).save(buffer, "PNG", compress_level=1)
             pictures.append(buffer.getvalue())
     return pictures
 
@@ -185,16 +169,3 @@ def make_pictures() -> list[bytes]:
 def read_examples(path: Path) -> list[bytes]:
     """The example pictures that an archive brings along."""
     return [(path / EXAMPLES_FOLDER / name).read_bytes() for name in ModelFolder(path).find_examples()]
-
-
-def main() -> int:
-    """Compile the archive that the command line names: its folder, name and version, and the SHA-256 of its files."""
-    path, name, version, sha256 = sys.argv[1:]
-    sys.dont_write_bytecode = True  # the archive's folder stays as it came
-    try:
-        compile_here(read_archive(Path(path), name, version), sha256)
-    except Exception as error:  # noqa: BLE001  # whatever the archive's program raises is the reason
-        reason = error.message if isinstance(error, ScancerError) else f"{type(error).__name__}: {error}"
-        print(reason.replace("\n", " "), file=sys.stderr)
-        return 1
-    return 0

@@ -1,6 +1,6 @@
-"""What stands before a network that takes normalized pictures: for the reference in numpy, for the IR in OpenVINO.
+"""What stands before a network: for the reference in numpy, for the IR in OpenVINO.
 
-Such a network comes whole, with a file of its own: its input's layout and how many pictures it takes are its own too.
+A network that comes whole, as a file, decides for itself which layout its input has and how many pictures it takes.
 """
 
 from collections.abc import Sequence
@@ -67,10 +67,17 @@ def free_batch(model: openvino.Model, spec: InputSpec, layout: str) -> None:
     model.reshape(shape_of(1, spec, layout))
 
 
-def prepend_normalization(model: openvino.Model, spec: InputSpec, layout: str) -> openvino.Model:
-    """Have a network take pixels 0 to 255, float32 in its own layout."""
+def take_pixels(model: openvino.Model, layout: str, spec: InputSpec | None = None) -> openvino.Model:
+    """Have a network take pixels: uint8 [N, H, W, 3], 0 to 255.
+
+    Args:
+        model: takes float32 in `layout`, with any N.
+        layout: NCHW or NHWC.
+        spec: mean and deviation by which the network's input is normalized; None if the network does that itself.
+    """
     steps = PrePostProcessor(model)
-    steps.input().tensor().set_element_type(openvino.Type.f32).set_layout(openvino.Layout(layout))
+    steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout(NHWC))
     steps.input().model().set_layout(openvino.Layout(layout))
-    steps.input().preprocess().mean(list(spec.mean)).scale(list(spec.std))
+    if spec is not None:
+        steps.input().preprocess().convert_element_type(openvino.Type.f32).mean(list(spec.mean)).scale(list(spec.std))
     return steps.build()

@@ -2,15 +2,18 @@
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import openvino
 
 from app.arrays import InputBatch, Scores
 from app.config.cpu_count import count_cores
 from app.engines.compile_report import COMPILED_FOLDER, IR_FILE
 from app.errors import CompiledModelError, InferenceError
 from app.manifest.model_manifest import ModelManifest
+
+if TYPE_CHECKING:
+    import openvino
 
 SLOW_S = 0.05
 """A model that takes longer for one picture on one core gets all cores for each."""
@@ -35,13 +38,15 @@ class OpenVINOEngine:
         self._request_many: openvino.InferRequest | None = None
 
     def load(self) -> None:
-        """Read and compile the IR; its report was checked before (`engines/report.py`)."""
+        """Read and compile the IR; its report was checked before (`compile_report.py`)."""
         self._compile(self._threads or 1)
         # One core a picture serves most in all, but a slow model's lone caller would wait while other cores idle.
         if not self._threads and count_cores() > 1 and self._time_one() > SLOW_S:
             self._compile(count_cores())
 
     def _compile(self, threads: int) -> None:
+        import openvino  # here, so that commands that load no model start without it
+
         options = {
             "INFERENCE_NUM_THREADS": threads,
             # For one core no stream of its own: the calling thread infers, which saves two thread switches a picture.

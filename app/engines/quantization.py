@@ -5,9 +5,8 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import openvino
-
 from app.arrays import InputBatch
+from app.engines.conversion import save_ir
 from app.errors import FrameworkMissingError
 
 
@@ -27,6 +26,7 @@ def quantize_ir(source: Path, target: Path, pictures: Sequence[Path], read: Call
         read: makes a picture uint8, [1, H, W, 3].
     """
     import nncf
+    import openvino
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 
     nncf.set_log_level(logging.ERROR)
@@ -38,7 +38,7 @@ def quantize_ir(source: Path, target: Path, pictures: Sequence[Path], read: Call
         # with 7 it gave the same scores to the last bit (benchmarks/README.md).
         advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
     )
-    openvino.save_model(quantized, target, compress_to_fp16=False)
+    save_ir(quantized, target)
 
 
 def quantizer_version() -> str:

@@ -1,10 +1,5 @@
-"""From a compiled model to an INT8 one, in a process of its own: quantized, compared on labelled pictures, reported.
+"""From a compiled model to an INT8 one, in a confined process: quantized, compared on labelled pictures, reported."""
 
-`main` quantizes one version, or prints the reason on stderr and ends with 1. Callers use `quantize_in_process`, which
-has it run in a confined process, so that NNCF is never imported where requests are served.
-"""
-
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.arrays import InputBatch, Probabilities, Scores
+from app.compiling.compilation import hold_compilation
 from app.compiling.folder_compiler import compile_in_process, has_valid_report
 from app.config.settings import Settings
 from app.engines.base import Engine
@@ -22,7 +18,7 @@ from app.engines.compile_report import COMPILED_FOLDER, IR_FILE, WEIGHTS_FILE, C
 from app.engines.int8_report import INT8_FOLDER, Int8Report, read_int8_report
 from app.engines.openvino_engine import OpenVINOEngine
 from app.engines.quantization import quantize_ir, quantizer_version, require_nncf
-from app.errors import CompiledModelError, OperatorError
+from app.errors import CompiledModelError
 from app.evaluation.auc import choose_classes, compare_aucs
 from app.evaluation.labelled_folder import LabelledPicture, find_pictures, read_picture, split_pictures
 from app.manifest.model_manifest import ModelManifest, read_manifest
@@ -30,9 +26,8 @@ from app.manifest.model_specs import OutputSpec
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.postprocess import decide, to_probabilities
 from app.processes.confined_process import run_confined
-from app.processes.locks import hold_lock
 from app.repository.model_folder import ModelFolder
-from app.repository.staging import stage, sweep_staging
+from app.repository.staging import stage
 
 STAGING_PATTERN = ".quantizing-*"
 PICTURES_IN_TURN = 16
@@ -75,12 +70,15 @@ def quantize_in_process(folder: Path, pictures: Path, settings: Settings) -> Int
     find_pictures(pictures, manifest.output.classes)
     if not has_valid_report(folder, manifest):
         compile_in_process(folder, settings, only_if_invalid=True)
-    with hold_lock(settings.instance / f"compile-{manifest.name}-{manifest.version}.lock"):
-        sweep_staging(folder, STAGING_PATTERN)
-        limits = [str(settings.max_pixels)]
-        arguments = [str(folder.resolve()), str(pictures.resolve()), *limits]
-        run_confined("app.evaluation.quantizer", arguments, settings, shows_output=True)
+    with hold_compilation(ModelFolder(folder), STAGING_PATTERN, settings):
+        limits = str(settings.max_pixels), str(settings.max_side_px)
+        run_confined(quantize_here, [folder.resolve(), pictures.resolve(), *limits], settings, shows_output=True)
         return read_int8_report(folder, manifest, read_report(folder, manifest))
+
+
+def quantize_here(folder: str, pictures: str, max_pixels: str, max_side_px: str) -> None:
+    """What the confined process does: see `quantize_model`."""
+    quantize_model(Path(folder), Path(pictures), ImageLimits(int(max_pixels), int(max_side_px)))
 
 
 def quantize_model(folder: Path, pictures: Path, limits: ImageLimits) -> Int8Report:
@@ -167,14 +165,3 @@ def make_report(
         ms_f32=result.ms_f32,
         ms_int8=result.ms_int8,
     )
-
-
-def main() -> int:
-    """Quantize the model folder that the command line names, with the pictures and their largest size after it."""
-    folder, pictures, max_pixels = sys.argv[1:]
-    try:
-        quantize_model(Path(folder), Path(pictures), ImageLimits(int(max_pixels)))
-    except OperatorError as error:
-        print(error.message.replace("\n", " "), file=sys.stderr)
-        return 1
-    return 0

@@ -1,99 +1,135 @@
-"""Runs a module of ours in a process of its own, confined before anything of a model is read.
+"""Runs a function of ours in a process of its own, which is confined before anything of a model is read.
 
-`python -m app.processes.confined_process MEMORY_BYTES FILE_BYTES MODULE ARGUMENT…` confines itself, imports the module
-and calls its `main`. Callers use `run_confined`.
+`run_confined` starts `python -m app.processes.confined_process` with the name of the function and its arguments. The
+process tells why it failed over a pipe of its own, so that nothing that a library prints is taken for the reason.
 """
 
+import logging
 import os
-import selectors
 import signal
 import subprocess
 import sys
-import time
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import PREFIX, Settings
-from app.errors import CompiledModelError
-from app.processes.confinement import confine
+from app.errors import CompiledModelError, ScancerError
+from app.processes.confinement import confine, describe_exit, name_limit
 
-LOOK_S = 0.1
-KEPT_BYTES, MAX_REASON_LENGTH = 8192, 500
+log = logging.getLogger(__name__)
+
+MAX_REASON_LENGTH, MAX_REASON_BYTES = 500, 4096
+LOGGED_LINES, LOGGED_BYTES = 20, 8192
 
 
 def run_confined(
-    module: str, arguments: list[str], settings: Settings, timeout_s: float | None = None, shows_output: bool = False
+    task: Callable[..., object],
+    arguments: Sequence[str | Path],
+    settings: Settings,
+    timeout_s: float | None = None,
+    shows_output: bool = False,
 ) -> None:
-    """Run a module's `main` in a confined process, and end the process with all it started.
+    """Call a function in a confined process, and end that process with all it started.
 
-    It has no setting of ours in its environment: one may be a password.
+    The process has no setting of ours in its environment, for one may be a password. If it fails, the last lines that
+    it wrote on standard error are logged.
 
     Args:
-        module: of this project.
-        arguments: what it finds in `sys.argv`.
-        settings: how much memory it may have, and how large its files may be.
+        task: a function of a module of ours; the process imports it by its name.
+        arguments: what it is called with, as texts.
+        settings: how much memory the process may have, and how large its files may be.
         timeout_s: how long it may take; None: as long as it takes.
         shows_output: what it prints goes to our standard output, not nowhere.
 
     Raises:
-        CompiledModelError: it failed, or took too long; the message is the last line that it wrote on stderr.
+        CompiledModelError: it failed, or took too long; the message is its reason.
     """
-    limits = [str(settings.model_memory_bytes), str(2 * settings.max_model_bytes)]
+    memory_bytes = settings.model_memory_bytes
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    with os.fdopen(reader, "rb", 0) as pipe, os.fdopen(writer, "wb", 0), tempfile.TemporaryFile() as errors:
+        code = run_to_end(
+            [*map(str, (memory_bytes, 2 * settings.max_model_bytes, writer)), write_name(task), *map(str, arguments)],
+            timeout_s,
+            stdout=None if shows_output else subprocess.DEVNULL,
+            stderr=errors,
+            pass_fds=(writer,),
+        )
+        if code == 0:
+            return
+        told = (pipe.read(MAX_REASON_BYTES) or b"").decode(errors="replace")
+        lines = read_last_lines(errors)
+    if lines:
+        log.warning("the last lines of a confined process that failed:\n%s", "\n".join(lines))
+    if code is None:
+        raise CompiledModelError(f"it took longer than {timeout_s} s")
+    raise CompiledModelError(told or describe_exit(code, memory_bytes))
+
+
+def write_name(task: Callable[..., object]) -> str:
+    """Write a function's name so that `call` finds it."""
+    return f"{task.__module__}:{task.__qualname__}"
+
+
+def call(task: str, arguments: Sequence[str]) -> None:
+    """Import a function by its name and call it."""
+    module, _, function = task.partition(":")
+    getattr(import_module(module), function)(*arguments)
+
+
+def run_to_end(arguments: list[str], timeout_s: float | None, **options: Any) -> int | None:
+    """Run this module as a program, end all it started, and return its code; None if it took too long."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.processes.confined_process", *limits, module, *arguments],
+        [sys.executable, "-B", "-m", "app.processes.confined_process", *arguments],  # -B: an archive stays as it came
         cwd=PROJECT_ROOT,
         env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
         stdin=subprocess.DEVNULL,
-        stdout=None if shows_output else subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
         start_new_session=True,
+        **options,
     )
     try:
-        words = read_last_words(process, timeout_s)
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return None
     finally:
         with suppress(ProcessLookupError, PermissionError):  # all have ended
             os.killpg(process.pid, signal.SIGKILL)
-        code = process.wait()
-        assert process.stderr is not None, "it is a pipe"
-        process.stderr.close()
-    if words is None:
-        raise CompiledModelError(f"it took longer than {timeout_s} s")
-    if code:
-        lines = words.decode(errors="replace").strip().splitlines()
-        raise CompiledModelError(lines[-1][:MAX_REASON_LENGTH] if lines else f"it ended with code {code}")
+        process.wait()
 
 
-def read_last_words(process: "subprocess.Popen[bytes]", timeout_s: float | None) -> bytes | None:
-    """Read what a process writes on stderr until it ends; return the end of it, or None if that takes too long.
+def read_last_lines(file: BinaryIO) -> list[str]:
+    """Read the last lines of a file, without those that are empty."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - LOGGED_BYTES))
+    lines = file.read().decode(errors="replace").splitlines()
+    return [line for line in lines if line.strip()][-LOGGED_LINES:]
 
-    What it started may hold the pipe open, so the end of the process counts, not that of the pipe.
-    """
-    assert process.stderr is not None, "it is a pipe"
-    until = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
-    words = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stderr, selectors.EVENT_READ)
-        while (left_s := until - time.monotonic()) > 0:
-            if selector.select(min(left_s, LOOK_S)):
-                chunk = os.read(process.stderr.fileno(), KEPT_BYTES)
-                if not chunk:
-                    with suppress(subprocess.TimeoutExpired):
-                        process.wait(None if timeout_s is None else left_s)
-                        return words
-                words = (words + chunk)[-KEPT_BYTES:]
-            elif process.poll() is not None:
-                return words
-    return None
+
+def explain(error: BaseException, memory_bytes: int, file_bytes: int) -> str:
+    """Say in one line why a task failed, and name the limit that it seems to have met."""
+    reason = error.message if isinstance(error, ScancerError) else f"{type(error).__name__}: {error}"
+    line = " ".join(reason.split())[:MAX_REASON_LENGTH].rstrip(": ")
+    return line + name_limit(line, memory_bytes, file_bytes)
 
 
 def main() -> int:
-    """Confine this process, then run the module that the command line names."""
-    memory_bytes, file_bytes, module, *arguments = sys.argv[1:]
-    confine(int(memory_bytes), int(file_bytes))
-    sys.argv = [module, *arguments]
-    code: int = import_module(module).main()
-    return code
+    """Confine this process, then call the function that the command line names."""
+    memory_bytes, file_bytes, pipe = map(int, sys.argv[1:4])
+    os.set_inheritable(pipe, False)
+    confine(memory_bytes, file_bytes)
+    try:
+        call(sys.argv[4], sys.argv[5:])
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a model's program raises is the reason
+        if not isinstance(error, ScancerError):
+            traceback.print_exc()
+        os.write(pipe, explain(error, memory_bytes, file_bytes).encode())
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

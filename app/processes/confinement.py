@@ -64,3 +64,36 @@ def leave_network(libc: ctypes.CDLL) -> bool:
     Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
     return True
+
+
+MEMORY_WORDS = ("MemoryError", "bad_alloc", "allocate memory")
+"""How Python, C++ and the frameworks say that they got no more memory."""
+FILE_WORDS = ("File too large",)
+CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)
+
+
+def name_limit(reason: str, memory_bytes: int, file_bytes: int) -> str:
+    """Name the limit that a failure speaks of, to be written behind its reason; nothing if it speaks of none."""
+    if any(words in reason for words in MEMORY_WORDS):
+        return f" (it may use {memory_bytes} bytes of memory: SCANCER_MODEL_MEMORY_BYTES)"
+    if any(words in reason for words in FILE_WORDS):
+        return f" (a file may have {file_bytes} bytes: twice SCANCER_MAX_MODEL_BYTES)"
+    return ""
+
+
+def describe_exit(code: int, memory_bytes: int | None = None) -> str:
+    """Say how a process ended that told no reason itself.
+
+    Args:
+        code: as `subprocess` has it: below 0 it is the signal that ended the process.
+        memory_bytes: the memory that the process might use; None: as much as there is.
+    """
+    if code >= 0:
+        return f"it ended with code {code} and told no reason"
+    name = {each.value: each.name for each in signal.Signals}.get(-code, f"signal {-code}")
+    limit = "" if memory_bytes is None else f" (limit {memory_bytes} bytes: SCANCER_MODEL_MEMORY_BYTES)"
+    if -code == signal.SIGKILL:
+        return f"it was killed ({name}): most likely out of memory{limit}"
+    if -code in CRASHES:
+        return f"it crashed ({name}): perhaps a library got no more memory{limit}"
+    return f"it was ended ({name})"

@@ -94,7 +94,7 @@ class ModelLoader:
         """Compile the model and load it, or start its framework."""
         folder = planned.folder
         manifest = folder.read_manifest()
-        require_framework(manifest)
+        require_framework(manifest.framework)
         if runs_natively(manifest):
             engine = ProcessEngine(folder.path, manifest, self.settings)
             served, load_s = self._serve(planned, manifest, engine)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.compiling import folder_compiler as compiler
+from app.compiling import compilation
 from app.compiling.folder_compiler import compile_in_process, compile_model, make_comparison_batch
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
@@ -45,7 +45,7 @@ def test_leftovers_of_a_killed_compilation_are_taken_away(compiled: tuple[Path, 
 
 def test_compiled_model_that_strays_is_refused_with_both_numbers(pcam: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = (pcam / "compiled/report.json").read_text()
-    monkeypatch.setattr(compiler, "TOLERANCE", 1e-12)
+    monkeypatch.setattr(compilation, "TOLERANCE", 1e-12)
     with pytest.raises(
         CompiledModelError, match=r"differ from those of torch by \d\.\d\de-0\d; at most 1e-12 is allowed"
     ):

@@ -1,23 +1,18 @@
-"""Compiles model folders one after the other in one process, and says how each was refused.
-
-`main` is what `run_confined` runs: `python -m … REASONS FOLDER…` writes a JSON object of reasons by folder.
-"""
+"""Compiles model folders one after the other in one process, and says how each was refused."""
 
 import json
-import sys
 from pathlib import Path
 
 from app.compiling.folder_compiler import compile_model
 from app.errors import ScancerError
 
 
-def main() -> int:
-    """Compile the folders that the command line names."""
-    reasons = {}
-    for folder in sys.argv[2:]:
+def compile_each(reasons: str, *folders: str) -> None:
+    """Compile the folders, and write a JSON object of reasons by folder: what `run_confined` runs."""
+    found = {}
+    for folder in folders:
         try:
-            compile_model(Path(folder))
+            compile_model(folder)
         except ScancerError as error:
-            reasons[folder] = error.message
-    Path(sys.argv[1]).write_text(json.dumps(reasons), encoding="utf-8")
-    return 0
+            found[folder] = error.message
+    Path(reasons).write_text(json.dumps(found), encoding="utf-8")

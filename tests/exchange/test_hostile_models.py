@@ -13,6 +13,7 @@ from app.errors import ModelFolderError
 from app.exchange.model_importer import add_model, bring_in
 from app.exchange.unpacking import ArchiveLimits
 from app.processes.confined_process import run_confined
+from tests.exchange.compile_each import compile_each
 from tests.exchange.hostile import CANARY, HOSTILE, LOADED, Generator
 
 MIB = 1 << 20
@@ -86,7 +87,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
         (root / "quarantine").mkdir()
         folders[name] = bring_in(source, manifest, root / "quarantine", settings, ArchiveLimits(bytes=64 * MIB)).path
     reasons = roots["Keras Lambda"] / "reasons.json"
-    run_confined("tests.exchange.compile_each", [str(reasons), *map(str, folders.values())], settings)
+    run_confined(compile_each, [reasons, *folders.values()], settings)
     told = json.loads(reasons.read_text())
     return {name: (folder, told.get(str(folder), "")) for name, folder in folders.items()}
 

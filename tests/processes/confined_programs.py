@@ -1,13 +1,15 @@
 """What the confined process is made to run by `test_confined_process.py`."""
 
+import atexit
 import json
 import os
 import resource
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
+
+from app.errors import CompiledModelError
 
 
 def look(target: str) -> None:
@@ -43,13 +45,23 @@ def hang(target: str) -> None:
 
 
 def chatter(_: str) -> None:
-    for _ in range(64):
-        os.write(2, b"x" * 1024 * 1024)
-    os.write(2, b"\nthe reason\n")
-    raise SystemExit(3)
+    """Write much on stderr, also while the process ends, and fail in between."""
+    for number in range(100):
+        os.write(2, b"line %d %s\n" % (number, b"x" * 64 * 1024))
+    os.write(2, b"".join(b"last line %d\n" % number for number in range(30)))
+    atexit.register(os.write, 2, b"a library says goodbye\n")
+    raise CompiledModelError("the reason\nin two lines")
 
 
-def main() -> int:
-    programs = {each.__name__: each for each in (look, hog, leave_a_child, hang, chatter)}
-    programs[sys.argv[1]](sys.argv[2])
-    return 0
+def write_too_much(target: str) -> None:
+    with Path(target).open("wb", 0) as file:
+        for _ in range(17):
+            file.write(bytes(1024 * 1024))
+
+
+def be_killed(number: str) -> None:
+    os.kill(os.getpid(), int(number))
+
+
+def end_early(code: str) -> None:
+    os._exit(int(code))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from app.arrays import InputBatch, Scores
+from app.engines.network_input import NCHW, take_pixels
 from app.engines.pytorch.torch_architectures import ARCHITECTURES
 from app.engines.pytorch.torch_weights import read_weights
 from app.errors import InferenceError, IntegrityError, ManifestError
@@ -56,8 +57,6 @@ def build_network(folder: Path, manifest: ModelManifest) -> nn.Module:
 class TorchEngine:
     """PyTorch on the CPU, in float32."""
 
-    layout = "NCHW"
-
     def __init__(self, folder: Path, manifest: ModelManifest, threads: int) -> None:
         self._folder = folder
         self._manifest = manifest
@@ -88,9 +87,8 @@ class TorchEngine:
             warnings.filterwarnings("ignore", category=TracerWarning)
             # OpenVINO's reader traces; torch would rather export, to a format that runs code when it is loaded.
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.trace", category=DeprecationWarning)
-            return openvino.convert_model(
-                self.network, example_input=example, input=[-1, 3, spec.height_px, spec.width_px]
-            )
+            shape = [-1, 3, spec.height_px, spec.width_px]
+            return take_pixels(openvino.convert_model(self.network, example_input=example, input=shape), NCHW)
 
     def describe(self) -> str:
         """Return the framework's name and version."""

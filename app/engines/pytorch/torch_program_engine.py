@@ -14,23 +14,13 @@ import openvino
 import torch
 
 from app.arrays import InputBatch, Scores
-from app.engines.network_input import (
-    NCHW,
-    find_layout,
-    free_batch,
-    normalize,
-    prepend_normalization,
-    shape_of,
-    split_batch,
-)
+from app.engines.network_input import NCHW, find_layout, free_batch, normalize, shape_of, split_batch, take_pixels
 from app.errors import InferenceError, IntegrityError
 from app.manifest.model_manifest import ModelManifest
 
 
 class TorchProgramEngine(ABC):
     """A network of float32 [N, 3, H, W] on the CPU, normalization before it."""
-
-    layout = NCHW
 
     def __init__(self, folder: Path, manifest: ModelManifest, threads: int) -> None:
         self._path = folder / manifest.artifact.file
@@ -74,7 +64,7 @@ class TorchProgramEngine(ABC):
             warnings.simplefilter("ignore")
             model = self._convert()
         free_batch(model, self._spec, NCHW)
-        return prepend_normalization(model, self._spec, NCHW)
+        return take_pixels(model, NCHW, self._spec)
 
     @abstractmethod
     def _convert(self) -> openvino.Model:

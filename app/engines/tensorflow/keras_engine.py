@@ -14,6 +14,7 @@ import numpy as np
 import openvino
 
 from app.arrays import InputBatch, Scores
+from app.engines.network_input import NHWC, shape_of, take_pixels
 from app.engines.tensorflow.keras_2_weights import set_weights
 from app.engines.tensorflow.keras_classes import find_classes, is_allowed, refuse_class
 from app.engines.tensorflow.keras_hdf5 import check_hdf5
@@ -75,8 +76,6 @@ def load_network(path: Path) -> Any:
 class KerasEngine:
     """Keras 3 on TensorFlow, on the CPU, in float32, as one `tf.function` (`predict` is ten times slower)."""
 
-    layout = "NHWC"
-
     def __init__(self, folder: Path, manifest: ModelManifest, threads: int) -> None:
         self._path = folder / manifest.artifact.file
         self._spec = manifest.input
@@ -106,7 +105,7 @@ class KerasEngine:
 
     def to_openvino(self) -> openvino.Model:
         """Read the function's graph with OpenVINO's own reader; no SavedModel is written."""
-        return openvino.convert_model(self.function, input=[-1, self._spec.height_px, self._spec.width_px, 3])
+        return take_pixels(openvino.convert_model(self.function, input=shape_of(-1, self._spec, NHWC)), NHWC)
 
     def describe(self) -> str:
         """Return the framework's name and version."""

@@ -10,7 +10,7 @@ import numpy as np
 import openvino
 
 from app.arrays import InputBatch, Scores
-from app.engines.network_input import NHWC, find_layout, shape_of, split_batch
+from app.engines.network_input import NHWC, find_layout, shape_of, split_batch, take_pixels
 from app.engines.tensorflow.tensorflow_setup import limit_threads, tf
 from app.errors import InferenceError, IntegrityError
 from app.manifest.model_manifest import ModelManifest
@@ -20,8 +20,6 @@ SIGNATURE = "serving_default"
 
 class SavedModelEngine:
     """The signature `serving_default`, float32 [N, H, W, 3] in and one output, behind its normalization."""
-
-    layout = NHWC
 
     def __init__(self, folder: Path, manifest: ModelManifest, threads: int) -> None:
         self._path = folder / manifest.artifact.file
@@ -79,7 +77,8 @@ class SavedModelEngine:
 
     def to_openvino(self) -> openvino.Model:
         """Read the function's graph with OpenVINO's own reader."""
-        return openvino.convert_model(self.function, input=shape_of(1 if self._takes_one else -1, self._spec, NHWC))
+        shape = shape_of(1 if self._takes_one else -1, self._spec, NHWC)
+        return take_pixels(openvino.convert_model(self.function, input=shape), NHWC)
 
     def describe(self) -> str:
         """Return the framework's name and version."""

@@ -1,0 +1,148 @@
+"""The one flow of the slow road: a reference's network becomes an IR, is compared with the reference, and is reported.
+
+A reference comes from a model folder (`folder_compiler.py`) or from an archive (`archive_compiler.py`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.arrays import InputBatch, Probabilities, RGBImage, Scores
+from app.config.settings import Settings, count_cores
+from app.engines.compile_report import (
+    COMPILED_FOLDER,
+    IR_FILE,
+    TOLERANCE,
+    WEIGHTS_FILE,
+    CompileReport,
+    hash_files,
+)
+from app.engines.conversion import converter_version, save_ir
+from app.engines.openvino_engine import OpenVINOEngine
+from app.errors import CompiledModelError
+from app.manifest.model_manifest import ModelManifest
+from app.manifest.model_specs import InputSpec
+from app.pipeline.decoding.decode import decode
+from app.pipeline.decoding.limits import ImageLimits
+from app.pipeline.postprocess import to_probabilities
+from app.pipeline.preprocess import preprocess
+from app.processes.locks import hold_lock
+from app.repository.model_folder import ModelFolder
+from app.repository.staging import COMPILING_PATTERN, stage, sweep_staging
+
+RANDOM_SEED = 0
+FINE_PX, COARSE_PX = 1, 8
+"""Sides of the squares of one colour that random pictures are made of: noise, and something a network may react to."""
+BATCH = 8
+EXAMPLE_LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model in its own framework: what is compiled, and what the compiled model must agree with.
+
+    Attributes:
+        manifest: of the version.
+        to_openvino: returns the network as an `openvino.Model` that takes pixels.
+        pictures: uint8, [N, height, width, 3].
+        scores: of these pictures, by the framework.
+        title: how messages call what computed the scores.
+        framework: name and version of what computed the scores.
+        compiled: the folder that the compiled model goes to.
+        files: text files to be written beside the IR, by name.
+    """
+
+    manifest: ModelManifest
+    to_openvino: Callable[[], Any]
+    pictures: InputBatch
+    scores: Scores
+    title: str
+    framework: str
+    compiled: str = COMPILED_FOLDER
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def hold_compilation(folder: ModelFolder, pattern: str, settings: Settings) -> Iterator[None]:
+    """Keep other processes from compiling a version, and remove what killed ones have left.
+
+    Args:
+        folder: of the version.
+        pattern: of the staging folder's name.
+        settings: instance folder, where the lock lies.
+    """
+    with hold_lock(settings.instance / f"compile-{folder.name}-{folder.version}.lock"):
+        sweep_staging(folder.path, pattern)
+        yield
+
+
+def write_compiled(reference: Reference, folder: Path) -> CompileReport:
+    """Write a reference's compiled model into the folder of its version, unless it strays from the reference.
+
+    Raises:
+        CompiledModelError: a probability differs by more than `TOLERANCE`, or the folder cannot be written.
+    """
+    manifest = reference.manifest
+    with stage(folder, COMPILING_PATTERN, reference.compiled) as staging:
+        target = staging / reference.compiled
+        save_ir(reference.to_openvino(), target / IR_FILE)
+        ours, theirs = (
+            to_probabilities(scores, manifest.output)
+            for scores in (infer_compiled(staging, reference), reference.scores)
+        )
+        report = CompileReport(
+            artifact_sha256=manifest.artifact.sha256,
+            graph_sha256=manifest.graph_sha256,
+            ir_sha256=hash_files(target / IR_FILE, target / WEIGHTS_FILE),
+            max_probability_difference=check_difference(ours, theirs, reference.title),
+            tolerance=TOLERANCE,
+            images=len(reference.pictures),
+            framework=reference.framework,
+            converter=converter_version(),
+        )
+        report.write(target)
+        for name, text in reference.files.items():
+            (target / name).write_text(text, encoding="utf-8")
+    return report
+
+
+def infer_compiled(staging: Path, reference: Reference) -> Scores:
+    """Show the pictures to the staged compiled model: the first alone, the others in batches, as requests come."""
+    engine = OpenVINOEngine(staging, reference.manifest, count_cores(), reference.compiled)
+    engine.load()
+    try:
+        return np.concatenate([engine.infer(reference.pictures[rows]) for rows in split(len(reference.pictures))])
+    finally:
+        engine.close()
+
+
+def split(count: int) -> list[slice]:
+    """The first of `count` pictures alone, and the others in batches."""
+    return [slice(0, 1), *(slice(start, start + BATCH) for start in range(1, count, BATCH))]
+
+
+def check_difference(ours: Probabilities, theirs: Probabilities, title: str) -> float:
+    """Return the largest difference of a probability; raises `CompiledModelError` if it is more than `TOLERANCE`."""
+    difference = float(np.abs(ours - theirs).max())
+    if difference > TOLERANCE:
+        raise CompiledModelError(
+            f"the compiled model's probabilities differ from those of {title} by {difference:.2e}; "
+            f"at most {TOLERANCE:.0e} is allowed"
+        )
+    return difference
+
+
+def draw_picture(random: np.random.Generator, width_px: int, height_px: int, grain_px: int) -> RGBImage:
+    """Draw squares of random colours: uint8, [height, width, 3]."""
+    rows, columns = -(-height_px // grain_px), -(-width_px // grain_px)
+    grains = random.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+    return grains.repeat(grain_px, axis=0).repeat(grain_px, axis=1)[:height_px, :width_px]
+
+
+def read_picture(content: bytes, spec: InputSpec) -> RGBImage:
+    """Decode and preprocess a picture's file as a request's is: uint8, [height, width, 3]; raises `RequestError`."""
+    return preprocess(decode(content, EXAMPLE_LIMITS, is_turned=spec.is_turned).pixels, spec)

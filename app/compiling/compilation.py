@@ -38,7 +38,7 @@ RANDOM_SEED = 0
 FINE_PX, COARSE_PX = 1, 8
 """Sides of the squares of one colour that random pictures are made of: noise, and something a network may react to."""
 BATCH = 8
-EXAMPLE_LIMITS = ImageLimits(max_pixels=25_000_000, max_side_px=16_384)
+EXAMPLE_LIMITS = ImageLimits(max_pixels=25_000_000)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,18 @@
 """Runs a framework's own engine in a process of its own, so that no worker that answers HTTP imports a framework.
 
-The two ends speak over a socket pair: a line of JSON, then raw bytes. Nothing is pickled. A process that dies or
-takes too long is ended, the caller gets an error, and the next call finds a new process.
+The two ends exchange messages over a socket pair. A process that dies or takes too long is ended, the caller gets an
+error, and the next call starts a new process.
 """
 
-import json
 import logging
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.arrays import InputBatch, Scores
 from app.config.setting_types import PROJECT_ROOT
@@ -20,11 +20,14 @@ from app.config.settings import Settings
 from app.engines.base import build_engine
 from app.errors import InferenceError, ModelProcessError, ScancerError
 from app.manifest.model_manifest import ModelManifest, read_manifest
+from app.processes.confinement import describe_exit
+from app.processes.frames import LOST, Channel, Message
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120
-MAX_HEADER_BYTES = 64 * 1024
+END_S = 1.0
+Number = TypeVar("Number", bound=np.generic)
 
 
 def runs_natively(manifest: ModelManifest) -> bool:
@@ -32,39 +35,14 @@ def runs_natively(manifest: ModelManifest) -> bool:
     return manifest.engine == "native"
 
 
-class Channel:
-    """One end of the socket pair: messages of a JSON header and an optional array."""
+def send_array(channel: Channel, array: NDArray[Any]) -> None:
+    """Send an array: its shape in the header, its bytes behind it."""
+    channel.send({"shape": array.shape}, [array.tobytes()])
 
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self._stream = connection.makefile("rwb")
 
-    def send(self, header: dict[str, Any], array: np.ndarray[Any, Any] | None = None) -> None:
-        """Send a header; an array's dtype and shape are added to it and its bytes follow."""
-        if array is not None:
-            header = {**header, "dtype": array.dtype.str, "shape": array.shape}
-        self._stream.write(json.dumps(header).encode() + b"\n")
-        if array is not None:
-            self._stream.write(np.ascontiguousarray(array).data)
-        self._stream.flush()
-
-    def receive(self) -> tuple[dict[str, Any], np.ndarray[Any, Any] | None]:
-        """Receive one message; raises `EOFError` when the other end is gone."""
-        line = self._stream.readline(MAX_HEADER_BYTES)
-        if not line.endswith(b"\n"):
-            raise EOFError
-        header = json.loads(line)
-        if "dtype" not in header:
-            return header, None
-        array = np.empty(header["shape"], dtype=np.dtype(header["dtype"]))
-        if array.nbytes and self._stream.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
-            raise EOFError
-        return header, array
-
-    def close(self) -> None:
-        """Close this end."""
-        self._stream.close()
-        self.connection.close()
+def read_array(message: Message, dtype: type[Number]) -> NDArray[Number]:
+    """Read a message of `send_array`; raises `ValueError` if the shape is of another number of bytes."""
+    return np.frombuffer(message.blobs[0], dtype).reshape(message.header["shape"])
 
 
 class ProcessEngine:
@@ -96,13 +74,26 @@ class ProcessEngine:
         ours.settimeout(START_TIMEOUT_S)
         self._channel = Channel(ours)
         try:
-            header, _ = self._channel.receive()
-        except (OSError, EOFError) as error:
-            self.close()
-            raise ModelProcessError(f"the process of {self._manifest.framework} did not start") from error
+            header = self._channel.receive().header
+        except LOST as error:
+            raise ModelProcessError(
+                f"the process of {self._manifest.framework} did not start: {self._describe_loss(error)}"
+            ) from error
         if "error" in header:
             self.close()
             raise ModelProcessError(header["error"])
+
+    def _describe_loss(self, error: Exception) -> str:
+        """End the process, and say why it was lost."""
+        assert self._process is not None, "load() starts it"
+        try:
+            if isinstance(error, TimeoutError):
+                return f"it took longer than {START_TIMEOUT_S} s"
+            return describe_exit(self._process.wait(END_S))  # its end of the socket closes a moment earlier
+        except subprocess.TimeoutExpired:
+            return f"its connection broke ({error!r})"
+        finally:
+            self.close()
 
     def infer(self, batch: InputBatch) -> Scores:
         """Send the batch to the process and wait for its scores.
@@ -115,15 +106,15 @@ class ProcessEngine:
                 self.load()
             assert self._channel is not None, "load() opens it"
             self._channel.connection.settimeout(self._settings.response_timeout_s)
-            self._channel.send({}, batch)
-            header, scores = self._channel.receive()
-        except (OSError, EOFError, ValueError, ModelProcessError) as error:
+            send_array(self._channel, batch)
+            reply = self._channel.receive()
+            if "error" not in reply.header:
+                return read_array(reply, np.float32)
+        except (*LOST, ValueError, ModelProcessError) as error:
             self.close()
             log.error("model process lost", extra={"model": self._manifest.name, "reason": repr(error)})
             raise InferenceError("The model's process failed; it is started anew for the next request.") from error
-        if scores is None:
-            raise InferenceError(header["error"])
-        return scores
+        raise InferenceError(reply.header["error"])
 
     def close(self) -> None:
         """End the process."""
@@ -148,12 +139,11 @@ def serve(descriptor: int, folder: Path, framework: str, threads: int) -> None:
     channel.send({"ready": True})
     while True:
         try:
-            _, batch = channel.receive()
+            batch = read_array(channel.receive(), np.uint8)
         except EOFError:
             return
-        assert batch is not None, "the parent sends batches only"
         try:
-            channel.send({}, engine.infer(batch))
+            send_array(channel, engine.infer(batch))
         except InferenceError as error:
             channel.send({"error": error.message})
 

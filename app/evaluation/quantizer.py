@@ -71,14 +71,14 @@ def quantize_in_process(folder: Path, pictures: Path, settings: Settings) -> Int
     if not has_valid_report(folder, manifest):
         compile_in_process(folder, settings, only_if_invalid=True)
     with hold_compilation(ModelFolder(folder), STAGING_PATTERN, settings):
-        limits = str(settings.max_pixels), str(settings.max_side_px)
-        run_confined(quantize_here, [folder.resolve(), pictures.resolve(), *limits], settings, shows_output=True)
+        arguments = [folder.resolve(), pictures.resolve(), str(settings.max_pixels)]
+        run_confined(quantize_here, arguments, settings, shows_output=True)
         return read_int8_report(folder, manifest, read_report(folder, manifest))
 
 
-def quantize_here(folder: str, pictures: str, max_pixels: str, max_side_px: str) -> None:
+def quantize_here(folder: str, pictures: str, max_pixels: str) -> None:
     """What the confined process does: see `quantize_model`."""
-    quantize_model(Path(folder), Path(pictures), ImageLimits(int(max_pixels), int(max_side_px)))
+    quantize_model(Path(folder), Path(pictures), ImageLimits(int(max_pixels)))
 
 
 def quantize_model(folder: Path, pictures: Path, limits: ImageLimits) -> Int8Report:

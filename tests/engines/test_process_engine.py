@@ -60,3 +60,13 @@ def test_close_ends_the_process(engine: ProcessEngine) -> None:
     process = engine.process_id
     engine.close()
     assert not Path(f"/proc/{process}").exists()
+
+
+def test_process_that_ends_while_it_starts_is_told_with_its_signal(
+    engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ModelProcessError, match=r"torch did not start: it was killed \(SIGKILL\): most likely out of"):
+        engine.load()
+    assert engine.process_id is None

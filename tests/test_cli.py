@@ -2,18 +2,21 @@
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from werkzeug.security import check_password_hash
 
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings_document import describe_settings
+from tests.handlers.archives import make_archive, make_tiny
 
 
 def flask(*arguments: str, text: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
@@ -80,6 +83,78 @@ def test_archives_are_listed_as_what_they_are(tmp_path: Path) -> None:
     assert listed[1].startswith("dogs\t1.0\tunusable: MAR-INF/MANIFEST.json must name modelName")
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], list[str]]:
+    """The settings of a repository of a model and three archives, and what `models compile` printed of each."""
+    root = tmp_path_factory.mktemp("mixed")
+    models, broken = root / "models", {"model.py": b"raise KeyError('no network')", "weights.pth": b"x"}
+    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", models / "pcam-classification")
+    make_tiny(models, "tiny")
+    make_archive(models, "own", "own.py", {"own.py": "def handle(data, context): return data"})
+    make_archive(models, "broken", "image_classifier", {**broken}, model_file="model.py", serialized_file="weights.pth")
+    where = {"models": str(models), "instance": str(root), "programs": "all"}
+    done = flask("models", "compile", **where)
+    assert done.returncode == 0, done.stderr
+    return where, [line for line in done.stdout.splitlines() if not line.startswith("compiling ")]
+
+
+def test_archives_are_compiled_or_passed_over_with_why_their_handlers_answer(
+    mixed: tuple[dict[str, str], list[str]],
+) -> None:
+    _, lines = mixed
+    assert lines[:2] == [
+        "ok broken/1.0: passed over, its handler answers: KeyError: 'no network'",
+        "ok own/1.0: passed over, its handler answers: its handler is not image_classifier",
+    ]
+    for line, name, images in zip(lines[2:], ("pcam-classification", "tiny"), (32 + 3, 16), strict=True):
+        assert re.fullmatch(rf"ok {name}/1\.0: largest .* [0-9.]+e-0\d over {images} images \(torch 2.*\)", line), line
+
+
+def test_archives_are_checked_as_far_as_they_can_be(mixed: tuple[dict[str, str], list[str]], tmp_path: Path) -> None:
+    where, _ = mixed
+    checked = flask("models", "check", **where)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    lines = checked.stdout.splitlines()
+    assert lines[:2] == [
+        "ok broken/1.0: an archive that is not compiled: 'flask models compile broken' tries to",
+        "ok own/1.0: an archive that its handler answers: its handler is not image_classifier",
+    ]
+    assert lines[2].startswith("ok pcam-classification/1.0: examples within ")
+    assert lines[3].startswith("ok tiny/1.0: an archive whose compiled model is within ")
+
+    shutil.copytree(Path(where["models"]) / "tiny", tmp_path / "tiny")
+    with (tmp_path / "tiny/1.0/.compiled/model.bin").open("ab") as file:
+        file.write(b"x")
+    done = flask("models", "check", **{**where, "models": str(tmp_path)})
+    reason = "the compiled model was changed after it was made"
+    assert (done.returncode, done.stderr) == (1, f"FAILED tiny/1.0: {reason}\n")
+
+
+def test_archive_that_may_not_be_run_or_has_no_such_thing_fails_with_its_reason(
+    mixed: tuple[dict[str, str], list[str]], tmp_path: Path
+) -> None:
+    where, _ = mixed
+    for command in ("check", "compile"):
+        done = flask("models", command, "own", **{**where, "programs": "off"})
+        assert (done.returncode, "FAILED own/1.0: it brings a program of its own" in done.stderr) == (1, True)
+    for arguments in (["pack"], ["compile", "--int8", str(tmp_path)]):
+        done = flask("models", *arguments, "tiny", **where)
+        assert (done.returncode, "tiny/1.0: it is a model archive" in done.stderr) == (1, True)
+    assert flask("models", "set-default", "tiny", "1.0", **where).stdout == "the default of tiny is 1.0\n"
+
+
+def test_models_in_folders_of_another_name_are_named_with_the_rule(tmp_path: Path) -> None:
+    for folder in ("resnet18/1.0", "my model/1.0", "no-version", "good-name/1.0 beta", ".hidden/1.0"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "model.toml").write_text("")
+    (tmp_path / "lost+found").mkdir(mode=0)
+    done = flask("models", "list", models=str(tmp_path))
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, f"Error: no models in {tmp_path}")
+    for folder in ("resnet18/1.0", "my model/1.0", "no-version", "good-name/1.0 beta"):
+        assert done.stderr.count(f"{tmp_path / folder} is passed over: a model's folder is NAME/VERSION") == 1
+    assert ".hidden" not in done.stderr
+
+
 def test_check_names_a_changed_artifact_and_fails(tmp_path: Path) -> None:
     shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "pcam-classification")
     artifact = tmp_path / "pcam-classification/1.0/model.safetensors"
@@ -122,6 +197,16 @@ def test_settings_are_printed_as_a_table() -> None:
 def test_commands_do_not_load_the_models(tmp_path: Path) -> None:
     done = flask("users", "list", models=str(tmp_path / "absent"), instance=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_command_that_runs_no_model_does_not_import_a_framework(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    done = flask("users", "list", instance=str(tmp_path))
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "app.compiling.folder_compiler" in imported
+    assert not imported & {"openvino", "torch", "tensorflow", "onnxruntime", "nncf"}
 
 
 def test_bad_setting_stops_a_command_with_its_name(tmp_path: Path) -> None:

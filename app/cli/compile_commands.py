@@ -1,17 +1,19 @@
-"""`flask models compile`: the slow road, from an artifact to a compiled model."""
+"""`flask models compile`: the slow road, from an artifact or an archive to a compiled model."""
 
-import sys
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
 from app.api.request.services import services
-from app.cli.model_choice import choose_folders, models_commands
+from app.cli.model_choice import models_commands, read_trusted_archive, run_for_each
+from app.compiling.archive_compiler import compile_archive
 from app.compiling.folder_compiler import compile_in_process
+from app.engines.compile_report import CompileReport
 from app.engines.int8_report import Int8Report
-from app.errors import OperatorError
+from app.errors import CompiledModelError
 from app.evaluation.quantizer import quantize_in_process
+from app.handlers.worker.default_classifier import find_obstacle
+from app.repository.model_folder import ModelFolder
 
 
 @models_commands.command("compile")
@@ -27,40 +29,47 @@ def compile_models(name: str | None, pictures: Path | None) -> None:
     if pictures is not None:
         if name is None:
             raise click.ClickException("--int8 needs the NAME of the model that the pictures are for")
-        quantize_models(name, pictures)
-    failed = False
-    for folder in choose_folders(name):
-        click.echo(f"compiling {folder.name}/{folder.version} …")
-        try:
-            report = compile_in_process(folder.path, services().settings)
-            click.echo(
-                f"ok {folder.name}/{folder.version}: largest probability difference "
-                f"{report.max_probability_difference:.1e} over {report.images} images ({report.framework})"
-            )
-        except OperatorError as error:
-            failed = True
-            click.echo(f"FAILED {folder.name}/{folder.version}: {error.message}", err=True)
-    sys.exit(int(failed))
+        run_for_each(name, lambda folder: quantize(folder, pictures))
+    run_for_each(name, compile_one)
 
 
-def quantize_models(name: str, pictures: Path) -> NoReturn:
-    """Quantize NAME[/VERSION], and end the command: with 1 unless each INT8 model is accepted."""
-    failed = False
-    for folder in choose_folders(name):
-        click.echo(f"quantizing {folder.name}/{folder.version} …")
+def compile_one(folder: ModelFolder) -> str:
+    """Compile a folder, and say what came of it; raises `OperatorError`."""
+    click.echo(f"compiling {folder.label} …")
+    if folder.is_archive:
+        return compile_one_archive(folder)
+    return describe(compile_in_process(folder.path, services().settings))
+
+
+def compile_one_archive(folder: ModelFolder) -> str:
+    """Compile an archive; one that cannot be compiled is answered by its handler, which is no failure."""
+    archive = read_trusted_archive(folder)
+    obstacle = find_obstacle(archive)
+    if not obstacle:
         try:
-            report = quantize_in_process(folder.path, pictures, services().settings)
-        except OperatorError as error:
-            failed = True
-            click.echo(f"FAILED {folder.name}/{folder.version}: {error.message}", err=True)
-            continue
-        click.echo(describe_int8(report))
-        if report.refusal:
-            failed = True
-            click.echo(f"REFUSED {folder.name}/{folder.version}: {report.refusal}", err=True)
-        else:
-            click.echo(f"ok {folder.name}/{folder.version}: SCANCER_PRECISION=int8 serves it")
-    sys.exit(int(failed))
+            return describe(compile_archive(archive, services().settings, only_if_invalid=False)[1])
+        except CompiledModelError as error:
+            obstacle = error.message
+    return f"passed over, its handler answers: {obstacle}"
+
+
+def describe(report: CompileReport) -> str:
+    """How far a compiled model is from its framework."""
+    return (
+        f"largest probability difference {report.max_probability_difference:.1e} over {report.images} images "
+        f"({report.framework})"
+    )
+
+
+def quantize(folder: ModelFolder, pictures: Path) -> str:
+    """Quantize a folder, print the figures, and say how it is served; raises `OperatorError` if it must not be."""
+    click.echo(f"quantizing {folder.label} …")
+    report = quantize_in_process(folder.path, pictures, services().settings)
+    click.echo(describe_int8(report))
+    if report.refusal:
+        click.echo(f"REFUSED {folder.label}: {report.refusal}", err=True)
+        raise CompiledModelError("its INT8 model is written, and is not served")
+    return "SCANCER_PRECISION=int8 serves it"
 
 
 def describe_int8(report: Int8Report) -> str:

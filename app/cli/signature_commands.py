@@ -52,8 +52,8 @@ def sign_model(name: str, key: Path) -> None:
     try:
         sign_folder(folder, key)
     except ModelFolderError as error:
-        raise click.ClickException(f"{folder.name}/{folder.version} is not signed: {error.message}") from None
-    click.echo(f"signed {folder.name}/{folder.version}")
+        raise click.ClickException(f"{folder.label} is not signed: {error.message}") from None
+    click.echo(f"signed {folder.label}")
 
 
 @models_commands.command("verify")
@@ -72,10 +72,10 @@ def verify_model(name: str) -> None:
     try:
         key = verify_folder(folder, services().settings.instance)
     except ModelFolderError as error:
-        raise click.ClickException(f"{folder.name}/{folder.version}: {error.message}") from None
+        raise click.ClickException(f"{folder.label}: {error.message}") from None
     if key is None:
-        raise click.ClickException(f"{folder.name}/{folder.version} is not signed")
-    click.echo(f"ok {folder.name}/{folder.version}: signed by {key.name}")
+        raise click.ClickException(f"{folder.label} is not signed")
+    click.echo(f"ok {folder.label}: signed by {key.name}")
 
 
 @models_commands.command("trust")

@@ -17,17 +17,7 @@ from PIL import Image
 
 from app.arrays import Scores
 from app.compiling.archive_manifest import INPUT, hash_archive, make_manifest
-from app.compiling.compilation import (
-    COARSE_PX,
-    FINE_PX,
-    RANDOM_SEED,
-    Reference,
-    draw_picture,
-    hold_compilation,
-    read_picture,
-    split,
-    write_compiled,
-)
+from app.compiling.compilation import Reference, draw_pictures, hold_compilation, read_picture, split, write_compiled
 from app.config.settings import Settings
 from app.engines.compile_report import CompileReport, read_report
 from app.engines.conversion import converter_version, require_framework
@@ -155,14 +145,12 @@ def to_scores(found: object, count: int) -> Scores:
 
 
 def make_pictures() -> list[bytes]:
-    """Seeded random pictures of several sizes as PNG files: half noise, half coarse."""
-    random = np.random.default_rng(RANDOM_SEED)
+    """Seeded random pictures of several sizes as PNG files."""
     pictures = []
-    for width_px, height_px in SIZES_PX:
-        for grain_px in (FINE_PX, COARSE_PX) * (PICTURES_OF_EACH_SIZE // 2):
-            buffer = io.BytesIO()
-            Image.fromarray(draw_picture(random, width_px, height_px, grain_px)).save(buffer, "PNG", compress_level=1)
-            pictures.append(buffer.getvalue())
+    for pixels in draw_pictures(size_px for size_px in SIZES_PX for _ in range(PICTURES_OF_EACH_SIZE)):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+        pictures.append(buffer.getvalue())
     return pictures
 
 

@@ -3,7 +3,7 @@
 A reference comes from a model folder (`folder_compiler.py`) or from an archive (`archive_compiler.py`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +12,9 @@ from typing import Any
 import numpy as np
 
 from app.arrays import InputBatch, Probabilities, RGBImage, Scores
-from app.config.settings import Settings, count_cores
-from app.engines.compile_report import (
-    COMPILED_FOLDER,
-    IR_FILE,
-    TOLERANCE,
-    WEIGHTS_FILE,
-    CompileReport,
-    hash_files,
-)
+from app.config.cpu_count import count_cores
+from app.config.settings import Settings
+from app.engines.compile_report import COMPILED_FOLDER, IR_FILE, TOLERANCE, CompileReport, hash_ir
 from app.engines.conversion import converter_version, save_ir
 from app.engines.openvino_engine import OpenVINOEngine
 from app.errors import CompiledModelError
@@ -35,8 +29,8 @@ from app.repository.model_folder import ModelFolder
 from app.repository.staging import COMPILING_PATTERN, stage, sweep_staging
 
 RANDOM_SEED = 0
-FINE_PX, COARSE_PX = 1, 8
-"""Sides of the squares of one colour that random pictures are made of: noise, and something a network may react to."""
+COARSE_PX = 8
+"""Side of the squares of one colour in coarse pictures, which a network sees more in than in noise."""
 BATCH = 8
 EXAMPLE_LIMITS = ImageLimits(max_pixels=25_000_000)
 
@@ -97,7 +91,7 @@ def write_compiled(reference: Reference, folder: Path) -> CompileReport:
         report = CompileReport(
             artifact_sha256=manifest.artifact.sha256,
             graph_sha256=manifest.graph_sha256,
-            ir_sha256=hash_files(target / IR_FILE, target / WEIGHTS_FILE),
+            ir_sha256=hash_ir(target),
             max_probability_difference=check_difference(ours, theirs, reference.title),
             tolerance=TOLERANCE,
             images=len(reference.pictures),
@@ -136,11 +130,14 @@ def check_difference(ours: Probabilities, theirs: Probabilities, title: str) -> 
     return difference
 
 
-def draw_picture(random: np.random.Generator, width_px: int, height_px: int, grain_px: int) -> RGBImage:
-    """Draw squares of random colours: uint8, [height, width, 3]."""
-    rows, columns = -(-height_px // grain_px), -(-width_px // grain_px)
-    grains = random.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
-    return grains.repeat(grain_px, axis=0).repeat(grain_px, axis=1)[:height_px, :width_px]
+def draw_pictures(sizes_px: Iterable[tuple[int, int]]) -> Iterator[RGBImage]:
+    """Draw a random picture of each width and height, in turn of noise and of coarse squares; each time the same."""
+    random = np.random.default_rng(RANDOM_SEED)
+    for number, (width_px, height_px) in enumerate(sizes_px):
+        grain_px = COARSE_PX if number % 2 else 1
+        rows, columns = -(-height_px // grain_px), -(-width_px // grain_px)
+        grains = random.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+        yield grains.repeat(grain_px, axis=0).repeat(grain_px, axis=1)[:height_px, :width_px]
 
 
 def read_picture(content: bytes, spec: InputSpec) -> RGBImage:

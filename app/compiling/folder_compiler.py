@@ -5,17 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from app.arrays import InputBatch
-from app.compiling.compilation import (
-    COARSE_PX,
-    FINE_PX,
-    RANDOM_SEED,
-    Reference,
-    draw_picture,
-    hold_compilation,
-    read_picture,
-    write_compiled,
-)
-from app.config.settings import Settings, count_cores
+from app.compiling.compilation import Reference, draw_pictures, hold_compilation, read_picture, write_compiled
+from app.config.cpu_count import count_cores
+from app.config.settings import Settings
 from app.engines.base import build_engine
 from app.engines.compile_report import CompileReport, read_report
 from app.engines.conversion import ConvertibleEngine, require_framework
@@ -27,7 +19,7 @@ from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
 from app.repository.staging import COMPILING_PATTERN
 from app.repository.trust import require_trusted_artifact
 
-PICTURES_OF_EACH_GRAIN = 16
+RANDOM_PICTURES = 32
 
 
 def compile_in_process(folder: Path, settings: Settings, only_if_invalid: bool = False) -> CompileReport:
@@ -87,13 +79,8 @@ def compile_model(folder: Path | str) -> CompileReport:
 
 
 def make_comparison_batch(manifest: ModelManifest, folder: Path) -> InputBatch:
-    """Seeded random pictures, half noise and half coarse, and the model's examples: uint8, [N, height, width, 3]."""
-    spec, random = manifest.input, np.random.default_rng(RANDOM_SEED)
-    grains_px = [FINE_PX] * PICTURES_OF_EACH_GRAIN + [COARSE_PX] * PICTURES_OF_EACH_GRAIN
+    """Seeded random pictures and the model's examples: uint8, [N, height, width, 3]."""
+    spec = manifest.input
+    drawn = draw_pictures([(spec.width_px, spec.height_px)] * RANDOM_PICTURES)
     examples = (folder / EXAMPLES_FOLDER / name for name in ModelFolder(folder).find_examples())
-    return np.stack(
-        [
-            *(draw_picture(random, spec.width_px, spec.height_px, grain_px) for grain_px in grains_px),
-            *(read_picture(example.read_bytes(), spec) for example in examples),
-        ]
-    )
+    return np.stack([*drawn, *(read_picture(example.read_bytes(), spec) for example in examples)])

@@ -54,6 +54,11 @@ def hash_files(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def hash_ir(folder: Path) -> str:
+    """SHA-256 of the IR in a folder: of `model.xml` and `model.bin`, as one stream."""
+    return hash_files(folder / IR_FILE, folder / WEIGHTS_FILE)
+
+
 def read_report(model_folder: Path, manifest: ModelManifest, compiled: str = COMPILED_FOLDER) -> CompileReport:
     """Read the report of a model's compiled model, and check that it speaks of these very files.
 
@@ -70,7 +75,7 @@ def read_report(model_folder: Path, manifest: ModelManifest, compiled: str = COM
     try:
         report = CompileReport(**json.loads((folder / REPORT_FILE).read_text(encoding="utf-8")))
         allowed, seen = min(float(report.tolerance), TOLERANCE), float(report.max_probability_difference)
-        ir_sha256 = hash_files(folder / IR_FILE, folder / WEIGHTS_FILE)
+        ir_sha256 = hash_ir(folder)
     except FileNotFoundError:
         raise CompiledModelError("the model is not compiled") from None
     except (OSError, ValueError, TypeError) as error:

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.engines.compile_report import IR_FILE, REPORT_FILE, WEIGHTS_FILE, CompileReport, hash_files
+from app.engines.compile_report import REPORT_FILE, CompileReport, hash_ir
 from app.errors import CompiledModelError
 from app.manifest.model_manifest import ModelManifest
 
@@ -102,7 +102,7 @@ def read_int8_report(model_folder: Path, manifest: ModelManifest, f32: CompileRe
             del document[verdict]
         report = Int8Report(**document)
         _ = report.refusal  # raises where a figure is not a number
-        ir_sha256 = hash_files(folder / IR_FILE, folder / WEIGHTS_FILE)
+        ir_sha256 = hash_ir(folder)
     except FileNotFoundError:
         raise CompiledModelError("there is no INT8 model") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -14,7 +14,7 @@ from app.compiling.compilation import hold_compilation
 from app.compiling.folder_compiler import compile_in_process, has_valid_report
 from app.config.settings import Settings
 from app.engines.base import Engine
-from app.engines.compile_report import COMPILED_FOLDER, IR_FILE, WEIGHTS_FILE, CompileReport, hash_files, read_report
+from app.engines.compile_report import COMPILED_FOLDER, IR_FILE, CompileReport, hash_ir, read_report
 from app.engines.int8_report import INT8_FOLDER, Int8Report, read_int8_report
 from app.engines.openvino_engine import OpenVINOEngine
 from app.engines.quantization import quantize_ir, quantizer_version, require_nncf
@@ -64,14 +64,14 @@ def quantize_in_process(folder: Path, pictures: Path, settings: Settings) -> Int
         ModelFolderError: the model cannot be compiled or quantized.
     """
     require_nncf()
-    manifest = read_manifest(folder)
+    manifest = ModelFolder(folder).read_manifest()
     if manifest.engine == "native":
         raise CompiledModelError("the manifest asks for the framework itself (engine); there is nothing to quantize")
     find_pictures(pictures, manifest.output.classes)
     if not has_valid_report(folder, manifest):
         compile_in_process(folder, settings, only_if_invalid=True)
     with hold_compilation(ModelFolder(folder), STAGING_PATTERN, settings):
-        arguments = [folder.resolve(), pictures.resolve(), str(settings.max_pixels)]
+        arguments: list[str | Path] = [folder.resolve(), pictures.resolve(), str(settings.max_pixels)]
         run_confined(quantize_here, arguments, settings, shows_output=True)
         return read_int8_report(folder, manifest, read_report(folder, manifest))
 
@@ -102,8 +102,7 @@ def quantize_model(folder: Path, pictures: Path, limits: ImageLimits) -> Int8Rep
         quantize_ir(folder / COMPILED_FOLDER / IR_FILE, target / IR_FILE, paths, read)
         engines = (OpenVINOEngine(folder, manifest, 1), OpenVINOEngine(staging, manifest, 1, INT8_FOLDER))
         result = measure(engines, measured, read, manifest.output)
-        ir_sha256 = hash_files(target / IR_FILE, target / WEIGHTS_FILE)
-        report = make_report(manifest, f32, ir_sha256, len(calibration), result)
+        report = make_report(manifest, f32, hash_ir(target), len(calibration), result)
         report.write(target)
     return report
 

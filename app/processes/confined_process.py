@@ -50,43 +50,38 @@ def run_confined(
     Raises:
         CompiledModelError: it failed, or took too long; the message is its reason.
     """
-    memory_bytes = settings.model_memory_bytes
+    limits = settings.model_memory_bytes, 2 * settings.max_model_bytes
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
-    with os.fdopen(reader, "rb", 0) as pipe, os.fdopen(writer, "wb", 0), tempfile.TemporaryFile() as errors:
-        code = run_to_end(
-            [*map(str, (memory_bytes, 2 * settings.max_model_bytes, writer)), write_name(task), *map(str, arguments)],
-            timeout_s,
-            stdout=None if shows_output else subprocess.DEVNULL,
-            stderr=errors,
-            pass_fds=(writer,),
-        )
-        if code == 0:
-            return
-        told = (pipe.read(MAX_REASON_BYTES) or b"").decode(errors="replace")
-        lines = read_last_lines(errors)
+    try:
+        with os.fdopen(reader, "rb", 0) as pipe, os.fdopen(writer, "wb", 0), tempfile.TemporaryFile() as errors:
+            code = run_to_end(
+                [*limits, writer, task.__module__, task.__name__, *arguments],
+                timeout_s,
+                stdout=None if shows_output else subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=(writer,),
+            )
+            told = (pipe.read(MAX_REASON_BYTES) or b"").decode(errors="replace")
+            lines = read_last_lines(errors)
+    except OSError as error:
+        raise CompiledModelError(f"no process can be started: {error.strerror}") from error
+    if code == 0:
+        return
     if lines:
         log.warning("the last lines of a confined process that failed:\n%s", "\n".join(lines))
     if code is None:
-        raise CompiledModelError(f"it took longer than {timeout_s} s")
-    raise CompiledModelError(told or describe_exit(code, memory_bytes))
+        raise CompiledModelError(f"it took longer than {timeout_s} s (SCANCER_COMPILE_TIMEOUT_S)")
+    raise CompiledModelError(told or describe_exit(code, settings.model_memory_bytes))
 
 
-def write_name(task: Callable[..., object]) -> str:
-    """Write a function's name so that `call` finds it."""
-    return f"{task.__module__}:{task.__qualname__}"
+def run_to_end(arguments: list[str | Path | int], timeout_s: float | None, **options: Any) -> int | None:
+    """Run this module as a program, end all it started, and return its code; None if it took too long.
 
-
-def call(task: str, arguments: Sequence[str]) -> None:
-    """Import a function by its name and call it."""
-    module, _, function = task.partition(":")
-    getattr(import_module(module), function)(*arguments)
-
-
-def run_to_end(arguments: list[str], timeout_s: float | None, **options: Any) -> int | None:
-    """Run this module as a program, end all it started, and return its code; None if it took too long."""
+    Python writes no byte code (`-B`): an archive's folder stays as it came.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-B", "-m", "app.processes.confined_process", *arguments],  # -B: an archive stays as it came
+        [sys.executable, "-B", "-m", "app.processes.confined_process", *map(str, arguments)],
         cwd=PROJECT_ROOT,
         env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
         stdin=subprocess.DEVNULL,
@@ -120,10 +115,11 @@ def explain(error: BaseException, memory_bytes: int, file_bytes: int) -> str:
 def main() -> int:
     """Confine this process, then call the function that the command line names."""
     memory_bytes, file_bytes, pipe = map(int, sys.argv[1:4])
+    module, task, *arguments = sys.argv[4:]
     os.set_inheritable(pipe, False)
     confine(memory_bytes, file_bytes)
     try:
-        call(sys.argv[4], sys.argv[5:])
+        getattr(import_module(module), task)(*arguments)
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a model's program raises is the reason
         if not isinstance(error, ScancerError):
             traceback.print_exc()

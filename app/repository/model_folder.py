@@ -1,5 +1,6 @@
 """Finds and verifies the model folders on disk: `<models>/<name>/<version>/model.toml`."""
 
+import logging
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,12 +20,20 @@ from app.handlers.handler_archive import (
 from app.manifest.model_manifest import MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, read_manifest
 from app.repository.artifact_files import hash_artifact
 
+log = logging.getLogger(__name__)
+
 EXAMPLES_FOLDER = "examples"
 CARD_FILE = "MODEL_CARD.md"
 ARCHIVE_FOLDER = ".compiled"
 """Where what was compiled of an archive lies, beside its files."""
 TOKEN_FILE = ".registered"  # noqa: S105  # the name of a file
 """In a folder that the server made when a model was registered: the token that the state store knows it by."""
+MODEL_PATTERNS = ("[!.]*/model.toml", "[!.]*/*/model.toml", "[!.]*/*/MAR-INF")
+"""What tells that a model, or an archive, lies in a folder, whatever the folder's name."""
+NAMING_RULE = (
+    "a model's folder is NAME/VERSION in the model repository; NAME is two or more words of small letters and digits, "
+    "joined by dashes (pcam-classification), VERSION is letters, digits, dots, dashes and underscores (1.0)"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,11 @@ class ModelFolder:
         """Version."""
         return self.path.name
 
+    @property
+    def label(self) -> str:
+        """What people call it: NAME/VERSION."""
+        return f"{self.name}/{self.version}"
+
     def read_token(self) -> str | None:
         """The token of a folder that a server made; None for one that somebody put there."""
         try:
@@ -56,7 +70,7 @@ class ModelFolder:
         return is_archive(self.path)
 
     def read_archive(self, default: PoolLimits = TORCHSERVE_LIMITS) -> HandlerArchive:
-        """Read the archive's manifest; `default` is what it says nothing of itself. Raises `ManifestError`."""
+        """Read the archive's manifest; `default` has the limits that it does not set. Raises `ManifestError`."""
         return read_archive(self.path, self.name, self.version, default)
 
     def read_manifest(self) -> ModelManifest:
@@ -96,14 +110,14 @@ class ModelFolder:
 def find_model_folders(root: Path) -> list[ModelFolder]:
     """Find every model version below `root`, by name and then version; other files and folders are passed over.
 
-    An archive may have any name that TorchServe takes.
+    An archive may have any name that TorchServe takes. A model in a folder of another name is logged once.
 
     Raises:
         ManifestError: `root` is not a folder.
     """
     if not root.is_dir():
         raise ManifestError(f"{root} is not a folder")
-    return [
+    found = [
         ModelFolder(version)
         for name in sorted(root.iterdir())
         if name.is_dir() and ARCHIVE_NAME_PATTERN.fullmatch(name.name)
@@ -111,6 +125,16 @@ def find_model_folders(root: Path) -> list[ModelFolder]:
         if version.is_dir() and VERSION_PATTERN.fullmatch(version.name)
         if MODEL_NAME_PATTERN.fullmatch(name.name) or is_archive(version)
     ]
+    for pattern in MODEL_PATTERNS:
+        for folder in {path.parent for path in root.glob(pattern)} - {each.path for each in found}:
+            warn_of(folder)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def warn_of(folder: Path) -> None:
+    """Log that a model is passed over because of its folder's name; once for each folder, for many look for models."""
+    log.warning("%s is passed over: %s", folder, NAMING_RULE)
 
 
 @lru_cache(maxsize=1024)

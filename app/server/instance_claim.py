@@ -37,21 +37,6 @@ def claim_instance(settings: Settings) -> int:
     )
 
 
-def agree(descriptor: int, own: dict[str, str]) -> dict[str, str]:
-    """Write what this server is, unless another has; return what all servers of the folder go by."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:  # there are others, or one that begins at this moment
-        pass
-    else:
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(own).encode(), 0)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    # Another server may have written between the two locks: the file as it is now counts for all.
-    found: dict[str, str] = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
-    return found
-
-
 def describe_server(settings: Settings) -> dict[str, str]:
     """Return what servers of one instance folder must have in common; a hash hides the database's password."""
     database = hashlib.sha256(settings.database.encode()).hexdigest()

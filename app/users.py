@@ -1,6 +1,7 @@
 """The users file: one `name:role:hash` a line, scrypt hashes, readable by its owner alone."""
 
 import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +102,7 @@ class UsersFile:
                 raise UsersError(f"there is no user {name}")
             self._write(users)
 
-    def _lock(self) -> hold_lock:
+    def _lock(self) -> AbstractContextManager[None]:
         return hold_lock(self.path.with_name(USERS_FILE + ".lock"))
 
     def _write(self, users: dict[str, User]) -> None:

@@ -2,13 +2,16 @@
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
-class hold_lock:  # noqa: N801  # used as a context manager, so named as a verb
-    """Hold an exclusive lock on a file, made if need be.
+@contextmanager
+def hold_lock(path: Path, waits: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on a file, which is made if need be.
 
     The file stays: removing it would let two processes hold locks on two files of one name.
 
@@ -16,17 +19,12 @@ class hold_lock:  # noqa: N801  # used as a context manager, so named as a verb
         path: of the file.
         waits: wait for whoever holds the lock; otherwise `BlockingIOError` is raised at once.
     """
-
-    def __init__(self, path: Path, waits: bool = True) -> None:
-        self._path = path
-        self._operation = fcntl.LOCK_EX if waits else TRY
-
-    def __enter__(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = open_locked(self._path, self._operation)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = open_locked(path, fcntl.LOCK_EX if waits else TRY)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def open_locked(path: Path, operation: int, flags: int = os.O_RDWR | os.O_CREAT) -> int:
@@ -60,14 +58,9 @@ def try_lock(path: Path, makes_file: bool = False) -> int | None:
         descriptor = open_locked(path, TRY, os.O_RDONLY | os.O_NOFOLLOW | (os.O_CREAT if makes_file else 0))
     except (BlockingIOError, FileNotFoundError):
         return None
-    try:
+    with suppress(OSError):
         if os.path.samestat(path.stat(), os.fstat(descriptor)):
             return descriptor
-    except FileNotFoundError:
-        pass
-    except OSError:
-        os.close(descriptor)
-        raise
     os.close(descriptor)
     return None
 

@@ -10,7 +10,18 @@ from app.config.setting_types import PROJECT_ROOT
 
 APP = PROJECT_ROOT / "app"
 HEAVY = ("torch", "sqlalchemy", "tensorflow", "keras", "openvino", "flask", "prometheus_client", "numpy", "PIL")
-FRAMEWORKS = {"torch", "torchvision", "tensorflow", "keras", "openvino", "safetensors", "nncf", "onnxruntime", "h5py"}
+FRAMEWORKS = {
+    "torch",
+    "torchvision",
+    "tensorflow",
+    "keras",
+    "tf_keras",
+    "openvino",
+    "safetensors",
+    "nncf",
+    "onnxruntime",
+    "h5py",
+}
 FLASK = {"flask", "werkzeug", "flask_httpauth", "prometheus_flask_exporter"}
 ROOMS = (
     "__init__",

@@ -11,8 +11,9 @@ from app.engines.base import Engine
 from app.errors import FrameworkMissingError
 
 PACKAGES = {"torch": "torch", "keras": "tensorflow", "torchscript": "torch", "torch_export": "torch"}
-PACKAGES |= {"onnx": "onnxruntime", "saved_model": "tensorflow"}
-"""The package that must be installed for each framework."""
+KERAS_2 = "keras_2"
+PACKAGES |= {"onnx": "onnxruntime", "saved_model": "tensorflow", KERAS_2: "tf_keras"}
+"""The package that must be installed for each framework, and for files of Keras 2."""
 
 
 class ConvertibleEngine(Engine, Protocol):

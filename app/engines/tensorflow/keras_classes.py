@@ -1,4 +1,4 @@
-"""What a Keras model may be built of: read from its config, before Keras sees it."""
+"""The lists of what a Keras model may be built of, and the search for it in a config before Keras sees it."""
 
 import re
 from collections.abc import Iterator
@@ -6,8 +6,9 @@ from typing import Any
 
 from app.errors import IntegrityError
 
-# Layers that compute on their inputs alone. Not here, on purpose: Lambda, TFSMLayer, TorchModuleWrapper, and all
-# that read a file or hold code. Keras' own safe mode was bypassed eight times in 2024 and 2025, so this comes first.
+# Layers that compute on their inputs alone. Lambda, TFSMLayer, TorchModuleWrapper and all layers that read a file or
+# hold code are missing on purpose. Keras' own safe mode was bypassed eight times in 2024 and 2025, so these lists come
+# first.
 # fmt: off
 ALLOWED_LAYERS = frozenset(
     (
@@ -27,8 +28,7 @@ LEGACY_PARTS = frozenset(
         "TruncatedNormal", "UnitNorm", "VarianceScaling", "Zeros",
     )
 )
-# What Keras 3 does not know, or need not: it is translated before Keras sees it. The random ones are left out, as they
-# do nothing outside of training; of functions of TensorFlow a short list of names is known.
+# What else Keras 2 wrote. The random layers do nothing outside of training.
 KERAS_2_CLASSES = ALLOWED_LAYERS | frozenset(
     (
         "ActivityRegularization", "AlphaDropout", "BatchNormalizationV1", "BatchNormalizationV2", "GaussianDropout",
@@ -37,13 +37,27 @@ KERAS_2_CLASSES = ALLOWED_LAYERS | frozenset(
         "ThresholdedReLU", "__ellipsis__",
     )
 )
+# Functions of TensorFlow that Keras 2 kept by name, such as those of `preprocess_input`. They compute on tensors alone.
+KERAS_2_FUNCTIONS = frozenset(
+    (
+        "__operators__.add", "__operators__.getitem", "cast", "clip_by_value", "concat", "image.resize", "math.abs",
+        "math.add", "math.divide", "math.exp", "math.maximum", "math.minimum", "math.multiply", "math.negative",
+        "math.pow", "math.reduce_max", "math.reduce_mean", "math.sigmoid", "math.sqrt", "math.square", "math.subtract",
+        "math.tanh", "math.truediv", "nn.bias_add", "nn.elu", "nn.gelu", "nn.leaky_relu", "nn.relu", "nn.relu6",
+        "nn.selu", "nn.silu", "nn.softmax", "reshape",
+    )
+)
+KERAS_2_ACTIVATIONS = frozenset(
+    (
+        "elu", "exponential", "gelu", "hard_sigmoid", "linear", "mish", "relu", "relu6", "selu", "sigmoid", "silu",
+        "softmax", "softplus", "softsign", "swish", "tanh",
+    )
+)
+# fmt: on
 KERAS_2_MODULE = re.compile(
     r"keras(\.(layers|initializers|regularizers|constraints|mixed_precision))?"
     r"|(tf_)?keras(\.src)?\.(engine\.(functional|sequential|training)|layers\.core\.tf_op_layer)"
 )
-
-# fmt: on
-
 LEGACY_MODELS = frozenset(("Functional", "Model", "Sequential"))
 MODEL_CLASSES = frozenset(
     (
@@ -57,34 +71,38 @@ PLAIN_MODULES = frozenset(("keras.initializers", "keras.regularizers", "keras.co
 PLAIN_CLASSES = frozenset((("keras", "DTypePolicy"), (None, "__keras_tensor__")))
 
 
-def find_classes(config: Any) -> Iterator[tuple[str | None, str]]:
-    """Walk a Keras config and yield (module, class name) of everything it would build."""
+def find_tables(config: Any) -> Iterator[dict[str, Any]]:
+    """Walk a Keras config and yield every dict in it, models and layers inside others included."""
     if isinstance(config, dict):
-        if "class_name" in config:
-            yield config.get("module"), str(config["class_name"])
-        for value in config.values():
-            yield from find_classes(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from find_classes(value)
+        yield config
+    if isinstance(config, dict | list):
+        for value in config.values() if isinstance(config, dict) else config:
+            yield from find_tables(value)
+
+
+def find_classes(config: Any) -> Iterator[tuple[str | None, str]]:
+    """Walk a Keras config and yield (module, class name) of everything that Keras would build."""
+    for table in find_tables(config):
+        if "class_name" in table:
+            yield table.get("module"), str(table["class_name"])
 
 
 def is_allowed(module: str | None, name: str) -> bool:
-    """Whether a class may be built: a listed layer, a plain container of them, or an initializer and the like."""
+    """Whether a class is a listed layer, a plain model, or an initializer and the like."""
     if module == "keras.layers":
         return name in ALLOWED_LAYERS
     return module in PLAIN_MODULES or (module, name) in MODEL_CLASSES or (module, name) in PLAIN_CLASSES
 
 
 def is_allowed_in_hdf5(module: str | None, name: str) -> bool:
-    """The same for `.h5` files, where a class may also stand without its module: Keras finds it by its name alone."""
+    """Whether a class may stand in a `.h5` file of Keras 3, where Keras finds some classes without their module."""
     if module is None:
         return name in ALLOWED_LAYERS | LEGACY_PARTS | LEGACY_MODELS | {"__keras_tensor__"}
     return is_allowed(module, name)
 
 
 def is_allowed_in_keras_2(module: str | None, name: str) -> bool:
-    """The same for `.h5` files of Keras 2, which are translated; then `is_allowed` is asked about what came of it."""
+    """Whether a class may stand in a `.h5` file of Keras 2."""
     known = name in KERAS_2_CLASSES | LEGACY_PARTS | LEGACY_MODELS
     return known and (module is None or KERAS_2_MODULE.fullmatch(str(module)) is not None)
 

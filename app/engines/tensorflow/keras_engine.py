@@ -1,27 +1,32 @@
-"""Runs a Keras model as it is: the reference that compiled models are compared with."""
+"""Runs a Keras model with the Keras that wrote it: the reference that compiled models are compared with."""
 
 from app.engines.tensorflow.tensorflow_setup import limit_threads, tf  # before Keras, which imports TensorFlow too
 
 # isort: split
 import json
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 import numpy as np
 import openvino
 
 from app.arrays import InputBatch, Scores
+from app.engines.conversion import KERAS_2, require_package
 from app.engines.network_input import NHWC, shape_of, take_pixels
-from app.engines.tensorflow.keras_2_weights import set_weights
 from app.engines.tensorflow.keras_classes import find_classes, is_allowed, refuse_class
 from app.engines.tensorflow.keras_hdf5 import check_hdf5
 from app.errors import InferenceError, IntegrityError
 from app.manifest.model_manifest import ModelManifest
 
 KERAS_SUFFIX, CONFIG_FILE = ".keras", "config.json"
+LOADING_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, OSError),
+    *(RecursionError, TypeError, ValueError, tf.errors.OpError),
+)
+"""What Keras raises over a file that it cannot load."""
 MAX_CONFIG_BYTES = 8 * 1024 * 1024
 ALLOWED_MEMBERS = frozenset((CONFIG_FILE, "metadata.json", "model.weights.h5"))
 
@@ -30,7 +35,7 @@ def check_classes(path: Path) -> None:
     """Refuse a `.keras` file that would build anything outside the lists, before Keras sees it.
 
     Raises:
-        IntegrityError: not a `.keras` file, or it holds what is not on a list.
+        IntegrityError: the file is no `.keras` file, or holds a class outside the lists.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -47,45 +52,53 @@ def check_classes(path: Path) -> None:
 
 
 def load_checked(path: Path) -> Any:
-    """Check a file by its kind, which Keras tells from the name, and load it, or what it is translated to."""
+    """Check a file by its kind, which Keras tells from the name, and load it with the Keras that wrote it."""
     if path.suffix == KERAS_SUFFIX:
         check_classes(path)
-    elif (translation := check_hdf5(path)) is not None:
-        network = keras.saving.deserialize_keras_object(translation.config, safe_mode=True)
-        with h5py.File(path, "r") as file:
-            set_weights(network, translation, file)
-        return network
+    elif (config := check_hdf5(path)) is not None:
+        require_package(KERAS_2)
+        from app.engines.tensorflow.keras_2_network import load_keras_2  # tf-keras is needed for these files alone
+
+        return load_keras_2(path, config)
     return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
 def load_network(path: Path) -> Any:
     """Check what a file would build, and load it in safe mode.
 
+    Returns:
+        A model of Keras 3 or, for a `.h5` file of Keras 2, of tf-keras; both are called alike.
+
     Raises:
-        IntegrityError: it holds what is not allowed, Keras cannot load it, or it is no network of one input and output.
+        FrameworkMissingError: Keras 2 wrote the file, and tf-keras is not installed.
+        IntegrityError: the file holds something that is not allowed, Keras cannot load it, or the network has not one
+            input and one output.
     """
     try:
         network = load_checked(path)
-    except (ValueError, TypeError, OSError, KeyError, AttributeError) as error:
+    except LOADING_ERRORS as error:
         raise IntegrityError(f"Keras cannot load {path.name}: {error}") from error
-    if len(network.inputs) != 1 or len(network.outputs) != 1:
+    if len(network.inputs or ()) != 1 or len(network.outputs) != 1:
         raise IntegrityError(f"{path.name} has not one input and one output")
     return network
 
 
 class KerasEngine:
-    """Keras 3 on TensorFlow, on the CPU, in float32, as one `tf.function` (`predict` is ten times slower)."""
+    """Keras 3 or 2 on TensorFlow, on the CPU, in float32, as one `tf.function` (`predict` is ten times slower)."""
 
     def __init__(self, folder: Path, manifest: ModelManifest, threads: int) -> None:
         self._path = folder / manifest.artifact.file
         self._spec = manifest.input
         self._threads = threads
+        self._library = f"keras {keras.__version__}"
         self.function: Any = None
 
     def load(self) -> None:
         """Check what the file would build, load it in safe mode, and put the normalization in front."""
         limit_threads(self._threads)
         network = load_network(self._path)
+        if not isinstance(network, keras.Model):
+            self._library = f"tf_keras {version('tf_keras')}"
         mean, std = (np.array(values, dtype=np.float32) for values in (self._spec.mean, self._spec.std))
         signature = tf.TensorSpec([None, self._spec.height_px, self._spec.width_px, 3], tf.float32)
 
@@ -109,7 +122,7 @@ class KerasEngine:
 
     def describe(self) -> str:
         """Return the framework's name and version."""
-        return f"keras {keras.__version__} on tensorflow {tf.__version__}"
+        return f"{self._library} on tensorflow {tf.__version__}"
 
     def close(self) -> None:
         """Free the network."""

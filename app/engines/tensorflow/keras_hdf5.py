@@ -11,14 +11,8 @@ from typing import Any
 
 import h5py
 
-from app.engines.tensorflow.keras_2_graph import Translation, translate_model
-from app.engines.tensorflow.keras_classes import (
-    find_classes,
-    is_allowed,
-    is_allowed_in_hdf5,
-    is_allowed_in_keras_2,
-    refuse_class,
-)
+from app.engines.tensorflow.keras_2_checks import check_keras_2
+from app.engines.tensorflow.keras_classes import find_classes, is_allowed_in_hdf5, refuse_class
 from app.errors import IntegrityError
 
 CONFIG_ATTRIBUTE, WEIGHTS_GROUP = "model_config", "model_weights"
@@ -32,33 +26,14 @@ BUILT_IN_FILTERS = frozenset((h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, 
 """All others are programs that HDF5 looks for on the disk."""
 
 
-def check_hdf5(path: Path) -> Translation | None:
-    """Look a file through.
+def check_hdf5(path: Path) -> Any:
+    """Look a whole file through before Keras loads it.
 
     Returns:
-        What Keras 3 is to build in the place of a model of Keras 2; none if Keras 3 wrote the file, and can read it.
+        The config of a Keras 2 model, for tf-keras; None if Keras 3 wrote the file and can read it.
 
     Raises:
-        IntegrityError: it is not a whole model, or it holds what is not allowed or cannot be translated.
-    """
-    version, config = read_checked_config(path)
-    if version != "2":
-        return None
-    try:
-        translation = translate_model(config)
-    except IntegrityError as error:
-        raise IntegrityError(f"{path.name} is a model of Keras 2: {error}") from error
-    for module, name in find_classes(translation.config):
-        if not is_allowed(module, name):
-            raise refuse_class(path.name, module, name)
-    return translation
-
-
-def read_checked_config(path: Path) -> tuple[str, Any]:
-    """Check the whole file, and return the first figure of the version that wrote it, and its config.
-
-    Raises:
-        IntegrityError: it is not a whole model, or it holds what is not allowed.
+        IntegrityError: the file is not a whole model, or it holds something that is not allowed.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -68,10 +43,13 @@ def read_checked_config(path: Path) -> tuple[str, Any]:
         classes = list(find_classes(config))
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise IntegrityError(f"{path.name} is not an HDF5 file of Keras: {error}") from error
+    if version == "2":
+        check_keras_2(path.name, config)
+        return config
     for module, name in classes:
-        if not (is_allowed_in_keras_2 if version == "2" else is_allowed_in_hdf5)(module, name):
+        if not is_allowed_in_hdf5(module, name):
             raise refuse_class(path.name, module, name)
-    return version, config
+    return None
 
 
 def read_version(name: str, file: h5py.File) -> str:

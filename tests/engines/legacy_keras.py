@@ -1,6 +1,7 @@
-"""Writes `.h5` files as Keras 2 wrote them, byte layout by h5py and config by hand, for no Keras 2 is installed.
+"""Writes `.h5` files as versions of Keras 2 wrote them, by h5py and by hand: forms that tf-keras 2.21 no longer writes.
 
-The layout was compared with files of tf_keras 2.21: names of groups and attributes, keys of every layer's config.
+The layout was compared with files of tf-keras 2.21: names of groups and attributes, keys of every layer's config.
+It also spares a test that needs no framework the import of one.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Whole Keras models in HDF5, as Keras 2 and 3 save them: looked through as data, before Keras loads anything.
 
-An HDF5 file can name other files to read from, declare more than it holds, and, by its config, have Keras build
-anything. All of that is refused here, whatever Keras itself would say.
+An HDF5 file can name other files to read from, and can declare more data than it holds. Its config can have Keras build
+anything. All of that is refused here, whatever Keras itself would do with it.
 """
 
 import json
@@ -23,7 +23,7 @@ MAX_EXPANSION = 100
 """A dataset may declare at most this many times the bytes that it holds."""
 SMALL_BYTES = 4096
 BUILT_IN_FILTERS = frozenset((h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32))
-"""All others are programs that HDF5 looks for on the disk."""
+"""HDF5 looks for all other filters on the disk, as programs."""
 
 
 def check_hdf5(path: Path) -> Any:
@@ -74,7 +74,7 @@ def read_config(name: str, file: h5py.File) -> str:
 
 
 def check_members(name: str, file: h5py.File) -> None:
-    """Look at every link of a file, and raise `IntegrityError` at the first that does not lead to plain data in it."""
+    """Follow every link of a file; raise `IntegrityError` at the first one that does not lead to plain data in it."""
     groups = [file["/"]]
     seen = {h5py.h5o.get_info(groups[0].id).addr}
     while groups:
@@ -97,7 +97,7 @@ def check_members(name: str, file: h5py.File) -> None:
 
 
 def check_dataset(name: str, dataset: h5py.Dataset) -> None:
-    """Refuse a dataset that lies elsewhere, is unpacked by a program from elsewhere, or declares what it has not."""
+    """Refuse a dataset that lies in another file, needs a foreign unpacker, or declares more than it holds."""
     if dataset.external or dataset.is_virtual:
         raise IntegrityError(f"{name} holds {dataset.name}, whose data lie in another file")
     plan = dataset.id.get_create_plist()

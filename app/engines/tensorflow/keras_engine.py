@@ -14,7 +14,7 @@ import numpy as np
 import openvino
 
 from app.arrays import InputBatch, Scores
-from app.engines.conversion import KERAS_2, require_package
+from app.engines.conversion import KERAS_2, require_framework
 from app.engines.network_input import NHWC, shape_of, take_pixels
 from app.engines.tensorflow.keras_classes import find_classes, is_allowed, refuse_class
 from app.engines.tensorflow.keras_hdf5 import check_hdf5
@@ -56,7 +56,7 @@ def load_checked(path: Path) -> Any:
     if path.suffix == KERAS_SUFFIX:
         check_classes(path)
     elif (config := check_hdf5(path)) is not None:
-        require_package(KERAS_2)
+        require_framework(KERAS_2)
         from app.engines.tensorflow.keras_2_network import load_keras_2  # tf-keras is needed for these files alone
 
         return load_keras_2(path, config)

@@ -22,7 +22,6 @@ from app.evaluation.evaluation_report import (
 )
 from app.evaluation.labelled_folder import find_pictures
 from app.evaluation.version_evaluation import evaluate_version
-from app.registry.model_changes import find_version, find_versions
 from app.state.wanted import PlannedVersion
 
 
@@ -39,7 +38,7 @@ def evaluate_model(name: str, data: Path) -> None:
     model, _, version = name.partition("/")
     try:
         plan = services().changes.plan()
-        chosen = [find_version(plan, model, version)] if version else list(find_versions(plan, model).values())
+        chosen = [plan.find_version(model, version)] if version else list(plan.find_versions(model).values())
     except (AnsweredError, OperatorError) as error:
         raise click.ClickException(error.message) from None
     evaluations = []
@@ -123,7 +122,7 @@ def find_best(name: str) -> str:
         OperatorError: the reports do not allow to choose.
     """
     plan = services().changes.plan()
-    versions = find_versions(plan, name)
+    versions = plan.find_versions(name)
     best, leads = choose_best(versions, plan.find_default(name), services().settings)
     if not versions[best.version].wanted.is_loaded:
         raise EvaluationError(f"{name}/{best.version} is the best, but has no workers: scale it first")

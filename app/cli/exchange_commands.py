@@ -10,6 +10,7 @@ from app.errors import DiskFullError, ModelFolderError, RequestError
 from app.exchange.model_format import ModelFormat, identify
 from app.exchange.model_importer import add_model
 from app.exchange.packing import pack_model
+from app.exchange.quarantine import Quarantine
 from app.exchange.remote_source import forget_query, is_remote, open_remote
 from app.registry.model_changes import Wishes
 
@@ -47,7 +48,7 @@ def add_folder(source: str, manifest: Path | None) -> None:
         if is_remote(source):
             with open_remote(source, settings) as file:
                 click.echo(f"fetched {file.size} bytes, sha256 {file.sha256}")
-                done = add_what_it_is(file.path, forget_query(source), manifest)
+                done = add_what_it_is(file.path, forget_query(source), manifest, file.quarantine)
         elif Path(source).exists():
             done = add_what_it_is(Path(source), Path(source).name, manifest)
         else:
@@ -57,7 +58,7 @@ def add_folder(source: str, manifest: Path | None) -> None:
     click.echo(f"ok {done}")
 
 
-def add_what_it_is(source: Path, url: str, manifest: Path | None) -> str:
+def add_what_it_is(source: Path, url: str, manifest: Path | None, own: Quarantine | None = None) -> str:
     """Add a model, or register an archive of TorchServe's as a server would; say what was done.
 
     Raises:
@@ -65,9 +66,9 @@ def add_what_it_is(source: Path, url: str, manifest: Path | None) -> str:
     """
     if manifest is None and identify(source) is ModelFormat.MAR:
         changes = services().changes
-        change = changes.register_file(source, url, Wishes())
+        change = changes.register_file(source, url, Wishes(), own=own)
         if not change.workers:  # it names none itself
             changes.scale(*change.key, 1, 1)
         return f"{'/'.join(change.key)}: added; a server that runs starts it within seconds"
-    folder = add_model(source, services().settings, manifest)
+    folder = add_model(source, services().settings, manifest, own)
     return f"{folder.name}/{folder.version}: added and tried out"

@@ -14,12 +14,10 @@ from pathlib import Path
 from app.config.settings import Settings
 from app.errors import ModelFormatError
 from app.exchange.model_format import ModelFormat, identify
-from app.exchange.unpacking import ArchiveLimits, unpack
+from app.exchange.unpacking import find_limits, unpack
 from app.handlers.handler_archive import is_archive, read_archive
 from app.processes.atomic import write_file
 from app.repository.signing import SIGNATURE_FILE, TrustedKey, make_signature, verify_content
-
-UNPACKED_FACTOR = 4
 
 
 def find_signature(source: Path) -> Path:
@@ -65,7 +63,6 @@ def open_archive(source: Path, settings: Settings) -> Iterator[tuple[Path, str, 
         if not (source.is_dir() and is_archive(source)):
             if identify(source) is not ModelFormat.MAR:
                 raise ModelFormatError(f"{source.name} is no archive of TorchServe's")
-            limits = ArchiveLimits(bytes=UNPACKED_FACTOR * settings.max_model_bytes)
-            folder = unpack(source, Path(quarantine) / "unpacked", limits)
+            folder = unpack(source, Path(quarantine) / "unpacked", find_limits(settings))
         model = read_archive(folder, "", "").manifest["model"]
         yield folder, str(model["modelName"]), str(model["modelVersion"])

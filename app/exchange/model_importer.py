@@ -1,76 +1,46 @@
-"""Takes a model that somebody brings into the model repository, after everything that can be known of it holds.
+"""Brings a model into quarantine, and from there into the model repository once everything about it holds.
 
-The way: quarantine, unpack, manifest, files, signature, compile, examples, then one rename. What fails leaves nothing.
+The way: receive, unpack, manifest, files, signature, compile, examples, then one rename. What fails leaves nothing.
 """
 
-import errno
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from app.compiling.folder_compiler import compile_in_process
-from app.config.settings import MIB, Settings
-from app.engines.base import Engine, build_engine
-from app.engines.compile_report import COMPILED_FOLDER
-from app.engines.int8_report import INT8_FOLDER
-from app.engines.process_engine import ProcessEngine, runs_natively
-from app.errors import (
-    AnsweredError,
-    CompiledModelError,
-    DiskFullError,
-    IntegrityError,
-    ModelExistsError,
-    ModelFileError,
-    ModelFormatError,
-)
+from app.config.settings import Settings
+from app.errors import ManifestError, ModelExistsError, ModelFormatError
+from app.exchange.admission import PROGRAMS, UNPACKABLE, WEIGHTS, admit, refuse
 from app.exchange.archive_signing import bring_signature
-from app.exchange.model_format import ModelFormat, Trust, identify
-from app.exchange.quarantine import Quarantine
-from app.exchange.unpacking import ArchiveLimits, unpack, verify_zip
-from app.handlers.handler_archive import read_archive
+from app.exchange.model_format import ModelFormat, identify
+from app.exchange.quarantine import Arrival, Quarantine, use_quarantine
+from app.exchange.unpacking import ArchiveLimits, find_limits, unpack
+from app.handlers.handler_archive import ARCHIVE_NAME_PATTERN, is_archive, read_archive
 from app.manifest.artifact import FILE_PATTERN, FRAMEWORKS
-from app.manifest.model_manifest import MANIFEST_FILE, ModelManifest, parse_manifest, read_document
-from app.pipeline.postprocess import check_scores, to_probabilities
-from app.repository.artifact_files import hash_artifact, list_artifact, list_companions
-from app.repository.model_check import EXPECTED_FILE, check_folder, read_expected
-from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
-from app.repository.signing import SIGNATURE_FILE
-from app.repository.trust import require_trust, verify_trusted
-
-UNPACKED_FACTOR = 4
-WEIGHTS = (ModelFormat.KERAS, ModelFormat.HDF5, ModelFormat.SAFETENSORS, ModelFormat.STATE_DICT)
-PROGRAMS = (ModelFormat.TORCHSCRIPT, ModelFormat.PT2, ModelFormat.ONNX, ModelFormat.SAVED_MODEL)
-UNPACKABLE = (ModelFormat.FOLDER, ModelFormat.PACKED, ModelFormat.ARCHIVE, ModelFormat.UNKNOWN)
-"""What is unpacked, or refused by `unpack` with a better reason than that its kind is unknown."""
-ARTIFACT_FORMATS = {
-    ("torch", ".safetensors"): ModelFormat.SAFETENSORS,
-    ("torch", ".pt"): ModelFormat.STATE_DICT,
-    ("torch", ".pth"): ModelFormat.STATE_DICT,
-    ("keras", ".keras"): ModelFormat.KERAS,
-    ("keras", ".h5"): ModelFormat.HDF5,
-    ("torchscript", ".pt"): ModelFormat.TORCHSCRIPT,
-    ("torchscript", ".pth"): ModelFormat.TORCHSCRIPT,
-    ("torchscript", ".torchscript"): ModelFormat.TORCHSCRIPT,
-    ("torch_export", ".pt2"): ModelFormat.PT2,
-    ("onnx", ".onnx"): ModelFormat.ONNX,
-    ("saved_model", ".savedmodel"): ModelFormat.SAVED_MODEL,
-}
-"""What an artifact must be that the manifest calls so."""
-OTHER_FILES = re.compile(
-    rf"{re.escape(MANIFEST_FILE)}|{re.escape(SIGNATURE_FILE)}|[A-Za-z0-9_-]+\.(md|txt)|LICEN[CS]E"
-    rf"|{EXAMPLES_FOLDER}/({re.escape(EXPECTED_FILE)}|[A-Za-z0-9._-]+\.(png|jpg))|({COMPILED_FOLDER}|{INT8_FOLDER})/[a-z0-9._-]+\.(xml|bin|json)"
+from app.manifest.model_manifest import (
+    MANIFEST_FILE,
+    MAX_NAME_LENGTH,
+    MODEL_NAME_PATTERN,
+    VERSION_PATTERN,
+    parse_manifest,
+    read_document,
 )
-"""What a model folder may hold beside its artifact."""
+from app.processes.atomic import synchronize_tree
+from app.repository.artifact_files import hash_artifact, list_companions
+from app.repository.model_content import copy_content
+from app.repository.model_folder import ModelFolder
+from app.repository.trust import require_trusted_artifact
+
 ARTIFACT_TABLE = re.compile(r"^[ \t]*\[[ \t]*artifact[ \t]*\][ \t]*(#.*)?$", re.MULTILINE)
-FULL = (errno.ENOSPC, errno.EDQUOT)
-DISK_IS_FULL = "The disk is full; nothing was added."
+NAME_LINE = re.compile(r"^name[ \t]*=.*$", re.MULTILINE)
+UNPACKED = "unpacked"
 
 
-def add_model(source: Path, settings: Settings, manifest: Path | None = None) -> ModelFolder:
+def add_model(
+    source: Path, settings: Settings, manifest: Path | None = None, own: Quarantine | None = None
+) -> ModelFolder:
     """Add a model version to the model repository.
 
     Args:
@@ -78,6 +48,7 @@ def add_model(source: Path, settings: Settings, manifest: Path | None = None) ->
             or the folder of a SavedModel. It is what its content says, whatever its name.
         settings: the model repository, limits, whether programs are run, and how models are compiled.
         manifest: the `model.toml` of an artifact alone; its `sha256` may be left out.
+        own: the quarantine that the source lies in; without one, a new one is used.
 
     Returns:
         The folder in the model repository.
@@ -87,64 +58,70 @@ def add_model(source: Path, settings: Settings, manifest: Path | None = None) ->
             `ModelExistsError` says that the model itself is not at fault.
         DiskFullError: there is no space left for it.
     """
-    with explain_failures(settings), Quarantine(settings.models) as quarantine:
-        limits = ArchiveLimits(bytes=UNPACKED_FACTOR * settings.max_model_bytes)
-        folder = bring_in(source, manifest, quarantine.path, settings, limits)
-        if (settings.models / folder.name / folder.version).exists():
-            raise ModelExistsError(f"{folder.name}/{folder.version} exists already")
-        admit(folder, settings, limits)
-        return quarantine.publish(folder)
+    with use_quarantine(settings.models, own) as quarantine:
+        arrival = bring_in(source, manifest, quarantine, settings)
+        if settings.models.joinpath(*arrival.key).exists():
+            raise ModelExistsError(f"{'/'.join(arrival.key)} exists already")
+        admit(arrival, settings)
+        synchronize_tree(arrival.folder.path.parent)
+        return quarantine.publish(arrival.folder)
 
 
-@contextmanager
-def open_source(source: Path, settings: Settings, manifest: Path | None = None) -> Iterator[Path]:
-    """Have what somebody brings as a folder for a while: unpacked, and checked in all that can be known of it.
+def bring(source: Path, manifest: Path | None, quarantine: Quarantine, settings: Settings, name: str | None) -> Arrival:
+    """Bring what is to be registered into quarantine: what `add_model` takes, or an archive with a program of its own.
 
     Args:
-        source: what `add_model` takes, or an archive of TorchServe's, whose program is neither loaded nor vouched for.
-        settings: as for `add_model`.
+        source: a file, or a folder of `SCANCER_STORE`.
         manifest: as for `add_model`.
+        quarantine: where the source may lie already, and is unpacked.
+        settings: as for `add_model`.
+        name: that the model is to have instead of its own. A program gets it here; any other model keeps its own until
+            it is admitted, see `rename`.
 
     Raises:
-        ModelFolderError, DiskFullError: as `add_model`, but that the version may exist.
+        ModelFolderError: it is no model, or the name is none for it.
+        OSError: it cannot be read or written.
     """
-    with explain_failures(settings), Quarantine(settings.models) as quarantine:
-        limits = ArchiveLimits(bytes=UNPACKED_FACTOR * settings.max_model_bytes)
-        if manifest is None and identify(source) is ModelFormat.MAR:
-            unpacked = unpack(source, quarantine.path / "unpacked", limits)
-            bring_signature(source, unpacked)
-            model = read_archive(unpacked, "", "").manifest["model"]
-            require_trust(unpacked, str(model["modelName"]), str(model["modelVersion"]), settings)
-            yield unpacked
-        else:
-            folder = bring_in(source, manifest, quarantine.path, settings, limits)
-            admit(folder, settings, limits)
-            yield folder.path
+    if source.is_dir():
+        return bring_folder(source, quarantine, name)
+    if manifest is None and identify(source) is ModelFormat.MAR:
+        root = unpack(source, quarantine.path / UNPACKED, find_limits(settings))
+        bring_signature(source, root)
+        return bring_archive(root, quarantine, name)
+    check_name(name)
+    return bring_in(source, manifest, quarantine, settings)
 
 
-@contextmanager
-def explain_failures(settings: Settings) -> Iterator[None]:
-    """Turn the system's errors into reasons, and tell a full disk from all others."""
-    try:
-        yield
-    except CompiledModelError as error:
-        if settings.models.is_dir() and shutil.disk_usage(settings.models).free < MIB:
-            raise DiskFullError(DISK_IS_FULL) from error
-        raise
-    except OSError as error:
-        if error.errno in FULL:
-            raise DiskFullError(DISK_IS_FULL) from error
-        raise ModelFileError(f"the model cannot be read or written: {error.strerror}") from error
+def bring_folder(source: Path, quarantine: Quarantine, name: str | None) -> Arrival:
+    """Copy a folder of `SCANCER_STORE`; raises as `bring`."""
+    root = quarantine.path / UNPACKED
+    if is_archive(source):
+        copy_content(source, root)
+        return bring_archive(root, quarantine, name)
+    check_name(name)
+    if not (source / MANIFEST_FILE).is_file():
+        raise ModelFormatError(f"{source.name} is not a model folder: it has no {MANIFEST_FILE}")
+    copy_content(source, root)
+    parsed = parse_manifest(read_document(root / MANIFEST_FILE))
+    return Arrival(quarantine.place(root, parsed.name, parsed.version), parsed, is_from_store=True)
 
 
-def bring_in(
-    source: Path, manifest: Path | None, quarantine: Path, settings: Settings, limits: ArchiveLimits
-) -> ModelFolder:
-    """Bring the source into the quarantine as `<name>/<version>`."""
-    kind = identify(source)
+def bring_archive(root: Path, quarantine: Quarantine, name: str | None) -> Arrival:
+    """Take an unpacked archive that has a program of its own; raises as `bring`."""
+    archive = read_archive(root, "", "")
+    name, version = name or archive.manifest["model"]["modelName"], str(archive.manifest["model"]["modelVersion"])
+    if not ARCHIVE_NAME_PATTERN.fullmatch(name) or not VERSION_PATTERN.fullmatch(version):
+        raise ManifestError("a model's name and version are letters, digits, dots, dashes and underscores")
+    folder = quarantine.place(root, name, version)
+    return Arrival(folder, replace(archive, path=folder.path.resolve(), name=name, version=version))
+
+
+def bring_in(source: Path, manifest: Path | None, quarantine: Quarantine, settings: Settings) -> Arrival:
+    """Bring what `add_model` takes into quarantine; raises as `bring`."""
+    kind, limits = identify(source), find_limits(settings)
     if source.is_file() and source.stat().st_size > settings.max_model_bytes:
         raise ModelFormatError(f"{source.name} is larger than the {settings.max_model_bytes} bytes that are allowed")
-    unpacked = quarantine / "unpacked"
+    unpacked = quarantine.path / UNPACKED
     if kind in WEIGHTS or (kind in PROGRAMS and settings.programs == "all"):
         root = lay_out(source, manifest, unpacked, limits)
     elif kind not in UNPACKABLE:
@@ -153,25 +130,12 @@ def bring_in(
         raise ModelFormatError(f"{source.name} is {kind.title} and has a manifest of its own; name none beside it")
     else:
         root = unpack(source, unpacked, limits)
-    fill_in_sha256(root)
-    parsed = parse_manifest(read_document(root / MANIFEST_FILE))
-    folder = quarantine / "model" / parsed.name / parsed.version
-    folder.parent.mkdir(parents=True)
-    return ModelFolder(root.rename(folder))
-
-
-def refuse(name: str, kind: ModelFormat) -> ModelFormatError:
-    """Make the error that says why a kind is not taken."""
-    reason = f"{name} is {kind.title}, which is not taken"
-    if kind.trust is Trust.DATA:
-        return ModelFormatError(f"{reason}; convert it to .keras or .safetensors")
-    if kind in PROGRAMS:
-        return ModelFormatError(f"{reason}: loading it can run code; SCANCER_PROGRAMS=all trusts every program")
-    return ModelFormatError(f"{reason}: loading it can run code")
+    parsed = parse_manifest(read_with_sha256(root))
+    return Arrival(quarantine.place(root, parsed.name, parsed.version), parsed)
 
 
 def lay_out(source: Path, manifest: Path | None, target: Path, limits: ArchiveLimits) -> Path:
-    """Make a model folder of an artifact and its manifest."""
+    """Make a model folder of an artifact and its manifest; an artifact that lies in the same quarantine is moved."""
     if manifest is None:
         raise ModelFormatError(f"{source.name} comes without a manifest; name one")
     document = read_document(manifest)
@@ -184,89 +148,58 @@ def lay_out(source: Path, manifest: Path | None, target: Path, limits: ArchiveLi
     if source.is_dir():
         unpack(source, target / name, limits)
         return target
-    shutil.copyfile(source, target / name)
     for companion in list_companions(source, framework) if framework in FRAMEWORKS else ():
         if source.name != name:  # inside the one file stands the name of the other
             raise ModelFormatError(f"{source.name} has its weights in {companion.name}: artifact.file must be its name")
         shutil.copyfile(companion, target / companion.name)
+    if source.parent == target.parent:
+        source.rename(target / name)
+    else:
+        shutil.copyfile(source, target / name)
     return target
 
 
-def fill_in_sha256(folder: Path) -> None:
-    """Add the artifact's SHA-256 to a manifest that leaves it out; any other fault is left to `parse_manifest`."""
+def read_with_sha256(folder: Path) -> dict[str, Any]:
+    """Read a manifest, and add the artifact's SHA-256 if it is left out; other faults are left to `parse_manifest`."""
     path = folder / MANIFEST_FILE
     document = read_document(path)
     artifact, framework = document.get("artifact"), document.get("framework")
     if not isinstance(artifact, dict) or "sha256" in artifact or framework not in FRAMEWORKS:
-        return
+        return document
     name = artifact.get("file")
-    if isinstance(name, str) and FILE_PATTERN.fullmatch(name) and (folder / name).exists():
-        line = f'\nsha256 = "{hash_artifact(folder / name, framework)}"'
-        text = path.read_text(encoding="utf-8")
-        path.write_text(ARTIFACT_TABLE.sub(lambda found: found[0] + line, text, count=1), encoding="utf-8")
+    if not isinstance(name, str) or not FILE_PATTERN.fullmatch(name) or not (folder / name).exists():
+        return document
+    line = f'\nsha256 = "{hash_artifact(folder / name, framework)}"'
+    return rewrite(path, ARTIFACT_TABLE, lambda found: found[0] + line)
 
 
-def admit(folder: ModelFolder, settings: Settings, limits: ArchiveLimits) -> None:
-    """Check everything about a model folder, and compile it; raises `ModelFolderError` with the first fault."""
-    manifest = folder.read_manifest()
-    folder.verify_artifact(manifest)
-    check_files(folder, manifest)
-    check_artifact(folder, manifest, limits)
-    signer = verify_trusted(folder, manifest, settings)
-    if (folder.path / EXAMPLES_FOLDER).is_dir():
-        read_expected(folder)  # now: compiling takes seconds
-    if signer is None:
-        # Whoever made a compiled model can have made it anything: unsigned, it is made anew from the artifact.
-        for made in (COMPILED_FOLDER, INT8_FOLDER):
-            shutil.rmtree(folder.path / made, ignore_errors=True)
-        if not runs_natively(manifest):
-            compile_in_process(folder.path, settings)
-    elif not runs_natively(manifest):
-        folder.read_report(manifest)
-    try_out(folder, manifest, settings)
+def rename(arrival: Arrival, name: str | None, settings: Settings) -> Arrival:
+    """Give a model that was admitted another name than its own, if one is asked for.
+
+    Raises:
+        ModelFolderError: it is a program that was signed under its own name.
+        OSError: it cannot be written.
+    """
+    folder = arrival.folder
+    if name is None or name == folder.name:
+        return arrival
+    rewrite(folder.path / MANIFEST_FILE, NAME_LINE, lambda _: f'name = "{name}"')
+    renamed = ModelFolder(folder.path.parent.rename(folder.path.parent.with_name(name)) / folder.version)
+    manifest = renamed.read_manifest()
+    require_trusted_artifact(renamed, manifest, settings)
+    return replace(arrival, folder=renamed, manifest=manifest)
 
 
-def check_files(folder: ModelFolder, manifest: ModelManifest) -> None:
-    """Refuse a folder that holds more than a model."""
-    artifact = list_artifact(folder.path / manifest.artifact.file, manifest.framework)
-    for path in sorted(folder.path.rglob("*")):
-        name = path.relative_to(folder.path).as_posix()
-        if path.is_file() and path not in artifact and not OTHER_FILES.fullmatch(name):
-            raise ModelFormatError(f"{name} is no part of a model folder")
+def rewrite(path: Path, pattern: re.Pattern[str], line: Callable[[re.Match[str]], str]) -> dict[str, Any]:
+    """Replace the first line of a manifest that a pattern finds; return the new manifest's TOML."""
+    path.write_text(pattern.sub(line, path.read_text(encoding="utf-8"), count=1), encoding="utf-8")
+    return read_document(path)
 
 
-def check_artifact(folder: ModelFolder, manifest: ModelManifest, limits: ArchiveLimits) -> None:
-    """Refuse an artifact that is not what its name says, which the loaders go by."""
-    path = folder.path / manifest.artifact.file
-    kind = identify(path)
-    wanted = ARTIFACT_FORMATS[manifest.framework, path.suffix]
-    if kind is not wanted:
-        if kind in (*WEIGHTS, *PROGRAMS):
-            rule = f'by its name, and framework = "{manifest.framework}", it should be {wanted.title}'
-            raise ModelFormatError(f"{path.name} is {kind.title}; {rule}")
-        if kind in UNPACKABLE:
-            raise ModelFormatError(f"{path.name} is {kind.title} or damaged; {wanted.title} is wanted")
-        raise refuse(path.name, kind)
-    if kind is ModelFormat.KERAS:
-        verify_zip(path, limits)
-
-
-def try_out(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> None:
-    """Compare the examples with their expected scores, or, where there are none, see that the model answers at all."""
-    if (folder.path / EXAMPLES_FOLDER).is_dir():
-        check_folder(folder, settings)
-        return
-    if runs_natively(manifest):
-        engine: Engine = ProcessEngine(folder.path, manifest, settings)
-    else:
-        engine = build_engine("openvino", folder.path, manifest, settings.inference_threads)
-    try:
-        engine.load()
-        grey = np.full((1, manifest.input.height_px, manifest.input.width_px, 3), 128, np.uint8)
-        scores = engine.infer(grey)
-        check_scores(scores, manifest.output)
-        to_probabilities(scores, manifest.output)
-    except AnsweredError as error:
-        raise IntegrityError(f"the model does not answer: {error.message}") from error
-    finally:
-        engine.close()
+def check_name(name: str | None) -> None:
+    """Raise `ManifestError` if a name is asked for that a model without a program of its own may not have."""
+    if name is not None and not (MODEL_NAME_PATTERN.fullmatch(name) and len(name) <= MAX_NAME_LENGTH):
+        raise ManifestError(
+            "a model's name is words of small letters and digits, joined by dashes, "
+            f"of at most {MAX_NAME_LENGTH} characters"
+        )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from app.exchange.unpacking import ArchiveLimits, Names, read_folder
 from app.processes.atomic import replace_file
+from app.repository.model_content import is_hidden
 from app.repository.model_folder import ModelFolder
 
 OLDEST_TIME = (1980, 1, 1, 0, 0, 0)
@@ -14,7 +15,7 @@ UNIX = 3
 
 
 def pack_model(folder: ModelFolder, output: Path) -> None:
-    """Write a model folder, without what begins with a dot, to the zip archive `output`, which is replaced at once.
+    """Write a model folder to the zip archive `output`, which is replaced in one step.
 
     Weights hardly shrink, so nothing is compressed: the bytes then depend on the folder alone, on no library's version.
 
@@ -27,7 +28,7 @@ def pack_model(folder: ModelFolder, output: Path) -> None:
     names = Names(limits.members)
     with replace_file(output) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, chunks in read_folder(folder.path, limits):
-            if not any(part.startswith(".") for part in name.split("/")):
+            if not is_hidden(name):
                 names.add(name)
                 info = zipfile.ZipInfo(name, OLDEST_TIME)
                 info.create_system, info.external_attr = UNIX, PLAIN_FILE

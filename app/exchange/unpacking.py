@@ -9,19 +9,25 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+from app.config.settings import Settings
 from app.errors import ArchiveError
 from app.exchange import tgz_reader, zip_reader
 from app.exchange.model_format import HANDLER_MANIFEST, ModelFormat, identify_file
 from app.manifest.model_manifest import MANIFEST_FILE
+from app.repository.model_content import is_hidden
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 MAX_NAME_LENGTH = 200
 MAX_DEPTH = 16
 FREE_BYTES = 1 << 20
 """An archive may hold these bytes whatever its ratio: short texts and the padding of tar pack well."""
+UNPACKED_FACTOR = 4
+"""An archive may unpack to so many times the bytes that it may have itself."""
 Files = Iterator[tuple[str, Iterator[bytes]]]
 
 
@@ -38,6 +44,11 @@ class ArchiveLimits:
     bytes: int
     members: int = 256
     ratio: int = 100
+
+
+def find_limits(settings: Settings) -> ArchiveLimits:
+    """Return the limits of an archive that is brought to this server."""
+    return ArchiveLimits(bytes=UNPACKED_FACTOR * settings.max_model_bytes)
 
 
 def unpack(source: Path, target: Path, limits: ArchiveLimits) -> Path:
@@ -133,18 +144,27 @@ def read_plain_file(name: str, folder: int) -> Iterator[bytes]:
 
 
 def write_files(files: Files, target: Path, limits: ArchiveLimits, packed_bytes: int | None) -> list[str]:
-    """Write files below `target` and return their names; raises `ArchiveError` where they break a rule."""
+    """Write files below `target` and return their names; files with hidden names are counted, but not written.
+
+    Raises:
+        ArchiveError: a name or a limit is not kept.
+    """
     names, count = Names(limits.members), Counter(limits, packed_bytes)
     for name, chunks in files:
         names.add(name)
-        path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
+        with nullcontext() if is_hidden(name) else open_new(target / name) as file:
             for chunk in chunks:
                 count.add(len(chunk))
-                file.write(chunk)
+                if file is not None:
+                    file.write(chunk)
     names.check_manifests()
-    return names.all
+    return [name for name in names.all if not is_hidden(name)]
+
+
+def open_new(path: Path) -> BinaryIO:
+    """Make a file and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("xb")
 
 
 class Counter:

@@ -37,3 +37,18 @@ def write_file(path: Path, text: str, mode: int = FOR_ALL) -> None:
     """Write a text file in one step, in UTF-8; see `replace_file`."""
     with replace_file(path, mode) as file:
         file.write(text.encode())
+
+
+def synchronize(path: Path) -> None:
+    """Write one file, or the list of names in one folder, to the disk; raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def synchronize_tree(folder: Path) -> None:
+    """Write a folder and everything below it to the disk; raises `OSError`."""
+    for path in (*folder.rglob("*"), folder):
+        synchronize(path)

@@ -10,20 +10,21 @@ from app.config.settings import Settings
 from app.errors import (
     BadRequestError,
     ConflictError,
-    InvalidModelError,
     InvalidModelVersionError,
-    ModelFolderError,
     ModelNotFoundError,
     ModelVersionNotFoundError,
+    ScancerError,
 )
-from app.exchange.model_importer import open_source
-from app.handlers.handler_archive import is_archive, read_archive
-from app.processes.locks import hold_lock
-from app.registry.model_arrivals import Arrival, find_lock, find_source, read_source, sweep
-from app.repository.model_folder import find_model_folders
-from app.repository.trust import require_trusted_source
+from app.exchange.admission import admit
+from app.exchange.model_importer import bring, rename
+from app.exchange.quarantine import Arrival, Quarantine, use_quarantine
+from app.handlers.handler_archive import HandlerArchive
+from app.manifest.model_manifest import ModelManifest
+from app.processes.atomic import synchronize_tree
+from app.registry.model_arrivals import already_registered, check_free, find_source, make_token, sweep
+from app.repository.model_folder import TOKEN_FILE, ModelFolder, find_model_folders
 from app.state.store_access import StoreAccess
-from app.state.wanted import UNSAID_S, Key, Plan, PlannedVersion, WantedState, WantedVersion, make_plan
+from app.state.wanted import UNSAID_S, Key, Plan, WantedState, WantedVersion, make_plan
 
 if TYPE_CHECKING:
     from app.state.state_store import Draft
@@ -31,13 +32,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Change:
-    """A change that was made: to which version, the generation that workers reach by following it, and how many workers
-    it has from then on at least.
+    """A change that was made.
+
+    Attributes:
+        key: of the version that was changed.
+        generation: that workers reach by following the change.
+        workers: that the version has at least from then on.
+        token: of the folder, if the change registered one that this server made.
     """
 
     key: Key
     generation: int
     workers: int = 0
+    token: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,12 @@ class ModelChanges:
 
     def plan(self) -> Plan:
         """What is to be served, as the folders and the store say at this moment."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[WantedState, Plan]:
         folders = find_model_folders(self._settings.models)  # first: one that is seen was announced in the store before
-        return make_plan(folders, self._access.open().read() if self._access.exists() else WantedState())
+        state = self._access.open().read() if self._access.exists() else WantedState()
+        return state, make_plan(folders, state)
 
     def set_default(self, name: str, version: str) -> Change:
         """Make a version the default.
@@ -79,7 +90,7 @@ class ModelChanges:
             ModelNotFoundError, ModelVersionNotFoundError: there is none.
         """
         with self._draft() as (draft, plan):
-            if version not in find_versions(plan, name):
+            if version not in plan.find_versions(name):
                 raise ModelVersionNotFoundError(f"Model version {version} does not exist for model {name}")
             draft.defaults[name] = version
         return Change((name, version), draft.generation)
@@ -96,7 +107,7 @@ class ModelChanges:
         if min_workers < 0:
             raise BadRequestError("min_worker cannot be less than 0.")
         with self._draft() as (draft, plan):
-            planned = find_version(plan, name, version)
+            planned = plan.find_version(name, version)
             draft.put(replace(planned.wanted, min_workers=min_workers, max_workers=max_workers))
             draft.defaults[name] = plan.find_default(name)
         return Change(planned.wanted.key, draft.generation)
@@ -115,7 +126,7 @@ class ModelChanges:
 
     def _load(self, name: str, is_loaded: bool) -> list[Change]:
         with self._draft() as (draft, plan):
-            versions = [planned.wanted for planned in find_versions(plan, name).values()]
+            versions = [planned.wanted for planned in plan.find_versions(name).values()]
             for wanted in versions:
                 if wanted.is_loaded is not is_loaded:
                     most = max(1, wanted.max_workers)
@@ -133,17 +144,25 @@ class ModelChanges:
             InvalidModelVersionError: it is the default, and there are others.
         """
         with self._draft() as (draft, plan):
-            wanted = find_version(plan, name, version).wanted
+            wanted = plan.find_version(name, version).wanted
             others = plan.versions[name].keys() - {wanted.version}
             if others and wanted.version == plan.find_default(name):
                 raise InvalidModelVersionError(f"Cannot remove default version for model {name}")
-            if wanted.token is None:
-                draft.put(replace(wanted, is_registered=False))
-            else:
-                del draft.versions[wanted.key]
-                draft.strays.add(wanted.token)
-            if not others:
-                draft.defaults.pop(name, None)
+            let_go(draft, plan, wanted)
+        return Change(wanted.key, draft.generation)
+
+    def withdraw(self, change: Change) -> Change:
+        """Take a registration back, also if the version is the default.
+
+        Raises:
+            ConflictError: somebody else has unregistered it.
+        """
+        with self._draft() as (draft, plan):
+            wanted = draft.versions.get(change.key)
+            if wanted is None or wanted.token != change.token or not wanted.is_registered:
+                name, version = change.key
+                raise ConflictError(f"Model version {version} of model {name} was unregistered while it was loaded")
+            let_go(draft, plan, wanted)
         return Change(wanted.key, draft.generation)
 
     def register(self, url: str, wishes: Wishes) -> Change:
@@ -151,59 +170,65 @@ class ModelChanges:
 
         Raises:
             ModelNotFoundError: there is none, or the name is none.
-            InvalidModelError: it is no model that can be served.
-            ConflictError: the version is registered already.
+            ModelFolderError: it is no model that can be served.
+            ConflictError: the version is registered already, or something else lies in its place.
             DiskFullError: the disk is full.
         """
         source = find_source(url, self._settings.store)
-        with hold_lock(find_lock(self._settings)):
-            sweep(self._settings, self._access)
-            if source is None:
-                return self._register_again(url, wishes)
-            if source.is_dir():
-                with translate_reasons():
-                    require_trusted_source(source, *read_source(source, wishes.model_name), self._settings)
-                return self._register_folder(source, url, wishes)
-            return self._register_file(source, url, wishes)
+        if source is None:
+            return self._register_again(url, wishes)
+        return self.register_file(source, url, wishes)
 
-    def register_file(self, source: Path, url: str, wishes: Wishes, manifest: Path | None = None) -> Change:
-        """Register a file that came over a network and lies in quarantine; it is the caller's to remove.
+    def register_file(
+        self, source: Path, url: str, wishes: Wishes, manifest: Path | None = None, own: Quarantine | None = None
+    ) -> Change:
+        """Register a file, or a folder of `SCANCER_STORE`.
 
-        `manifest` is the `model.toml` of an artifact that comes alone.
+        Nobody waits for this: whatever takes long happens in quarantine, and is over before the store is changed.
+
+        Args:
+            source: the file or folder; one that lies in quarantine may be moved.
+            url: where it came from.
+            wishes: of the caller.
+            manifest: the `model.toml` of an artifact that comes alone.
+            own: the quarantine that the source lies in; without one, a new one is used.
 
         Raises:
-            InvalidModelError, ConflictError, DiskFullError: as `register`.
+            ModelFolderError, ConflictError, DiskFullError: as `register`.
         """
-        with hold_lock(find_lock(self._settings)):
-            sweep(self._settings, self._access)
-            return self._register_file(source, url, wishes, manifest)
+        settings = self._settings
+        self.sweep()
+        with use_quarantine(settings.models, own) as quarantine:
+            arrival = bring(source, manifest, quarantine, settings, wishes.model_name)
+            state, plan = self._read()
+            key = wishes.model_name or arrival.folder.name, arrival.folder.version
+            check_free(state.versions, plan, key, settings)  # before anything that takes long
+            admit(arrival, settings)
+            arrival = rename(arrival, wishes.model_name, settings)
+            return self._publish(arrival, quarantine, url, wishes)
 
-    def _register_file(self, source: Path, url: str, wishes: Wishes, manifest: Path | None = None) -> Change:
-        with translate_reasons(), open_source(source, self._settings, manifest) as folder:
-            return self._register_folder(folder, url, wishes)
-
-    def _register_folder(self, source: Path, url: str, wishes: Wishes) -> Change:
-        """Register a model folder, or an unpacked archive, that lies outside of the models."""
-        key = read_source(source, wishes.model_name)
-        with self._draft() as (draft, plan):
-            check_free(draft, plan, key)
-            arrival = Arrival.announce(self._settings.models, key)
-            draft.strays.add(arrival.token)
+    def _publish(self, arrival: Arrival, quarantine: Quarantine, url: str, wishes: Wishes) -> Change:
+        """Have a model that was admitted in its place, with its row: both, or neither."""
+        key, token = arrival.key, make_token(quarantine, arrival.key)
+        (arrival.folder.path / TOKEN_FILE).write_text(token, encoding="ascii")
+        synchronize_tree(arrival.folder.path.parent)
+        wanted = self._make_wanted(key, url, token, wishes, arrival.manifest)
         try:
-            arrival.bring(source)
+            with self._access.open().change() as draft:
+                draft.strays.add(token)
             with self._draft() as (draft, plan):
-                check_free(draft, plan, key)
-                draft.strays.discard(arrival.token)
-                wanted = self._make_wanted(key, url, arrival.token, wishes, source)
+                check_free(draft.versions, plan, key, self._settings)
+                quarantine.publish(arrival.folder)
+                draft.strays.discard(token)
                 self._put(draft, plan, wanted)
-        finally:  # of what came to its end there is nothing to sweep
-            sweep(self._settings, self._access)
-        return Change(key, draft.generation, wanted.min_workers)
+        except (ScancerError, OSError):
+            sweep(self._settings, self._access, failed=token)
+            raise
+        return Change(key, draft.generation, wanted.min_workers, token)
 
     def sweep(self) -> None:
         """Remove the folders that this server made and that belong to no version any more."""
-        with hold_lock(find_lock(self._settings)):
-            sweep(self._settings, self._access)
+        sweep(self._settings, self._access)
 
     def _register_again(self, url: str, wishes: Wishes) -> Change:
         """Serve a folder among the models once more that was unregistered."""
@@ -215,14 +240,17 @@ class ModelChanges:
                     raise already_registered((name, version))
                 raise ModelNotFoundError(f"Model not found at: {url}")
             key = known[0].key
-            wanted = self._make_wanted(key, url, None, wishes, self._settings.models / key[0] / key[1])
+            folder = ModelFolder(self._settings.models.joinpath(*key))
+            wanted = self._make_wanted(key, url, None, wishes, folder.read_archive() if folder.is_archive else None)
             self._put(draft, plan, wanted)
         return Change(key, draft.generation, wanted.min_workers)
 
-    def _make_wanted(self, key: Key, url: str, token: str | None, wishes: Wishes, source: Path) -> WantedVersion:
-        """What is wanted of a version that is registered; `source` is a folder of it."""
+    def _make_wanted(
+        self, key: Key, url: str, token: str | None, wishes: Wishes, manifest: ModelManifest | HandlerArchive | None
+    ) -> WantedVersion:
+        """Say what is wanted of a version that is registered."""
         said = wishes.workers
-        least, most = find_workers(source) if said is None else (said, said)
+        least, most = find_workers(manifest) if said is None else (said, said)
         return WantedVersion(
             *key,
             url=url,
@@ -247,49 +275,20 @@ class ModelChanges:
             yield draft, make_plan(find_model_folders(self._settings.models), draft.freeze())
 
 
-@contextmanager
-def translate_reasons() -> Iterator[None]:
-    """Turn the reasons why an archive is not taken into errors that callers are told."""
-    try:
-        yield
-    except ModelFolderError as error:
-        raise InvalidModelError(error.message) from error
-
-
-def find_workers(source: Path) -> tuple[int, int]:
+def find_workers(manifest: ModelManifest | HandlerArchive | None) -> tuple[int, int]:
     """Return the least and the most workers of a registration that names none: an archive may say, others get none."""
-    archive = read_archive(source, "", "") if is_archive(source) else None
-    if archive is None or "minWorkers" not in archive.config:
+    if not isinstance(manifest, HandlerArchive) or "minWorkers" not in manifest.config:
         return 0, 0
-    return archive.limits.min_workers, archive.limits.max_workers
+    return manifest.limits.min_workers, manifest.limits.max_workers
 
 
-def find_versions(plan: Plan, name: str) -> dict[str, PlannedVersion]:
-    """The versions of a model; raises `ModelNotFoundError`."""
-    if name not in plan.versions:
-        raise ModelNotFoundError(f"Model not found: {name}")
-    return dict(plan.versions[name])
-
-
-def find_version(plan: Plan, name: str, version: str | None) -> PlannedVersion:
-    """A version, the default one unless it is named; raises `ModelNotFoundError` or `ModelVersionNotFoundError`."""
-    versions = find_versions(plan, name)
-    if version is None:
-        return versions[plan.find_default(name)]
-    if version not in versions:
-        raise ModelVersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
-    return versions[version]
-
-
-def check_free(draft: "Draft", plan: Plan, key: Key) -> None:
-    """Raise `ConflictError` unless nothing has the place of a version."""
-    name, version = key
-    if version in plan.versions.get(name, {}):
-        raise already_registered(key)
-    if key in draft.versions and draft.versions[key].token is None and not draft.versions[key].is_registered:
-        raise ConflictError(f"A folder among the models holds {name}/{version}: register url={draft.versions[key].url}")
-
-
-def already_registered(key: Key) -> ConflictError:
-    """TorchServe's error for a version that is there."""
-    return ConflictError(f"Model version {key[1]} is already registered for model {key[0]}")
+def let_go(draft: "Draft", plan: Plan, wanted: WantedVersion) -> None:
+    """Take a version out of what is wanted; a folder that this server made becomes a stray."""
+    if wanted.token is None:
+        draft.put(replace(wanted, is_registered=False))
+    else:
+        del draft.versions[wanted.key]
+        draft.strays.add(wanted.token)
+    others = plan.versions.get(wanted.name, {}).keys() - {wanted.version}
+    if not others or draft.defaults.get(wanted.name) == wanted.version:
+        draft.defaults.pop(wanted.name, None)

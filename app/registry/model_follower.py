@@ -8,9 +8,7 @@ from contextlib import suppress
 
 from app.config.settings import Settings
 from app.errors import AnsweredError, ModelFolderError, StateStoreError
-from app.exchange.quarantine import sweep as sweep_quarantines
-from app.processes.locks import hold_lock
-from app.registry.model_arrivals import find_lock, sweep
+from app.registry.model_arrivals import sweep
 from app.registry.model_entry import State
 from app.registry.model_registry import ModelRegistry
 from app.repository.model_folder import ModelFolder, find_model_folders
@@ -53,11 +51,8 @@ class ModelFollower:
 
     def start(self) -> None:
         """Load what is wanted now, and follow from then on."""
-        # A fault of the store is found again below; whoever holds the lock sweeps; on a full disk there may be no lock.
-        with suppress(StateStoreError, AnsweredError, OSError), hold_lock(find_lock(self._settings), False):
-            sweep(self._settings, self._access)
-        with suppress(OSError):  # the next one tries again
-            sweep_quarantines(self._settings.models)  # of workers that were killed
+        with suppress(StateStoreError, AnsweredError, OSError):  # a fault of the store is found again below
+            sweep(self._settings, self._access)  # what workers left that were killed
         read_reports(self._settings.instance)  # so that those of an earlier server go
         self._try_to_follow()
         self._thread = threading.Thread(target=self._run, name="follow-models", daemon=True)

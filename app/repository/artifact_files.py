@@ -6,19 +6,17 @@ from pathlib import Path
 from app.engines.compile_report import hash_files
 from app.errors import IntegrityError
 from app.manifest.artifact import FRAMEWORKS
+from app.repository.model_content import list_content
 
 
 def list_artifact(path: Path, framework: str) -> list[Path]:
-    """Every file of the artifact at `path`: itself and its companion, or all in the folder that it is, by name.
+    """Return every file of the artifact at `path`, by name: the file and its companion, or all files of a folder.
 
     Raises:
         IntegrityError: it is missing, or anything of it is a link or no plain file.
     """
-    if path.is_dir() and not path.is_symlink():
-        found = sorted(path.rglob("*"), key=lambda member: member.relative_to(path).as_posix())
-        members = [member for member in found if member.is_symlink() or not member.is_dir()]
-    else:
-        members = [path, *list_companions(path, framework)]
+    is_folder = path.is_dir() and not path.is_symlink()
+    members = list_content(path) if is_folder else [path, *list_companions(path, framework)]
     if not members or any(member.is_symlink() or not member.is_file() for member in members):
         raise IntegrityError(f"{path.name} is missing, or is not a plain file")
     return members

@@ -10,15 +10,14 @@ The library behind it is imported when it is first used: most servers never sign
 import base64
 import json
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from app.engines.compile_report import hash_files
 from app.errors import SignatureError
 from app.processes.atomic import write_file
-from app.repository.model_folder import ARCHIVE_FOLDER, TOKEN_FILE, ModelFolder
-from app.repository.staging import COMPILING_PATTERN
+from app.repository.model_content import list_content
+from app.repository.model_folder import ModelFolder
 
 SIGNATURE_FILE = "signature.json"
 TRUST_FILE = "trusted_keys"
@@ -76,21 +75,13 @@ def trust_key(instance: Path, line: str) -> TrustedKey:
 
 
 def describe_content(path: Path, name: str, version: str) -> dict[str, Any]:
-    """What a signature is about: format, name, version, and the SHA-256 of every file but the server's own."""
+    """Return what a signature is of: format, name, version, and the SHA-256 of every file but the signature's."""
     files = {
         file.relative_to(path).as_posix(): hash_files(file)
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and not is_own(file.relative_to(path))
+        for file in list_content(path)
+        if file.is_file() and file != path / SIGNATURE_FILE
     }
     return {"format": FORMAT, "name": name, "version": version, "files": files}
-
-
-def is_own(file: Path) -> bool:
-    """Whether a file of a model folder is the server's own: signature, token, or what it compiled of an archive."""
-    first = file.parts[0]
-    if len(file.parts) == 1:
-        return first in (SIGNATURE_FILE, TOKEN_FILE)
-    return first == ARCHIVE_FOLDER or fnmatchcase(first, COMPILING_PATTERN)
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ The wish is kept by `state_store`, changed by `model_changes`, and followed by e
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from app.errors import ModelNotFoundError, ModelVersionNotFoundError
 from app.handlers.handler_archive import HandlerArchive
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import BatchSpec
@@ -140,6 +141,25 @@ class Plan:
         """The default version of a model: the chosen one, else the newest."""
         chosen = self.chosen_defaults.get(name)
         return chosen if chosen and chosen in self.versions[name] else list(self.versions[name])[-1]
+
+    def find_versions(self, name: str) -> Mapping[str, PlannedVersion]:
+        """The versions of a model; raises `ModelNotFoundError`."""
+        if name not in self.versions:
+            raise ModelNotFoundError(f"Model not found: {name}")
+        return self.versions[name]
+
+    def find_version(self, name: str, version: str | None) -> PlannedVersion:
+        """A version, the default one unless it is named.
+
+        Raises:
+            ModelNotFoundError, ModelVersionNotFoundError: there is none.
+        """
+        versions = self.find_versions(name)
+        if version is None:
+            return versions[self.find_default(name)]
+        if version not in versions:
+            raise ModelVersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
+        return versions[version]
 
 
 def make_plan(folders: Iterable[ModelFolder], state: WantedState) -> Plan:

@@ -5,6 +5,7 @@ import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.engines.compile_report import hash_files
 from app.errors import ModelFolderError, SignatureError
+from app.exchange.admission import admit
 from app.exchange.archive_signing import sign_archive, verify_archive
-from app.exchange.model_importer import open_source
+from app.exchange.model_importer import bring
+from app.exchange.quarantine import Quarantine
 from app.registry.archive_loader import require_trust
 from app.registry.model_changes import ModelChanges
 from app.registry.model_follower import ModelFollower
@@ -39,6 +42,15 @@ def pack(path: Path, files: dict[str, str]) -> Path:
         for name, text in files.items():
             archive.writestr(name, text)
     return path
+
+
+@contextmanager
+def hold_admitted(source: Path, settings: Settings) -> Iterator[Path]:
+    """Have an archive in quarantine for a while, as a server has it that registers it."""
+    with Quarantine(settings.models) as quarantine:
+        arrival = bring(source, None, quarantine, settings, None)
+        admit(arrival, settings)
+        yield arrival.folder.path
 
 
 @pytest.fixture
@@ -69,7 +81,7 @@ def test_signed_archive_is_taken_while_programs_are_off_and_stays_verified_in_it
     label, trusted = verify_archive(signed, settings)
     assert (label, trusted.name if trusted else None) == ("quick/1.0", "publisher")
     folder = ModelFolder(settings.models / "quick/1.0")
-    with open_source(signed, settings) as unpacked:
+    with hold_admitted(signed, settings) as unpacked:
         shutil.copytree(unpacked, folder.path)
     (folder.path / ".registered").write_text("token quick/1.0")
     require_trust(folder.path, folder.name, folder.version, settings)
@@ -84,7 +96,7 @@ def test_signature_is_of_the_files_however_they_are_packed(signed: Path, setting
         FILES | {"signature.json": (signed.parent / "quick.mar.signature.json").read_text()},
     )
     assert verify_archive(inside, settings)[1] is not None
-    with open_source(inside, settings):
+    with hold_admitted(inside, settings):
         pass
     folder = settings.store / "folder"
     with zipfile.ZipFile(inside) as archive:
@@ -110,7 +122,7 @@ def test_archive_that_was_changed_is_refused_also_where_every_program_is_trusted
     pack(signed, FILES | files)
     for programs in ("off", "all"):
         allowing = Settings(models=settings.models, store=settings.store, instance=settings.instance, programs=programs)
-        with pytest.raises(ModelFolderError, match=reason), open_source(signed, allowing):
+        with pytest.raises(ModelFolderError, match=reason), hold_admitted(signed, allowing):
             pass
     assert list(settings.models.iterdir()) == []
 
@@ -120,11 +132,11 @@ def test_archive_without_a_signature_or_of_an_unknown_key_is_refused(
 ) -> None:
     unsigned = pack(settings.store / "unsigned.mar", FILES)
     assert verify_archive(unsigned, settings) == ("quick/1.0", None)
-    with pytest.raises(SignatureError, match="SCANCER_PROGRAMS=all"), open_source(unsigned, settings):
+    with pytest.raises(SignatureError, match="SCANCER_PROGRAMS=all"), hold_admitted(unsigned, settings):
         pass
     stranger, _ = make_key(tmp_path, "stranger")
     sign_archive(signed, stranger, settings)
-    with pytest.raises(SignatureError, match="not trusted here"), open_source(signed, settings):
+    with pytest.raises(SignatureError, match="not trusted here"), hold_admitted(signed, settings):
         pass
 
 

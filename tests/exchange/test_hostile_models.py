@@ -3,6 +3,8 @@
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.errors import ModelFolderError
 from app.exchange.model_importer import add_model, bring_in
-from app.exchange.unpacking import ArchiveLimits
+from app.exchange.quarantine import Quarantine
 from app.processes.confined_process import run_confined
 from tests.exchange.compile_each import compile_each
 from tests.exchange.hostile import CANARY, HOSTILE, LOADED, Generator
@@ -76,20 +78,22 @@ def test_hostile_file_is_refused_by_its_loader(tmp_path: Path, name: str) -> Non
 
 
 @pytest.fixture(scope="module")
-def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, str]]]:
     """Every file, brought in as `add_model` does, and why the compiler refuses it: one process for all."""
     roots = {name: tmp_path_factory.mktemp("loaded") for name in LOADED}
-    settings = Settings(models=next(iter(roots.values())), instance=next(iter(roots.values())) / "instance")
+    first = next(iter(roots.values()))
+    settings = Settings(models=first, instance=first / "instance", max_model_bytes=16 * MIB)
     folders: dict[str, Path] = {}
-    for name, root in roots.items():
-        source = generate(root, LOADED[name][0])
-        manifest = write_manifest(root, source) if source.is_file() else None
-        (root / "quarantine").mkdir()
-        folders[name] = bring_in(source, manifest, root / "quarantine", settings, ArchiveLimits(bytes=64 * MIB)).path
-    reasons = roots["Keras Lambda"] / "reasons.json"
-    run_confined(compile_each, [reasons, *folders.values()], settings)
-    told = json.loads(reasons.read_text())
-    return {name: (folder, told.get(str(folder), "")) for name, folder in folders.items()}
+    with ExitStack() as held:
+        for name, root in roots.items():
+            source = generate(root, LOADED[name][0])
+            manifest = write_manifest(root, source) if source.is_file() else None
+            quarantine = held.enter_context(Quarantine(root))
+            folders[name] = bring_in(source, manifest, quarantine, settings).folder.path
+        reasons = roots["Keras Lambda"] / "reasons.json"
+        run_confined(compile_each, [reasons, *folders.values()], settings)
+        told = json.loads(reasons.read_text())
+        yield {name: (folder, told.get(str(folder), "")) for name, folder in folders.items()}
 
 
 @pytest.mark.parametrize("name", LOADED)

@@ -81,7 +81,7 @@ def within(seconds: float, is_so: Callable[[], bool]) -> bool:
 
 def test_without_a_store_nothing_is_written_but_the_report(followed: Followed) -> None:
     assert followed.default() == "1.0"
-    assert {path.name for path in followed.settings.instance.iterdir()} == {"workers", "registration.lock"}
+    assert {path.name for path in followed.settings.instance.iterdir()} == {"workers"}
 
 
 def test_quarantine_of_a_killed_worker_goes_when_another_starts_and_a_held_one_stays(
@@ -310,13 +310,13 @@ def test_report_of_a_killed_worker_is_removed(tmp_path: Path) -> None:
 def test_leftovers_of_a_killed_registration_go_at_the_next_start(models: Path, tmp_path: Path) -> None:
     settings = Settings(models=models, instance=tmp_path / "instance")
     access = StoreAccess(settings)
-    token = f"abcd {NAME}/2.0"
+    token = f".incoming-abcd {NAME}/2.0"
     with access.open().change() as draft:
         draft.strays.add(token)
     access.close()
     copy_version(models / NAME / "1.0", models / NAME / "2.0", "2.0")
     (models / NAME / "2.0/.registered").write_text(token)
-    (models / ".registering-abcd" / NAME).mkdir(parents=True)
+    (models / ".incoming-abcd" / NAME).mkdir(parents=True)
     registry = ModelRegistry(settings, lambda _: None)
     follower = ModelFollower(settings, registry, StoreAccess(settings))
     follower.start()

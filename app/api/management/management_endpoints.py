@@ -27,7 +27,11 @@ from app.api.request.auth import require
 from app.api.request.services import facts, services
 from app.errors import (
     BadRequestError,
+    ConflictError,
     ForbiddenError,
+    InvalidModelError,
+    ModelExistsError,
+    ModelFolderError,
     ModelStartError,
     ServiceUnavailableError,
     StateStoreError,
@@ -105,7 +109,7 @@ def register_model() -> ResponseReturnValue:
     given, settings = read_parameters(), services().settings
     url = None if given.get("url") is None else str(given["url"])
     if url is None:
-        with receive_model(request, settings) as received:
+        with translate_store_errors(), receive_model(request, settings) as received:
             if received is None:
                 raise BadRequestError("Parameter url is required.")
             file, fields = received
@@ -113,7 +117,7 @@ def register_model() -> ResponseReturnValue:
             given |= fields
             change = register_file(file, f"sha256:{file.sha256}", given, manifest)
     elif is_remote(url):
-        with fetch_model(url, settings) as file:
+        with translate_store_errors(), fetch_model(url, settings) as file:
             change = register_file(file, forget_query(url), given)
     else:
         change = change_store("register", url, read_wishes(given))
@@ -134,7 +138,7 @@ def register_file(file: IncomingFile, url: str, given: dict[str, Any], manifest:
     extra = {"request_id": facts().request_id, "bytes": file.size, "sha256": file.sha256}
     log.info("a model has come over the network", extra=extra)
     file.check_sha256(given.get("sha256"))
-    return change_store("register_file", file.path, url, read_wishes(given), manifest)
+    return change_store("register_file", file.path, url, read_wishes(given), manifest, file.quarantine)
 
 
 def read_wishes(given: dict[str, Any]) -> Wishes:
@@ -165,7 +169,7 @@ def answer_registration(change: Change, given: dict[str, Any]) -> Response:
     if not read_truth(given, "synchronous", True):
         return status(UPDATING, HTTPStatus.ACCEPTED)
     if not await_workers(change):
-        await_workers(change_store("unregister", name, version))
+        await_workers(change_store("withdraw", change))
         change_store("sweep")
         raise ModelStartError(f"Failed to start workers for model {name} version: {version}")
     return status(f'Model "{name}" Version: {version} registered with {workers} initial workers')
@@ -225,9 +229,13 @@ def change_store(method: str, *arguments: Any) -> Change:
 
 @contextmanager
 def translate_store_errors() -> Iterator[None]:
-    """Answer 503 where the state store cannot be used."""
+    """Answer 400 for a model that is not taken, 409 where its place is taken, 503 where the store cannot be used."""
     try:
         yield
+    except ModelExistsError as error:
+        raise ConflictError(error.message) from error
+    except ModelFolderError as error:
+        raise InvalidModelError(error.message) from error
     except StateStoreError as error:
         raise ServiceUnavailableError("The state store cannot be used; nothing is known to have changed.") from error
 

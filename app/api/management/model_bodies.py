@@ -16,7 +16,6 @@ from app.errors import BadRequestError, BodyTooLargeError, ServiceUnavailableErr
 from app.exchange.incoming_file import IncomingFile, open_incoming
 from app.exchange.remote_source import open_remote
 from app.manifest.model_manifest import MAX_MANIFEST_BYTES
-from app.registry.model_changes import translate_reasons
 
 if TYPE_CHECKING:
     from werkzeug.formparser import TStreamFactory
@@ -107,6 +106,7 @@ def receive_model(request: Request, settings: Settings) -> Iterator[tuple[Incomi
         BadRequestError: the client broke off, or the form does not hold one file.
         UnsupportedMediaError: the body is compressed as a whole.
         ServiceUnavailableError: too many models come at a time.
+        ModelFolderError: it cannot be written.
         DiskFullError: the disk is full.
     """
     is_form, limit = request.mimetype == FORM, settings.max_model_bytes
@@ -120,7 +120,7 @@ def receive_model(request: Request, settings: Settings) -> Iterator[tuple[Incomi
             return
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise UnsupportedMediaError("Compressed bodies are not taken; send the archive as it is.")
-        with translate_reasons(), open_incoming(settings) as file:
+        with open_incoming(settings) as file:
             fields = read_form(body, request.mimetype_params.get("boundary", ""), file) if is_form else {}
             while piece := body.read():
                 file.write(piece)
@@ -138,9 +138,10 @@ def fetch_model(url: str, settings: Settings) -> Iterator[IncomingFile]:
         ModelNotFoundError: the URL is not allowed.
         DownloadError: it cannot be had.
         ServiceUnavailableError: too many models come at a time.
+        ModelFolderError: it cannot be written.
         DiskFullError: the disk is full.
     """
-    with admit_arrival(), translate_reasons(), open_remote(url, settings) as file:
+    with admit_arrival(), open_remote(url, settings) as file:
         yield file
 
 

@@ -1,0 +1,137 @@
+"""Checks everything that can be known of a model in quarantine, compiles it and tries it out."""
+
+import re
+import shutil
+
+import numpy as np
+
+from app.compiling.folder_compiler import compile_in_process
+from app.config.settings import Settings
+from app.engines.base import Engine, build_engine
+from app.engines.compile_report import COMPILED_FOLDER
+from app.engines.int8_report import INT8_FOLDER
+from app.engines.process_engine import ProcessEngine, runs_natively
+from app.errors import AnsweredError, IntegrityError, ModelFormatError
+from app.exchange.model_format import ModelFormat, Trust, identify
+from app.exchange.quarantine import Arrival
+from app.exchange.unpacking import find_limits, verify_zip
+from app.handlers.handler_archive import HandlerArchive
+from app.manifest.model_manifest import MANIFEST_FILE, ModelManifest
+from app.pipeline.postprocess import check_scores, to_probabilities
+from app.repository.artifact_files import list_artifact
+from app.repository.model_check import EXPECTED_FILE, check_folder, read_expected
+from app.repository.model_content import list_content
+from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
+from app.repository.signing import SIGNATURE_FILE
+from app.repository.trust import require_trust, require_trusted_artifact, verify_trusted
+
+WEIGHTS = (ModelFormat.KERAS, ModelFormat.HDF5, ModelFormat.SAFETENSORS, ModelFormat.STATE_DICT)
+PROGRAMS = (ModelFormat.TORCHSCRIPT, ModelFormat.PT2, ModelFormat.ONNX, ModelFormat.SAVED_MODEL)
+UNPACKABLE = (ModelFormat.FOLDER, ModelFormat.PACKED, ModelFormat.ARCHIVE, ModelFormat.UNKNOWN)
+"""What is unpacked, or refused by `unpack` with a better reason than that its kind is unknown."""
+ARTIFACT_FORMATS = {
+    ("torch", ".safetensors"): ModelFormat.SAFETENSORS,
+    ("torch", ".pt"): ModelFormat.STATE_DICT,
+    ("torch", ".pth"): ModelFormat.STATE_DICT,
+    ("keras", ".keras"): ModelFormat.KERAS,
+    ("keras", ".h5"): ModelFormat.HDF5,
+    ("torchscript", ".pt"): ModelFormat.TORCHSCRIPT,
+    ("torchscript", ".pth"): ModelFormat.TORCHSCRIPT,
+    ("torchscript", ".torchscript"): ModelFormat.TORCHSCRIPT,
+    ("torch_export", ".pt2"): ModelFormat.PT2,
+    ("onnx", ".onnx"): ModelFormat.ONNX,
+    ("saved_model", ".savedmodel"): ModelFormat.SAVED_MODEL,
+}
+"""What an artifact must be that the manifest calls so."""
+OTHER_FILES = re.compile(
+    rf"{re.escape(MANIFEST_FILE)}|{re.escape(SIGNATURE_FILE)}|[A-Za-z0-9_-]+\.(md|txt)|LICEN[CS]E"
+    rf"|{EXAMPLES_FOLDER}/({re.escape(EXPECTED_FILE)}|[A-Za-z0-9._-]+\.(png|jpg))|({COMPILED_FOLDER}|{INT8_FOLDER})/[a-z0-9._-]+\.(xml|bin|json)"
+)
+"""What a model folder may hold beside its artifact."""
+
+
+def admit(arrival: Arrival, settings: Settings) -> None:
+    """Check everything about a model, and compile it unless it is a program of its own or the operator's own folder.
+
+    Raises:
+        ModelFolderError: the first fault.
+        DiskFullError: the disk is full.
+    """
+    folder, manifest = arrival.folder, arrival.manifest
+    if isinstance(manifest, HandlerArchive):
+        require_trust(folder.path, folder.name, folder.version, settings)
+        return
+    folder.verify_artifact(manifest)
+    if arrival.is_from_store:
+        require_trusted_artifact(folder, manifest, settings)
+        return
+    check_files(folder, manifest)
+    check_artifact(folder, manifest, settings)
+    signer = verify_trusted(folder, manifest, settings)
+    if (folder.path / EXAMPLES_FOLDER).is_dir():
+        read_expected(folder)  # now: compiling takes seconds
+    if signer is None:
+        # Whoever made a compiled model can have made it anything: unsigned, it is made anew from the artifact.
+        for made in (COMPILED_FOLDER, INT8_FOLDER):
+            shutil.rmtree(folder.path / made, ignore_errors=True)
+        if not runs_natively(manifest):
+            compile_in_process(folder.path, settings)
+    elif not runs_natively(manifest):
+        folder.read_report(manifest)
+    try_out(folder, manifest, settings)
+
+
+def check_files(folder: ModelFolder, manifest: ModelManifest) -> None:
+    """Refuse a folder that holds more than a model."""
+    artifact = list_artifact(folder.path / manifest.artifact.file, manifest.framework)
+    for path in list_content(folder.path):
+        name = path.relative_to(folder.path).as_posix()
+        if path not in artifact and not OTHER_FILES.fullmatch(name):
+            raise ModelFormatError(f"{name} is no part of a model folder")
+
+
+def check_artifact(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> None:
+    """Refuse an artifact that is not what its name says, which the loaders go by."""
+    path = folder.path / manifest.artifact.file
+    kind = identify(path)
+    wanted = ARTIFACT_FORMATS[manifest.framework, path.suffix]
+    if kind is not wanted:
+        if kind in (*WEIGHTS, *PROGRAMS):
+            rule = f'by its name, and framework = "{manifest.framework}", it should be {wanted.title}'
+            raise ModelFormatError(f"{path.name} is {kind.title}; {rule}")
+        if kind in UNPACKABLE:
+            raise ModelFormatError(f"{path.name} is {kind.title} or damaged; {wanted.title} is wanted")
+        raise refuse(path.name, kind)
+    if kind is ModelFormat.KERAS:
+        verify_zip(path, find_limits(settings))
+
+
+def try_out(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> None:
+    """Compare the examples with their expected scores, or, where there are none, see that the model answers at all."""
+    if (folder.path / EXAMPLES_FOLDER).is_dir():
+        check_folder(folder, settings)
+        return
+    if runs_natively(manifest):
+        engine: Engine = ProcessEngine(folder.path, manifest, settings)
+    else:
+        engine = build_engine("openvino", folder.path, manifest, settings.inference_threads)
+    try:
+        engine.load()
+        grey = np.full((1, manifest.input.height_px, manifest.input.width_px, 3), 128, np.uint8)
+        scores = engine.infer(grey)
+        check_scores(scores, manifest.output)
+        to_probabilities(scores, manifest.output)
+    except AnsweredError as error:
+        raise IntegrityError(f"the model does not answer: {error.message}") from error
+    finally:
+        engine.close()
+
+
+def refuse(name: str, kind: ModelFormat) -> ModelFormatError:
+    """Make the error that says why a kind is not taken."""
+    reason = f"{name} is {kind.title}, which is not taken"
+    if kind.trust is Trust.DATA:
+        return ModelFormatError(f"{reason}; convert it to .keras or .safetensors")
+    if kind in PROGRAMS:
+        return ModelFormatError(f"{reason}: loading it can run code; SCANCER_PROGRAMS=all trusts every program")
+    return ModelFormatError(f"{reason}: loading it can run code")

@@ -196,15 +196,15 @@ class ModelChanges:
         Raises:
             ModelFolderError, ConflictError, DiskFullError: as `register`.
         """
-        settings = self._settings
+        settings, name = self._settings, wishes.model_name or None
         self.sweep()
         with use_quarantine(settings.models, own) as quarantine:
-            arrival = bring(source, manifest, quarantine, settings, wishes.model_name)
+            arrival = bring(source, manifest, quarantine, settings, name)
             state, plan = self._read()
-            key = wishes.model_name or arrival.folder.name, arrival.folder.version
+            key = name or arrival.folder.name, arrival.folder.version
             check_free(state.versions, plan, key, settings)  # before anything that takes long
             admit(arrival, settings)
-            arrival = rename(arrival, wishes.model_name, settings)
+            arrival = rename(arrival, name, settings)
             return self._publish(arrival, quarantine, url, wishes)
 
     def _publish(self, arrival: Arrival, quarantine: Quarantine, url: str, wishes: Wishes) -> Change:

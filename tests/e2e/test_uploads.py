@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -258,6 +259,85 @@ def await_quarantine(server: LiveServer, is_there: bool) -> None:
     while bool(left_behind(server)) is not is_there:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def delete_quickly(server: LiveServer, is_busy: Callable[[], bool]) -> None:
+    """Delete the model "count" while another is registered: it takes under a second."""
+    assert is_busy()
+    started = time.monotonic()
+    answer = requests.delete(f"{server.management}/models/count", auth=AUTH, timeout=60)
+    took_s = time.monotonic() - started
+    assert (answer.status_code, is_busy()) == (200, True)
+    assert took_s < 1, took_s
+
+
+def test_delete_does_not_wait_for_a_model_that_is_compiled(live: LiveServer, archives: Path, packed: bytes) -> None:
+    assert register(live, data=(archives / "default/count.mar").read_bytes()).status_code == 200
+    models = Path(live.environment["SCANCER_MODELS"])
+    with ThreadPoolExecutor(1) as caller:
+        registration = caller.submit(register, live, "?initial_workers=0", data=packed)
+        deadline = time.monotonic() + 20
+        while not list(models.glob(".incoming-*/ready/*/*/.compiling-*")):  # the framework takes seconds from here on
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        delete_quickly(live, lambda: not registration.done())
+    assert registration.result().status_code == 200
+    unregister(live, NAME)
+
+
+def test_delete_does_not_wait_for_a_model_that_comes_slowly(live: LiveServer, archives: Path) -> None:
+    body = (archives / "default/count.mar").read_bytes()
+    assert register(live, data=body).status_code == 200
+    has_begun, is_deleted = threading.Event(), threading.Event()
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[:100])
+            has_begun.set()
+            is_deleted.wait(30)
+            self.wfile.write(body[100:])
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as source, ThreadPoolExecutor(2) as callers:
+        callers.submit(source.serve_forever, 0.01)
+        url = f"http://127.0.0.1:{source.server_port}/other.mar"
+        registration = callers.submit(register, live, json={"url": url, "model_name": "other", "initial_workers": 0})
+        assert has_begun.wait(20)
+        delete_quickly(live, lambda: not registration.done())
+        is_deleted.set()
+        assert registration.result().status_code == 200
+        source.shutdown()
+    unregister(live, "other")
+
+
+def test_upload_and_delete_of_one_version_at_once_answer_what_they_did(live: LiveServer, archives: Path) -> None:
+    body = (archives / "default/count.mar").read_bytes()
+    answers: list[tuple[str, int]] = []
+
+    def delete() -> None:
+        answer = requests.delete(f"{live.management}/models/count", auth=AUTH, timeout=60)
+        answers.append(("delete", answer.status_code))
+
+    def upload_often() -> None:
+        for _ in range(20):
+            answers.append(("upload", register(live, "?initial_workers=0", data=body).status_code))
+
+    with ThreadPoolExecutor(1) as caller:
+        uploads = caller.submit(upload_often)
+        while not uploads.done():
+            delete()
+        uploads.result()
+    assert ("delete", 200) in answers
+    assert {status for _, status in answers} <= {200, 404, 409}, answers
+    left = answers.count(("upload", 200)) - answers.count(("delete", 200))
+    assert left in (0, 1)
+    registered = requests.get(f"{live.management}/models", auth=AUTH, timeout=10).json()["models"]
+    assert [each["modelName"] for each in registered] == ["count"] * left
+    assert left_behind(live) == ["count"] * left
+    if left:
+        unregister(live, "count")
 
 
 def test_third_model_at_a_time_is_turned_away(live: LiveServer) -> None:

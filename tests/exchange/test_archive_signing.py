@@ -16,11 +16,11 @@ from app.config.settings import Settings
 from app.engines.compile_report import hash_files
 from app.errors import ModelFolderError, SignatureError
 from app.exchange.admission import admit
-from app.exchange.archive_signing import sign_archive, verify_archive
+from app.exchange.archive_signing import find_signature, sign_archive, verify_archive
 from app.exchange.model_importer import bring
 from app.exchange.quarantine import Quarantine
 from app.registry.archive_loader import require_trust
-from app.registry.model_changes import ModelChanges
+from app.registry.model_changes import ModelChanges, Wishes
 from app.registry.model_follower import ModelFollower
 from app.registry.model_registry import ModelRegistry
 from app.repository import signing
@@ -88,6 +88,35 @@ def test_signed_archive_is_taken_while_programs_are_off_and_stays_verified_in_it
     (folder.path / "other.py").write_text("")
     with pytest.raises(SignatureError, match=r"other\.py is not what was signed"):
         require_trust(folder.path, folder.name, folder.version, settings)
+
+
+HIDDEN = {".DS_Store": "of another system", "sub/.cache/seen.txt": "of a tool", "sub/.hidden": "of an editor"}
+
+
+@pytest.mark.parametrize("kind", ["archive", "folder"])
+@pytest.mark.parametrize("hidden_when_signed", [True, False])
+def test_files_that_begin_with_a_dot_are_neither_signed_nor_brought_along(
+    settings: Settings, key: Path, kind: str, hidden_when_signed: bool
+) -> None:
+    files = FILES | {"sub/data.txt": "data"}
+    source = pack(settings.store / "quick.mar", files | HIDDEN if hidden_when_signed else files)
+    sign_archive(source, key, settings)
+    pack(source, files | HIDDEN)
+    if kind == "folder":
+        with zipfile.ZipFile(source) as archive:
+            archive.extractall(settings.store / "quick")
+        find_signature(source).rename(settings.store / "quick/signature.json")
+        source = settings.store / "quick"
+    trusted = verify_archive(source, settings)[1]
+    assert trusted is not None
+    assert trusted.name == "publisher"
+    access = StoreAccess(settings)
+    ModelChanges(settings, access).register(source.name, Wishes(workers=0))
+    access.close()
+    folder = ModelFolder(settings.models / "quick/1.0")
+    require_trust(folder.path, folder.name, folder.version, settings)
+    brought = {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file()}
+    assert brought == {*files, "signature.json", ".registered"}
 
 
 def test_signature_is_of_the_files_however_they_are_packed(signed: Path, settings: Settings) -> None:

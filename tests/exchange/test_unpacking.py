@@ -81,6 +81,28 @@ def test_tgz_is_read(tmp_path: Path, form: int) -> None:
     assert read_back(unpack(tmp_path / "a", tmp_path / "out", LIMITS)) == FILES
 
 
+@pytest.mark.parametrize("kind", ["zip", "tgz", "folder"])
+def test_hidden_files_are_passed_over_and_count_for_the_limits(tmp_path: Path, kind: str) -> None:
+    root = write_files(tmp_path / "in/a-b-1.0")
+    for name in (".DS_Store", "a-b-1.0/a/.hidden/x.bin", "__MACOSX/._a-b-1.0"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(bytes(1000))
+    source = tmp_path / "in"
+    if kind == "zip":
+        source = Path(shutil.make_archive(str(tmp_path / "a"), "zip", source))
+    elif kind == "tgz":
+        source = tmp_path / "a"
+        with tarfile.open(source, "w:gz") as archive:
+            for path in (tmp_path / "in").iterdir():
+                archive.add(path, path.name)
+    unpacked = unpack(source, tmp_path / "out", LIMITS)
+    assert (unpacked.name, read_back(unpacked)) == (root.name, FILES)
+    assert read_back(tmp_path / "out").keys() == {f"a-b-1.0/{name}" for name in FILES}
+    total = sum(map(len, FILES.values()))
+    with pytest.raises(ArchiveError, match="unpacks to more than"):
+        unpack(source, tmp_path / "again", ArchiveLimits(total + 2999))
+
+
 def test_one_root_folder_is_passed_over(tmp_path: Path) -> None:
     write_files(tmp_path / "in")
     with tarfile.open(tmp_path / "a", "w:gz") as archive:

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -11,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 from app.config.setting_types import PROJECT_ROOT
@@ -21,11 +23,15 @@ from app.state.store_access import StoreAccess
 
 NAME = "small-classification"
 VERSIONS = ("1", "2", "3")
+ARCHIVED = "4"
+"""The version that comes as an archive, and is unpacked."""
+INSIDE = ("", "/.registered", "/examples", "/examples/a.png", "/model.safetensors", "/model.toml")
+INSIDE_ARCHIVE = ("", "/.registered", "/MAR-INF", "/MAR-INF/MANIFEST.json", "/quick.py")
 Seen = tuple[dict[str, tuple[int, int]], str | None, list[str]]
 
 
 def make_store(folder: Path) -> Settings:
-    """Three model folders that are sound as far as files go, and small."""
+    """Three model folders that are sound as far as files go, and an archive; all are small."""
     manifest = (PROJECT_ROOT / "models/pcam-classification/1.0/model.toml").read_text()
     artifact = bytes(range(100))
     for version in VERSIONS:
@@ -36,8 +42,13 @@ def make_store(folder: Path) -> Settings:
         text = manifest.replace('version = "1.0"', f'version = "{version}"').replace("pcam-classification", NAME)
         text = re.sub(r'sha256 = "[0-9a-f]+"', f'sha256 = "{hashlib.sha256(artifact).hexdigest()}"', text)
         (place / "model.toml").write_text(text)
+    model = {"modelName": NAME, "modelVersion": ARCHIVED, "handler": "quick.py"}
+    with zipfile.ZipFile(folder / "store" / ARCHIVED, "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": model}))
+        archive.writestr("quick.py", "def handle(data, context):\n    return data\n")
     (folder / "models").mkdir()
-    return Settings(models=folder / "models", store=folder / "store", instance=folder / "instance")
+    places = {name: folder / name for name in ("models", "store", "instance")}
+    return Settings(**places, programs="all")
 
 
 def look(settings: Settings) -> Seen:
@@ -54,7 +65,7 @@ def look(settings: Settings) -> Seen:
 def choose(seen: Seen) -> tuple[str, str, int]:
     """A change that is possible now: what, of which version, with which number."""
     versions, default, _ = seen
-    absent = [version for version in VERSIONS if version not in versions]
+    absent = [version for version in (*VERSIONS, ARCHIVED) if version not in versions]
     others = [version for version in versions if version != default or len(versions) == 1]
     possible = [("register", version) for version in absent] + [("unregister", version) for version in others]
     possible += [(what, version) for what in ("scale", "set_default") for version in versions]
@@ -90,8 +101,8 @@ def foresee(seen: Seen, what: str, version: str, number: int) -> tuple[dict[str,
 
 def expect_files(versions: dict[str, tuple[int, int]]) -> list[str]:
     """Every file and folder that belongs to these versions."""
-    inside = ("", "/.registered", "/examples", "/examples/a.png", "/model.safetensors", "/model.toml")
-    files = [f"{NAME}/{version}{path}" for version in versions for path in inside]
+    inside = {version: INSIDE_ARCHIVE if version == ARCHIVED else INSIDE for version in versions}
+    files = [f"{NAME}/{version}{path}" for version, paths in inside.items() for path in paths]
     return sorted([NAME, *files] if versions else [])
 
 

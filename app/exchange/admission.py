@@ -28,7 +28,7 @@ from app.repository.trust import require_trust, require_trusted_artifact, verify
 WEIGHTS = (ModelFormat.KERAS, ModelFormat.HDF5, ModelFormat.SAFETENSORS, ModelFormat.STATE_DICT)
 PROGRAMS = (ModelFormat.TORCHSCRIPT, ModelFormat.PT2, ModelFormat.ONNX, ModelFormat.SAVED_MODEL)
 UNPACKABLE = (ModelFormat.FOLDER, ModelFormat.PACKED, ModelFormat.ARCHIVE, ModelFormat.UNKNOWN)
-"""What is unpacked, or refused by `unpack` with a better reason than that its kind is unknown."""
+"""Formats for `unpack`, which unpacks them or refuses them with a better reason than an unknown format."""
 ARTIFACT_FORMATS = {
     ("torch", ".safetensors"): ModelFormat.SAFETENSORS,
     ("torch", ".pt"): ModelFormat.STATE_DICT,
@@ -42,20 +42,20 @@ ARTIFACT_FORMATS = {
     ("onnx", ".onnx"): ModelFormat.ONNX,
     ("saved_model", ".savedmodel"): ModelFormat.SAVED_MODEL,
 }
-"""What an artifact must be that the manifest calls so."""
+"""The format that an artifact must have, by the manifest's framework and the file's suffix."""
 OTHER_FILES = re.compile(
     rf"{re.escape(MANIFEST_FILE)}|{re.escape(SIGNATURE_FILE)}|[A-Za-z0-9_-]+\.(md|txt)|LICEN[CS]E"
     rf"|{EXAMPLES_FOLDER}/({re.escape(EXPECTED_FILE)}|[A-Za-z0-9._-]+\.(png|jpg))|({COMPILED_FOLDER}|{INT8_FOLDER})/[a-z0-9._-]+\.(xml|bin|json)"
 )
-"""What a model folder may hold beside its artifact."""
+"""Files that a model folder may hold beside its artifact."""
 
 
 def admit(arrival: Arrival, settings: Settings) -> None:
-    """Check everything about a model, and compile it unless it is a program of its own or the operator's own folder.
+    """Check a model. Unless it is a folder of `SCANCER_STORE` or has a program of its own, compile it and try it out.
 
     Raises:
-        ModelFolderError: the first fault.
-        DiskFullError: the disk is full.
+        ModelFolderError: it is not taken; the message is the first reason.
+        OSError: it cannot be read or written.
     """
     folder, manifest = arrival.folder, arrival.manifest
     if isinstance(manifest, HandlerArchive):
@@ -69,9 +69,9 @@ def admit(arrival: Arrival, settings: Settings) -> None:
     check_artifact(folder, manifest, settings)
     signer = verify_trusted(folder, manifest, settings)
     if (folder.path / EXAMPLES_FOLDER).is_dir():
-        read_expected(folder)  # now: compiling takes seconds
+        read_expected(folder)  # before compiling, which takes seconds
     if signer is None:
-        # Whoever made a compiled model can have made it anything: unsigned, it is made anew from the artifact.
+        # An unsigned compiled model may hold anything, so it is made anew from the artifact.
         for made in (COMPILED_FOLDER, INT8_FOLDER):
             shutil.rmtree(folder.path / made, ignore_errors=True)
         if not runs_natively(manifest):
@@ -82,7 +82,7 @@ def admit(arrival: Arrival, settings: Settings) -> None:
 
 
 def check_files(folder: ModelFolder, manifest: ModelManifest) -> None:
-    """Refuse a folder that holds more than a model."""
+    """Raise `ModelFormatError` if a folder holds more than a model."""
     artifact = list_artifact(folder.path / manifest.artifact.file, manifest.framework)
     for path in list_content(folder.path):
         name = path.relative_to(folder.path).as_posix()
@@ -91,7 +91,7 @@ def check_files(folder: ModelFolder, manifest: ModelManifest) -> None:
 
 
 def check_artifact(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> None:
-    """Refuse an artifact that is not what its name says, which the loaders go by."""
+    """Raise `ModelFileError` if an artifact is not of the format of its name, since loaders go by the name."""
     path = folder.path / manifest.artifact.file
     kind = identify(path)
     wanted = ARTIFACT_FORMATS[manifest.framework, path.suffix]
@@ -107,7 +107,11 @@ def check_artifact(folder: ModelFolder, manifest: ModelManifest, settings: Setti
 
 
 def try_out(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> None:
-    """Compare the examples with their expected scores, or, where there are none, see that the model answers at all."""
+    """Compare the examples with their expected scores; without examples, see that the model answers at all.
+
+    Raises:
+        IntegrityError: the model does not answer, or answers with other scores.
+    """
     if (folder.path / EXAMPLES_FOLDER).is_dir():
         check_folder(folder, settings)
         return
@@ -128,7 +132,7 @@ def try_out(folder: ModelFolder, manifest: ModelManifest, settings: Settings) ->
 
 
 def refuse(name: str, kind: ModelFormat) -> ModelFormatError:
-    """Make the error that says why a kind is not taken."""
+    """Make the error that says why a format is not taken."""
     reason = f"{name} is {kind.title}, which is not taken"
     if kind.trust is Trust.DATA:
         return ModelFormatError(f"{reason}; convert it to .keras or .safetensors")

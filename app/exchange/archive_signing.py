@@ -1,8 +1,8 @@
-"""Signatures of TorchServe's archives: over the files in it, whichever way they are packed.
+"""Signs and verifies TorchServe's archives: the signature is of the files in one, however they are packed.
 
 The signature of a file `model.mar` is a file beside it, `model.mar.signature.json`; of a folder, and of an archive that
-has it inside, it is `signature.json`. It goes with the unpacked archive to its place among the models, and is verified
-there at every start.
+has it inside, it is `signature.json`. The unpacked archive takes it along to its place among the models, and it is
+verified there at every start.
 """
 
 import shutil
@@ -21,19 +21,19 @@ from app.repository.signing import SIGNATURE_FILE, TrustedKey, make_signature, v
 
 
 def find_signature(source: Path) -> Path:
-    """Where the signature of an archive in the store's folder lies."""
+    """Return where the signature of an archive in `SCANCER_STORE` lies."""
     return source / SIGNATURE_FILE if source.is_dir() else source.with_name(f"{source.name}.{SIGNATURE_FILE}")
 
 
 def bring_signature(source: Path, folder: Path) -> None:
-    """Put the signature that lies beside an archive into the folder unpacked from it; it goes before another."""
+    """Copy the signature beside an archive into the folder unpacked from it; it replaces one from inside."""
     beside = find_signature(source)
     if source.is_file() and beside.is_file():
         shutil.copyfile(beside, folder / SIGNATURE_FILE)
 
 
 def sign_archive(source: Path, key: Path, settings: Settings) -> str:
-    """Sign an archive; return the name and version that the signature is of.
+    """Sign an archive; return the name and version in the signature.
 
     Raises:
         ModelFolderError: it is no archive of TorchServe's, or the key cannot be used.
@@ -57,7 +57,7 @@ def verify_archive(source: Path, settings: Settings) -> tuple[str, TrustedKey | 
 
 @contextmanager
 def open_archive(source: Path, settings: Settings) -> Iterator[tuple[Path, str, str]]:
-    """Have an archive as a folder for a while, with its name and version; nothing in it is run."""
+    """Give an archive as a folder, with its name and version, and remove what was unpacked; nothing in it is run."""
     with tempfile.TemporaryDirectory() as quarantine:
         folder = source
         if not (source.is_dir() and is_archive(source)):

@@ -1,6 +1,6 @@
-"""Brings a model into quarantine, and from there into the model repository once everything about it holds.
+"""Brings a model into quarantine, and adds an admitted one to the model repository.
 
-The way: receive, unpack, manifest, files, signature, compile, examples, then one rename. What fails leaves nothing.
+The steps: receive, unpack, manifest, files, signature, compile, examples, then one rename. A failure leaves nothing.
 """
 
 import re
@@ -45,7 +45,7 @@ def add_model(
 
     Args:
         source: an archive that `pack_model` wrote, a folder that holds a `model.toml`, or the artifact alone: a file,
-            or the folder of a SavedModel. It is what its content says, whatever its name.
+            or the folder of a SavedModel. The content decides, not the name.
         settings: the model repository, limits, whether programs are run, and how models are compiled.
         manifest: the `model.toml` of an artifact alone; its `sha256` may be left out.
         own: the quarantine that the source lies in; without one, a new one is used.
@@ -54,9 +54,9 @@ def add_model(
         The folder in the model repository.
 
     Raises:
-        ModelFolderError: it is not taken, for the reason that the message says; nothing of it is left. Of its kinds,
-            `ModelExistsError` says that the model itself is not at fault.
-        DiskFullError: there is no space left for it.
+        ModelFolderError: it is not taken; the message is the reason, and nothing of it is left.
+        ModelExistsError: the version exists already; the model itself is not at fault.
+        DiskFullError: the disk is full.
     """
     with use_quarantine(settings.models, own) as quarantine:
         arrival = bring_in(source, manifest, quarantine, settings)
@@ -68,18 +68,18 @@ def add_model(
 
 
 def bring(source: Path, manifest: Path | None, quarantine: Quarantine, settings: Settings, name: str | None) -> Arrival:
-    """Bring what is to be registered into quarantine: what `add_model` takes, or an archive with a program of its own.
+    """Bring a model that is to be registered into quarantine.
 
     Args:
-        source: a file, or a folder of `SCANCER_STORE`.
+        source: what `add_model` takes, an archive with a program of its own, or a folder of `SCANCER_STORE`.
         manifest: as for `add_model`.
-        quarantine: where the source may lie already, and is unpacked.
+        quarantine: the source is unpacked here; it may lie here already.
         settings: as for `add_model`.
-        name: that the model is to have instead of its own. A program gets it here; any other model keeps its own until
-            it is admitted, see `rename`.
+        name: replaces the model's own name. An archive gets it here, any other model by `rename`, since its signature
+            is of its own name.
 
     Raises:
-        ModelFolderError: it is no model, or the name is none for it.
+        ModelFolderError: it is no model, or may not have this name.
         OSError: it cannot be read or written.
     """
     if source.is_dir():
@@ -174,7 +174,7 @@ def read_with_sha256(folder: Path) -> dict[str, Any]:
 
 
 def rename(arrival: Arrival, name: str | None, settings: Settings) -> Arrival:
-    """Give a model that was admitted another name than its own, if one is asked for.
+    """Give an admitted model another name than its own; None leaves it as it is.
 
     Raises:
         ModelFolderError: it is a program that was signed under its own name.
@@ -197,7 +197,7 @@ def rewrite(path: Path, pattern: re.Pattern[str], line: Callable[[re.Match[str]]
 
 
 def check_name(name: str | None) -> None:
-    """Raise `ManifestError` if a name is asked for that a model without a program of its own may not have."""
+    """Raise `ManifestError` for a name that a model without a program of its own may not have."""
     if name is not None and not (MODEL_NAME_PATTERN.fullmatch(name) and len(name) <= MAX_NAME_LENGTH):
         raise ManifestError(
             "a model's name is words of small letters and digits, joined by dashes, "

@@ -29,7 +29,7 @@ def find_source(url: str, store: Path) -> Path | None:
     """Return what `url` names in the store's folder, or None if there is nothing of that name.
 
     Raises:
-        ModelNotFoundError: `url` is empty, too long, or leads elsewhere; a real one is for `remote_source`.
+        ModelNotFoundError: `url` is empty, too long, or leads out of the folder.
     """
     if not url:
         raise ModelNotFoundError("empty url")
@@ -46,7 +46,7 @@ def find_source(url: str, store: Path) -> Path | None:
 
 
 def make_token(quarantine: Quarantine, key: Key) -> str:
-    """Make the token of a folder that is in quarantine and will have its place at `<name>/<version>`."""
+    """Make the token of a folder in quarantine whose place will be `<name>/<version>`."""
     return f"{quarantine.path.name} {'/'.join(key)}"
 
 
@@ -69,7 +69,7 @@ def sweep(settings: Settings, access: StoreAccess, failed: str = "") -> None:
         return
     removed: list[Path] = []
     try:
-        with access.open().change() as draft:  # while it lasts, no other process takes a folder's place
+        with access.open().change() as draft:  # in a transaction no other process puts a folder into a place
             for token in sorted(draft.strays):
                 if is_left(models, token, failed) and take_away(models, token, removed):
                     draft.strays.discard(token)
@@ -79,12 +79,12 @@ def sweep(settings: Settings, access: StoreAccess, failed: str = "") -> None:
 
 
 def is_left(models: Path, token: str, failed: str) -> bool:
-    """Whether the folder of a token is on its way no more: its quarantine is gone, or its arrival has failed."""
+    """Whether nobody brings the folder of a token any more: its quarantine is gone, or its arrival has failed."""
     return token == failed or not (models / token.split(maxsplit=1)[0]).exists()
 
 
 def take_away(models: Path, token: str, removed: list[Path]) -> bool:
-    """Move the folder that carries a token out of its place, to a new path in `removed`; return whether it is gone."""
+    """Move the folder that carries a token away, to a new path in `removed`; return whether its place is free."""
     place = models / token.split()[1]
     try:
         if ModelFolder(place).read_token() == token:
@@ -92,7 +92,7 @@ def take_away(models: Path, token: str, removed: list[Path]) -> bool:
             place.rename(removed[-1])
             synchronize(place.parent)
             synchronize(models)
-        with suppress(OSError):  # other versions, or somebody's files, are in it
+        with suppress(OSError):  # the model has other versions, or somebody put files there
             place.parent.rmdir()
     except OSError as error:  # the next sweep tries again
         log.warning("the folder of an unregistered model cannot be removed", extra={"reason": str(error)})

@@ -1,4 +1,7 @@
-"""Changes what is wanted: register, scale, set the default, unregister. Texts and statuses are TorchServe's."""
+"""Changes which models are wanted: register, scale, set the default, unregister.
+
+The texts of errors and their statuses are TorchServe's.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,10 +38,10 @@ class Change:
     """A change that was made.
 
     Attributes:
-        key: of the version that was changed.
-        generation: that workers reach by following the change.
-        workers: that the version has at least from then on.
-        token: of the folder, if the change registered one that this server made.
+        key: name and version of the model that was changed.
+        generation: workers report this number, or a larger one, once they have followed the change.
+        workers: the version has at least so many workers from then on.
+        token: marks the folder, if the change registered one that this server made.
     """
 
     key: Key
@@ -49,7 +52,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a caller says of a version that is to be registered; see `WantedVersion`.
+    """The parameters of a registration; see `WantedVersion`.
 
     Without `workers`, an archive has as many as its own configuration says; any other model is not loaded.
     """
@@ -63,9 +66,10 @@ class Wishes:
 
 
 class ModelChanges:
-    """Changes what is wanted, one transaction a change; the workers follow (`model_follower`).
+    """Changes what is wanted, in one transaction a change; the workers follow (`model_follower`).
 
-    Every method raises `StateStoreError` if the store cannot be changed.
+    No method holds a lock but the store's own, and that for milliseconds. Every method raises `StateStoreError` if the
+    store cannot be changed.
 
     Thread safety: all methods may be called from any thread and any process.
     """
@@ -75,7 +79,7 @@ class ModelChanges:
         self._access = access
 
     def plan(self) -> Plan:
-        """What is to be served, as the folders and the store say at this moment."""
+        """Return what is to be served now, by the folders and the store."""
         return self._read()[1]
 
     def _read(self) -> tuple[WantedState, Plan]:
@@ -96,7 +100,7 @@ class ModelChanges:
         return Change((name, version), draft.generation)
 
     def scale(self, name: str, version: str | None, min_workers: int, max_workers: int) -> Change:
-        """Say how many workers a version is to have, the default one unless it is named.
+        """Set how many workers a version is to have; without `version`, the default one.
 
         Raises:
             BadRequestError: the numbers contradict each other.
@@ -113,7 +117,7 @@ class ModelChanges:
         return Change(planned.wanted.key, draft.generation)
 
     def load(self, name: str) -> list[Change]:
-        """Have every version of a model in memory, with as many workers at most as it was to have.
+        """Have every version of a model loaded; the largest number of workers stays as it was.
 
         Raises:
             ModelNotFoundError: there is none.
@@ -121,7 +125,7 @@ class ModelChanges:
         return self._load(name, is_loaded=True)
 
     def unload(self, name: str) -> list[Change]:
-        """Have no version of a model in memory; all stay registered. Raises `ModelNotFoundError`."""
+        """Have every version of a model unloaded; all stay registered. Raises `ModelNotFoundError`."""
         return self._load(name, is_loaded=False)
 
     def _load(self, name: str, is_loaded: bool) -> list[Change]:
@@ -135,9 +139,9 @@ class ModelChanges:
         return [Change(wanted.key, draft.generation) for wanted in versions]
 
     def unregister(self, name: str, version: str | None) -> Change:
-        """Let a version go, the default one unless it is named; call `sweep` once the workers have followed.
+        """Unregister a version; without `version`, the default one. Call `sweep` once the workers have followed.
 
-        A folder that this server made is removed then; one that somebody put there stays, and is not served.
+        The sweep removes a folder that this server made. A folder that somebody put there stays, and is not served.
 
         Raises:
             ModelNotFoundError, ModelVersionNotFoundError: there is none.
@@ -166,11 +170,11 @@ class ModelChanges:
         return Change(wanted.key, draft.generation)
 
     def register(self, url: str, wishes: Wishes) -> Change:
-        """Register what a bare name names: a model folder or archive in `SCANCER_STORE`, or one that was unregistered.
+        """Register the model folder or archive of that name in `SCANCER_STORE`, or a folder that was unregistered.
 
         Raises:
-            ModelNotFoundError: there is none, or the name is none.
-            ModelFolderError: it is no model that can be served.
+            ModelNotFoundError: there is none of that name.
+            ModelFolderError: it cannot be served; the message is the reason.
             ConflictError: the version is registered already, or something else lies in its place.
             DiskFullError: the disk is full.
         """
@@ -184,12 +188,12 @@ class ModelChanges:
     ) -> Change:
         """Register a file, or a folder of `SCANCER_STORE`.
 
-        Nobody waits for this: whatever takes long happens in quarantine, and is over before the store is changed.
+        No other change waits for this: what takes long happens in quarantine, before the store is changed.
 
         Args:
             source: the file or folder; one that lies in quarantine may be moved.
-            url: where it came from.
-            wishes: of the caller.
+            url: where the source came from, as callers will read it.
+            wishes: the parameters of the registration.
             manifest: the `model.toml` of an artifact that comes alone.
             own: the quarantine that the source lies in; without one, a new one is used.
 
@@ -208,7 +212,7 @@ class ModelChanges:
             return self._publish(arrival, quarantine, url, wishes)
 
     def _publish(self, arrival: Arrival, quarantine: Quarantine, url: str, wishes: Wishes) -> Change:
-        """Have a model that was admitted in its place, with its row: both, or neither."""
+        """Put an admitted model into its place and its row into the store: both, or neither."""
         key, token = arrival.key, make_token(quarantine, arrival.key)
         (arrival.folder.path / TOKEN_FILE).write_text(token, encoding="ascii")
         synchronize_tree(arrival.folder.path.parent)
@@ -227,11 +231,11 @@ class ModelChanges:
         return Change(key, draft.generation, wanted.min_workers, token)
 
     def sweep(self) -> None:
-        """Remove the folders that this server made and that belong to no version any more."""
+        """Remove what no version owns any more; raises `StateStoreError` or `DiskFullError`."""
         sweep(self._settings, self._access)
 
     def _register_again(self, url: str, wishes: Wishes) -> Change:
-        """Serve a folder among the models once more that was unregistered."""
+        """Serve a folder among the models again that was unregistered."""
         with self._draft() as (draft, plan):
             known = [each for each in draft.versions.values() if each.url == url and not each.is_registered]
             if not known:
@@ -248,7 +252,7 @@ class ModelChanges:
     def _make_wanted(
         self, key: Key, url: str, token: str | None, wishes: Wishes, manifest: ModelManifest | HandlerArchive | None
     ) -> WantedVersion:
-        """Say what is wanted of a version that is registered."""
+        """Make the row of a version that is registered; `manifest` says how many workers an archive has."""
         said = wishes.workers
         least, most = find_workers(manifest) if said is None else (said, said)
         return WantedVersion(
@@ -270,7 +274,7 @@ class ModelChanges:
 
     @contextmanager
     def _draft(self) -> Iterator[tuple["Draft", Plan]]:
-        """Change the state, beside the plan that it makes with the folders that are there."""
+        """Give the state to be changed, and the plan that it makes with the folders that are there."""
         with self._access.open().change() as draft:
             yield draft, make_plan(find_model_folders(self._settings.models), draft.freeze())
 
@@ -283,7 +287,7 @@ def find_workers(manifest: ModelManifest | HandlerArchive | None) -> tuple[int, 
 
 
 def let_go(draft: "Draft", plan: Plan, wanted: WantedVersion) -> None:
-    """Take a version out of what is wanted; a folder that this server made becomes a stray."""
+    """Unregister a version in a draft; a folder that this server made becomes a stray."""
     if wanted.token is None:
         draft.put(replace(wanted, is_registered=False))
     else:

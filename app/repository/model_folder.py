@@ -104,7 +104,7 @@ class ModelFolder:
     def find_examples(self) -> tuple[str, ...]:
         """File names of the example pictures, sorted."""
         folder = self.path / EXAMPLES_FOLDER
-        return tuple(sorted(path.name for path in folder.glob("*") if path.suffix in (".png", ".jpg")))
+        return tuple(sorted(path.name for path in folder.glob("[!.]*") if path.suffix in (".png", ".jpg")))
 
 
 def find_model_folders(root: Path) -> list[ModelFolder]:

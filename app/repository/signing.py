@@ -1,10 +1,9 @@
-"""Signatures of model folders and unpacked archives: who vouches for every file of this very name and version.
+"""Signs and verifies model folders and unpacked archives: their name, their version and every file.
 
-A folder is signed with an Ed25519 key as `ssh-keygen -t ed25519` makes it; its `signature.json` holds what was signed,
-and by which key. The trust file of a server, `instance/trusted_keys`, has one public key a line, as ssh-keygen
-writes it.
+A folder is signed with an Ed25519 key that `ssh-keygen -t ed25519` made. Its `signature.json` holds the signed content
+and the public key. A server's trust file, `instance/trusted_keys`, has one public key a line, in ssh-keygen's form.
 
-The library behind it is imported when it is first used: most servers never sign or verify.
+The cryptographic library is imported at its first use: most servers never sign or verify.
 """
 
 import base64
@@ -28,14 +27,14 @@ MAX_SIGNATURE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class TrustedKey:
-    """A line of the trust file: the key as text, and the name that its owner gave it."""
+    """A line of the trust file: the key as text, and its owner's name for it."""
 
     text: str
     name: str
 
 
 def read_trusted_keys(instance: Path) -> list[TrustedKey]:
-    """Read the trust file; there are no trusted keys where there is none.
+    """Read the trust file; without one, no key is trusted.
 
     Raises:
         SignatureError: a line is no Ed25519 key.
@@ -85,7 +84,7 @@ def describe_content(path: Path, name: str, version: str) -> dict[str, Any]:
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:
-    """The one way in which a signed content is written as bytes."""
+    """Write the content of a signature as the bytes that are signed."""
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 

@@ -37,6 +37,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import DiskFullError, StateStoreError
+from app.processes.disk_errors import DISK_IS_FULL
 from app.state.state_file import BUSY_TIMEOUT_S, DEFAULTS, FULL, GENERATION, STRAYS, VERSIONS
 from app.state.wanted import Key, WantedState, WantedVersion
 
@@ -155,7 +156,7 @@ def translate_errors() -> Iterator[None]:
     except (SQLAlchemyError, ImportError) as error:
         cause = getattr(error, "orig", None) or error
         if getattr(cause, "sqlite_errorcode", None) in FULL or "disk is full" in str(cause):
-            raise DiskFullError("The disk is full; nothing was changed.") from error
+            raise DiskFullError(DISK_IS_FULL) from error
         raise StateStoreError(f"the state store cannot be used: {type(cause).__name__}") from error
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from app.config.setting_types import OWN_DATABASE
 from app.config.settings import Settings
+from app.errors import StateStoreError
+from app.processes.disk_errors import translate_disk_errors
 from app.state.state_file import StateFile
 from app.state.wanted import WantedState
 
@@ -45,12 +47,13 @@ class StoreAccess:
         return StateFile(self._file) if self._is_own else self.open()
 
     def open(self) -> "StateStore":
-        """Return the store, made if need be; raises `StateStoreError`."""
+        """Return the store, made if need be; raises `StateStoreError` or `DiskFullError`."""
         from app.state.state_store import StateStore
 
         with self._lock:
             if self._store is None:
-                self._settings.instance.mkdir(parents=True, exist_ok=True)
+                with translate_disk_errors(StateStoreError, "the instance folder cannot be made"):
+                    self._settings.instance.mkdir(parents=True, exist_ok=True)
                 self._store = StateStore(self._file if self._is_own else self._settings.database)
             return self._store
 

@@ -143,13 +143,13 @@ class Plan:
         return chosen if chosen and chosen in self.versions[name] else list(self.versions[name])[-1]
 
     def find_versions(self, name: str) -> Mapping[str, PlannedVersion]:
-        """The versions of a model; raises `ModelNotFoundError`."""
+        """Return the versions of a model; raises `ModelNotFoundError`."""
         if name not in self.versions:
             raise ModelNotFoundError(f"Model not found: {name}")
         return self.versions[name]
 
     def find_version(self, name: str, version: str | None) -> PlannedVersion:
-        """A version, the default one unless it is named.
+        """Return a version of a model; without `version`, the default one.
 
         Raises:
             ModelNotFoundError, ModelVersionNotFoundError: there is none.

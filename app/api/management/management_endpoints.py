@@ -232,10 +232,9 @@ def translate_store_errors() -> Iterator[None]:
     """Answer 400 for a model that is not taken, 409 where its place is taken, 503 where the store cannot be used."""
     try:
         yield
-    except ModelExistsError as error:
-        raise ConflictError(error.message) from error
     except ModelFolderError as error:
-        raise InvalidModelError(error.message) from error
+        make_error = ConflictError if isinstance(error, ModelExistsError) else InvalidModelError
+        raise make_error(error.message) from error
     except StateStoreError as error:
         raise ServiceUnavailableError("The state store cannot be used; nothing is known to have changed.") from error
 

@@ -1,4 +1,4 @@
-"""Models that come over the network with `POST /models`, not into memory: as its body, raw or in a form, or by URL."""
+"""Receives the model of a `POST /models` into a file: from the body, raw or in a form, or from a URL."""
 
 import io
 import threading
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 FORM = "multipart/form-data"
 MANIFEST_FIELD, MANIFEST_SUFFIX = "manifest", ".toml"
 MAX_ARRIVALS = 2
-"""Models that may come over the network at a time, in each worker: every one occupies a thread."""
+"""Models that may come over the network at a time, in each worker: each of them occupies a thread."""
 PIECE_BYTES = 64 * KIB
 MAX_FIELD_BYTES, MAX_PARTS, MAX_AROUND_BYTES = 2 * PIECE_BYTES, 32, 64 * KIB
-"""Of a form: bytes of a field, which may be no less than what the parser holds of a file; parts; bytes beside the file
-where that is as large as can be."""
+"""Limits of a form: bytes of a field (at least the parser's buffer), number of parts, bytes beside the file."""
 arrivals = threading.BoundedSemaphore(MAX_ARRIVALS)
 
 
@@ -36,10 +35,10 @@ class ModelBody:
 
     Args:
         environ: of the request.
-        limit: most bytes that are read.
+        limit: a body of more bytes is refused.
 
     Raises:
-        BodyTooLargeError: the request says that there are more.
+        BodyTooLargeError: the request states a larger length.
     """
 
     def __init__(self, environ: dict[str, Any], limit: int) -> None:
@@ -54,21 +53,21 @@ class ModelBody:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to read, at the beginning."""
+        """Whether the body has no bytes at all."""
         return not self._first
 
     def read(self, size: int = PIECE_BYTES) -> bytes:
-        """Return what comes next, nothing at the end.
+        """Return the next bytes, and none at the end.
 
         Raises:
-            BodyTooLargeError: there is more than the limit.
+            BodyTooLargeError: the body is larger than the limit.
             BadRequestError: the client broke off.
         """
         piece, self._first = self._first[:size], self._first[size:]
         return piece or self._receive(size)
 
     def _receive(self, size: int) -> bytes:
-        """Read on; one byte more than is left of a body of unknown length, to see that there is none."""
+        """Read on. Of a body of unknown length, one byte past the limit is asked for, to see whether there is one."""
         try:
             piece = self._stream.read(min(size, self._left + self._is_open))
         except (OSError, ParseException):
@@ -86,7 +85,7 @@ class ModelBody:
 
 @contextmanager
 def admit_arrival() -> Iterator[None]:
-    """Let one more model come over the network; raises `ServiceUnavailableError` if too many do."""
+    """Count a model that comes over the network; raises `ServiceUnavailableError` if there are too many."""
     if not arrivals.acquire(blocking=False):
         raise ServiceUnavailableError("Too many models are on their way; try again later.")
     try:
@@ -97,9 +96,9 @@ def admit_arrival() -> Iterator[None]:
 
 @contextmanager
 def receive_model(request: Request, settings: Settings) -> Iterator[tuple[IncomingFile, dict[str, str]] | None]:
-    """Have the model that a request brings as a file for a while, and the fields of its form; None if there is none.
+    """Give the model of a request's body as a file, and the fields of its form; None if the body holds no model.
 
-    A body of `application/json` holds parameters, whatever is in it.
+    A body of `application/json` always holds parameters.
 
     Raises:
         BodyTooLargeError: it is larger than `SCANCER_MAX_MODEL_BYTES`.
@@ -132,11 +131,11 @@ def receive_model(request: Request, settings: Settings) -> Iterator[tuple[Incomi
 
 @contextmanager
 def fetch_model(url: str, settings: Settings) -> Iterator[IncomingFile]:
-    """Have the model that a URL names as a file for a while.
+    """Give the model at a URL as a file.
 
     Raises:
         ModelNotFoundError: the URL is not allowed.
-        DownloadError: it cannot be had.
+        DownloadError: it cannot be downloaded.
         ServiceUnavailableError: too many models come at a time.
         ModelFolderError: it cannot be written.
         DiskFullError: the disk is full.
@@ -149,24 +148,24 @@ class FormText(io.BytesIO):
     """A small file of a form, in memory."""
 
     def write(self, data: Any) -> int:
-        """Add what came next; raises `BadRequestError` when it is too much."""
+        """Add the next bytes; raises `BadRequestError` at too many."""
         if self.tell() + len(data) > MAX_MANIFEST_BYTES:
             raise BadRequestError(f"The manifest is larger than {MAX_MANIFEST_BYTES} bytes.")
         return super().write(data)
 
 
 class FormFile:
-    """The file of a form, as werkzeug's parser writes it."""
+    """The file of a form, as werkzeug's parser expects it."""
 
     def __init__(self, file: IncomingFile) -> None:
         self.write = file.write
 
     def seek(self, place: int) -> None:
-        """Nobody reads it from here."""
+        """Do nothing: the parser rewinds the file, and nobody reads it from here."""
 
 
 def read_form(body: ModelBody, boundary: str, file: IncomingFile) -> dict[str, str]:
-    """Write the one file of a form; return its other fields, of which a manifest may come as a file `*.toml` too."""
+    """Write the one file of a form; return its other fields. A second file `*.toml` is the manifest's field."""
     files: list[FormFile] = []
     texts: list[FormText] = []
 
@@ -194,7 +193,7 @@ def read_form(body: ModelBody, boundary: str, file: IncomingFile) -> dict[str, s
 
 
 def read_text(text: FormText) -> str:
-    """Read a manifest; raises `BadRequestError` if it is no text."""
+    """Return a manifest's text; raises `BadRequestError` if it is not UTF-8."""
     try:
         return text.getvalue().decode()
     except UnicodeDecodeError:

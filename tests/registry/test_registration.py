@@ -167,6 +167,21 @@ def test_folder_on_its_way_to_its_place_is_swept_once_its_process_is_gone(
     assert not is_registered(settings)
 
 
+def test_folder_that_cannot_be_moved_is_removed_by_a_later_sweep(app: Flask, settings: Settings) -> None:
+    assert upload(app) == 200
+    place = settings.models / NAME / "1.0"
+    if subprocess.run(["mount", "--bind", str(place), str(place)], check=False, capture_output=True).returncode:
+        pytest.skip("a mount, which no folder can be moved with, needs the rights of root")
+    try:
+        assert delete(app) == 200
+        assert upload(app) == 409
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+    assert upload(app) == 200
+    assert delete(app) == 200
+    assert not is_registered(settings)
+
+
 def test_version_in_whose_place_something_lies_is_refused_with_409(app: Flask, settings: Settings) -> None:
     (settings.models / NAME / "1.0").mkdir(parents=True)
     (settings.models / NAME / "1.0/notes.txt").touch()
@@ -243,9 +258,9 @@ def test_artifact_that_was_uploaded_is_the_file_in_its_place(
     ["a" * 300, "a/" * 3000, "a" * 300 + "/b.mar", "\ud800", "ä" * 200],
     ids=["long name", "long path", "long folder", "no text", "long in bytes"],
 )
-def test_name_that_no_file_can_have_answers_404(app: Flask, settings: Settings, url: str) -> None:
+def test_name_that_no_file_can_have_is_the_callers_mistake(app: Flask, settings: Settings, url: str) -> None:
     answer = app.test_client().post("/models", json={"url": url}, environ_overrides=MANAGEMENT)
-    assert (answer.status_code, answer.json["type"]) == (404, "ModelNotFoundException")
+    assert answer.status_code in (400, 404)
     assert find_files(settings) == []
 
 
@@ -257,7 +272,7 @@ def test_path_of_a_model_with_a_name_too_long_answers_404(app: Flask, method: st
 
 
 @pytest.mark.parametrize("source", ["quick.mar", "two"])
-@pytest.mark.parametrize("name", ["a-" * 150 + "a", "a/b", "../a-b", "ä-b", " "])
+@pytest.mark.parametrize("name", ["a-" * 70 + "a", "a/b", "../a-b", "ä-b", " "])
 def test_name_that_no_model_may_have_is_refused_before_anything_is_done(
     app: Flask, settings: Settings, source: str, name: str
 ) -> None:

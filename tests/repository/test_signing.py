@@ -15,6 +15,7 @@ from app.config.settings import Settings
 from app.errors import CompiledModelError, SignatureError
 from app.exchange.model_importer import add_model
 from app.exchange.packing import pack_model
+from app.repository.model_content import list_content
 from app.repository.model_folder import ModelFolder
 from app.repository.signing import TRUST_FILE, read_trusted_keys, sign_folder, trust_key, verify_folder
 
@@ -49,6 +50,18 @@ def test_signed_folder_is_verified_with_the_name_of_its_key(signed: ModelFolder,
     document = json.loads((signed.path / "signature.json").read_text())
     assert document["signed"]["name"] == "pcam-classification"
     assert len(document["signed"]["files"]) == 10
+
+
+def test_file_that_begins_with_a_dot_is_no_part_of_a_signed_folder(signed: ModelFolder, tmp_path: Path) -> None:
+    before = signed.find_examples()
+    for name in (".DS_Store", "examples/._synthetic-normal.png", ".compiling-7/model.xml"):
+        (signed.path / name).parent.mkdir(exist_ok=True)
+        (signed.path / name).write_bytes(b"of another system")
+    assert verify_folder(signed, tmp_path) is not None
+    assert signed.find_examples() == before
+    assert list_content(signed.path) == sorted(
+        path for path in signed.path.rglob("[!.]*") if path.is_file() and ".compiling-7" not in path.parts
+    )
 
 
 def test_folder_without_a_signature_is_not_signed(pcam: Path, tmp_path: Path) -> None:

@@ -357,7 +357,7 @@ def test_third_model_at_a_time_is_turned_away(live: LiveServer) -> None:
 @pytest.mark.parametrize(
     ("query", "body", "status", "text"),
     [
-        ("", {"data": b"PK\3\4 and no more"}, 400, "InvalidModelException: the archive is cut short"),
+        ("", {"data": b"PK\3\4 and no more"}, 400, "InvalidModelException: the archive is damaged"),
         ("", {"data": b"\x80\4."}, 400, "InvalidModelException: model is a pickle, which is not taken"),
         ("?sha256=" + 64 * "0", {"data": b"PK"}, 400, "InvalidModelException: the model is not the one that sha256"),
         ("?runtime=python4", {"data": b"PK"}, 400, "BadRequestException: Invalid RuntimeType value: python4"),

@@ -35,10 +35,13 @@
         ├── StateStoreError
         └── ModelFolderError
             ├── ManifestError
+            │   └── OutOfBoundsError
             ├── IntegrityError
             ├── CompiledModelError
+            │   └── CompileTimeoutError
             ├── FrameworkMissingError
             ├── ModelProcessError
+            │   └── ProcessStartError
             └── ModelFileError          a model that somebody brings, and that is not taken
                 ├── ArchiveError
                 ├── ModelFormatError
@@ -270,6 +273,10 @@ class ManifestError(ModelFolderError):
     """`model.toml` is missing, malformed, or contradicts its folder."""
 
 
+class OutOfBoundsError(ManifestError):
+    """A number from outside is no number, or is out of its bounds; see `app.manifest.bounds`."""
+
+
 class IntegrityError(ModelFolderError):
     """A file of the model folder is missing or is not the one its hash names."""
 
@@ -278,12 +285,20 @@ class CompiledModelError(ModelFolderError):
     """There is no compiled model, or it was not made from this artifact and manifest."""
 
 
+class CompileTimeoutError(CompiledModelError):
+    """A compilation took longer than this server allows."""
+
+
 class FrameworkMissingError(ModelFolderError):
     """The framework that the model needs, or what quantizes it, is not installed."""
 
 
 class ModelProcessError(ModelFolderError):
     """The process that runs a model natively could not start, died, or took too long."""
+
+
+class ProcessStartError(ModelProcessError):
+    """The process took too long to start, or died meanwhile; the model itself may be sound."""
 
 
 class ModelFileError(ModelFolderError):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from app.engines.compile_report import hash_files
 from app.handlers.handler_archive import HandlerArchive
 from app.manifest.artifact import Artifact
-from app.manifest.model_manifest import INTENDED_USE, MAX_BATCH_SIZE, UNKNOWN_LICENCE, ModelManifest
+from app.manifest.model_manifest import INTENDED_USE, UNKNOWN_LICENCE, ModelManifest
 from app.manifest.model_specs import BatchSpec, InputSpec, OutputSpec
 
 # TorchServe's default handler: torchvision's Resize(256), CenterCrop(224), ToTensor() and Normalize(), with the mean
@@ -65,7 +65,7 @@ def make_batch(archive: HandlerArchive) -> BatchSpec:
     """How pictures are batched: as the archive's configuration says, else as our own models are."""
     default, limits = BatchSpec(), archive.limits
     return BatchSpec(
-        min(limits.batch_size, MAX_BATCH_SIZE) if "batchSize" in archive.config else default.max_size,
+        limits.batch_size if "batchSize" in archive.config else default.max_size,
         float(limits.max_batch_delay_ms) if "maxBatchDelay" in archive.config else default.max_delay_ms,
     )
 

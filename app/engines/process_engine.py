@@ -18,7 +18,7 @@ from app.arrays import InputBatch, Scores
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.engines.base import build_engine
-from app.errors import InferenceError, ModelProcessError, ScancerError
+from app.errors import InferenceError, ModelProcessError, ProcessStartError, ScancerError
 from app.manifest.model_manifest import ModelManifest, read_manifest
 from app.processes.confinement import describe_exit
 from app.processes.frames import LOST, Channel, Message
@@ -76,7 +76,7 @@ class ProcessEngine:
         try:
             header = self._channel.receive().header
         except LOST as error:
-            raise ModelProcessError(
+            raise ProcessStartError(
                 f"the process of {self._manifest.framework} did not start: {self._describe_loss(error)}"
             ) from error
         if "error" in header:

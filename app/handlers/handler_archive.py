@@ -3,35 +3,46 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from app.config.setting_types import ENVELOPES, NO_ENVELOPE
 from app.errors import ManifestError
+from app.manifest.bounds import POOL_BOUNDS, read_whole
 
 MANIFEST_PATH = Path("MAR-INF/MANIFEST.json")
 ARCHIVE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 """What TorchServe's archiver takes as a model's name."""
-HANDLER_PATTERN = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:\.py)?(?::([A-Za-z_][A-Za-z0-9_]*))?")
-FILE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+HANDLER_PATTERN = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,249})(?:\.py)?(?::([A-Za-z_][A-Za-z0-9_]{0,127}))?")
+FILE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
+"""Longer names are no files: the system would refuse to look them up."""
 MAX_FILE_BYTES = 1024 * 1024
 MAX_YAML_NODES, MAX_YAML_BRACKETS = 10_000, 1_000
-MAX_WORKERS, MAX_BATCH_SIZE, MAX_SECONDS = 256, 1024, 86_400
 FILE_KEYS = ("serializedFile", "modelFile", "requirementsFile", "configFile")
+LIMIT_KEYS = {
+    "min_workers": "minWorkers",
+    "max_workers": "maxWorkers",
+    "batch_size": "batchSize",
+    "max_batch_delay_ms": "maxBatchDelay",
+    "response_timeout_s": "responseTimeout",
+    "startup_timeout_s": "startupTimeout",
+    "queue_size": "jobQueueSize",
+}
+"""By field of `PoolLimits`: the key in `model-config.yaml`."""
 
 
 @dataclass(frozen=True)
 class PoolLimits:
-    """How many processes run a handler, and how requests are batched; names and defaults are TorchServe's.
+    """The processes of a handler, and how requests are batched; names and defaults are TorchServe's.
 
     Attributes:
-        min_workers, max_workers: there are never fewer, nor more, processes than these.
-        batch_size: most requests that are handed over together.
-        max_batch_delay_ms: how long a batch waits to be full.
+        min_workers, max_workers: least and greatest number of processes.
+        batch_size: most requests that a process gets together.
+        max_batch_delay_ms: how long a batch waits for more requests.
         response_timeout_s: a process that takes longer for a batch is ended.
-        startup_timeout_s: the same for loading the model.
-        queue_size: requests that may wait; one more is turned away.
+        startup_timeout_s: a process that takes longer to load the model is ended.
+        queue_size: requests that may wait; one more is refused.
     """
 
     min_workers: int = 1
@@ -41,6 +52,11 @@ class PoolLimits:
     response_timeout_s: float = 120
     startup_timeout_s: float = 120
     queue_size: int = 100
+
+    def check(self) -> None:
+        """Raise `OutOfBoundsError` if a number is out of its bounds."""
+        for name, bound in POOL_BOUNDS.items():
+            read_whole(name, getattr(self, name), bound)
 
 
 TORCHSERVE_LIMITS = PoolLimits()
@@ -52,14 +68,14 @@ class HandlerArchive:
 
     Attributes:
         path: the folder.
-        name, version: the model's, as the registry calls it.
-        manifest: the document itself, which handlers read.
+        name, version: the registry's name and version of the model.
+        manifest: content of `MAR-INF/MANIFEST.json`, which handlers read.
         module: name of the handler's module, without `.py`.
-        function: name of its entry function, if it has that form.
+        function: name of the module's entry function; `handle` if the archive names none.
         config: content of `model-config.yaml`, which handlers read.
-        limits: what that says of processes and batches.
-        identity: tells it from another archive that had, or has, its place.
-        envelope: of `ENVELOPES`.
+        limits: processes and batches, from `config` and the defaults.
+        identity: differs between two archives that lie, one after the other, in one place.
+        envelope: one of `ENVELOPES`.
     """
 
     path: Path
@@ -75,7 +91,7 @@ class HandlerArchive:
 
     @property
     def key(self) -> str:
-        """What the manager knows it by: other files in the same place are another archive, with a pool of its own."""
+        """The manager's key of its pool: other files in the same place are another archive, with another pool."""
         return f"{self.path} {self.identity} {self.envelope}"
 
     @property
@@ -104,9 +120,9 @@ def read_archive(folder: Path, name: str, version: str, default: PoolLimits = TO
 
     Args:
         folder: holds `MAR-INF/`.
-        name: what the model is called here; the archive's own name may be another.
-        version: the same of its version.
-        default: limits of which the archive itself says nothing.
+        name: the model's name here; the archive may have another.
+        version: the model's version here.
+        default: limits where the archive sets none.
 
     Raises:
         ManifestError: it is malformed; the message says where.
@@ -138,7 +154,7 @@ def read_archive(folder: Path, name: str, version: str, default: PoolLimits = TO
 
 
 def identify(path: Path) -> str:
-    """Return what tells a file from another one of its name; raises `ManifestError` if it is gone."""
+    """Return a text that differs between two files of one name; raises `ManifestError` if the file is gone."""
     try:
         status = path.stat()
     except OSError as error:
@@ -190,21 +206,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_limits(config: Mapping[str, Any], default: PoolLimits) -> PoolLimits:
-    """Read what `model-config.yaml` says of processes and batches; raises `ManifestError`."""
+    """Read the processes and batches of `model-config.yaml`; `default` fills what it leaves out.
 
-    def whole(key: str, low: int, high: int, fallback: float) -> int:
-        value = config.get(key, fallback)
-        if type(value) is not int or not low <= value <= high:
-            raise ManifestError(f"model-config.yaml: {key} must be a whole number from {low} to {high}")
-        return value
-
-    least = whole("minWorkers", 0, MAX_WORKERS, default.min_workers)
-    return PoolLimits(
-        min_workers=least,
-        max_workers=max(least, whole("maxWorkers", 0, MAX_WORKERS, max(least, 1))),
-        batch_size=whole("batchSize", 1, MAX_BATCH_SIZE, default.batch_size),
-        max_batch_delay_ms=whole("maxBatchDelay", 0, MAX_SECONDS * 1000, default.max_batch_delay_ms),
-        response_timeout_s=whole("responseTimeout", 1, MAX_SECONDS, default.response_timeout_s),
-        startup_timeout_s=whole("startupTimeout", 1, MAX_SECONDS, default.startup_timeout_s),
-        queue_size=whole("jobQueueSize", 1, 1_000_000, default.queue_size),
-    )
+    Raises:
+        OutOfBoundsError: a number is none, or is out of its bounds.
+    """
+    given = {
+        field: read_whole(f"model-config.yaml: {key}", config[key], POOL_BOUNDS[field])
+        for field, key in LIMIT_KEYS.items()
+        if key in config
+    }
+    least = given.get("min_workers", default.min_workers)
+    most = max(least, given.get("max_workers", 1))
+    return replace(default, **given | {"max_workers": most})

@@ -1,1 +1,4 @@
-"""`model.toml`, read into checked types. It knows the words of the file, not where models lie or how they run."""
+"""`model.toml`, read into checked types, and the bounds of every number from outside.
+
+It must not know where models lie or how they run.
+"""

@@ -1,4 +1,4 @@
-"""What a model's artifact may be: which files each framework takes, and whether loading them can run code."""
+"""The files that may be a model's artifact: which ones each framework loads, and whether loading can run code."""
 
 import re
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Framework:
-    """What a framework takes.
+    """The artifacts of a framework.
 
     Attributes:
-        suffixes: how its artifact may be called.
-        is_program: loading it can run code, or read and write files: it is trusted by name, or not loaded at all.
-        companion: suffix, put after the artifact's name, of a second file that it may have.
+        suffixes: an artifact's name ends in one of them.
+        is_program: whether loading the artifact can run code, or read and write files; only a trusted one is loaded.
+        companion: suffix of a second file that an artifact may have, after the artifact's whole name.
     """
 
     suffixes: tuple[str, ...]
@@ -32,17 +32,17 @@ FRAMEWORKS = {
     "onnx": Framework((".onnx",), is_program=True, companion=".data"),
     "saved_model": Framework((".savedmodel",), is_program=True),
 }
-"""What `framework = "…"` in `model.toml` may name; each has its engine in `app.engines.base.ENGINES`."""
+"""By the word in `framework = "…"` of `model.toml`; `app.engines.base.ENGINES` has the engine of each."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """The file of the model itself: its name in the model folder, its SHA-256, and of weights the architecture.
+    """The file of the model itself.
 
     Attributes:
-        file: of a SavedModel the name of its folder.
-        sha256: as `app.repository.artifact_files.hash_artifact` counts it.
-        architecture: which PyTorch network the weights fill; None for what says itself how to compute.
+        file: its name in the model folder; for a SavedModel the name of a folder.
+        sha256: as `app.repository.artifact_files.hash_artifact` computes it.
+        architecture: the PyTorch network that the weights belong to; None for an artifact that holds its network.
     """
 
     file: str

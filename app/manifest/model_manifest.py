@@ -1,4 +1,4 @@
-"""`model.toml`, read into a typed and checked `ModelManifest`; `models/README.md` explains every key."""
+"""Reads `model.toml` into a typed and checked `ModelManifest`; `models/README.md` explains every key."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ManifestError
+from app.manifest import bounds
 from app.manifest.artifact import FRAMEWORKS, Artifact, parse_artifact
 from app.manifest.model_specs import BatchSpec, InputSpec, OutputSpec
 from app.manifest.toml_table import Table
@@ -21,13 +22,11 @@ UNKNOWN_LICENCE = "not stated"
 INTENDED_USE = "Research use only. Not for diagnosis."
 MAX_NAME_LENGTH = 63
 MAX_MANIFEST_BYTES = 64 * 1024
-MAX_SIDE_PX = 4096
-MAX_BATCH_SIZE, MAX_BATCH_DELAY_MS = 64, 1000
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A measured quality with its 95 % interval and the number of pictures it rests on."""
+    """A measured quality, its 95 % interval from `low` to `high`, and the number `n` of pictures measured."""
 
     value: float
     low: float
@@ -62,7 +61,7 @@ class ModelManifest:
     @property
     def graph_sha256(self) -> str:
         """SHA-256 of everything besides the artifact that decides the compiled model's numbers."""
-        files_only = {"jpeg_min_scale", "short_side_px", "is_turned"}  # what is done before is no part of the network
+        files_only = {"jpeg_min_scale", "short_side_px", "is_turned"}  # steps before the network, no part of it
         graph_input = {name: value for name, value in asdict(self.input).items() if name not in files_only}
         parts: dict[str, Any] = {
             "framework": self.framework,
@@ -70,7 +69,7 @@ class ModelManifest:
             "input": graph_input,
         }
         parts |= {"outputs": self.output.outputs}
-        if self.output.scores != "logits":  # so that the hashes of those before there was a choice still hold
+        if self.output.scores != "logits":  # models older than this choice keep their hash
             parts |= {"scores": self.output.scores}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -79,7 +78,7 @@ def read_manifest(folder: Path) -> ModelManifest:
     """Read and check `model.toml` of the model folder `<name>/<version>`.
 
     Raises:
-        ManifestError: it is missing, is not TOML, breaks a rule, or names another model or version than its folder.
+        ManifestError: it is missing, is not TOML, breaks a rule, or contradicts the folder's name.
     """
     manifest = parse_manifest(read_document(folder / MANIFEST_FILE))
     if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
@@ -91,7 +90,7 @@ def read_manifest(folder: Path) -> ModelManifest:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """Read a manifest's TOML as it is; raises `ManifestError` if there is none."""
+    """Read a manifest's TOML and check nothing else; raises `ManifestError` if that fails."""
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise ManifestError(f"{MANIFEST_FILE} is larger than {MAX_MANIFEST_BYTES} bytes")
@@ -100,7 +99,7 @@ def read_document(path: Path) -> dict[str, Any]:
         raise ManifestError(f"{MANIFEST_FILE} is missing") from None
     except OSError as error:
         raise ManifestError(f"{MANIFEST_FILE} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # besides TOML's own errors: other encodings, endless digits
+    except (ValueError, RecursionError) as error:  # TOML's own errors, other encodings, numbers of over 4,300 digits
         raise ManifestError(f"{MANIFEST_FILE} is not TOML: {error}") from error
 
 
@@ -132,7 +131,7 @@ def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
 
 
 def parse_name(table: Table) -> str:
-    """Take the model name: `<dataset>-<task>`, short enough for a label and a path."""
+    """Take the model name, `<dataset>-<task>`; it must fit a metric's label and a path."""
     name: str = table.text("name", MODEL_NAME_PATTERN)
     if len(name) > MAX_NAME_LENGTH:
         raise table.fail("name", f"must have at most {MAX_NAME_LENGTH} characters")
@@ -142,13 +141,13 @@ def parse_name(table: Table) -> str:
 def parse_input(table: Table) -> InputSpec:
     """Read `[input]`."""
     spec = InputSpec(
-        width_px=table.whole("width_px", 1, MAX_SIDE_PX),
-        height_px=table.whole("height_px", 1, MAX_SIDE_PX),
+        width_px=table.whole("width_px", bounds.SIDE_PX),
+        height_px=table.whole("height_px", bounds.SIDE_PX),
         resize=table.choice("resize", "nearest", "bilinear", "bicubic", "lanczos"),
-        mean=table.numbers("mean", 0, 255),
-        std=table.numbers("std", 1e-3, 1e3),
-        um_per_px=table.number("um_per_px", 1e-3, 1e4, default=None),
-        jpeg_min_scale=table.number("jpeg_min_scale", 2, 100, default=None),
+        mean=table.numbers("mean", bounds.SAMPLE),
+        std=table.numbers("std", bounds.STD),
+        um_per_px=table.number("um_per_px", bounds.UM_PER_PX, default=None),
+        jpeg_min_scale=table.number("jpeg_min_scale", bounds.JPEG_MIN_SCALE, default=None),
     )
     table.choice("colour", "RGB", default="RGB")
     table.end()
@@ -159,8 +158,8 @@ def parse_batch(table: Table) -> BatchSpec:
     """Read `[batch]`; every key has a default."""
     default = BatchSpec()
     spec = BatchSpec(
-        max_size=table.whole("max_size", 1, MAX_BATCH_SIZE, default=default.max_size),
-        max_delay_ms=table.number("max_delay_ms", 0, MAX_BATCH_DELAY_MS, default=default.max_delay_ms),
+        max_size=table.whole("max_size", bounds.BATCH_SIZE, default=default.max_size),
+        max_delay_ms=table.number("max_delay_ms", bounds.BATCH_DELAY_MS, default=default.max_delay_ms),
     )
     table.end()
     return spec
@@ -174,7 +173,7 @@ def parse_output(table: Table) -> OutputSpec:
     activation = table.choice("activation", "softmax", "sigmoid")
     scores = table.choice("scores", "logits", "probabilities", default="logits")
     positive = table.text("positive_class", default=None)
-    threshold = table.number("threshold", 0, 1, default=None)
+    threshold = table.number("threshold", bounds.SHARE, default=None)
     source = table.text("threshold_source", default=None)
     if activation == "sigmoid" and (len(classes) != 2 or positive != classes[1]):
         raise table.fail("activation", "sigmoid needs two classes, the positive one last")
@@ -193,9 +192,9 @@ def parse_metrics(table: Table) -> dict[str, Metric]:
     metrics = {}
     for name in table.names():
         entry = table.table(name)
-        value, low, high = (entry.number(key, 0, 1) for key in ("value", "low", "high"))
+        value, low, high = (entry.number(key, bounds.SHARE) for key in ("value", "low", "high"))
         if not low <= value <= high:
             raise entry.fail("value", "must be from low to high")
-        metrics[name] = Metric(value, low, high, entry.whole("n", 1, 10**9), entry.text("data"))
+        metrics[name] = Metric(value, low, high, entry.whole("n", bounds.COUNT), entry.text("data"))
         entry.end()
     return metrics

@@ -1,24 +1,25 @@
-"""What a manifest says of a network: what goes into it, how much at a time, and what its numbers mean."""
+"""The network as its manifest describes it: its input, its batches, and the meaning of its output."""
 
 import math
 from dataclasses import dataclass
 
 from app.config.settings import DEFAULT_BATCH_SIZE
+from app.manifest.bounds import BATCH_DELAY_MS, BATCH_SIZE, read_number, read_whole
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the network takes.
+    """The network's input.
 
     Attributes:
-        width_px, height_px: size every picture is brought to.
-        resize: Pillow filter used for it, the one of the training; part of the model.
+        width_px, height_px: every picture is resized to this size.
+        resize: Pillow filter for it; the one of the training, since it changes the scores.
         mean, std: per channel, R G B, on the scale 0 to 255; the network sees (pixel - mean) / std.
-        um_per_px: micrometres a pixel of the training pictures, where that has a meaning.
-        jpeg_min_scale: a JPEG may be decoded at a half, a quarter or an eighth of its size, if that is still at least
-            this many times the size above; None: never.
-        short_side_px: the shorter side is brought to this length, and the size above is cut out of the middle; None:
-            the whole picture is squeezed to it.
+        um_per_px: micrometres a pixel of the training pictures; None where that has no meaning.
+        jpeg_min_scale: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if the result is at least this many times
+            the network's size; None: never.
+        short_side_px: the picture's shorter side is resized to this length and the middle is cut out; None: the whole
+            picture is squeezed to the network's size.
         is_turned: whether EXIF's orientation is applied.
     """
 
@@ -34,7 +35,7 @@ class InputSpec:
 
     @property
     def jpeg_min_size(self) -> tuple[int, int] | None:
-        """Width and height that a JPEG must have where it is not decoded at its full size; None: it always is."""
+        """Least width and height of a JPEG that is decoded smaller than it is; None: JPEGs are decoded at full size."""
         if self.jpeg_min_scale is None:
             return None
         return math.ceil(self.width_px * self.jpeg_min_scale), math.ceil(self.height_px * self.jpeg_min_scale)
@@ -42,22 +43,28 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """How pictures that come together are inferred together.
+    """How pictures that arrive together are inferred together.
 
     Attributes:
         max_size: most pictures in a batch.
-        max_delay_ms: how long a batch waits to be as large as the load of this moment makes it; a lone caller's never
-            waits.
+        max_delay_ms: how long a batch waits for more pictures under load; a lone caller's picture never waits.
+
+    Raises:
+        OutOfBoundsError: a number is out of its bounds, so that no batch of billions can be made in any way.
     """
 
     max_size: int = DEFAULT_BATCH_SIZE
     max_delay_ms: float = 5.0
 
+    def __post_init__(self) -> None:
+        read_whole("max_size", self.max_size, BATCH_SIZE)
+        read_number("max_delay_ms", self.max_delay_ms, BATCH_DELAY_MS)
+
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The sizes of batch that an engine sees, from large to small: every one up to 8, of larger ones a few.
+        """The batch sizes that an engine sees, from large to small: all up to 8, then multiples of 8, and the largest.
 
-        Fewer small ones would cost time: with only 1, 2, 4 and 8, eight connections took 13 % more of the processor.
+        With 1, 2, 4 and 8 alone, eight connections took 13 % more of the processor.
         """
         large = {self.max_size, *range(8, self.max_size, 8)} - set(range(8))
         return (*sorted(large, reverse=True), *range(min(self.max_size, 7), 0, -1))
@@ -65,16 +72,16 @@ class BatchSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """What the network's numbers mean.
+    """The meaning of the network's output.
 
     Attributes:
         classes: in output order.
         activation: `softmax` over one output a class, or `sigmoid` of a single output.
-        scores: `logits`, to which the activation is applied, or `probabilities`, if the network ends in it.
-        positive_class: the class the threshold decides for; None for models of more than two classes.
+        scores: `logits` if the activation is still to be applied, `probabilities` if the network applies it.
+        positive_class: the class that the threshold decides for; None for models of more than two classes.
         threshold: smallest probability of the positive class that is called positive.
         threshold_source: where the operating point comes from.
-        labels: of an archive's classes, by which its answers call them, two of them perhaps alike; None: of no archive.
+        labels: names of an archive's classes in its answers, where two may be alike; None for other models.
     """
 
     classes: tuple[str, ...]
@@ -87,5 +94,5 @@ class OutputSpec:
 
     @property
     def outputs(self) -> int:
-        """How many numbers the network returns for one picture."""
+        """Count of numbers that the network returns for one picture."""
         return 1 if self.activation == "sigmoid" else len(self.classes)

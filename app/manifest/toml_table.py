@@ -1,18 +1,19 @@
-"""A TOML table that is read strictly."""
+"""Reads a TOML table strictly, key by key."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from app.errors import ManifestError
+from app.manifest.bounds import Bound, read_number, read_whole
 
 
 class Table:
-    """A TOML table that is read key by key: a wrong type, a missing key or a leftover key names itself.
+    """A TOML table whose keys are taken one by one; every method raises `ManifestError` with the key's name.
 
     Args:
-        values: what the table holds.
-        path: what stands before a key in a message: file and tables.
+        values: keys and values of the table.
+        path: stands before a key in a message, e.g. `model.toml: output.`
     """
 
     def __init__(self, values: Mapping[str, Any], path: str) -> None:
@@ -31,11 +32,11 @@ class Table:
         return value
 
     def fail(self, key: str, rule: str) -> ManifestError:
-        """Make the error that says which rule a key breaks."""
+        """Make the error for a key that breaks a rule."""
         return ManifestError(f"{self._path}{key} {rule}")
 
     def text(self, key: str, pattern: re.Pattern[str] | None = None, default: Any = ...) -> Any:
-        """Take a string, matching `pattern` as a whole."""
+        """Take a string; all of it must match `pattern`."""
         value = self._take(key, (str,), default)
         if value is not None and pattern and not pattern.fullmatch(value):
             raise self.fail(key, f"must match {pattern.pattern}")
@@ -48,28 +49,22 @@ class Table:
             raise self.fail(key, f"must be one of {', '.join(choices)}")
         return str(value)
 
-    def number(self, key: str, low: float, high: float, default: Any = ...) -> Any:
-        """Take a number from `low` to `high` as a float."""
+    def number(self, key: str, bound: Bound, default: Any = ...) -> Any:
+        """Take a number as a float; None only as the default."""
         value = self._take(key, (int, float), default)
-        if value is None:
-            return None
-        if not low <= value <= high:  # NaN fails here too
-            raise self.fail(key, f"must be from {low} to {high}")
-        return float(value)
+        return None if value is None else read_number(f"{self._path}{key}", value, bound)
 
-    def whole(self, key: str, low: int, high: int, default: Any = ...) -> int:
-        """Take a whole number from `low` to `high`."""
-        value = self._take(key, (int,), default)
-        if not low <= value <= high:
-            raise self.fail(key, f"must be from {low} to {high}")
-        return int(value)
+    def whole(self, key: str, bound: Bound, default: Any = ...) -> int:
+        """Take a whole number."""
+        return read_whole(f"{self._path}{key}", self._take(key, (int,), default), bound)
 
-    def numbers(self, key: str, low: float, high: float) -> tuple[float, float, float]:
+    def numbers(self, key: str, bound: Bound) -> tuple[float, float, float]:
         """Take three numbers, one a channel."""
         values = self._take(key, (list,), ...)
-        if len(values) != 3 or not all(type(value) in (int, float) and low <= value <= high for value in values):
-            raise self.fail(key, f"must be three numbers from {low} to {high}")
-        return float(values[0]), float(values[1]), float(values[2])
+        if len(values) != 3 or any(isinstance(value, str) for value in values):
+            raise self.fail(key, f"must be three numbers {bound.describe()}")
+        red, green, blue = (read_number(f"{self._path}{key}", value, bound) for value in values)
+        return red, green, blue
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Take a list of distinct, non-empty strings."""
@@ -83,10 +78,10 @@ class Table:
         return Table(self._take(key, (dict,), default), f"{self._path}{key}.")
 
     def names(self) -> tuple[str, ...]:
-        """The keys not taken yet."""
+        """Return the keys that nobody took yet."""
         return tuple(self._values)
 
     def end(self) -> None:
-        """Refuse what was not taken: a misspelt key must not be ignored in silence."""
+        """Refuse keys that nobody took: a misspelt key must not be ignored in silence."""
         if self._values:
             raise self.fail(", ".join(self._values), "is not known")

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import PREFIX, Settings
-from app.errors import CompiledModelError, ScancerError
+from app.errors import CompiledModelError, CompileTimeoutError, ScancerError
 from app.processes.confinement import confine, describe_exit, name_limit
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def run_confined(
     if lines:
         log.warning("the last lines of a confined process that failed:\n%s", "\n".join(lines))
     if code is None:
-        raise CompiledModelError(f"it took longer than {timeout_s} s (SCANCER_COMPILE_TIMEOUT_S)")
+        raise CompileTimeoutError(f"it took longer than {timeout_s} s (SCANCER_COMPILE_TIMEOUT_S)")
     raise CompiledModelError(told or describe_exit(code, settings.model_memory_bytes))
 
 

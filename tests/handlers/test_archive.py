@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.errors import ManifestError
-from app.handlers.handler_archive import HandlerArchive, PoolLimits, is_archive, read_archive
+from app.handlers.handler_archive import LIMIT_KEYS, HandlerArchive, PoolLimits, is_archive, read_archive
 
 MODEL = {"modelName": "m", "modelVersion": "1.0", "handler": "handler.py"}
 
@@ -70,6 +70,41 @@ def test_configuration_sets_processes_and_batches_and_stays_readable_for_the_han
     assert archive.limits == PoolLimits(min_workers=2, max_workers=2, batch_size=4, max_batch_delay_ms=50)
     assert archive.config["handler"] == {"threshold": 0.4}
     assert HandlerArchive.from_json(json.loads(json.dumps(archive.to_json()))) == archive
+
+
+KEYS = [*LIMIT_KEYS.values()]
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("value", ["2000000000", "-1", "1e9", "true", ".nan", ".inf", "1.5", "'NaN'", "9" * 65, "[1]"])
+def test_number_of_the_configuration_out_of_bounds_is_refused_with_its_key(
+    tmp_path: Path, key: str, value: str
+) -> None:
+    (tmp_path / "c.yaml").write_text(f"{key}: {value}\n")
+    with pytest.raises(
+        ManifestError, match=rf"^model-config\.yaml: {key}=.+ is not allowed: it must be a whole number "
+    ):
+        read_archive(write(tmp_path, {**MODEL, "configFile": "c.yaml"}), "m", "1.0")
+
+
+@pytest.mark.parametrize("text", ["1" + "0" * 400, "1" + "0" * 5000, "0x1" + "0" * 5000], ids=len)
+def test_number_of_hundreds_of_digits_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"minWorkers: {text}\n")
+    with pytest.raises(ManifestError):
+        read_archive(write(tmp_path, {**MODEL, "configFile": "c.yaml"}), "m", "1.0")
+
+
+def test_numbers_of_torchserves_guides_are_taken(tmp_path: Path) -> None:
+    lines = ["minWorkers: 1", "maxWorkers: 4", "batchSize: 128", "maxBatchDelay: 10000", "responseTimeout: 1200"]
+    (tmp_path / "c.yaml").write_text("\n".join([*lines, "startupTimeout: 3600", "jobQueueSize: 100", ""]))
+    archive = read_archive(write(tmp_path, {**MODEL, "configFile": "c.yaml"}), "m", "1.0")
+    assert archive.limits == PoolLimits(1, 4, 128, 10_000, 1200, 3600, 100)
+
+
+@pytest.mark.parametrize("change", [{"serializedFile": "a" * 300}, {"handler": "a" * 300 + ".py"}])
+def test_name_that_is_too_long_for_a_file_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(ManifestError, match="must be"):
+        read_archive(write(tmp_path, {**MODEL, **change}), "m", "1.0")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from app.errors import OutOfBoundsError
 from app.handlers.handler_archive import HandlerArchive, PoolLimits
 from app.handlers.manager.handler_metrics import HandlerMetrics
 from app.handlers.manager.handler_process import HandlerLostError, HandlerProcess, HandlerUnaskedError
@@ -56,11 +57,18 @@ class Pool:
         self.metrics = HandlerMetrics()
 
     async def scale(self, limits: PoolLimits) -> None:
-        """Take other limits, start or retire workers to fit, and wait until those that start have loaded the model.
+        """Take other limits, start or retire workers to fit, and wait until new workers have loaded the model.
+
+        The limits are checked here, since nothing confines this process: whoever asks for it, no more workers start
+        than the bounds allow.
 
         Raises:
-            StartError: one of them could not.
+            StartError: a limit is out of its bounds, or a worker could not load the model.
         """
+        try:
+            limits.check()
+        except OutOfBoundsError as error:
+            raise StartError(error.message) from error
         self.limits = limits
         self._archive = replace(self._archive, limits=limits)
         self._arrived.set()

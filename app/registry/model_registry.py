@@ -189,6 +189,7 @@ class ModelRegistry(ServingTable):
         manifest = None
         try:
             manifest = folder.read_manifest()
+            wanted.require_sound()
             if not wanted.is_loaded:
                 self._set(ModelEntry(folder, wanted, State.UNAVAILABLE, "it has no workers", manifest))
                 return True

@@ -1,1 +1,4 @@
-"""What is wanted of the models, kept for all workers, and how far each is. It knows no model that runs."""
+"""What is wanted of the models, kept for all workers, and how far each worker is.
+
+It must not know models in memory.
+"""

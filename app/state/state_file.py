@@ -1,26 +1,36 @@
-"""Reads what is wanted from the SQLite file in the instance folder, with what Python has itself.
+"""Reads the SQLite file of the state store with Python's own sqlite3.
 
-Every worker reads, few ever write: SQLAlchemy (`state_store`) takes 0.3 s of CPU and 17 MB, and the first change of a
-server would have all its workers import it at once, while they answer requests.
+Every worker reads, and few ever write. SQLAlchemy (`state_store`) takes 0.3 s of CPU and 17 MB: with it, the first
+change would make all workers import it at once, while they answer requests.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from app.errors import StateStoreError
-from app.state.wanted import WantedState, WantedVersion
+from app.state.schema import (
+    DEFAULTS,
+    GENERATION,
+    STRAYS,
+    VERSIONS,
+    check_columns,
+    check_row,
+    check_version,
+    make_wanted,
+)
+from app.state.wanted import WantedState
 
-GENERATION, VERSIONS, DEFAULTS, STRAYS = "scancer_generation", "scancer_versions", "scancer_defaults", "scancer_strays"
 BUSY_TIMEOUT_S = 10
 FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 
 class StateFile:
-    """The file, for who reads; made by `StateStore`.
+    """The file, for reading; `StateStore` makes it.
 
-    Every method raises `StateStoreError` if it cannot be read.
+    Every method raises `StateStoreError` if the file cannot be read, or has another schema.
 
     Thread safety: all methods may be called from any thread and any process.
     """
@@ -39,27 +49,28 @@ class StateFile:
             if connection is None:
                 return WantedState()
             generation = read_generation(connection)
-            versions = [read_version(row) for row in connection.execute(f"SELECT * FROM {VERSIONS}")]  # noqa: S608  # ours
-            chosen = {row["name"]: row["version"] for row in connection.execute(f"SELECT * FROM {DEFAULTS}")}  # noqa: S608  # as above
-            tokens = frozenset(row["token"] for row in connection.execute(f"SELECT token FROM {STRAYS}"))  # noqa: S608  # as above
+            versions = [make_wanted(row) for row in read_rows(connection, VERSIONS)]
+            chosen = {row["name"]: row["version"] for row in read_rows(connection, DEFAULTS)}
+            tokens = frozenset(row["token"] for row in read_rows(connection, STRAYS))
             return WantedState(generation, {each.key: each for each in versions}, chosen, tokens)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection | None]:
-        """A transaction that reads; None if whoever makes the file has not finished."""
+        """Begin a transaction that reads; None if the process that makes the file has not finished."""
         try:
             with closing(self._connect()) as connection:
+                check_version(connection.execute("PRAGMA user_version").fetchone()[0])
                 made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [GENERATION]).fetchone()
                 yield connection if made else None
         except sqlite3.Error as error:
             raise StateStoreError(f"the state store cannot be used: {type(error).__name__}") from error
 
     def _connect(self) -> sqlite3.Connection:
-        """Begin to read: the file alone where a full disk has no room for the journal's index, and there is no journal.
+        """Connect; on a full disk without room for the journal's index, read the file alone if it has no journal.
 
-        Nobody can write it then. Should there be room again at this moment, the next generation tells.
+        Nobody can write the file then. If there is room again a moment later, the next generation shows it.
         """
-        connection = self._connect_as("mode=rw")  # a journal is read only by who may write
+        connection = self._connect_as("mode=rw")  # SQLite reads a journal only with the right to write
         try:
             connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         except sqlite3.OperationalError as error:
@@ -80,11 +91,12 @@ class StateFile:
 
 def read_generation(connection: sqlite3.Connection) -> int:
     """The generation, in a transaction."""
-    row = connection.execute(f"SELECT value FROM {GENERATION}").fetchone()  # noqa: S608  # our own name
-    return int(row["value"]) if row else 0
+    rows = read_rows(connection, GENERATION)
+    return rows[0]["value"] if rows else 0
 
 
-def read_version(row: sqlite3.Row) -> WantedVersion:
-    """A version; SQLite has no truth values."""
-    values = dict(row)
-    return WantedVersion(**values | {"is_registered": bool(values["is_registered"])})
+def read_rows(connection: sqlite3.Connection, table: str) -> list[Mapping[str, Any]]:
+    """All rows of a table, checked; raises `StateStoreError` if it has other columns than the schema."""
+    cursor = connection.execute(f"SELECT * FROM {table}")  # noqa: S608  # our own name
+    check_columns(table, [description[0] for description in cursor.description])
+    return [check_row(table, dict(row)) for row in cursor]

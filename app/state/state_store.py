@@ -1,15 +1,15 @@
 """Keeps what is wanted in a database: one SQLite file in the instance folder, or another database by its URL.
 
-Every change is one transaction that also counts the generation up, so that a process killed at any point leaves the
-state before the change or after it, and a worker sees by one number whether it has something to follow.
+Every change is one transaction that also counts the generation up. A process killed at any point leaves the state
+before the change or after it, and a worker sees by one number whether there is a change to follow.
 
-Import this module only where something is changed: SQLAlchemy takes 0.3 s of CPU and 17 MB. Who reads the SQLite file
-does so by `state_file`.
+Import this module only to change something: SQLAlchemy takes 0.3 s of CPU and 17 MB. `state_file` reads the SQLite file
+without it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,54 +28,48 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     insert,
+    inspect,
     make_url,
     select,
     text,
     update,
 )
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.types import TypeEngine
 
 from app.errors import DiskFullError, StateStoreError
 from app.processes.disk_errors import DISK_IS_FULL
-from app.state.state_file import BUSY_TIMEOUT_S, DEFAULTS, FULL, GENERATION, STRAYS, VERSIONS
+from app.state import schema
+from app.state.state_file import BUSY_TIMEOUT_S, FULL
 from app.state.wanted import Key, WantedState, WantedVersion
 
-SCHEMA_LOCK = 7266263  # any number, of PostgreSQL's advisory locks
+SCHEMA_LOCK = 7266263  # any number, for PostgreSQL's advisory locks
+VERSION_TABLE = "scancer_schema"
+"""Holds the schema's version where the database has no place for it; SQLite has `PRAGMA user_version`."""
+
+
+def make_column(column: schema.Column) -> Column[Any]:
+    """Make SQLAlchemy's column of a column of the schema."""
+    text: TypeEngine[Any] = String(column.length) if column.length else Text()
+    kinds: dict[str, TypeEngine[Any]] = {"whole": Integer(), "large": BigInteger(), "truth": Boolean(), "text": text}
+    return Column(
+        column.name, kinds[column.kind], primary_key=column.is_key, autoincrement=False, nullable=column.may_be_null
+    )
+
+
 metadata = MetaData()
-generations = Table(
-    GENERATION,
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("value", BigInteger, nullable=False),
+generations, versions, defaults, strays = (
+    Table(name, metadata, *map(make_column, schema.TABLES[name]))
+    for name in (schema.GENERATION, schema.VERSIONS, schema.DEFAULTS, schema.STRAYS)
 )
-versions = Table(
-    VERSIONS,
-    metadata,
-    Column("name", String(255), primary_key=True),
-    Column("version", String(64), primary_key=True),
-    Column("url", Text, nullable=False),
-    Column("is_registered", Boolean, nullable=False),
-    Column("token", String(400)),
-    Column("min_workers", Integer, nullable=False),
-    Column("max_workers", Integer, nullable=False),
-    Column("batch_size", Integer),
-    Column("max_batch_delay_ms", Integer),
-    Column("response_timeout_s", Integer, nullable=False),
-    Column("startup_timeout_s", Integer, nullable=False),
-)
-defaults = Table(
-    DEFAULTS,
-    metadata,
-    Column("name", String(255), primary_key=True),
-    Column("version", String(64), nullable=False),
-)
-strays = Table(STRAYS, metadata, Column("token", String(400), primary_key=True))
+schema_versions = Table(VERSION_TABLE, MetaData(), Column("version", Integer, primary_key=True, autoincrement=False))
 
 
 @dataclass
 class Draft:
-    """What is wanted, while it is changed; see `WantedState`."""
+    """The wanted state while it is being changed; see `WantedState`."""
 
     versions: dict[Key, WantedVersion]
     defaults: dict[str, str]
@@ -83,8 +77,8 @@ class Draft:
     generation: int
 
     def put(self, wanted: WantedVersion) -> None:
-        """Add a version, or say something else of it."""
-        self.versions[wanted.key] = wanted
+        """Add or replace a version; its numbers are sound now, so the fault of a kept row goes."""
+        self.versions[wanted.key] = replace(wanted, fault="")
 
     def freeze(self) -> WantedState:
         """The state as it stands."""
@@ -92,13 +86,13 @@ class Draft:
 
 
 class StateStore:
-    """What is wanted, in a database.
+    """The wanted state in a database.
 
     Args:
         place: the URL of a database, or the path of a SQLite file.
 
     Raises:
-        StateStoreError: the database cannot be opened, read or changed; so do all methods.
+        StateStoreError: the database cannot be opened, read or changed, or has another schema. All methods raise it.
 
     Thread safety: all methods may be called from any thread and any process.
     """
@@ -108,7 +102,13 @@ class StateStore:
         with translate_errors():
             self._engine = make_engine(url)
             with self._write() as connection:
+                found = read_schema_version(connection)
+                schema.check_version(found)
                 metadata.create_all(connection)
+                for table in metadata.tables:
+                    schema.check_columns(table, [each["name"] for each in inspect(connection).get_columns(table)])
+                if found != schema.SCHEMA_VERSION:
+                    write_schema_version(connection)
                 if connection.scalar(select(generations.c.value)) is None:
                     connection.execute(insert(generations).values(id=1, value=0))
 
@@ -141,7 +141,7 @@ class StateStore:
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
-        """A transaction that no other writer shares time with."""
+        """Begin a transaction that excludes other writers."""
         with self._engine.connect().execution_options(scancer_writes=True) as connection, connection.begin():
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": SCHEMA_LOCK})
@@ -161,7 +161,7 @@ def translate_errors() -> Iterator[None]:
 
 
 def make_engine(url: str | URL) -> Engine:
-    """Make an engine whose transactions begin as they must: SQLite's writers at once, with a journal."""
+    """Make an engine; SQLite's gets a journal, and its writers take the lock when they begin."""
     if make_url(url).get_backend_name() != "sqlite":
         return create_engine(url, pool_pre_ping=True, pool_size=2, isolation_level="READ COMMITTED")
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
@@ -180,22 +180,45 @@ def make_engine(url: str | URL) -> Engine:
     return engine
 
 
+def read_schema_version(connection: Connection) -> int:
+    """The version of the schema that the database says; `UNMARKED_VERSION` if it says none."""
+    if connection.dialect.name == "sqlite":
+        found: int = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        return found
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return schema.UNMARKED_VERSION
+    return connection.scalar(select(func.max(schema_versions.c.version))) or schema.UNMARKED_VERSION
+
+
+def write_schema_version(connection: Connection) -> None:
+    """Mark the database with the version of our schema."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
+        return
+    schema_versions.create(connection, checkfirst=True)
+    connection.execute(insert(schema_versions).values(version=schema.SCHEMA_VERSION))
+
+
 def read_generation(connection: Connection) -> int:
     """The generation, in a transaction."""
-    value: int = connection.execute(select(generations.c.value)).scalar_one()
-    return value
+    return int(read_rows(connection, generations)[0]["value"])
+
+
+def read_rows(connection: Connection, table: Table) -> list[Mapping[str, Any]]:
+    """All rows of a table, checked."""
+    return [schema.check_row(table.name, dict(row)) for row in connection.execute(select(table)).mappings()]
 
 
 def read_state(connection: Connection) -> Draft:
     """Everything, in a transaction.
 
-    The generation is read first: where a transaction sees what others commit meanwhile, it is then too small rather
-    than too large, and the next look finds the rest.
+    The generation is read first. A transaction that sees others' commits meanwhile then has a generation that is too
+    small, not too large, and the next look finds the rest.
     """
     generation = read_generation(connection)
-    known = [WantedVersion(**row) for row in connection.execute(select(versions)).mappings()]
-    chosen = {row.name: row.version for row in connection.execute(select(defaults))}
-    tokens = set(connection.execute(select(strays.c.token)).scalars())
+    known = map(schema.make_wanted, read_rows(connection, versions))
+    chosen = {row["name"]: row["version"] for row in read_rows(connection, defaults)}
+    tokens = {row["token"] for row in read_rows(connection, strays)}
     return Draft({each.key: each for each in known}, chosen, tokens, generation)
 
 
@@ -209,11 +232,11 @@ def write_differences(connection: Connection, before: WantedState, after: Wanted
 
 
 def write_rows(connection: Connection, table: Table, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
-    """Delete the rows of a table that are no longer as they were, and insert those that are new."""
+    """Delete the rows of a table that have changed or gone, and insert those that are new."""
     for row in before:
         if row not in after:
             keys = [column == row[column.name] for column in table.primary_key]
             connection.execute(delete(table).where(*keys))
     for row in after:
         if row not in before:
-            connection.execute(insert(table).values(row))
+            connection.execute(insert(table).values({column.name: row[column.name] for column in table.columns}))

@@ -1,19 +1,19 @@
-"""What is wanted of the models: which versions, which of them is the default, how many workers, which batches.
+"""What is wanted of the models: their versions, the default of each, workers and batches.
 
-The wish is kept by `state_store`, changed by `model_changes`, and followed by every worker (`model_follower`).
+`state_store` keeps it, `model_changes` changes it, and every worker follows it (`model_follower`).
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from app.errors import ModelNotFoundError, ModelVersionNotFoundError
+from app.errors import ManifestError, ModelNotFoundError, ModelVersionNotFoundError
 from app.handlers.handler_archive import HandlerArchive
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import BatchSpec
 from app.repository.model_folder import ModelFolder, order_version
 
 UNSAID_S = 0
-"""A time of which nothing was said: the store's columns may not be empty."""
+"""Stands for a time that nobody asked for, since its column in the store may not be empty."""
 Key = tuple[str, str]
 """Name and version of a model."""
 
@@ -25,11 +25,13 @@ class WantedVersion:
     Attributes:
         name, version: of the model.
         url: where it came from, as `POST /models?url=` takes it.
-        is_registered: False for a folder that lies among the models and is not to be served.
-        token: marks the folder if this server made it, see `arrival`; None for one that somebody put there.
+        is_registered: False for a folder among the models that is not to be served.
+        token: marks a folder that this server made, see `Arrival`; None for a folder that somebody put there.
         min_workers, max_workers: as TorchServe counts them; with a minimum of 0 the version is not loaded.
-        batch_size, max_batch_delay_ms: instead of the manifest's, unless None.
-        response_timeout_s, startup_timeout_s: instead of the archive's and the server's, unless `UNSAID_S`.
+        batch_size, max_batch_delay_ms: override the manifest's; None: they do not.
+        response_timeout_s, startup_timeout_s: override the archive's and the server's; `UNSAID_S`: they do not.
+        fault: why the version cannot be served as it is kept: numbers of the store were out of bounds, and their
+            defaults stand here. Empty if all were sound. A version with a fault is UNAVAILABLE with it as its reason.
     """
 
     name: str
@@ -43,6 +45,7 @@ class WantedVersion:
     max_batch_delay_ms: int | None = None
     response_timeout_s: int = UNSAID_S
     startup_timeout_s: int = UNSAID_S
+    fault: str = ""
 
     @property
     def key(self) -> Key:
@@ -56,11 +59,16 @@ class WantedVersion:
 
     def is_loaded_as(self, other: "WantedVersion") -> bool:
         """Whether a model that was loaded for one wish serves the other as well."""
-        wishes = ((each.is_loaded, each.token, each.batch_size, each.max_batch_delay_ms) for each in (self, other))
-        return next(wishes) == next(wishes)
+        names = ("is_loaded", "token", "batch_size", "max_batch_delay_ms", "fault")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+    def require_sound(self) -> None:
+        """Raise `ManifestError` with the fault, if there is one."""
+        if self.fault:
+            raise ManifestError(self.fault)
 
     def list_pool_limits(self) -> dict[str, float]:
-        """What was asked for of the pool of a program; the rest it says itself."""
+        """The limits of a handler's pool that somebody asked for; the archive gives the others."""
         limits: dict[str, float | None] = {
             "min_workers": self.min_workers,
             "max_workers": self.max_workers,
@@ -72,7 +80,7 @@ class WantedVersion:
         return {name: value for name, value in limits.items() if value is not None}
 
     def choose_batch(self, manifest: ModelManifest) -> BatchSpec:
-        """How pictures are batched: as wanted, else as the manifest says."""
+        """How pictures are batched: as somebody asked for, else as the manifest says."""
         size, delay_ms = self.batch_size, self.max_batch_delay_ms
         return BatchSpec(
             manifest.batch.max_size if size is None else size,
@@ -86,9 +94,9 @@ class WantedState:
 
     Attributes:
         generation: grows with every change; 0 if there never was one.
-        versions: those of which something was ever said; a folder that is not among them is served as it is.
+        versions: those that somebody registered or changed; a folder that is not among them is served as it is.
         defaults: the default version by model, where one was chosen; elsewhere it is the newest.
-        strays: tokens of folders that this server made and that belong to no version: soon to be removed.
+        strays: tokens of folders that this server made and that belong to no version; they are removed soon.
     """
 
     generation: int = 0
@@ -99,18 +107,19 @@ class WantedState:
 
 @dataclass(frozen=True)
 class PlannedVersion:
-    """A version that is to be served, where it lies, and whether anything was ever said of it."""
+    """A version that is to be served, its folder, and whether somebody registered or changed it."""
 
     folder: ModelFolder
     wanted: WantedVersion
     is_said: bool = False
 
     def list_pool_limits(self) -> dict[str, float]:
-        """What was asked for of the pool of a program; a folder that somebody put there says it all itself."""
+        """The limits of a handler's pool that somebody asked for; none for a folder that nobody changed."""
         return self.wanted.list_pool_limits() if self.is_said else {}
 
     def limit(self, archive: HandlerArchive) -> HandlerArchive:
-        """Return an archive with what was asked for of its pool."""
+        """Return an archive with the limits that somebody asked for; raises `ManifestError` for a fault."""
+        self.wanted.require_sound()
         return replace(archive, limits=replace(archive.limits, **self.list_pool_limits()))  # type: ignore[arg-type]
 
 
@@ -121,7 +130,7 @@ class Plan:
     Attributes:
         versions: by name, then version, from old to new.
         chosen_defaults: by name, where one was chosen.
-        asked: those that somebody asked for, as default or by their workers; they are loaded at once.
+        asked: versions that somebody asked for, as default or by their workers; they are loaded at once.
     """
 
     versions: Mapping[str, Mapping[str, PlannedVersion]]
@@ -163,7 +172,7 @@ class Plan:
 
 
 def make_plan(folders: Iterable[ModelFolder], state: WantedState) -> Plan:
-    """Decide which of the folders found are served, and with which settings."""
+    """Decide which folders are served, and with which settings."""
     versions: dict[str, dict[str, PlannedVersion]] = {}
     for folder in sorted(folders, key=lambda each: (each.name, order_version(each.version))):
         key = folder.name, folder.version

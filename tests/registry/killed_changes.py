@@ -69,7 +69,7 @@ def choose(seen: Seen) -> tuple[str, str, int]:
     others = [version for version in versions if version != default or len(versions) == 1]
     possible = [("register", version) for version in absent] + [("unregister", version) for version in others]
     possible += [(what, version) for what in ("scale", "set_default") for version in versions]
-    return (*random.choice(possible), random.randint(2, 999))
+    return (*random.choice(possible), random.randint(2, 256))
 
 
 def make(settings: Settings, what: str, version: str, number: int) -> None:

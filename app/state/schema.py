@@ -1,0 +1,102 @@
+"""The tables of the state store: the one description that both of its readers go by.
+
+`state_file` reads them with Python's sqlite3, `state_store` reads and writes them with SQLAlchemy.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from app.errors import OutOfBoundsError, StateStoreError
+from app.manifest.bounds import POOL_BOUNDS, read_whole
+from app.state.wanted import WantedVersion
+
+SCHEMA_VERSION = 1
+UNMARKED_VERSION = 0
+"""Of databases that were made before schemas had versions; their tables are those of version 1."""
+GENERATION, VERSIONS, DEFAULTS, STRAYS = "scancer_generation", "scancer_versions", "scancer_defaults", "scancer_strays"
+REMEDY = "restore it from a backup, or move it away and register the models anew"
+UNSAID = {field.name: field.default for field in fields(WantedVersion) if field.name in POOL_BOUNDS}
+"""By bounded number of a version: the value that stands where nothing was asked for."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: of the column.
+        kind: `large` is a whole number of 64 bits.
+        length: most characters of a text; None: any number.
+        is_key: whether it belongs to the primary key.
+        may_be_null: whether a row may leave it empty.
+    """
+
+    name: str
+    kind: Literal["text", "whole", "large", "truth"]
+    length: int | None = None
+    is_key: bool = False
+    may_be_null: bool = False
+
+
+TABLES = {
+    GENERATION: (Column("id", "whole", is_key=True), Column("value", "large")),
+    VERSIONS: (
+        Column("name", "text", 255, is_key=True),
+        Column("version", "text", 64, is_key=True),
+        Column("url", "text"),
+        Column("is_registered", "truth"),
+        Column("token", "text", 400, may_be_null=True),
+        Column("min_workers", "whole"),
+        Column("max_workers", "whole"),
+        Column("batch_size", "whole", may_be_null=True),
+        Column("max_batch_delay_ms", "whole", may_be_null=True),
+        Column("response_timeout_s", "whole"),
+        Column("startup_timeout_s", "whole"),
+    ),
+    DEFAULTS: (Column("name", "text", 255, is_key=True), Column("version", "text", 64)),
+    STRAYS: (Column("token", "text", 400, is_key=True),),
+}
+
+
+def check_version(found: int) -> None:
+    """Raise `StateStoreError` for a database of a schema that this server does not know."""
+    if found not in (UNMARKED_VERSION, SCHEMA_VERSION):
+        raise StateStoreError(
+            f"the state store has schema {found}, and this server knows schema {SCHEMA_VERSION}: "
+            f"run the release of Scancer API that wrote it, {REMEDY}"
+        )
+
+
+def check_columns(table: str, found: Iterable[str]) -> None:
+    """Raise `StateStoreError` unless a table has the columns of the schema, in any order."""
+    known, names = {column.name for column in TABLES[table]}, set(found)
+    if names != known:
+        faults = [f"lacks {name}" for name in sorted(known - names)]
+        faults += [f"has the unknown column {name}" for name in sorted(names - known)]
+        raise StateStoreError(f"the state store's table {table} {' and '.join(faults)}: {REMEDY}")
+
+
+def check_row(table: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row; raises `StateStoreError` if a text or a large number in it is none.
+
+    SQLite keeps any value in any column. Other numbers are bounded by `make_wanted`, for each version alone.
+    """
+    for column in TABLES[table]:
+        value, kind = row[column.name], {"text": str, "large": int}.get(column.kind, object)
+        if not isinstance(value, kind) and not (value is None and column.may_be_null):
+            raise StateStoreError(f"the state store's table {table} holds a wrong {column.name}: {REMEDY}")
+    return row
+
+
+def make_wanted(row: Mapping[str, Any]) -> WantedVersion:
+    """Make a version of its row. A number out of bounds becomes the version's fault; its default takes its place."""
+    values, faults = {**row, "is_registered": bool(row["is_registered"])}, []
+    for name, default in UNSAID.items():
+        try:
+            values[name] = default if row[name] == default else read_whole(name, row[name], POOL_BOUNDS[name])
+        except OutOfBoundsError as error:
+            values[name] = default
+            faults.append(error.message)
+    fault = f"the state store says {'; '.join(faults)}. Scale or register the version again." if faults else ""
+    return WantedVersion(**values, fault=fault)

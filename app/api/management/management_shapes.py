@@ -22,12 +22,12 @@ READY = "READY"
 
 
 def make_registered_list(entries: Sequence[ModelEntry], limit: int, token: int) -> dict[str, Any]:
-    """A page of the list of models.
+    """Make a page of the list of models.
 
     Args:
         entries: the default version of every model, by name.
-        limit: how many a page holds; one that is not allowed counts as 100.
-        token: number of the first one.
+        limit: most models of a page; a number that is not allowed counts as 100.
+        token: number of the page's first model.
     """
     limit, token = limit if 0 <= limit <= MAX_PAGE else MAX_PAGE, max(token, 0)
     last = token + limit
@@ -37,7 +37,7 @@ def make_registered_list(entries: Sequence[ModelEntry], limit: int, token: int) 
 
 
 def make_registered(entry: ModelEntry, reports: Sequence[WorkerReport], settings: Settings) -> dict[str, Any]:
-    """What TorchServe tells of a registered version."""
+    """Describe a registered version as TorchServe does."""
     wanted, limits = entry.wanted, find_limits(entry, settings)
     pool = entry.handler.describe() if entry.handler else {}
     waiting = pool.get("waiting", 0) + (entry.served.waiting if entry.served else 0)
@@ -77,9 +77,9 @@ def make_registered(entry: ModelEntry, reports: Sequence[WorkerReport], settings
 
 
 def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:
-    """Workers, batches and times of a version: as an archive runs, else as its manifest and what was said of it say.
+    """Find workers, batches and times of a version.
 
-    Of what nobody said anything, the settings do.
+    In order of precedence: the running archive, the registration's parameters, the manifest, the settings.
     """
     if entry.archive is not None:
         return entry.archive.limits
@@ -99,7 +99,7 @@ def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:
 
 
 def read_limits(folder: ModelFolder, settings: Settings) -> PoolLimits:
-    """What an archive without workers says of itself, or the settings where it says nothing or cannot be read."""
+    """Read the limits of an archive without workers; the settings' where it has none or cannot be read."""
     default = make_default_limits(settings)
     try:
         return folder.read_archive(default).limits
@@ -108,7 +108,7 @@ def read_limits(folder: ModelFolder, settings: Settings) -> PoolLimits:
 
 
 def make_workers(entry: ModelEntry, reports: Sequence[WorkerReport], most: int) -> list[dict[str, Any]]:
-    """The processes that serve a version, at most as many as are wanted at most: every process of the server does."""
+    """List the processes that serve a version, at most `most`; every process of the server serves every model."""
     label = "/".join(entry.key)
     serving = [report for report in reports if report.states.get(label) in (State.READY, State.UNLOADING)]
     return [
@@ -118,7 +118,7 @@ def make_workers(entry: ModelEntry, reports: Sequence[WorkerReport], most: int) 
 
 
 def make_handler_workers(pool: dict[str, Any]) -> list[dict[str, Any]]:
-    """The processes of an archive's program that there are by now; TorchServe's word for one that is not ready."""
+    """List the processes of an archive's handler that exist; one that is not ready is UNLOADING, as in TorchServe."""
     return [
         make_worker(
             each["id"] - 1, each["pid"], each["started_at"], State.READY if each["state"] == READY else State.UNLOADING
@@ -129,7 +129,7 @@ def make_handler_workers(pool: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def make_worker(number: int, pid: int, started: float, status: str) -> dict[str, Any]:
-    """What TorchServe tells of a process that serves a version; it began at `started`, in seconds since 1970."""
+    """Describe a process that serves a version as TorchServe does; `started` is in seconds since 1970."""
     return {
         "id": str(FIRST_WORKER + number),
         "startTime": datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds")[:23] + "Z",
@@ -142,7 +142,7 @@ def make_worker(number: int, pid: int, started: float, status: str) -> dict[str,
 
 
 def measure_memory(pid: int) -> int:
-    """Resident bytes of a process; 0 where the system does not tell."""
+    """Measure the resident bytes of a process; 0 where the system does not tell."""
     try:
         pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
     except OSError:

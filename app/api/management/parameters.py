@@ -1,0 +1,77 @@
+"""The parameters of a management call, each read by its type: from the query, a JSON body or the fields of a form."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from flask import request
+
+from app.errors import BadRequestError, OutOfBoundsError
+from app.manifest.bounds import Bound, read_whole, refuse
+
+
+class Parameters:
+    """Parameters by name; every method raises `BadRequestError` for a value of a wrong type or out of bounds.
+
+    A parameter that is empty or null counts as absent. Unknown parameters are passed over, as in TorchServe.
+    """
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._given = {name: value for name, value in given.items() if value is not None}
+
+    def extend(self, given: Mapping[str, Any]) -> "Parameters":
+        """Return these parameters with others, which go first."""
+        return Parameters(self._given | {name: value for name, value in given.items() if value is not None})
+
+    def text(self, name: str, max_bytes: int) -> str | None:
+        """Return a text of at most so many bytes in UTF-8; None if it is absent. An empty one is there."""
+        value = self._given.get(name)
+        if value is not None and not (isinstance(value, str) and count_bytes(value) <= max_bytes):
+            raise BadRequestError(refuse(name, value, f"a text of at most {max_bytes} bytes").message)
+        return value
+
+    def whole(self, name: str, bound: Bound) -> int | None:
+        """Return a whole number; None if it is absent."""
+        if self._given.get(name, "") == "":
+            return None
+        try:
+            return read_whole(name, self._given[name], bound)
+        except OutOfBoundsError as error:
+            raise BadRequestError(error.message) from error
+
+    def page(self, name: str, bound: Bound, default: int) -> int:
+        """Return a number that chooses a page; one that is not allowed counts as the default, as in TorchServe."""
+        try:
+            return read_whole(name, self._given[name], bound) if name in self._given else default
+        except OutOfBoundsError:
+            return default
+
+    def truth(self, name: str, default: bool) -> bool:
+        """Return whether a parameter is true; whatever is not `true`, in any case, is false, as in TorchServe."""
+        return str(self._given.get(name, default)).lower() == "true"
+
+
+def count_bytes(text: str) -> float:
+    """Count the bytes of a text in UTF-8; infinite for a text that UTF-8 cannot write, such as half of a pair."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return float("inf")
+
+
+def read_query() -> Parameters:
+    """The parameters of the request's query; of one that is there twice, the first."""
+    return Parameters(request.args.to_dict())
+
+
+def read_parameters() -> Parameters:
+    """The parameters of the query and of a JSON body, which go first; raises `BadRequestError` for a malformed body."""
+    if request.mimetype != "application/json" or not request.content_length:
+        return read_query()
+    try:
+        document = json.loads(request.get_data())
+    except (ValueError, RecursionError):
+        raise BadRequestError("The body is not JSON.") from None
+    if not isinstance(document, dict):
+        raise BadRequestError("The body is not a JSON object.")
+    return read_query().extend(document)

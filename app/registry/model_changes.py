@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 from app.config.settings import Settings
 from app.errors import (
     BadRequestError,
-    CompileTimeoutError,
     ConflictError,
     InvalidModelVersionError,
     ModelNotFoundError,
-    ModelStartError,
     ModelVersionNotFoundError,
     ScancerError,
 )

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,22 @@ def test_model_without_workers_is_told_apart(pools: PoolClient, start: Start, as
     assert ask(archive) is None
     pools.scale(archive, min_workers=1, max_workers=1)
     assert error_of(ask(archive))["status"] == 200
+
+
+@pytest.mark.parametrize("name", ["min_workers", "max_workers", "batch_size"])
+def test_manager_refuses_a_limit_out_of_bounds_and_goes_on(
+    pools: PoolClient, start: Start, ask: Ask, name: str
+) -> None:
+    archive = start(ECHO)
+    with pytest.raises(ModelProcessError, match=rf"^{name}=2000000000 is not allowed: it must be a whole number from "):
+        pools.scale(archive, **{name: 2_000_000_000})
+    assert error_of(ask(archive))["status"] == 200
+    assert len(pools.describe(archive)["workers"]) == 1
+    limits: dict[str, int] = {name: 2_000_000_000}
+    greedy = replace(archive, identity="another", limits=replace(archive.limits, **limits))  # type: ignore[arg-type]
+    with pytest.raises(ModelProcessError, match=rf"^{name}=2000000000 is not allowed: "):
+        pools.register(greedy)
+    assert pools.describe(greedy) == {}
 
 
 def test_line_is_bounded(start: Start, ask: Ask) -> None:

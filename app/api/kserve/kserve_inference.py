@@ -26,6 +26,7 @@ from app.api.kserve.tensors import (
     split_body,
     write_answer,
 )
+from app.api.management.parameters import Parameters
 from app.api.predict import classifier_predictions, handler_instances
 from app.api.predict.handler_instances import answer_instances, answer_tensors
 from app.api.predict.handler_predictions import Part
@@ -35,6 +36,7 @@ from app.api.request.bodies import read_instances
 from app.api.request.inflate import read_plain_body
 from app.api.request.services import NOTICE, facts, services
 from app.errors import AnsweredError, BadRequestError
+from app.manifest.bounds import BEST_CLASSES
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import InputSpec
 from app.pipeline.decoding.raw_pixels import denormalize
@@ -154,9 +156,9 @@ def read_output(asked: dict[str, Any], all_binary: bool) -> RequestedOutput:
     name, parameters = asked.get("name"), read_parameters(asked)
     if name not in (PROBABILITIES, LABEL):
         raise BadRequestError(f"The outputs are {PROBABILITIES} and {LABEL}; another one is asked for.")
-    best = parameters.get("classification", 0)
-    if type(best) is not int or best < 0 or (best and name == LABEL):
-        raise BadRequestError(f"classification must be a whole number, and only of {PROBABILITIES}.")
+    best = Parameters(parameters).whole("classification", BEST_CLASSES) or 0
+    if best and name == LABEL:
+        raise BadRequestError(f"classification is for {PROBABILITIES} alone.")
     return RequestedOutput(name, read_flag(parameters, "binary_data", all_binary), best)
 
 

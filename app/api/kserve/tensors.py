@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import BadRequestError
+from app.manifest.bounds import TENSOR_SIDE
 
 LENGTH_BYTES = 4
 MAX_DIMENSIONS = 4
@@ -167,7 +168,7 @@ def is_shape(shape: Any, least_first: int) -> TypeGuard[list[int]]:
     """Whether a JSON value is a shape: no number is 0, and only the first may be less, where that has a meaning."""
     if not isinstance(shape, list) or not 1 <= len(shape) <= MAX_DIMENSIONS:
         return False
-    if any(type(number) is not int for number in shape):
+    if any(type(number) is not int or number > TENSOR_SIDE.high for number in shape):
         return False
     return min(shape[1:], default=1) > 0 and shape[0] >= least_first and shape[0] != 0
 

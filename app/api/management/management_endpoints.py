@@ -111,6 +111,7 @@ def register_model() -> ResponseReturnValue:
     """Register the model that `url` names or that is the body, and load it if it is to have workers."""
     given, settings = read_parameters(), services().settings
     url, wishes = given.text("url", MAX_URL_BYTES), read_wishes(given)
+    read_sha256(given)  # before anything is fetched
     if url is None:
         with translate_errors(), receive_model(request, settings) as received:
             if received is None:
@@ -144,8 +145,13 @@ def register_file(
     """Register a file that came over a network, if it is the one that the caller named by its SHA-256."""
     extra = {"request_id": facts().request_id, "bytes": file.size, "sha256": file.sha256}
     log.info("a model has come over the network", extra=extra)
-    file.check_sha256(given.text("sha256", MAX_SHA256_BYTES))
+    file.check_sha256(read_sha256(given))
     return note(services().changes.register_file(file.path, url, wishes, manifest, file.quarantine))
+
+
+def read_sha256(given: Parameters) -> str | None:
+    """Read the SHA-256 of the file that the caller wants; raises `BadRequestError`."""
+    return given.text("sha256", MAX_SHA256_BYTES)
 
 
 def read_wishes(given: Parameters) -> Wishes:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL, create_engine
 
 from app.config.setting_types import PROJECT_ROOT
 from app.errors import StateStoreError
@@ -145,6 +146,48 @@ def test_changes_made_at_once_are_all_kept(open_store: Callable[[], StateStore])
         thread.join()
     state = stores[0].read()
     assert (len(state.versions), state.generation) == (40, 40)
+
+
+def execute(place: str | Path, statement: str) -> None:
+    """Change a database behind the store's back."""
+    engine = create_engine(URL.create("sqlite", database=str(place)) if isinstance(place, Path) else place)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+def test_later_schema_is_refused_and_an_unmarked_one_adopted(
+    place: str | Path, open_store: Callable[[], StateStore]
+) -> None:
+    open_store()
+    is_file = isinstance(place, Path)
+    execute(place, "PRAGMA user_version = 2" if is_file else "UPDATE scancer_schema SET version = 2")
+    with pytest.raises(StateStoreError, match=r"has schema 2, and this server knows schema 1: run the release"):
+        open_store()
+    execute(place, "PRAGMA user_version = 0" if is_file else "DROP TABLE scancer_schema")
+    assert open_store().read().generation == 0
+    assert open_store().read().generation == 0  # as marked now
+
+
+def test_number_out_of_bounds_is_the_fault_of_its_version_alone(
+    place: str | Path, open_store: Callable[[], StateStore]
+) -> None:
+    with open_store().change() as draft:
+        draft.put(wanted("1.0"))
+        draft.put(wanted("2.0"))
+    execute(place, "UPDATE scancer_versions SET min_workers = 2000000000 WHERE version = '2.0'")
+    state = open_store().read()
+    assert (state.versions["a-model", "1.0"].fault, state.versions["a-model", "2.0"].min_workers) == ("", 1)
+    assert state.versions["a-model", "2.0"].fault.startswith(
+        "the state store says min_workers=2000000000 is not allowed"
+    )
+
+
+def test_column_more_is_an_error_of_the_store(place: str | Path, open_store: Callable[[], StateStore]) -> None:
+    open_store()
+    execute(place, "ALTER TABLE scancer_versions ADD COLUMN colour TEXT")
+    with pytest.raises(StateStoreError, match=r"table scancer_versions has the unknown column colour: restore it"):
+        open_store()
 
 
 def test_store_that_cannot_be_opened_says_so_without_its_address(tmp_path: Path) -> None:

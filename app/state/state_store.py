@@ -8,7 +8,7 @@ without it.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,18 +99,12 @@ class StateStore:
 
     def __init__(self, place: str | Path) -> None:
         url = URL.create("sqlite", database=str(place)) if isinstance(place, Path) else place
-        with translate_errors():
+        with ExitStack() as undo, translate_errors():
             self._engine = make_engine(url)
+            undo.callback(self.close)
             with self._write() as connection:
-                found = read_schema_version(connection)
-                schema.check_version(found)
-                metadata.create_all(connection)
-                for table in metadata.tables:
-                    schema.check_columns(table, [each["name"] for each in inspect(connection).get_columns(table)])
-                if found != schema.SCHEMA_VERSION:
-                    write_schema_version(connection)
-                if connection.scalar(select(generations.c.value)) is None:
-                    connection.execute(insert(generations).values(id=1, value=0))
+                prepare_tables(connection)
+            undo.pop_all()
 
     def close(self) -> None:
         """Close the connections."""
@@ -178,6 +172,19 @@ def make_engine(url: str | URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def prepare_tables(connection: Connection) -> None:
+    """Make the tables that are missing; raises `StateStoreError` for those of another schema."""
+    found = read_schema_version(connection)
+    schema.check_version(found)
+    metadata.create_all(connection)
+    for table in metadata.tables:
+        schema.check_columns(table, [each["name"] for each in inspect(connection).get_columns(table)])
+    if found != schema.SCHEMA_VERSION:
+        write_schema_version(connection)
+    if connection.scalar(select(generations.c.value)) is None:
+        connection.execute(insert(generations).values(id=1, value=0))
 
 
 def read_schema_version(connection: Connection) -> int:

@@ -38,7 +38,7 @@
             │   └── OutOfBoundsError
             ├── IntegrityError
             ├── CompiledModelError
-            │   └── CompileTimeoutError
+            │   └── NotCompiledNowError
             ├── FrameworkMissingError
             ├── ModelProcessError
             │   └── ProcessStartError
@@ -285,8 +285,8 @@ class CompiledModelError(ModelFolderError):
     """There is no compiled model, or it was not made from this artifact and manifest."""
 
 
-class CompileTimeoutError(CompiledModelError):
-    """A compilation took longer than this server allows."""
+class NotCompiledNowError(CompiledModelError):
+    """This server could not compile the model now: there was no process, or not enough time for it."""
 
 
 class FrameworkMissingError(ModelFolderError):

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import PREFIX, Settings
-from app.errors import CompiledModelError, CompileTimeoutError, ScancerError
+from app.errors import CompiledModelError, NotCompiledNowError, ScancerError
 from app.processes.confinement import confine, describe_exit, name_limit
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ def run_confined(
         shows_output: what it prints goes to our standard output, not nowhere.
 
     Raises:
-        CompiledModelError: it failed, or took too long; the message is its reason.
+        CompiledModelError: it failed; the message is its reason.
+        NotCompiledNowError: it took too long, or no process could be started.
     """
     limits = settings.model_memory_bytes, 2 * settings.max_model_bytes
     reader, writer = os.pipe()
@@ -65,13 +66,13 @@ def run_confined(
             told = (pipe.read(MAX_REASON_BYTES) or b"").decode(errors="replace")
             lines = read_last_lines(errors)
     except OSError as error:
-        raise CompiledModelError(f"no process can be started: {error.strerror}") from error
+        raise NotCompiledNowError(f"no process can be started: {error.strerror}") from error
     if code == 0:
         return
     if lines:
         log.warning("the last lines of a confined process that failed:\n%s", "\n".join(lines))
     if code is None:
-        raise CompileTimeoutError(f"it took longer than {timeout_s} s (SCANCER_COMPILE_TIMEOUT_S)")
+        raise NotCompiledNowError(f"it took longer than {timeout_s} s (SCANCER_COMPILE_TIMEOUT_S)")
     raise CompiledModelError(told or describe_exit(code, settings.model_memory_bytes))
 
 

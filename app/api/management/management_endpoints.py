@@ -29,10 +29,13 @@ from app.errors import (
     BadRequestError,
     ConflictError,
     ForbiddenError,
+    FrameworkMissingError,
     InvalidModelError,
     ModelExistsError,
     ModelFolderError,
     ModelStartError,
+    NotCompiledNowError,
+    ProcessStartError,
     ServiceUnavailableError,
     StateStoreError,
     UnloadTimeoutError,
@@ -253,7 +256,7 @@ def translate_errors() -> Iterator[None]:
         yield
     except FrameworkMissingError as error:
         raise ModelStartError(error.message) from error
-    except (CompileTimeoutError, ProcessStartError) as error:
+    except (NotCompiledNowError, ProcessStartError) as error:
         raise ServiceUnavailableError(error.message) from error
     except ModelFolderError as error:
         make_error = ConflictError if isinstance(error, ModelExistsError) else InvalidModelError

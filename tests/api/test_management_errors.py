@@ -6,34 +6,37 @@ from app.errors import (
     AnsweredError,
     ArchiveError,
     CompiledModelError,
-    CompileTimeoutError,
+    ConflictError,
     FrameworkMissingError,
     InvalidModelError,
     ManifestError,
+    ModelExistsError,
     ModelFolderError,
     ModelProcessError,
     ModelStartError,
+    NotCompiledNowError,
     ProcessStartError,
     ServiceUnavailableError,
 )
-from app.registry.model_changes import translate_reasons
+from app.api.management.management_endpoints import translate_errors
 
 
 @pytest.mark.parametrize(
     "reason, answered, status",
     [
         (FrameworkMissingError, ModelStartError, 500),
-        (CompileTimeoutError, ServiceUnavailableError, 503),
+        (NotCompiledNowError, ServiceUnavailableError, 503),
         (ProcessStartError, ServiceUnavailableError, 503),
         (CompiledModelError, InvalidModelError, 400),
         (ModelProcessError, InvalidModelError, 400),
         (ManifestError, InvalidModelError, 400),
         (ArchiveError, InvalidModelError, 400),
+        (ModelExistsError, ConflictError, 409),
     ],
 )
 def test_fault_of_the_server_is_not_answered_as_the_callers(
     reason: type[ModelFolderError], answered: type[AnsweredError], status: int
 ) -> None:
-    with pytest.raises(answered, match=r"^the reason$") as caught, translate_reasons():
+    with pytest.raises(answered, match=r"^the reason$") as caught, translate_errors():
         raise reason("the reason")
     assert caught.value.status == status

@@ -2,6 +2,7 @@
 
 import pytest
 
+from app.api.management.management_endpoints import translate_errors
 from app.errors import (
     AnsweredError,
     ArchiveError,
@@ -18,7 +19,6 @@ from app.errors import (
     ProcessStartError,
     ServiceUnavailableError,
 )
-from app.api.management.management_endpoints import translate_errors
 
 
 @pytest.mark.parametrize(

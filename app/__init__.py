@@ -114,4 +114,4 @@ def make_services(settings: "Settings") -> "Services":
     access = StoreAccess(settings)
     registry = ModelRegistry(settings, show_state, lambda gone: metrics.show_state(gone.name, gone.version, "", State))
     follower, changes = ModelFollower(settings, registry, access), ModelChanges(settings, access)
-    return Services(settings, registry, metrics, changes, follower)
+    return Services(settings, registry.table, metrics, changes, follower)

@@ -200,7 +200,6 @@ def worker_exit(server: Any, worker: Any) -> None:
     if worker.wsgi is not None:
         services = worker.wsgi.extensions["scancer"]
         services.follower.close()
-        services.registry.close()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from app.arrays import InputBatch, Scores
 from app.engines.base import Engine
-from app.errors import InferenceError, ModelFolderError
+from app.errors import InferenceError
 
 
 class LazyEngine:
@@ -13,13 +13,16 @@ class LazyEngine:
 
     Args:
         engine: built, not loaded.
-        check: raises a `ModelFolderError` if what shall be loaded is no longer what was chosen.
-        on_load: called once it is loaded with None and the seconds that took, or with the reason why it cannot be.
+        check: raises a `ModelFolderError` if the folder no longer holds what was chosen.
+        on_load: called after the first batch, with None and the seconds that loading and inferring took, or with the
+            error that kept the engine from it. Whoever is told of an error closes this engine.
 
     Thread safety: as for any engine.
     """
 
-    def __init__(self, engine: Engine, check: Callable[[], None], on_load: Callable[[str | None, float], None]) -> None:
+    def __init__(
+        self, engine: Engine, check: Callable[[], None], on_load: Callable[[Exception | None, float], None]
+    ) -> None:
         self._engine = engine
         self._check = check
         self._on_load = on_load
@@ -34,17 +37,19 @@ class LazyEngine:
         Raises:
             InferenceError: the engine cannot be loaded, or failed.
         """
-        if not self._is_loaded:
-            started = time.perf_counter()
-            try:
-                self._check()
-                self._engine.load()
-            except ModelFolderError as error:
-                self._on_load(error.message, 0.0)
-                raise InferenceError("The model could not be loaded.") from error
-            self._is_loaded = True
-            self._on_load(None, time.perf_counter() - started)
-        return self._engine.infer(batch)
+        if self._is_loaded:
+            return self._engine.infer(batch)
+        started = time.perf_counter()
+        try:
+            self._check()
+            self._engine.load()
+            scores = self._engine.infer(batch)
+        except Exception as error:  # a library's own error, too, is the model's state
+            self._on_load(error, 0.0)
+            raise InferenceError("The model could not be loaded.") from error
+        self._is_loaded = True
+        self._on_load(None, time.perf_counter() - started)
+        return scores
 
     def close(self) -> None:
         """Let the engine go."""

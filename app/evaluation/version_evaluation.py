@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from app.arrays import Probabilities
 from app.config.settings import Settings
 from app.engines.process_engine import runs_natively
-from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, CompiledModelError, PicturesError
+from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, PicturesError
 from app.evaluation.auc import choose_classes, estimate_auc
 from app.evaluation.estimate import Estimate, estimate_share
 from app.evaluation.evaluation_report import Evaluation
@@ -20,7 +20,7 @@ from app.evaluation.labelled_folder import LabelledPicture
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import OutputSpec
 from app.pipeline.served_model import ServedModel, Upload
-from app.registry.model_loader import LoadedModel, ModelLoader
+from app.registry.model_loader import ModelLoader
 from app.repository.model_folder import ModelFolder
 from app.state.wanted import PlannedVersion
 
@@ -66,7 +66,9 @@ def evaluate_version(
         ServiceError: the model failed.
     """
     loader = ModelLoader(settings)
-    loaded = load(planned, loader)
+    loaded = loader.load_whole(planned)
+    assert loaded.manifest is not None, "what is loaded has a manifest"
+    assert loaded.served is not None, "what is loaded is served"
     try:
         model_sha256 = identify_model(planned.folder, loaded.manifest, loader)
         answers, unreadable = ask(loaded.served, pictures, settings.max_body_bytes, advance)
@@ -94,18 +96,6 @@ def evaluate_version(
         probabilities=[answer.probabilities for answer in answers],
     )
     return Measured(evaluation, unreadable)
-
-
-def load(planned: PlannedVersion, loader: ModelLoader) -> LoadedModel:
-    """Load a version as a server would."""
-    manifest = planned.folder.read_manifest()
-    planned.folder.verify_artifact(manifest)
-    if not runs_natively(manifest):
-        try:
-            return loader.load_compiled(planned, manifest, None)
-        except CompiledModelError:
-            pass  # it is compiled now
-    return loader.load_slowly(planned)
 
 
 def ask(

@@ -111,8 +111,11 @@ class HandlerArchive:
 
 
 def is_archive(folder: Path) -> bool:
-    """Whether a folder is an unpacked archive."""
-    return (folder / MANIFEST_PATH).is_file()
+    """Whether a folder is an unpacked archive; one that cannot be looked at is none."""
+    try:
+        return (folder / MANIFEST_PATH).is_file()
+    except OSError:
+        return False
 
 
 def read_archive(folder: Path, name: str, version: str, default: PoolLimits = TORCHSERVE_LIMITS) -> HandlerArchive:

@@ -1,190 +1,92 @@
 """Has model archives served: compiled where TorchServe's default classifier answers, else by their own programs.
 
-What is compiled is served in the HTTP workers, as our own models are: the fast road. Each compilation and each
-verification has a thread of its own, each program a keeper: one that takes long, or hangs, delays no other model.
+What is compiled is served in the HTTP workers, as our own models are: the fast road. Each attempt has a thread of its
+own: an archive that takes long, or hangs, delays no other model.
 """
 
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from app.compiling.archive_compiler import compile_archive
 from app.config.settings import Settings
-from app.errors import ModelFolderError
+from app.errors import ModelFolderError, ModelProcessError
+from app.handlers.client.explainer import Explainer
+from app.handlers.client.handler_model import HandlerModel
 from app.handlers.handler_archive import HandlerArchive, PoolLimits
 from app.handlers.worker.default_classifier import find_obstacle
 from app.registry.model_entry import ModelEntry, State
-from app.registry.model_loader import LoadedModel, ModelLoader
-from app.repository.model_folder import ARCHIVE_FOLDER, ModelFolder
+from app.registry.model_loader import ModelLoader
+from app.registry.version_slot import Attempt
+from app.repository.model_folder import ARCHIVE_FOLDER
 from app.repository.signing import SIGNATURE_FILE
 from app.repository.trust import require_trust
-from app.state.wanted import Key, PlannedVersion
 
 if TYPE_CHECKING:
-    from app.handlers.client.explainer import Explainer
-    from app.handlers.client.handler_keeper import HandlerKeeper
-    from app.handlers.client.handler_model import HandlerModel
     from app.handlers.client.pool_client import PoolClient
 
 log = logging.getLogger(__name__)
 
-
-def find_distrust(folder: ModelFolder, settings: Settings) -> str:
-    """Say why the program of an archive among the models may not be run; nothing if it may."""
-    try:
-        require_trust(folder.path, folder.name, folder.version, settings)
-    except ModelFolderError as error:
-        return error.message
-    except OSError as error:  # a file went away while it was read
-        return f"it cannot be read: {error.strerror}"
-    return ""
-
-
-def make_default_limits(settings: Settings) -> PoolLimits:
-    """Return the limits of an archive whose own configuration names none."""
-    return PoolLimits(response_timeout_s=settings.response_timeout_s)
-
-
-class ArchiveStatus(NamedTuple):
-    """Where an archive stands: ready if it is loaded or has a handler, else starting or unavailable, for a reason.
-
-    One with a handler and a reason answers, but is not as it was wanted last.
-
-    Attributes:
-        reason: why it does not answer as it is wanted.
-        is_starting: whether it soon will.
-        archive: None if it cannot be read.
-        handler: its program.
-        obstacle: why its program answers, and not a compiled model.
-        loaded: its compiled model.
-    """
-
-    reason: str
-    is_starting: bool = False
-    archive: HandlerArchive | None = None
-    handler: "HandlerModel | None" = None
-    obstacle: str = ""
-    loaded: LoadedModel | None = None
-
-    def make_entry(self, planned: PlannedVersion) -> ModelEntry:
-        """Make the registry's entry."""
-        entry = ModelEntry(planned.folder, planned.wanted, State.UNAVAILABLE, self.reason, archive=self.archive)
-        if self.is_starting:
-            return replace(entry, state=State.LOADING)
-        if self.handler is not None:
-            return replace(entry, state=State.READY, engine="handler", handler=self.handler, obstacle=self.obstacle)
-        if self.loaded is not None:
-            return self.loaded.fill(replace(entry, state=State.READY))
-        return entry
+MARGIN_S = 5.0
+"""A handler that is let go is waited for this much longer than one of its answers may take."""
 
 
 class ArchiveLoader:
-    """Starts archives, or finds them started by another worker.
+    """Loads, scales and lets go archives.
 
     Args:
         settings: whether programs are run, and how they are confined.
         loader: makes served models of compiled ones.
-        on_change: called with every change of an archive's status, from any thread; tells whether it is still wanted.
 
-    Thread safety: `load` and `close` from one thread at a time, `unload` from any.
+    Thread safety: all methods may be called from any thread, for one archive from one at a time, `abort` excepted.
     """
 
-    def __init__(
-        self, settings: Settings, loader: ModelLoader, on_change: Callable[[PlannedVersion, ArchiveStatus], bool]
-    ) -> None:
+    def __init__(self, settings: Settings, loader: ModelLoader) -> None:
         self._settings = settings
         self._loader = loader
-        self._on_change = on_change
-        self._lock = threading.RLock()  # between the question whether an archive is wanted and the wish itself
-        self._keepers: dict[str, HandlerKeeper] = {}
-        self._explainers: dict[str, Explainer] = {}
-        self._turns: dict[Key, object] = {}
+        self._lock = threading.Lock()
         self.pools: PoolClient | None = None
 
-    def load(self, planned: PlannedVersion) -> None:
-        """Read an archive and have it served as is wanted, if programs are run at all.
-
-        Verifying a signature reads every file, so that has a thread of its own.
-        """
-        turn = object()
-        with self._lock:
-            self._turns[planned.wanted.key] = turn
-        try:
-            archive = planned.limit(planned.folder.read_archive(make_default_limits(self._settings)))
-        except ModelFolderError as error:
-            self._on_change(planned, ArchiveStatus(error.message))
-            return
-        if not (planned.folder.path / SIGNATURE_FILE).exists():
-            self._admit(planned, archive, turn)
-            return
-        self._on_change(planned, ArchiveStatus("its signature is being verified", is_starting=True, archive=archive))
-        threading.Thread(target=self._admit, args=(planned, archive, turn), name="verify-archive", daemon=True).start()
-
-    def _admit(self, planned: PlannedVersion, archive: HandlerArchive, turn: object) -> None:
-        """Serve an archive if its program may be run, and nothing newer was said of it meanwhile."""
-        distrust = find_distrust(planned.folder, self._settings)
-        with self._lock:
-            if self._turns.get(planned.wanted.key) is not turn:
-                return
-            if distrust:
-                self._on_change(planned, ArchiveStatus(distrust, archive=archive))
-            else:
-                self._serve(planned, archive)
-
-    def _serve(self, planned: PlannedVersion, archive: HandlerArchive) -> None:
+    def load(self, attempt: Attempt) -> ModelEntry:
+        """Compile an archive, or start its program; raises `ModelFolderError` with the reason."""
+        archive = self._read(attempt)
+        attempt.draft = replace(attempt.draft, archive=archive)
+        if (archive.path / SIGNATURE_FILE).exists():
+            attempt.tell("its signature is being verified")
+        require_trust(archive.path, archive.name, archive.version, self._settings)
         obstacle = find_obstacle(archive)
-        if obstacle:
-            self._start_handler(planned, archive, obstacle)
+        if not obstacle:
+            attempt.tell("it is being compiled")
+            try:
+                return self._load_compiled(attempt, archive)
+            except ModelFolderError as error:
+                obstacle = error.message
+                extra = {"model": archive.name, "version": archive.version, "reason": obstacle}
+                log.warning("archive is not compiled, its handler answers", extra=extra)
+        return self._start_handler(attempt, archive, obstacle)
+
+    def scale(self, attempt: Attempt, running: ModelEntry) -> ModelEntry:
+        """Bring the pool of a running handler to the limits that are wanted; raises `ModelFolderError`."""
+        archive = self._read(attempt)
+        self._find_pools().scale(archive, **asdict(archive.limits))
+        return replace(running, reason="", archive=archive)
+
+    def abort(self, archive: HandlerArchive) -> None:
+        """Have a handler that is starting in another thread start no longer; the attempt then fails."""
+        if self.pools is not None:
+            self.pools.abort(archive)
+
+    def let_go(self, entry: ModelEntry) -> None:
+        """End what an archive runs here, once this worker's requests are answered."""
+        if entry.explainer is not None:
+            entry.explainer.close()
+        if entry.handler is None or entry.archive is None:
             return
-        self._on_change(planned, ArchiveStatus("it is being compiled", is_starting=True, archive=archive))
-        threading.Thread(target=self._compile, args=(planned, archive), name="compile-archive", daemon=True).start()
-
-    def _compile(self, planned: PlannedVersion, archive: HandlerArchive) -> None:
-        """Load the compiled model, which is made unless it is there; if there can be none, have the program answer."""
-        try:
-            manifest, report = compile_archive(archive, self._settings)
-            loaded = self._loader.load_report(planned, manifest, report, ARCHIVE_FOLDER)
-        except ModelFolderError as error:
-            extra = {"model": archive.name, "version": archive.version, "reason": error.message}
-            log.warning("archive is not compiled, its handler answers", extra=extra)
-            self._start_handler(planned, archive, error.message)
-        else:
-            if not self._on_change(planned, ArchiveStatus("", archive=archive, loaded=loaded)):
-                loaded.served.close()
-
-    def _start_handler(self, planned: PlannedVersion, archive: HandlerArchive, obstacle: str) -> None:
-        starting = ArchiveStatus("its handler is starting", is_starting=True, archive=archive)
-        with self._lock:
-            if self._on_change(planned, starting):
-                self._find_keeper(planned, archive, obstacle).want(archive)
-
-    def unload(self, archive: HandlerArchive, on_gone: Callable[[], None] = lambda: None) -> None:
-        """Let an archive's processes go, once this worker's requests are answered; then `on_gone` is called."""
-        with self._lock:
-            keeper = self._keepers.get(archive.key)
-        if keeper is None:
-            on_gone()
-        else:
-            keeper.let_go(on_gone)
-
-    def find_explainer(self, archive: HandlerArchive) -> "Explainer":
-        """Find what lends the program of a compiled archive; it runs from the first explanation on."""
-        from app.handlers.client.explainer import Explainer  # only a server of archives needs it
-
-        with self._lock:
-            self._explainers = {key: each for key, each in self._explainers.items() if not each.is_gone}
-            if archive.key not in self._explainers:
-                self._explainers[archive.key] = Explainer(archive, self._find_pools())
-            return self._explainers[archive.key]
-
-    def end_explainer(self, archive: HandlerArchive) -> None:
-        """Let the program of a compiled archive go, if it runs."""
-        with self._lock:
-            explainer = self._explainers.get(archive.key)
-        if explainer is not None:
-            explainer.let_go()
+        entry.handler.retire(entry.archive.limits.response_timeout_s + MARGIN_S)
+        with suppress(ModelProcessError):  # the manager is lost, and all pools with it
+            self._find_pools().unregister(entry.archive)
 
     def list_metrics(self) -> list[dict[str, Any]]:
         """The metrics that programs of archives have added, see `app.handlers.manager.handler_metrics`."""
@@ -192,28 +94,41 @@ class ArchiveLoader:
 
     def close(self) -> None:
         """Let the processes go; they end when no worker needs them."""
-        with self._lock:
-            self._turns.clear()
         if self.pools is not None:
             self.pools.close()
 
+    def _read(self, attempt: Attempt) -> HandlerArchive:
+        """Read an archive, with the limits that are wanted of its pool."""
+        folder = attempt.planned.folder
+        return attempt.planned.limit(folder.read_archive(make_default_limits(self._settings)))
+
+    def _load_compiled(self, attempt: Attempt, archive: HandlerArchive) -> ModelEntry:
+        manifest, report = compile_archive(archive, self._settings)
+        entry = self._loader.load_report(attempt, manifest, report, ARCHIVE_FOLDER)
+        return replace(entry, explainer=Explainer(archive, self._find_pools))
+
+    def _start_handler(self, attempt: Attempt, archive: HandlerArchive, obstacle: str) -> ModelEntry:
+        attempt.tell("its handler is starting")
+        pools = self._find_pools()
+        attempt.program = archive  # first: either this sees that the attempt is dropped, or who drops it sees this
+        if attempt.is_dropped:
+            raise ModelFolderError("it is no longer wanted")
+        pools.register(archive)
+        handler = HandlerModel(archive, pools)
+        return replace(
+            attempt.draft, state=State.READY, reason="", engine="handler", handler=handler, obstacle=obstacle
+        )
+
     def _find_pools(self) -> "PoolClient":
-        """Find the client of the pools, or make it; whoever calls has the lock."""
-        if self.pools is None:
-            from app.handlers.client.pool_client import PoolClient  # as above
+        """Find the client of the pools, or make it: only a server of archives needs one."""
+        from app.handlers.client.pool_client import PoolClient
 
-            self.pools = PoolClient(self._settings)
-        return self.pools
+        with self._lock:
+            if self.pools is None:
+                self.pools = PoolClient(self._settings)
+            return self.pools
 
-    def _find_keeper(self, planned: PlannedVersion, archive: HandlerArchive, obstacle: str) -> "HandlerKeeper":
-        """Find the keeper of an archive's program, or make it; whoever calls has the lock."""
-        self._keepers = {key: keeper for key, keeper in self._keepers.items() if not keeper.is_gone}
-        if archive.key not in self._keepers:
-            from app.handlers.client.handler_keeper import HandlerKeeper
 
-            def tell(archive: HandlerArchive, handler: "HandlerModel | None", reason: str) -> None:
-                status = ArchiveStatus(reason, archive=archive, handler=handler, obstacle=obstacle)
-                self._on_change(planned, status)
-
-            self._keepers[archive.key] = HandlerKeeper(self._find_pools(), tell)
-        return self._keepers[archive.key]
+def make_default_limits(settings: Settings) -> PoolLimits:
+    """Return the limits of an archive whose own configuration names none."""
+    return PoolLimits(response_timeout_s=settings.response_timeout_s)

@@ -14,6 +14,7 @@ from app.repository.model_folder import ModelFolder, order_version
 from app.state.wanted import Key, WantedVersion
 
 if TYPE_CHECKING:
+    from app.handlers.client.explainer import Explainer
     from app.handlers.client.handler_model import HandlerModel
 
 
@@ -43,6 +44,7 @@ class ModelEntry:
         archive: of a model archive, which has no `model.toml`.
         handler: its program, instead of `manifest` and `served`, where it is not compiled.
         obstacle: why it is not compiled.
+        explainer: of a compiled archive, what explains its answers.
     """
 
     folder: ModelFolder
@@ -58,11 +60,22 @@ class ModelEntry:
     archive: HandlerArchive | None = None
     handler: "HandlerModel | None" = None
     obstacle: str = ""
+    explainer: "Explainer | None" = None
 
     @property
     def key(self) -> Key:
         """Name and version."""
         return self.wanted.key
+
+    @property
+    def holds(self) -> object | None:
+        """What answers: a served model, or the handler of an archive."""
+        return self.served or self.handler
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether it has been loaded: a READY one may be waiting for its first request."""
+        return self.handler is not None or (self.served is not None and self.load_s is not None)
 
     @property
     def is_as_wanted(self) -> bool:

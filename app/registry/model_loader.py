@@ -1,10 +1,15 @@
 """Makes a served model of a model folder: compiled, compiled and loaded later, or in its own framework."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 
+import numpy as np
+
+from app.arrays import InputBatch
 from app.compiling.folder_compiler import compile_in_process
 from app.config.settings import Settings
 from app.engines.base import Engine
@@ -14,96 +19,113 @@ from app.engines.int8_report import INT8_FOLDER, Int8Report
 from app.engines.lazy_engine import LazyEngine
 from app.engines.openvino_engine import OpenVINOEngine
 from app.engines.process_engine import ProcessEngine, runs_natively
-from app.errors import CompiledModelError
+from app.errors import CompiledModelError, ModelFolderError
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.decoding.limits import ImageLimits
+from app.pipeline.postprocess import to_probabilities
 from app.pipeline.served_model import ServedModel
-from app.registry.model_entry import ModelEntry
-from app.repository.model_folder import ModelFolder
+from app.registry.model_entry import ModelEntry, State
+from app.registry.version_slot import Attempt, SlowRoadError, describe_fault
+from app.repository.model_folder import ModelFolder, describe_files
 from app.repository.trust import require_trusted_artifact
 from app.state.wanted import PlannedVersion
 
 log = logging.getLogger(__name__)
 
 LAZY_REASON = "it is loaded when it is first asked for"
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model that is ready to answer, and how it came to be; see `ModelEntry`."""
-
-    manifest: ModelManifest
-    engine: str
-    served: ServedModel
-    report: CompileReport | None = None
-    int8: Int8Report | None = None
-    reason: str = ""
-    load_s: float | None = None
-
-    def fill(self, entry: ModelEntry) -> ModelEntry:
-        """Return an entry that says so."""
-        return replace(
-            entry,
-            reason=self.reason,
-            manifest=self.manifest,
-            engine=self.engine,
-            report=self.report,
-            int8=self.int8,
-            served=self.served,
-            load_s=self.load_s,
-        )
+NO_WORKERS = "it has no workers"
+OnLoad = Callable[[Exception | None, float], None]
 
 
 class ModelLoader:
-    """Loads models as the settings say; every method raises `ModelFolderError` with the reason if it cannot."""
+    """Loads models as the settings say. Every method that loads raises `ModelFolderError` with the reason if it cannot.
+
+    Thread safety: all methods may be called from any thread.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._compiling = threading.Lock()
 
-    def load_compiled(
-        self, planned: PlannedVersion, manifest: ModelManifest, on_load: Callable[[str | None, float], None] | None
-    ) -> LoadedModel:
-        """Load the compiled model; with `on_load` only once it is asked for, see `LazyEngine`.
+    def load(self, attempt: Attempt, on_load: OnLoad | None = None) -> ModelEntry:
+        """Load a compiled model; with `on_load` only once it is asked for, see `LazyEngine`.
 
         Raises:
-            CompiledModelError: it must be compiled first.
-            SignatureError: it was made of a program that is not trusted.
+            SlowRoadError: it must be compiled first, or runs natively; the message says what is done.
+            ModelFolderError: it cannot be served.
         """
-        folder = planned.folder
-        require_trusted_artifact(folder, manifest, self.settings)
-        report = folder.read_report(manifest)
-        int8 = self.find_int8(folder, manifest, report)
-        compiled = INT8_FOLDER if int8 else COMPILED_FOLDER
-        engine: Engine = OpenVINOEngine(folder.path, manifest, self.settings.inference_threads, compiled)
-        if on_load is not None:
-            engine = LazyEngine(engine, lambda: check_int8(folder, manifest, report, int8), on_load)
-        served, load_s = self._serve(planned, manifest, engine)
-        if on_load is not None:
-            return LoadedModel(manifest, "openvino", served, report, int8, LAZY_REASON)
-        return LoadedModel(manifest, "openvino", served, report, int8, load_s=load_s)
+        folder = attempt.planned.folder
+        attempt.planned.wanted.require_sound()
+        before = describe_files(folder)
+        manifest = folder.read_manifest()
+        attempt.draft = replace(attempt.draft, manifest=manifest)
+        folder.verify_artifact(manifest)
+        if runs_natively(manifest):
+            raise SlowRoadError(f"{manifest.framework} is starting")
+        try:
+            report = folder.read_report(manifest)
+        except CompiledModelError as error:
+            raise SlowRoadError(f"{error.message}; compiling it now") from error
+        entry = self._load_compiled(attempt, manifest, report, on_load)
+        if describe_files(folder) != before:
+            close(entry)
+            raise ModelFolderError("its folder changed while it was read")
+        return entry
 
-    def load_report(
-        self, planned: PlannedVersion, manifest: ModelManifest, report: CompileReport, compiled: str
-    ) -> LoadedModel:
-        """Load the compiled model of a report that was read, from the folder `compiled` of the version."""
-        engine = OpenVINOEngine(planned.folder.path, manifest, self.settings.inference_threads, compiled)
-        served, load_s = self._serve(planned, manifest, engine)
-        return LoadedModel(manifest, "openvino", served, report, load_s=load_s)
+    def load_whole(self, planned: PlannedVersion) -> ModelEntry:
+        """Load a version however long it takes: for commands."""
+        attempt = Attempt(planned, ModelEntry(planned.folder, planned.wanted, State.LOADING), lambda *_: None)
+        try:
+            return self.load(attempt)
+        except SlowRoadError:
+            return self.load_slowly(attempt)
 
-    def load_slowly(self, planned: PlannedVersion) -> LoadedModel:
-        """Compile the model and load it, or start its framework."""
-        folder = planned.folder
+    def load_slowly(self, attempt: Attempt) -> ModelEntry:
+        """Compile a model and load it, or start its framework; one compilation of a worker at a time."""
+        folder = attempt.planned.folder
         manifest = folder.read_manifest()
         require_framework(manifest.framework)
         if runs_natively(manifest):
             engine = ProcessEngine(folder.path, manifest, self.settings)
-            served, load_s = self._serve(planned, manifest, engine)
-            return LoadedModel(manifest, manifest.framework, served, load_s=load_s)
-        compile_in_process(folder.path, self.settings, only_if_invalid=True)
-        return self.load_compiled(planned, manifest, None)
+            return self._serve(attempt, manifest, engine)
+        with self._compiling:
+            if attempt.is_dropped:
+                raise ModelFolderError("it is no longer wanted")
+            report = compile_in_process(folder.path, self.settings, only_if_invalid=True)
+        return self._load_compiled(attempt, manifest, report, None)
+
+    def load_report(
+        self, attempt: Attempt, manifest: ModelManifest, report: CompileReport, compiled: str
+    ) -> ModelEntry:
+        """Load the compiled model of a report that was read, from the folder `compiled` of the version."""
+        engine = OpenVINOEngine(attempt.planned.folder.path, manifest, self.settings.inference_threads, compiled)
+        return self._serve(attempt, manifest, engine, report)
+
+    def describe_idle(self, planned: PlannedVersion) -> ModelEntry:
+        """Return the entry of a version that has no workers; nothing of it is in memory."""
+        idle = ModelEntry(planned.folder, planned.wanted, State.UNAVAILABLE, NO_WORKERS)
+        try:
+            return idle if planned.folder.is_archive else replace(idle, manifest=planned.folder.read_manifest())
+        except (ModelFolderError, OSError) as error:
+            return replace(idle, reason=describe_fault(error))
+
+    def _load_compiled(
+        self, attempt: Attempt, manifest: ModelManifest, report: CompileReport, on_load: OnLoad | None
+    ) -> ModelEntry:
+        folder = attempt.planned.folder
+        require_trusted_artifact(folder, manifest, self.settings)
+        int8 = self.find_int8(folder, manifest, report)
+        compiled = INT8_FOLDER if int8 else COMPILED_FOLDER
+        engine: Engine = OpenVINOEngine(folder.path, manifest, self.settings.inference_threads, compiled)
+        if on_load is None:
+            return self._serve(attempt, manifest, engine, report, int8)
+        engine = LazyEngine(engine, lambda: check_int8(folder, manifest, report, int8), on_load)
+        served = self._make_served(attempt.planned, manifest, engine)
+        ready = replace(attempt.draft, state=State.READY, reason=LAZY_REASON, manifest=manifest, served=served)
+        return replace(ready, engine="openvino", report=report, int8=int8)
 
     def find_int8(self, folder: ModelFolder, manifest: ModelManifest, report: CompileReport) -> Int8Report | None:
-        """The report of the INT8 model that shall serve; None where float32 shall."""
+        """Return the report of the INT8 model that is to serve; None where float32 serves."""
         if self.settings.precision != "int8":
             return None
         try:
@@ -117,13 +139,43 @@ class ModelLoader:
         log.warning("model served in float32", extra=extra)
         return None
 
-    def _serve(self, planned: PlannedVersion, manifest: ModelManifest, engine: Engine) -> tuple[ServedModel, float]:
+    def _serve(
+        self,
+        attempt: Attempt,
+        manifest: ModelManifest,
+        engine: Engine,
+        report: CompileReport | None = None,
+        int8: Int8Report | None = None,
+    ) -> ModelEntry:
+        """Load an engine and have it infer once: a model that loads and cannot infer is not READY."""
         started = time.perf_counter()
-        engine.load()
+        with ExitStack() as on_failure:
+            on_failure.callback(engine.close)
+            engine.load()
+            to_probabilities(engine.infer(make_noise(manifest)), manifest.output)
+            on_failure.pop_all()
         load_s = time.perf_counter() - started
+        name = manifest.framework if report is None else "openvino"
+        served = self._make_served(attempt.planned, manifest, engine)
+        ready = replace(attempt.draft, state=State.READY, reason="", manifest=manifest, served=served, load_s=load_s)
+        return replace(ready, engine=name, report=report, int8=int8)
+
+    def _make_served(self, planned: PlannedVersion, manifest: ModelManifest, engine: Engine) -> ServedModel:
         limits = ImageLimits(self.settings.max_pixels)
         batched = replace(manifest, batch=planned.wanted.choose_batch(manifest))
-        return ServedModel(batched, engine, limits, self.settings.queue_size), load_s
+        return ServedModel(batched, engine, limits, self.settings.queue_size)
+
+
+def close(entry: ModelEntry) -> None:
+    """Let go a model that never answered anybody."""
+    if entry.served is not None:
+        entry.served.close()
+
+
+def make_noise(manifest: ModelManifest) -> InputBatch:
+    """One picture, uint8 [1, H, W, 3]: noise, since a network may divide by the spread of a picture's pixels."""
+    shape = (1, manifest.input.height_px, manifest.input.width_px, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def check_int8(folder: ModelFolder, manifest: ModelManifest, report: CompileReport, int8: Int8Report | None) -> None:

@@ -1,28 +1,51 @@
 """Which models this worker serves: by name and version, and the default of each name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from app.errors import BadRequestError, ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
 from app.handlers.client.handler_model import HandlerModel, describe_lack_of_workers
 from app.pipeline.served_model import ServedModel
 from app.registry.model_entry import ModelEntry, State, sort_versions
-from app.state.wanted import Key
+from app.state.wanted import Plan
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is served at one moment.
+
+    Attributes:
+        entries: by name, then version.
+        defaults: the default version of each name.
+        counted: names whose default version must be READY for the server to be; see `ServingTable.list_lacking`.
+        is_settled: whether it is known what is wanted.
+    """
+
+    entries: Mapping[str, Mapping[str, ModelEntry]] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    counted: frozenset[str] = frozenset()
+    is_settled: bool = False
 
 
 class ServingTable:
-    """The entries of all versions, and how requests find theirs.
+    """How requests find the models. `ModelRegistry` alone publishes what stands in it.
 
-    Thread safety: all methods may be called from any thread. The dictionaries are never changed, only replaced, so a
+    Thread safety: all methods may be called from any thread. A snapshot is never changed, only replaced, so that a
     reader sees one moment and needs no lock.
     """
 
     def __init__(self) -> None:
-        self._entries: dict[str, dict[str, ModelEntry]] = {}
-        self._defaults: dict[str, str] = {}
-        self._unloading: set[Key] = set()
-        self._scaling: dict[Key, State] = {}
-        self._counted: frozenset[str] = frozenset()
+        self.now = Snapshot()
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Put a snapshot in the place of the one before."""
+        self.now = snapshot
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known what is wanted."""
+        return self.now.is_settled
 
     def get(self, name: str, version: str | None = None) -> ModelEntry:
         """Return the entry of a version, or of the default version.
@@ -31,11 +54,12 @@ class ServingTable:
             ModelNotFoundError: no such model.
             ModelVersionNotFoundError: no such version of it.
         """
-        versions = self._entries.get(name)
+        now = self.now
+        versions = now.entries.get(name)
         if not versions:
             raise ModelNotFoundError(f"Model not found: {name}")
         if version is None:
-            return versions.get(self._defaults.get(name, "")) or sort_versions(versions)[-1]
+            return versions[now.defaults[name]]
         if version not in versions:
             raise ModelVersionNotFoundError(f"Model version: {version} does not exist for model: {name}")
         return versions[version]
@@ -65,7 +89,7 @@ class ServingTable:
     def lend(self, name: str, version: str | None = None) -> Iterator[ServedModel]:
         """Lend a model for one request: it is not closed before the block ends; raises as `get_served`."""
         served = self.get_served(name, version)
-        while not served.enter():  # it is being let go, so another one, or none, is in its place
+        while not served.enter():  # it is being let go, and the table names another one, or none, by now
             served = self.get_served(name, version)
         try:
             yield served
@@ -90,29 +114,54 @@ class ServingTable:
 
     def entries(self) -> list[ModelEntry]:
         """Every version of every model, by name, versions from old to new."""
-        return [entry for _, versions in sorted(self._entries.items()) for entry in sort_versions(versions)]
+        return [entry for _, versions in sorted(self.now.entries.items()) for entry in sort_versions(versions)]
 
     def defaults(self) -> list[ModelEntry]:
         """The default version of every model, by name."""
-        return [self.get(name) for name in sorted(self._entries)]
+        now = self.now
+        return [now.entries[name][version] for name, version in sorted(now.defaults.items())]
 
     def list_lacking(self) -> list[ModelEntry]:
         """The default versions that should be READY and are not.
 
-        A model that came while the server ran counts once it has been READY: a broken one takes no server out.
+        A model that came while the server ran counts once it has been loaded: a broken one takes no server out.
         """
-        counted = self._counted
+        counted = self.now.counted
         return [entry for entry in self.defaults() if entry.folder.name in counted and not entry.is_as_wanted]
 
     def versions(self, name: str) -> list[str]:
-        """The versions of a model, from old to new."""
-        return [entry.folder.version for entry in sort_versions(self._entries[name])]
+        """The versions of a model, from old to new; none where there is no such model."""
+        return [entry.folder.version for entry in sort_versions(self.now.entries.get(name, {}))]
 
-    def states(self) -> dict[str, str]:
-        """The state of every version by `name/version`, those that are being let go among them."""
-        states = {f"{name}/{version}": State.UNLOADING.value for name, version in tuple(self._unloading)}
-        states |= {"/".join(entry.key): entry.state.value for entry in self.entries()}
-        return states | {"/".join(key): state.value for key, state in tuple(self._scaling.items())}
 
-    def _find(self, key: Key) -> ModelEntry | None:
-        return self._entries.get(key[0], {}).get(key[1])
+def choose_default(entries: Mapping[str, ModelEntry], chosen: str | None, now: str | None) -> str:
+    """Return the default version of one model.
+
+    The chosen version, once it is loaded: until then the one that is the default `now`, if that is READY. Where nobody
+    chose, the newest version that is READY; where none is, the newest.
+    """
+    if chosen is not None and chosen in entries:
+        is_waiting = entries[chosen].state is State.LOADING
+        if is_waiting and now is not None and now in entries and entries[now].state is State.READY:
+            return now
+        return chosen
+    ready = {version: entry for version, entry in entries.items() if entry.state is State.READY}
+    return sort_versions(ready or entries)[-1].folder.version
+
+
+def make_snapshot(entries: Iterable[ModelEntry], plan: Plan | None, counted: frozenset[str], now: Snapshot) -> Snapshot:
+    """Put entries together as they are served.
+
+    Args:
+        entries: of all versions.
+        plan: names the defaults that somebody chose; None before the first one.
+        counted: names that count so far; those in memory count from now on.
+        now: the snapshot before, whose defaults stay while others are loaded.
+    """
+    names: dict[str, dict[str, ModelEntry]] = {}
+    for entry in entries:
+        names.setdefault(entry.folder.name, {})[entry.folder.version] = entry
+    chosen = plan.chosen_defaults if plan is not None else {}
+    defaults = {name: choose_default(each, chosen.get(name), now.defaults.get(name)) for name, each in names.items()}
+    loaded = {name for name, versions in names.items() for each in versions.values() if each.is_in_memory}
+    return Snapshot(names, defaults, (counted | loaded) & names.keys(), plan is not None)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import stat
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -114,15 +115,15 @@ def find_model_folders(root: Path) -> list[ModelFolder]:
 
     Raises:
         ManifestError: `root` is not a folder.
+        OSError: `root` cannot be read; a folder in it that cannot be read is passed over.
     """
     if not root.is_dir():
         raise ManifestError(f"{root} is not a folder")
     found = [
         ModelFolder(version)
         for name in sorted(root.iterdir())
-        if name.is_dir() and ARCHIVE_NAME_PATTERN.fullmatch(name.name)
-        for version in sorted(name.iterdir(), key=lambda path: order_version(path.name))
-        if version.is_dir() and VERSION_PATTERN.fullmatch(version.name)
+        if ARCHIVE_NAME_PATTERN.fullmatch(name.name)
+        for version in list_versions(name)
         if MODEL_NAME_PATTERN.fullmatch(name.name) or is_archive(version)
     ]
     for pattern in MODEL_PATTERNS:
@@ -137,8 +138,31 @@ def warn_of(folder: Path) -> None:
     log.warning("%s is passed over: %s", folder, NAMING_RULE)
 
 
+def list_versions(model: Path) -> list[Path]:
+    """The folders of a model's versions, from old to new; none where the model's folder cannot be read."""
+    try:
+        found = [path for path in model.iterdir() if path.is_dir() and VERSION_PATTERN.fullmatch(path.name)]
+    except OSError:
+        return []
+    return sorted(found, key=lambda path: order_version(path.name))
+
+
 @lru_cache(maxsize=1024)
 def order_version(version: str) -> tuple[tuple[int, int, str], ...]:
     """Key that sorts versions as people count: 1.9 before 1.10, 1.0-rc1 before 1.0, 1.0 before 1.0.1."""
     parts = re.findall(r"[0-9]+|[^0-9._-]+", version)
     return (*((2, int(part), "") if part.isdigit() else (0, 0, part) for part in parts), (1, 0, ""))
+
+
+def describe_files(folder: ModelFolder) -> list[tuple[str, int, int]]:
+    """Return path, size in bytes and time of every file of a version, but of those whose names begin with a dot.
+
+    Raises:
+        OSError: a file went away meanwhile, or cannot be looked at.
+    """
+    files = []
+    for path in (*folder.path.glob("[!.]*"), *folder.path.glob("[!.]*/*"), *folder.path.glob("[!.]*/*/*")):
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            files.append((str(path), status.st_size, status.st_mtime_ns))
+    return sorted(files)

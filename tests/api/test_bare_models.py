@@ -40,7 +40,6 @@ class Server:
 
     def close(self) -> None:
         self.services.follower.close()
-        self.services.registry.close()
 
 
 @pytest.fixture

@@ -81,7 +81,6 @@ def serve(folder: Path, known: Path) -> Iterator[Manager]:
     yield Manager(app, settings)
     services = app.extensions["scancer"]
     services.follower.close()
-    services.registry.close()
 
 
 def entries(count: int) -> list[Any]:
@@ -213,7 +212,6 @@ def test_broken_folder_put_there_meanwhile_takes_no_server_out(manager: Manager)
     later = create_app(manager.settings)  # it was there when this one started
     assert [later.test_client().get(path).status_code for path in ("/ping", "/v2/health/ready")] == [500, 503]
     later.extensions["scancer"].follower.close()
-    later.extensions["scancer"].registry.close()
 
 
 def test_parameters_may_come_as_json(manager: Manager) -> None:
@@ -381,4 +379,3 @@ def test_with_auth_off_nobody_is_asked(manager: Manager, tmp_path: Path) -> None
     assert client.put(f"/models/{NAME}", environ_overrides=there).status_code == 202
     services = app.extensions["scancer"]
     services.follower.close()
-    services.registry.close()

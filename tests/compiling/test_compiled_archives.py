@@ -353,7 +353,7 @@ def explain_directly(picture: bytes, target: int) -> Any:
 
 def list_programs(served: Served) -> set[int]:
     """The processes of all pools of a server."""
-    manager = served.app.extensions["scancer"].registry.archives.pools.link.manager.pid
+    manager = served.app.extensions["scancer"].follower.registry.archives.pools.link.manager.pid
     return set(map(int, Path(f"/proc/{manager}/task/{manager}/children").read_text().split()))
 
 

@@ -17,15 +17,14 @@ from app.evaluation.labelled_folder import find_pictures, read_picture, split_pi
 from app.evaluation.quantizer import quantize_in_process
 from app.manifest.model_manifest import read_manifest
 from app.pipeline.decoding.limits import ImageLimits
-from app.registry import model_registry
 from app.registry.model_entry import State
-from app.registry.model_registry import ModelRegistry
 from app.repository.model_check import check_folder
 from app.repository.model_folder import ModelFolder
 from app.users import UsersFile
 from tests.api.test_openapi import read_document, validate
 from tests.conftest import PASSWORD, USER, basic
 from tests.evaluation.tiny_model import write_pictures, write_tiny_model
+from tests.registry.loading import load_models, work_until
 from tests.test_cli import flask
 
 CLASSES = ("dark", "bright")
@@ -175,9 +174,8 @@ def test_int8_answers_differ_from_float32_by_what_the_report_says(models: Path, 
     bodies = [picture.path.read_bytes() for picture in split_pictures(pictures)[1]]
     values = []
     for precision in ("f32", "int8"):
-        registry = ModelRegistry(Settings(models=models, instance=tmp_path, precision=precision), lambda _: None)
-        registry.load_all()
-        served = registry.get_served("tiny-brightness")
+        registry = load_models(Settings(models=models, instance=tmp_path, precision=precision))
+        served = registry.table.get_served("tiny-brightness")
         values.append([served.predict(body)[0].decision.probabilities["bright"] for body in bodies])
         registry.close()
     largest = max(abs(one - other) for one, other in zip(*values, strict=True))
@@ -221,10 +219,9 @@ def test_int8_model_that_does_not_fit_leaves_float32_serving_and_the_log_says_wh
     models: Path, tiny: Path, tmp_path: Path, damage: object, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(tiny)  # type: ignore[operator]
-    registry = ModelRegistry(Settings(models=models, instance=tmp_path, precision="int8"), lambda _: None)
     with caplog.at_level(logging.WARNING):
-        registry.load_all()
-    entry = registry.get("tiny-brightness")
+        registry = load_models(Settings(models=models, instance=tmp_path, precision="int8"))
+    entry = registry.table.get("tiny-brightness")
     assert (entry.state, entry.int8) == (State.READY, None)
     assert [(record.message, reason in record.reason) for record in caplog.records] == [  # type: ignore[attr-defined]
         ("model served in float32", True)
@@ -233,19 +230,21 @@ def test_int8_model_that_does_not_fit_leaves_float32_serving_and_the_log_says_wh
 
 
 def test_int8_model_made_anew_is_not_loaded_by_a_server_that_accepted_the_old_one(
-    models: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, tiny: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(model_registry, "LOADED_AT_START", 0)
     settings = Settings(models=models, instance=tmp_path, precision="int8")
-    registry = ModelRegistry(settings, lambda _: None)
-    registry.load_all()
+    registry = load_models(settings, loaded_at_start=0)
     edit_report(tiny, auc_drop=0.5)
     picture = write_pictures(tmp_path / "pictures", 1, 80, 120) / "1/000.png"
     with pytest.raises(InferenceError):
-        registry.get_served("tiny-brightness").predict(picture.read_bytes())
-    entry = registry.get("tiny-brightness")
+        registry.table.get_served("tiny-brightness").predict(picture.read_bytes())
+    registry.work(0)
+    entry = registry.table.get("tiny-brightness")
     assert entry.state is State.UNAVAILABLE
     assert "made anew since the server started" in entry.reason
+    work_until(registry, lambda: registry.table.get("tiny-brightness").state is State.READY, 30)
+    assert registry.table.get("tiny-brightness").int8 is None
+    registry.close()
 
 
 def test_check_finds_an_int8_model_that_was_changed(models: Path, tiny: Path, tmp_path: Path) -> None:

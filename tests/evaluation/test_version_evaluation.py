@@ -24,6 +24,7 @@ from app.config.settings import Settings
 from app.evaluation.auc import compare_aucs, estimate_auc, measure_auc
 from app.evaluation.estimate import estimate_share
 from tests.evaluation.tiny_model import MANIFEST, SIDE_PX, write_pictures, write_tiny_model
+from tests.registry.test_model_follower import within
 from training.evaluation import estimate_auc as bootstrap_auc
 
 NAME = "tiny-brightness"
@@ -58,7 +59,6 @@ def make_app(tmp_path: Path) -> Flask:
     app = create_app(Settings(models=tmp_path / "models", instance=tmp_path / "instance"))
     services: Services = app.extensions[EXTENSION]
     services.follower.close()  # a command follows nothing
-    services.registry.close()
     return app
 
 
@@ -121,9 +121,8 @@ def make_client(tmp_path: Path) -> FlaskClient:
     settings = Settings(models=tmp_path / "models", instance=tmp_path / "serving", auth="off")
     app = create_app(settings)
     services: Services = app.extensions[EXTENSION]
-    services.follower.close()
     services.changes.set_default(NAME, "1.0")
-    services.registry.apply(services.changes.plan())
+    assert within(5, lambda: services.registry.get(NAME).wanted.version == "1.0")
     return app.test_client()
 
 

@@ -204,7 +204,7 @@ def slow_hash(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 @pytest.fixture
 def follow(settings: Settings) -> Iterator[Callable[[], ModelRegistry]]:
     """Follow the models of a server."""
-    registry = ModelRegistry(settings, lambda _: None)
+    registry = ModelRegistry(settings)
     follower = ModelFollower(settings, registry, StoreAccess(settings))
 
     def start() -> ModelRegistry:
@@ -213,7 +213,6 @@ def follow(settings: Settings) -> Iterator[Callable[[], ModelRegistry]]:
 
     yield start
     follower.close()
-    registry.close()
 
 
 def put_signed(settings: Settings, key: Path, version: str = "1.0") -> ModelFolder:
@@ -229,7 +228,7 @@ def put_signed(settings: Settings, key: Path, version: str = "1.0") -> ModelFold
 
 
 def describe(registry: ModelRegistry, name: str = "quick", version: str = "1.0") -> str:
-    entry = registry.get(name, version)
+    entry = registry.table.get(name, version)
     return f"{entry.state} {entry.reason}".strip()
 
 
@@ -265,15 +264,15 @@ def test_verification_that_ends_late_says_nothing_of_what_took_its_place(
     try:
         assert describe(registry) == "LOADING its signature is being verified"
         shutil.rmtree(folder.path)
-        assert within(5, lambda: not registry.entries())
+        assert within(5, lambda: not registry.table.entries())
         folder.path.mkdir()
         (folder.path / "MAR-INF").mkdir()
         (folder.path / "MAR-INF/MANIFEST.json").write_text(FILES["MAR-INF/MANIFEST.json"])
-        assert within(5, lambda: bool(registry.entries()))
+        assert within(5, lambda: bool(registry.table.entries()))
         assert describe(registry).startswith("UNAVAILABLE it brings a program of its own")
     finally:
         slow_hash.set()
-    assert within(5, lambda: not any(thread.name == "verify-archive" for thread in threading.enumerate()))
+    assert within(5, lambda: not any(thread.name == "load-model" for thread in threading.enumerate()))
     assert describe(registry).startswith("UNAVAILABLE it brings a program of its own")
 
 

@@ -88,7 +88,6 @@ def test_program_that_somebody_puts_there_is_neither_compiled_nor_served_unless_
         answer = client.post("/predictions/tiny-programs", data=pcam_example)
         assert answer.status_code == (200 if state == "READY" else 503)
         services.follower.close()
-        services.registry.close()
 
 
 def test_signed_program_is_taken_and_served_where_its_key_is_trusted(

@@ -44,9 +44,9 @@ def serve_archives(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> 
 
     yield start
     for app in apps:
-        registry = app.extensions["scancer"].registry
-        registry.close()
-        pools = registry.archives.pools
+        follower = app.extensions["scancer"].follower
+        follower.close()
+        pools = follower.registry.archives.pools
         if pools is not None:  # else all were compiled
             end_manager(pools.link.folder)
             assert pools.link.manager.wait(10) == 0

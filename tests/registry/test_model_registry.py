@@ -1,7 +1,6 @@
 """The registry: what is loaded, what is not and why, and what happens to folders that need the slow road."""
 
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,61 +10,44 @@ from app.compiling.folder_compiler import has_valid_report
 from app.config.settings import Settings
 from app.errors import InferenceError, ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
 from app.manifest.model_manifest import read_manifest
-from app.registry import model_registry
 from app.registry.model_entry import ModelEntry, State
-from app.registry.model_registry import ModelRegistry
-from app.repository.model_folder import find_model_folders, order_version
-from app.state.wanted import Plan, WantedState, make_plan
+from app.registry.model_registry import LOADED_AT_START, ModelRegistry
+from app.repository.model_folder import order_version
+from app.state.wanted import Plan
+from tests.registry.loading import add_version, follow_folders, load_models, work_until
 
-WAIT_S = 120
+
+def load(models: Path, instance: Path, **more: object) -> ModelRegistry:
+    loaded_at_start = more.pop("loaded_at_start", LOADED_AT_START)
+    return load_models(Settings(models=models, instance=instance, **more), loaded_at_start=loaded_at_start)  # type: ignore[arg-type]
 
 
 class Watched:
-    """A registry with an event for each state a version reaches."""
+    """A registry that remembers each state that a version reached, and that the test has to settle."""
 
     def __init__(self, settings: Settings) -> None:
         self.seen: list[tuple[str, State]] = []
-        self.settled = threading.Event()
-        self.registry = ModelRegistry(settings, self.note)
-
-    def note(self, entry: ModelEntry) -> None:
-        self.seen.append((entry.folder.version, entry.state))
-        if entry.state in (State.READY, State.UNAVAILABLE):
-            self.settled.set()
-
-
-def load(models: Path, instance: Path) -> ModelRegistry:
-    registry = ModelRegistry(Settings(models=models, instance=instance), lambda _: None)
-    registry.load_all()
-    return registry
-
-
-def add_version(pcam: Path, version: str) -> Path:
-    folder = pcam.parent / version
-    shutil.copytree(pcam, folder)
-    manifest = (folder / "model.toml").read_text()
-    (folder / "model.toml").write_text(manifest.replace('version = "1.0"', f'version = "{version}"'))
-    return folder
+        self.registry = load_models(settings, lambda entry: self.seen.append((entry.folder.version, entry.state)))
 
 
 def test_compiled_model_is_ready_at_once(models: Path, tmp_path: Path, pcam_example: bytes) -> None:
     registry = load(models, tmp_path)
-    entry = registry.get("pcam-classification")
+    entry = registry.table.get("pcam-classification")
     assert (entry.state, entry.engine, entry.reason) == (State.READY, "openvino", "")
-    prediction, _ = registry.get_served("pcam-classification").predict(pcam_example)
+    prediction, _ = registry.table.get_served("pcam-classification").predict(pcam_example)
     assert prediction.decision.class_name in ("normal", "metastatic")
     registry.close()
-    assert registry.get("pcam-classification").state is State.UNLOADING
+    assert registry.table.get("pcam-classification").state is State.UNLOADING
 
 
 def test_default_is_the_newest_version_as_people_count(models: Path, pcam: Path, tmp_path: Path) -> None:
     for version in ("1.9", "1.10"):
         add_version(pcam, version)
     registry = load(models, tmp_path)
-    assert registry.versions("pcam-classification") == ["1.0", "1.9", "1.10"]
-    assert registry.get("pcam-classification").folder.version == "1.10"
-    assert registry.get("pcam-classification", "1.9").folder.version == "1.9"
-    assert [entry.folder.version for entry in registry.defaults()] == ["1.10"]
+    assert registry.table.versions("pcam-classification") == ["1.0", "1.9", "1.10"]
+    assert registry.table.get("pcam-classification").folder.version == "1.10"
+    assert registry.table.get("pcam-classification", "1.9").folder.version == "1.9"
+    assert [entry.folder.version for entry in registry.table.defaults()] == ["1.10"]
 
 
 @pytest.mark.parametrize(
@@ -79,9 +61,9 @@ def test_versions_are_ordered_as_people_count(older: str, newer: str) -> None:
 def test_unknown_model_and_version_are_told_apart(models: Path, tmp_path: Path) -> None:
     registry = load(models, tmp_path)
     with pytest.raises(ModelNotFoundError, match="Model not found: nope"):
-        registry.get("nope")
+        registry.table.get("nope")
     with pytest.raises(ModelVersionNotFoundError, match="version: 9 does not exist for model: pcam-classification"):
-        registry.get("pcam-classification", "9")
+        registry.table.get("pcam-classification", "9")
 
 
 @pytest.mark.parametrize(
@@ -99,12 +81,12 @@ def test_damaged_folder_is_unavailable_with_its_reason_and_the_others_serve(
 ) -> None:
     damage(add_version(pcam, "2.0"))  # type: ignore[operator]
     registry = load(models, tmp_path)
-    entry = registry.get("pcam-classification", "2.0")
+    entry = registry.table.get("pcam-classification", "2.0")
     assert entry.state is State.UNAVAILABLE
     assert reason in entry.reason
     with pytest.raises(ServiceUnavailableError):
-        registry.get_served("pcam-classification", "2.0")
-    assert registry.get("pcam-classification", "1.0").state is State.READY
+        registry.table.get_served("pcam-classification", "2.0")
+    assert registry.table.get("pcam-classification", "1.0").state is State.READY
 
 
 def test_model_that_comes_while_the_server_runs_counts_from_the_first_time_it_is_ready(
@@ -113,58 +95,58 @@ def test_model_that_comes_while_the_server_runs_counts_from_the_first_time_it_is
     key, seen = ("late-model", "1.0"), []
 
     def note(entry: ModelEntry) -> None:
-        seen.append((entry.folder.name, entry.state, [each.folder.name for each in registry.list_lacking()]))
+        seen.append((entry.folder.name, entry.state, [each.folder.name for each in registry.table.list_lacking()]))
 
     registry = ModelRegistry(Settings(models=models, instance=tmp_path), note)
-    registry.load_all()
+    follow_folders(registry, models)
     late, sound = models / "late-model/1.0", models / "late-model/1.0/model.toml"
     shutil.copytree(pcam, late)
     text = sound.read_text().replace('name = "pcam-classification"', 'name = "late-model"')
     for content in ("=", text, "="):
         sound.write_text(content)
-        registry.apply(make_plan(find_model_folders(models), WantedState()), frozenset({key}))
-    assert seen[1:] == [
+        follow_folders(registry, models, key)
+    assert [each for each in seen if each[0] == "late-model" and each[1] is not State.LOADING] == [
         ("late-model", State.UNAVAILABLE, []),
         ("late-model", State.READY, []),
         ("late-model", State.UNAVAILABLE, ["late-model"]),
     ]
     shutil.rmtree(late.parent)
-    registry.apply(make_plan(find_model_folders(models), WantedState()))
-    assert registry.list_lacking() == []
+    follow_folders(registry, models)
+    assert registry.table.list_lacking() == []
     registry.close()
 
 
 def test_model_that_is_being_compiled_counts_only_if_it_was_there_at_the_start(models: Path, tmp_path: Path) -> None:
-    lacking, done = [], threading.Event()
-
-    def note(entry: ModelEntry) -> None:
-        if entry.state is State.LOADING:
-            lacking.append([each.folder.name for each in registry.list_lacking()])
-        done.set() if entry.state is State.UNAVAILABLE else None
-
     shutil.rmtree(models / "pcam-classification/1.0/compiled")
     manifest = models / "pcam-classification/1.0/model.toml"
     manifest.write_text(manifest.read_text().replace("efficientnet_lite0", "efficientnet_lite9"))
+    lacking: list[list[str]] = []
+
+    def note(entry: ModelEntry) -> None:
+        if "compiling" in entry.reason:
+            lacking.append([each.folder.name for each in registry.table.list_lacking()])
+
     for is_there_at_start in (False, True):
-        done.clear()
         registry = ModelRegistry(Settings(models=models, instance=tmp_path), note)
         if not is_there_at_start:
             registry.apply(Plan({}, {}, frozenset()))
-        registry.load_all()
-        assert done.wait(WAIT_S)
-        assert [each.folder.name for each in registry.list_lacking()] == ["pcam-classification"] * is_there_at_start
-    assert lacking[0] == []
+        follow_folders(registry, models)
+        counted = ["pcam-classification"] * is_there_at_start
+        assert lacking.pop() == counted
+        assert registry.table.get("pcam-classification").state is State.UNAVAILABLE
+        assert [each.folder.name for each in registry.table.list_lacking()] == counted
+        registry.close()
 
 
 def test_artifact_that_is_a_link_is_refused(models: Path, pcam: Path, tmp_path: Path) -> None:
     artifact = pcam / "model.safetensors"
     artifact.rename(tmp_path / "elsewhere")
     artifact.symlink_to(tmp_path / "elsewhere")
-    assert "not a plain file" in load(models, tmp_path).get("pcam-classification").reason
+    assert "not a plain file" in load(models, tmp_path).table.get("pcam-classification").reason
 
 
 def test_missing_model_folder_leaves_an_empty_registry(tmp_path: Path) -> None:
-    assert load(tmp_path / "absent", tmp_path).entries() == []
+    assert load(tmp_path / "absent", tmp_path).table.entries() == []
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -183,10 +165,8 @@ def test_model_without_a_valid_compiled_one_is_compiled_at_start(
 ) -> None:
     DAMAGES[name](pcam)
     watched = Watched(Settings(models=models, instance=tmp_path))
-    watched.registry.load_all()
-    assert watched.seen[0][1] is State.LOADING
-    assert watched.settled.wait(WAIT_S)
-    entry = watched.registry.get("pcam-classification")
+    assert next(state for _, state in watched.seen) is State.LOADING
+    entry = watched.registry.table.get("pcam-classification")
     assert (entry.state, entry.reason) == (State.READY, "")
     assert entry.report is not None
     assert entry.report.max_probability_difference <= 1e-4
@@ -201,9 +181,7 @@ def test_compiled_model_that_is_not_valid_is_told_by_loader_and_compiler_alike(
     DAMAGES[name](pcam)
     assert not has_valid_report(pcam, read_manifest(pcam))
     watched = Watched(Settings(models=models, instance=tmp_path))
-    watched.registry.load_all()
-    assert watched.seen[0][1] is State.LOADING
-    assert watched.settled.wait(WAIT_S)
+    assert next(state for _, state in watched.seen) is State.LOADING
 
 
 def test_without_its_framework_the_reason_says_what_to_install(
@@ -212,9 +190,7 @@ def test_without_its_framework_the_reason_says_what_to_install(
     shutil.rmtree(pcam / "compiled")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     watched = Watched(Settings(models=models, instance=tmp_path))
-    watched.registry.load_all()
-    assert watched.settled.wait(WAIT_S)
-    assert watched.registry.get("pcam-classification").reason == (
+    assert watched.registry.table.get("pcam-classification").reason == (
         "torch is not installed here, and the model is not compiled; run 'pip install -r requirements.txt'"
     )
 
@@ -226,53 +202,56 @@ def test_manifest_can_ask_for_the_native_engine_which_serves_in_a_process_of_its
     manifest = (pcam / "model.toml").read_text()
     (pcam / "model.toml").write_text(manifest.replace('framework = "torch"', 'framework = "torch"\nengine = "native"'))
     watched = Watched(Settings(models=models, instance=tmp_path))
-    watched.registry.load_all()
-    assert watched.settled.wait(WAIT_S)
-    entry = watched.registry.get("pcam-classification")
+    entry = watched.registry.table.get("pcam-classification")
     assert (entry.state, entry.engine) == (State.READY, "torch")
     one, two = (
-        registry.get_served("pcam-classification").predict(pcam_example)[0].decision.confidence
+        registry.table.get_served("pcam-classification").predict(pcam_example)[0].decision.confidence
         for registry in (compiled, watched.registry)
     )
     assert one == pytest.approx(two, abs=1e-4)
     watched.registry.close()
+    compiled.close()
 
 
 def test_model_beyond_those_loaded_at_start_loads_when_first_asked(
-    models: Path, tmp_path: Path, pcam_example: bytes, monkeypatch: pytest.MonkeyPatch
+    models: Path, tmp_path: Path, pcam_example: bytes
 ) -> None:
-    monkeypatch.setattr(model_registry, "LOADED_AT_START", 0)
-    registry = load(models, tmp_path)
-    before = registry.get("pcam-classification")
+    registry = load(models, tmp_path, loaded_at_start=0)
+    before = registry.table.get("pcam-classification")
     assert (before.state, before.reason) == (State.READY, "it is loaded when it is first asked for")
-    registry.get_served("pcam-classification").predict(pcam_example)
-    after = registry.get("pcam-classification")
+    registry.table.get_served("pcam-classification").predict(pcam_example)
+    registry.work(0)
+    after = registry.table.get("pcam-classification")
     assert (after.state, after.reason) == (State.READY, "")
+    assert after.load_s is not None
     registry.close()
 
 
-def test_default_versions_are_loaded_before_older_ones(
-    models: Path, pcam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_versions_are_loaded_before_older_ones(models: Path, pcam: Path, tmp_path: Path) -> None:
     add_version(pcam, "1.1")
-    monkeypatch.setattr(model_registry, "LOADED_AT_START", 1)
-    registry = load(models, tmp_path)
-    assert registry.get("pcam-classification", "1.1").reason == ""
-    assert "first asked" in registry.get("pcam-classification", "1.0").reason
+    registry = load(models, tmp_path, loaded_at_start=1)
+    assert registry.table.get("pcam-classification", "1.1").reason == ""
+    assert "first asked" in registry.table.get("pcam-classification", "1.0").reason
     registry.close()
 
 
-def test_model_that_cannot_be_loaded_when_first_asked_says_so(
-    models: Path, pcam: Path, tmp_path: Path, pcam_example: bytes, monkeypatch: pytest.MonkeyPatch
+def test_model_that_cannot_be_loaded_when_first_asked_says_so_and_comes_back_when_it_can(
+    models: Path, pcam: Path, tmp_path: Path, pcam_example: bytes
 ) -> None:
-    monkeypatch.setattr(model_registry, "LOADED_AT_START", 0)
-    registry = load(models, tmp_path)
-    (pcam / "compiled" / "model.xml").write_text("<net/>")
-    served = registry.get_served("pcam-classification")
+    registry = load(models, tmp_path, loaded_at_start=0)
+    model = pcam / "compiled" / "model.xml"
+    sound = model.read_text()
+    model.write_text("<net/>")
+    served = registry.table.get_served("pcam-classification")
     with pytest.raises(InferenceError, match="could not be loaded"):
         served.predict(pcam_example)
-    entry = registry.get("pcam-classification")
+    registry.work(0)
+    entry = registry.table.get("pcam-classification")
     assert entry.state is State.UNAVAILABLE
     assert "OpenVINO cannot load" in entry.reason
     with pytest.raises(ServiceUnavailableError):
-        registry.get_served("pcam-classification")
+        registry.table.get_served("pcam-classification")
+    model.write_text(sound)
+    work_until(registry, lambda: registry.table.get("pcam-classification").state is State.READY, 30)
+    registry.table.get_served("pcam-classification").predict(pcam_example)
+    registry.close()

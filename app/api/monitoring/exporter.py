@@ -50,7 +50,7 @@ def make_exporter_blueprint(metrics: Metrics) -> Blueprint:
         families = list(exporter.registry.collect())
         wanted = frozenset(request.args.getlist("name[]"))
         ours = generate_latest(Collected(choose_families(families, wanted))).decode("utf-8")
-        theirs = write_handler_metrics(services().registry.archives.list_metrics(), wanted)
+        theirs = write_handler_metrics(services().follower.registry.archives.list_metrics(), wanted)
         return Response(ours + torchserve.write(families, wanted) + theirs, content_type=CONTENT_TYPE)
 
     return blueprint

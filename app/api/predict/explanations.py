@@ -61,13 +61,13 @@ def lend_explainer(model_name: str, version: str | None = None) -> Iterator[Hand
     """
     registry, known, settings = services().registry, facts(), services().settings
     entry = registry.get(model_name, version)
-    if entry.archive is None or entry.served is None:
+    if entry.archive is None or entry.explainer is None:
         raise find_reason(entry)
     known.model, known.version = entry.key
     with registry.lend(model_name, version):  # so that the program is not let go meanwhile
         require_captum()
         patience = read_patience(known.started, settings, int(entry.archive.limits.startup_timeout_s * MS_PER_S))
-        with registry.archives.find_explainer(entry.archive).lend(patience) as handler:
+        with entry.explainer.lend(patience) as handler:
             yield handler
 
 

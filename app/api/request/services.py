@@ -12,7 +12,7 @@ from app.config.settings import Settings
 from app.metrics import Metrics
 from app.registry.model_changes import ModelChanges
 from app.registry.model_follower import ModelFollower
-from app.registry.model_registry import ModelRegistry
+from app.registry.serving_table import ServingTable
 
 EXTENSION = "scancer"
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9-]{8,64}")
@@ -24,7 +24,7 @@ class Services:
     """What `create_app` puts together once."""
 
     settings: Settings
-    registry: ModelRegistry
+    registry: ServingTable
     metrics: Metrics
     changes: ModelChanges
     follower: ModelFollower

@@ -1,17 +1,17 @@
-"""The program of an archive that is compiled, started when an explanation is first asked for: a compiled model has no
-gradients.
+"""The program of an archive that is compiled, started when an explanation is first asked for.
+
+A compiled model has no gradients to explain by.
 """
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from app.errors import DeadlineError, HandlerFaultError
-from app.handlers.client.handler_keeper import HandlerKeeper
+from app.errors import DeadlineError, HandlerFaultError, ModelFolderError, ModelProcessError
 from app.handlers.client.handler_model import HandlerModel
 from app.handlers.client.handler_streams import LOOK_S
 from app.handlers.handler_archive import HandlerArchive
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.handlers.client.pool_client import PoolClient
 
 EXPLAINING_PACKAGE = "captum"
-"""What TorchServe's default handler explains with; an operator installs it."""
+"""TorchServe's default handler explains with it; an operator installs it."""
 
 
 def require_captum() -> None:
@@ -32,27 +32,23 @@ def require_captum() -> None:
 
 
 class Explainer:
-    """Lends the program; one that could not be started is started anew for the next who asks.
+    """Lends the program. One that could not be started is started anew for the next caller.
 
     Args:
         archive: is compiled; one process of it is enough.
-        pools: where it is started.
+        find_pools: where it is started.
 
     Thread safety: all methods may be called from any thread.
     """
 
-    def __init__(self, archive: HandlerArchive, pools: "PoolClient") -> None:
+    def __init__(self, archive: HandlerArchive, find_pools: "Callable[[], PoolClient]") -> None:
         self._archive = replace(archive, limits=replace(archive.limits, min_workers=1, max_workers=1))
-        self._keeper = HandlerKeeper(pools, self._note)
+        self._find_pools = find_pools
         self._changed = threading.Condition()
         self._is_starting = False
+        self._is_closed = False
         self._handler: HandlerModel | None = None
         self._reason = ""
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether there is nothing to let go."""
-        return self._keeper.is_gone
 
     @contextmanager
     def lend(self, patience: Patience) -> Iterator[HandlerModel]:
@@ -63,24 +59,28 @@ class Explainer:
             DeadlineError: the caller waits no longer.
         """
         handler = self._find(patience)
-        while not handler.enter():  # it was let go in this very moment
-            handler = self._find(patience)
+        if not handler.enter():
+            raise HandlerFaultError("The program that explains is being ended.")
         try:
             yield handler
         finally:
             handler.leave()
 
-    def let_go(self) -> None:
-        """Have the program end when the requests that have it are answered."""
+    def close(self) -> None:
+        """End the program when the requests that have it are answered; it is not started any more."""
         with self._changed:
-            self._handler = None
-            self._keeper.let_go(lambda: None)
+            self._is_closed = True
+            is_starting, handler, self._handler = self._is_starting, self._handler, None
+        if is_starting:  # it is not waited for: it may take minutes
+            self._find_pools().abort(self._archive)
+        elif handler is not None:
+            self._end(handler)
 
     def _find(self, patience: Patience) -> HandlerModel:
         with self._changed:
-            if self._handler is None and not self._is_starting:
+            if self._handler is None and not self._is_starting and not self._is_closed:
                 self._is_starting = True
-                self._keeper.want(self._archive)
+                threading.Thread(target=self._start, name="start-explainer", daemon=True).start()
             while self._is_starting:
                 left_s = patience.until - time.perf_counter()
                 if left_s <= 0:
@@ -91,7 +91,21 @@ class Explainer:
                 raise HandlerFaultError(f"The program that explains cannot be started: {self._reason}")
             return self._handler
 
-    def _note(self, _: HandlerArchive, handler: HandlerModel | None, reason: str) -> None:
+    def _start(self) -> None:
+        handler, reason = None, ""
+        try:
+            self._find_pools().register(self._archive)
+            handler = HandlerModel(self._archive, self._find_pools())
+        except ModelFolderError as error:
+            reason = error.message
         with self._changed:
-            self._handler, self._reason, self._is_starting = handler, reason, False
+            is_late = self._is_closed
+            self._handler, self._reason, self._is_starting = None if is_late else handler, reason, False
             self._changed.notify_all()
+        if is_late and handler is not None:
+            self._end(handler)
+
+    def _end(self, handler: HandlerModel) -> None:
+        handler.retire(self._archive.limits.response_timeout_s)
+        with suppress(ModelProcessError):  # the manager is lost, and all pools with it
+            self._find_pools().unregister(self._archive)

@@ -1,0 +1,86 @@
+"""What the registry lets go: it answers the requests that have it, then ends in a thread of its own."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+from app.config.settings import Settings
+from app.processes.threads import Inbox, start_thread
+from app.registry.archive_loader import ArchiveLoader
+from app.registry.model_entry import ModelEntry
+from app.registry.version_slot import Attempt, describe_fault
+from app.state.wanted import Key
+
+log = logging.getLogger(__name__)
+
+
+class Endings:
+    """Counts what is ending of each version.
+
+    Args:
+        settings: say how long a request may have a model.
+        archives: ends programs.
+        inbox: of the registry's thread.
+        on_end: called there when nothing of a version is ending any more.
+
+    Thread safety: all methods are for the registry's thread.
+    """
+
+    def __init__(
+        self, settings: Settings, archives: ArchiveLoader, inbox: Inbox, on_end: Callable[[ModelEntry], None]
+    ) -> None:
+        self._longest_s = settings.prediction_timeout_ms / 1000
+        self._archives = archives
+        self._inbox = inbox
+        self._on_end = on_end
+        self._ending: Counter[Key] = Counter()
+        self._waiting: list[ModelEntry] = []
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._ending
+
+    def list_keys(self) -> list[Key]:
+        """The versions of which something is ending."""
+        return list(self._ending)
+
+    def add(self, entry: ModelEntry) -> None:
+        """Let go what an entry holds at the next `begin`."""
+        self._ending[entry.key] += 1
+        self._waiting.append(entry)
+
+    def begin(self) -> None:
+        """Begin to end what was added; the table that requests read must no longer name it."""
+        waiting, self._waiting = self._waiting, []
+        for entry in waiting:
+            if not start_thread("unload-model", partial(self._end, entry)):
+                self._waiting.append(entry)  # at the next opportunity
+
+    def drop(self, attempt: Attempt) -> None:
+        """Want the result of an attempt no longer, and wait for its end if it starts a program."""
+        attempt.is_dropped = True
+        if attempt.program is not None:  # that may take minutes
+            attempt.is_awaited = True
+            self._ending[attempt.draft.key] += 1
+            start_thread("abort-start", partial(self._archives.abort, attempt.program))
+
+    def note_end(self, attempt: Attempt) -> None:
+        """Note that a dropped attempt has ended."""
+        if attempt.is_awaited:
+            self._note(attempt.draft)
+
+    def _end(self, entry: ModelEntry) -> None:
+        try:
+            if entry.served is not None:
+                entry.served.retire(self._longest_s)
+            self._archives.let_go(entry)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the model is gone for us
+            extra = {"model": entry.wanted.name, "version": entry.wanted.version, "reason": describe_fault(error)}
+            log.error("model was not let go in order", extra=extra)
+        self._inbox.post(self._note, entry)
+
+    def _note(self, entry: ModelEntry) -> None:
+        self._ending[entry.key] -= 1
+        if not self._ending[entry.key]:
+            del self._ending[entry.key]
+            self._on_end(entry)

@@ -1,6 +1,7 @@
 """Finds and verifies the model folders on disk: `<models>/<name>/<version>/model.toml`."""
 
 import logging
+import os
 import re
 import stat
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from app.handlers.handler_archive import (
     is_archive,
     read_archive,
 )
-from app.manifest.model_manifest import MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, read_manifest
+from app.manifest.model_manifest import MANIFEST_FILE, MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, read_manifest
 from app.repository.artifact_files import hash_artifact
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,6 @@ ARCHIVE_FOLDER = ".compiled"
 """Where what was compiled of an archive lies, beside its files."""
 TOKEN_FILE = ".registered"  # noqa: S105  # the name of a file
 """In a folder that the server made when a model was registered: the token that the state store knows it by."""
-MODEL_PATTERNS = ("[!.]*/model.toml", "[!.]*/*/model.toml", "[!.]*/*/MAR-INF")
-"""What tells that a model, or an archive, lies in a folder, whatever the folder's name."""
 NAMING_RULE = (
     "a model's folder is NAME/VERSION in the model repository; NAME is two or more words of small letters and digits, "
     "joined by dashes (pcam-classification), VERSION is letters, digits, dots, dashes and underscores (1.0)"
@@ -115,21 +114,31 @@ def find_model_folders(root: Path) -> list[ModelFolder]:
 
     Raises:
         ManifestError: `root` is not a folder.
-        OSError: `root` cannot be read; a folder in it that cannot be read is passed over.
     """
     if not root.is_dir():
         raise ManifestError(f"{root} is not a folder")
-    found = [
-        ModelFolder(version)
-        for name in sorted(root.iterdir())
-        if ARCHIVE_NAME_PATTERN.fullmatch(name.name)
-        for version in list_versions(name)
-        if MODEL_NAME_PATTERN.fullmatch(name.name) or is_archive(version)
-    ]
-    for pattern in MODEL_PATTERNS:
-        for folder in {path.parent for path in root.glob(pattern)} - {each.path for each in found}:
-            warn_of(folder)
+    found = []
+    for name in sorted(list_folders(root)):
+        if holds_model(name):
+            warn_of(name)
+        for folder in map(ModelFolder, list_folders(name)):
+            if is_well_named(folder):
+                found.append(folder)
+            elif holds_model(folder.path):
+                warn_of(folder.path)
     return found
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder holds a model or an archive, whatever the folder's name."""
+    return is_archive(folder) or os.path.lexists(folder / MANIFEST_FILE)
+
+
+def is_well_named(folder: ModelFolder) -> bool:
+    """Whether the path of a folder can be that of a model version; a name without a dash is only for archives."""
+    if not VERSION_PATTERN.fullmatch(folder.version) or not ARCHIVE_NAME_PATTERN.fullmatch(folder.name):
+        return False
+    return bool(MODEL_NAME_PATTERN.fullmatch(folder.name)) or folder.is_archive
 
 
 @lru_cache(maxsize=1024)
@@ -138,10 +147,10 @@ def warn_of(folder: Path) -> None:
     log.warning("%s is passed over: %s", folder, NAMING_RULE)
 
 
-def list_versions(model: Path) -> list[Path]:
-    """The folders of a model's versions, from old to new; none where the model's folder cannot be read."""
+def list_folders(parent: Path) -> list[Path]:
+    """The folders in a folder, those of versions from old to new; none where it is gone or cannot be read."""
     try:
-        found = [path for path in model.iterdir() if path.is_dir() and VERSION_PATTERN.fullmatch(path.name)]
+        found = [path for path in parent.iterdir() if not path.name.startswith(".") and os.path.isdir(path)]  # noqa: PTH112  # it does not raise where a folder cannot be looked at
     except OSError:
         return []
     return sorted(found, key=lambda path: order_version(path.name))

@@ -1,11 +1,11 @@
 """Scancer API: serves cancer-image classifiers over HTTP. Research use only, never a diagnosis."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flask import Flask
 
+    from app.api.request.routing import RoutedFlask
     from app.api.request.services import Services
     from app.config.settings import Settings
     from app.registry.model_entry import ModelEntry
@@ -27,10 +27,11 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
 
     from app import cli
     from app.api.blueprints import register_blueprints
+    from app.api.request.admission import Admission
     from app.api.request.auth import Authenticator, register_auth
     from app.api.request.error_handlers import register_error_handlers
     from app.api.request.observation import register_observation
-    from app.api.request.surfaces import register_surfaces
+    from app.api.request.routing import Router
     from app.logs import configure_logs
     from app.users import UsersFile
 
@@ -38,10 +39,10 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     app, services = make_flask(settings), make_services(settings)
     services.install(app)
     register_auth(app, Authenticator(UsersFile(settings.instance)), settings.auth == "on")
-    register_observation(app, services.metrics)
-    register_surfaces(app, settings)
     register_error_handlers(app)
     register_blueprints(app, services.metrics)
+    app.router = Router(app.url_map, settings)
+    register_observation(app, Admission(settings, services.registry), services.metrics)
     cli.register_commands(app)
 
     # A command other than `flask run` serves nobody: adding a user must not wait for the models.
@@ -68,19 +69,12 @@ def find_settings() -> "Settings":
         raise click.ClickException(error.message) from None  # `flask` prints the reason without a traceback
 
 
-def make_flask(settings: "Settings") -> "Flask":
+def make_flask(settings: "Settings") -> "RoutedFlask":
     """Make the application, without its routes."""
-    from flask import Flask
-
     from app.api.request.bodies import MemoryRequest
+    from app.api.request.routing import RoutedFlask
 
-    class PlainFlask(Flask):
-        """Flask without its search for coroutines, several times a request: no view here is one."""
-
-        def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-            return func
-
-    app = PlainFlask(__name__, static_folder="web/static", template_folder="web/templates")
+    app = RoutedFlask(__name__, static_folder="web/static", template_folder="web/templates")
     app.request_class = MemoryRequest
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
     app.url_map.strict_slashes = False
@@ -88,7 +82,6 @@ def make_flask(settings: "Settings") -> "Flask":
         MAX_CONTENT_LENGTH=settings.max_body_bytes,
         MAX_FORM_MEMORY_SIZE=settings.max_body_bytes,
         MAX_FORM_PARTS=settings.max_images + 16,
-        PROVIDE_AUTOMATIC_OPTIONS=False,
     )
     return app
 

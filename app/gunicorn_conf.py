@@ -13,6 +13,7 @@ from app.config.settings import Settings
 from app.errors import SettingsError, UsersError
 from app.handlers.manager_folder import end_manager, find_folder, sweep
 from app.logs import configure_logs, make_log_config
+from app.routes import count_threads
 from app.server.instance_claim import claim_instance
 from app.server.metrics_folder import MEMORY_FOLDER, MetricsFolder, choose_label, forget_gauges, write_metrics_as
 from app.server.tls import load_context
@@ -34,7 +35,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
     return {
         "bind": [str(address) for address in settings.addresses],
         "workers": settings.workers,
-        "threads": settings.threads,
+        "threads": count_threads(settings.threads),
         # Where the system has no epoll (macOS), gunicorn's own threads serve.
         "worker_class": EPOLL_WORKER if hasattr(select, "epoll") else "gthread",
         # A model or a framework that is loaded before the fork hangs in the children.
@@ -162,6 +163,7 @@ def post_fork(server: Any, worker: Any) -> None:
 def post_worker_init(settings: Settings, worker: Any) -> None:
     """Settle a worker that has loaded everything: what it counts, what it collects, logs and prints."""
     worker.count_refusal = worker.wsgi.extensions["scancer"].metrics.count_refusal
+    worker.is_streamed = worker.wsgi.router.is_streamed
     # Modules and models live as long as the worker; looking through them again and again empties the caches.
     gc.collect()
     gc.freeze()

@@ -4,7 +4,9 @@ import json
 import logging
 import logging.config
 import time
+import traceback
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 FIELDS = (
@@ -60,6 +62,12 @@ class CallersTextFilter(logging.Filter):
             if str(record.msg).startswith(words):
                 record.msg, record.args, record.exc_info = words, None, None
         return True
+
+
+def describe_fault(error: Exception) -> str:
+    """Return an error's kind and places, without its message, which may quote a caller."""
+    places = [f"{Path(frame.f_code.co_filename).name}:{line}" for frame, line in traceback.walk_tb(error.__traceback__)]
+    return f"{type(error).__name__} at {' '.join(places)}"
 
 
 def make_log_config(level: str) -> dict[str, Any]:

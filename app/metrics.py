@@ -6,7 +6,6 @@ sum (`app/api/monitoring/exporter.py`).
 """
 
 import os
-import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
@@ -16,19 +15,13 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.config.settings import MULTIPROCESS_VARIABLE
+from app.routes import is_prediction
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
 OTHER = "other"
 FAILED = "failed"
 """The one stage of a prediction that got no answer: the whole time of its request."""
-PREDICTION_RULE = re.compile(r"/(predictions|explanations)/|.*(/infer|[:/]predict|:explain|/invoke|/invocations)$")
-"""Rules of the routes that predict, whatever their protocol: a request there is an inference, also where it fails."""
-
-
-def is_prediction(rule: str, method: str) -> bool:
-    """Whether requests of a route and method ask a model for something."""
-    return method in ("POST", "PUT") and PREDICTION_RULE.match(rule) is not None
 
 
 def name_method(method: str) -> str:

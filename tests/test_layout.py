@@ -29,7 +29,7 @@ ROOMS = (
     *("cli", "web", "api"),
     *("evaluation", "registry", "exchange", "compiling", "state", "repository"),
     *("handlers", "pipeline", "engines", "manifest"),
-    *("server", "users", "metrics"),
+    *("metrics", "routes", "server", "users"),
     *("processes", "config"),
     *("logs", "arrays", "errors"),
 )

@@ -6,8 +6,8 @@ from flask.typing import ResponseReturnValue
 from app.api.descriptions import make_description, make_summary
 from app.api.management.management_endpoints import describe_registered, list_registered
 from app.api.request.auth import require
+from app.api.request.routing import asks_management
 from app.api.request.services import NOTICE, facts, services
-from app.api.request.surfaces import asks_management
 from app.errors import ResourceNotFoundError
 from app.repository.model_folder import EXAMPLES_FOLDER
 

@@ -39,8 +39,8 @@ DEFAULT_BATCH_SIZE = 8
 """Pictures that are inferred together, unless a model's manifest says otherwise; more wait for the next batch."""
 CALLER_IS_GONE, SERVER_IS_STOPPING = "scancer.caller_is_gone", "scancer.server_is_stopping"
 """What our gunicorn worker tells the application in a request's environment: a callable, and a truth value."""
-OPEN_INFERENCE_PATHS = ("/v1/", "/v2")
-"""How the paths of KServe's protocols begin: there an error is `{"error": "…"}`."""
+ANSWER_DELAY_S = "scancer.answer_delay_s"
+"""What the application tells our worker there: for how many seconds its answer is to be withheld."""
 # What Kubernetes puts into every container beside a service called "scancer".
 FOREIGN_PATTERN = re.compile(r"SCANCER_(PORT|SERVICE)(_.*)?")
 MAX_WORKERS = 256
@@ -204,7 +204,9 @@ class Settings:
         "Processes that answer requests; each serves all models. The default is the number of cores that the "
         "container's quota and the affinity mask allow.",
     )
-    threads: int = whole(32, 1, 256, "Requests that one worker handles at a time.")
+    threads: int = whole(
+        128, 1, 1024, "Predictions of all models that one worker handles or keeps waiting; one more answers 503."
+    )
     inference_threads: int = whole(
         0,
         0,

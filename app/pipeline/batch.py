@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from copy import copy
 from types import TracebackType
 
 import numpy as np
@@ -40,7 +41,8 @@ class BatchRunner:
     A lone caller never waits for others. Under load a batch costs less than its pictures one by one: the weights pass
     through the processor's caches once, and an engine likes batches of one size better than of many. So a batch waits
     a moment for pictures that are being decoded, and, where callers came together just now, for as many as then.
-    At most `queue_size` callers may wait.
+    At most `queue_size` callers may wait. Admission lets no more in (`app/api/request/admission.py`), so this bound
+    speaks only where a runner is used without it.
 
     One caller leads: it runs the batch that holds its own pictures, then wakes the others, and the first that still
     waits leads on.
@@ -104,7 +106,7 @@ class BatchRunner:
         if job.is_leader:
             self._lead()
         if job.error is not None:
-            raise job.error
+            raise copy(job.error) from job.error  # a fresh one in each thread: raising writes into the object
         assert job.scores is not None, "a job without an error has scores"
         return job.scores, job.started - arrived, job.ended - job.started
 
@@ -145,8 +147,7 @@ class BatchRunner:
     def _take_batch(self) -> list[Job]:
         """Take the jobs at the head of the queue, having waited for those that are about to come."""
         with self._lock:
-            if not self._is_complete():
-                self._came.wait_for(self._is_complete, self._max_delay_s)
+            self._wait_for_company()
             jobs: list[Job] = []
             pictures = 0
             while self._jobs and (not jobs or pictures + self._jobs[0].count <= self._sizes[0]):
@@ -159,8 +160,18 @@ class BatchRunner:
                 self._jobs.appendleft(jobs.pop())
             return jobs
 
+    def _wait_for_company(self) -> None:
+        """Wait until the batch is complete, at most `max_delay_ms`; only the clock tells that a burst is over."""
+        until = time.perf_counter() + self._max_delay_s
+        while not self._is_complete() and (left_s := until - time.perf_counter()) > 0:
+            recent_s = self._last_ended + RECENT_S - time.perf_counter()
+            self._came.wait(min(left_s, recent_s) if recent_s > 0 else left_s)
+
     def _is_wanted(self, job: Job) -> bool:
-        """Whether the job's caller will be there for the answer; if not, the job is done."""
+        """Whether the job's caller will be there for the answer; if not, the job is done.
+
+        It is asked of callers that wait in the queue, with the lock held: they cannot go on meanwhile.
+        """
         try:
             job.patience.check(self._needed_s)
             job.patience.check_presence()

@@ -23,11 +23,6 @@ class Occupancy:
             self._users += 1
             return True
 
-    def stay(self) -> None:
-        """Enter once more, which one that is in may do at any time."""
-        with self._lock:
-            self._users += 1
-
     def leave(self) -> None:
         """Take back an `enter`."""
         with self._lock:

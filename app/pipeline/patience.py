@@ -24,7 +24,8 @@ class Patience:
 
     Attributes:
         until: `time.perf_counter()` of the deadline.
-        is_gone: tells whether the caller has gone; costs a system call.
+        is_gone: tells whether the caller has gone; costs a system call. Another thread than the answering one may ask
+            while that one waits for it.
     """
 
     until: float = math.inf

@@ -72,13 +72,18 @@ def is_one_colour(pixels: RGBImage) -> bool:
 class ServedModel:
     """One version of a model, ready to answer.
 
+    Attributes:
+        manifest: what the model is.
+        places: requests that may be in work or wait: a full batch, and `queue_size` for the next ones.
+
     Thread safety: `predict` and `predict_many` may be called from any thread.
     """
 
     def __init__(self, manifest: ModelManifest, engine: Engine, limits: ImageLimits, queue_size: int) -> None:
         self.manifest = manifest
         self._limits = limits
-        self._runner = BatchRunner(engine, queue_size, manifest.batch)
+        self.places = queue_size + manifest.batch.max_size
+        self._runner = BatchRunner(engine, self.places, manifest.batch)
         self._occupancy = Occupancy()
 
     def predict(self, upload: Upload, patience: Patience = ENDLESS) -> tuple[Prediction, Timing]:

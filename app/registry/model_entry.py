@@ -68,7 +68,7 @@ class ModelEntry:
         return self.wanted.key
 
     @property
-    def holds(self) -> object | None:
+    def holds(self) -> "ServedModel | HandlerModel | None":
         """What answers: a served model, or the handler of an archive."""
         return self.served or self.handler
 

@@ -72,18 +72,18 @@ class ServingTable:
             ServiceUnavailableError: it is not ready; its reason stands in `/models/<name>`.
             BadRequestError: it is an archive with a program of its own, which only `/predictions` asks.
         """
+        return require_served(self.get(name, version), version)
+
+    def borrow(self, name: str, version: str | None = None) -> ModelEntry:
+        """Look a version up, and lend its model if it has one: it is not closed before `entry.holds.leave()`.
+
+        Raises:
+            ModelNotFoundError, ModelVersionNotFoundError: as `get`.
+        """
         entry = self.get(name, version)
-        if entry.handler is not None:
-            raise BadRequestError(
-                f'Model "{name}" has a program of its own, which answers at /predictions/{name} only.'
-            )
-        if entry.served is None:
-            if not entry.wanted.is_loaded:
-                raise ServiceUnavailableError(describe_lack_of_workers(name, version))
-            raise ServiceUnavailableError(
-                f'Model "{name}" is {entry.state} and cannot answer; see /models/{name}/{entry.folder.version}.'
-            )
-        return entry.served
+        while entry.holds is not None and not entry.holds.enter():  # it is being let go: another takes its place
+            entry = self.get(name, version)
+        return entry
 
     @contextmanager
     def lend(self, name: str, version: str | None = None) -> Iterator[ServedModel]:
@@ -165,3 +165,17 @@ def make_snapshot(entries: Iterable[ModelEntry], plan: Plan | None, counted: fro
     defaults = {name: choose_default(each, chosen.get(name), now.defaults.get(name)) for name, each in names.items()}
     loaded = {name for name, versions in names.items() for each in versions.values() if each.is_in_memory}
     return Snapshot(names, defaults, (counted | loaded) & names.keys(), plan is not None)
+
+
+def require_served(entry: ModelEntry, version: str | None) -> ServedModel:
+    """Return the model of an entry; `version` is what the caller said of it. Raises as `ServingTable.get_served`."""
+    name = entry.wanted.name
+    if entry.handler is not None:
+        raise BadRequestError(f'Model "{name}" has a program of its own, which answers at /predictions/{name} only.')
+    if entry.served is None:
+        if not entry.wanted.is_loaded:
+            raise ServiceUnavailableError(describe_lack_of_workers(name, version))
+        raise ServiceUnavailableError(
+            f'Model "{name}" is {entry.state} and cannot answer; see /models/{name}/{entry.folder.version}.'
+        )
+    return entry.served

@@ -1,1 +1,1 @@
-"""How requests come in and answers go out under gunicorn; knows HTTP and WSGI, nothing of Flask or models."""
+"""How requests come in and answers go out under gunicorn: HTTP and WSGI. It knows no route, no model and no Flask."""

@@ -8,7 +8,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from app.config.settings import OPEN_INFERENCE_PATHS
+from app.config.settings import ANSWER_DELAY_S
 from app.server.request_reader import Request
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -18,15 +18,10 @@ LINE_BREAK = re.compile(r"[\r\n\0]")
 
 
 class StreamedAnswer:
-    """The body of an answer that is sent while it is made, as the chunks of HTTP/1.1; close it in any case.
-
-    Attributes:
-        on_close: called when it is closed.
-    """
+    """The body of an answer that is sent while it is made, as the chunks of HTTP/1.1; close it in any case."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = chunks
-        self.on_close: Callable[[], object] = lambda: None
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield what is to be sent, the mark of the end last; raises what the application raises meanwhile."""
@@ -37,10 +32,7 @@ class StreamedAnswer:
 
     def close(self) -> None:
         """Tell the application that nothing more is sent."""
-        try:
-            close_chunks(self._chunks)
-        finally:
-            self.on_close()
+        close_chunks(self._chunks)
 
 
 class Answer(NamedTuple):
@@ -89,7 +81,8 @@ def call_application(app: WSGIApp, request: Request, is_last: bool) -> Answer:
     finally:
         close_chunks(chunks)
     status, headers = head
-    return Answer(write_answer(int(time.time()), status, headers, b"".join(written), omits_body, is_last), is_last)
+    text = write_answer(int(time.time()), status, headers, b"".join(written), omits_body, is_last)
+    return Answer(text, is_last, request.environ.get(ANSWER_DELAY_S, 0.0))
 
 
 def can_be_streamed(head: Sequence[Any], request: Request) -> bool:
@@ -138,25 +131,12 @@ def make_date(second: int) -> str:
     return "Date: " + formatdate(second, usegmt=True)
 
 
-def write_refusal(
-    status: HTTPStatus, message: str, retry_after_s: int | None = None, is_last: bool = True, path: str = ""
-) -> bytes:
-    """Write the answer to a request that never reaches the application; of a text of ours, never of a caller's."""
-    is_open_inference = path.startswith(OPEN_INFERENCE_PATHS)
-    return write_refusal_at(int(time.time()), status, message, retry_after_s, is_last, is_open_inference)
-
-
-@lru_cache(maxsize=16)
-def write_refusal_at(
-    second: int, status: HTTPStatus, message: str, retry_after_s: int | None, is_last: bool, is_open_inference: bool
-) -> bytes:
-    """The same of a second since 1970: under overload thousands of them are alike."""
-    if is_open_inference:
-        body = b'{"error":"%s"}\n' % message.encode()
-    else:
-        kind = status.phrase.title().replace(" ", "").replace("-", "") + "Exception"
-        body = b'{"code":%d,"type":"%s","message":"%s"}\n' % (status, kind.encode(), message.encode())
+def write_refusal(status: HTTPStatus, message: str, retry_after_s: int | None = None) -> bytes:
+    """Write the last answer to a client whose bytes became no request; `message` is ours, never a caller's."""
+    kind = status.phrase.title().replace(" ", "").replace("-", "") + "Exception"
+    body = b'{"code":%d,"type":"%s","message":"%s"}\n' % (status, kind.encode(), message.encode())
     headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
     if retry_after_s is not None:
         headers.append(("Retry-After", str(retry_after_s)))
-    return write_answer(second, f"{status.value} {status.phrase}", headers, body, omits_body=False, is_last=is_last)
+    second = int(time.time())
+    return write_answer(second, f"{status.value} {status.phrase}", headers, body, omits_body=False, is_last=True)

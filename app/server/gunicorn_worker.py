@@ -13,8 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from queue import SimpleQueue
 from typing import Any
@@ -22,12 +21,11 @@ from typing import Any
 from gunicorn.sock import ssl_context
 from gunicorn.workers.base import Worker
 
-from app.config.settings import DEFAULT_BATCH_SIZE, SERVER_IS_STOPPING, read_settings
-from app.server.answer import Answer, call_application, write_refusal
+from app.config.settings import SERVER_IS_STOPPING, read_settings
+from app.logs import describe_fault
+from app.server.answer import Answer, call_application
 from app.server.connection import RECEIVE_BYTES, Connection
-from app.server.gate import RESERVED_THREADS, Gate
 from app.server.request_reader import Request, RequestReader, make_base
-from app.server.streamed_body import is_model_upload
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +38,6 @@ STOP_LINGER_S = 2.0
 STOP_MARGIN = 0.9
 """The part of its grace that a stopping worker uses, so that it ends before gunicorn would kill it."""
 RETRY_AFTER_S = 1
-REFUSAL_DELAY_S = 0.012
-"""How long a refusal is withheld: clients that try again at once would take the processor from those being served."""
-FULL = "Too many requests wait; try again shortly."
 HELD_BODIES = 8
 """Bodies of the largest size that may be held at a time while they come in."""
 # Reported once, then not again before it is armed anew. Absent on macOS, where gunicorn's own threads serve.
@@ -68,7 +63,7 @@ def note_reload() -> None:
 
 
 class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotations
-    """Serves all connections of a process from a few threads.
+    """Serves all connections of a process from as many threads as are busy, and one more.
 
     Thread safety: what is armed is reported to one thread alone, which arms it again when it is done. A connection's
     lock keeps out the main thread, which closes the late ones.
@@ -76,18 +71,18 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     alive: bool
     count_refusal: Callable[[str], object] = staticmethod(lambda _: None)
-    """Called with the reason for each request that is turned away; `gunicorn_conf` puts a metric here."""
+    """Called with the reason for each upload that is turned away; `gunicorn_conf` puts a metric here."""
+    is_streamed: Callable[[Mapping[str, Any]], bool] = staticmethod(lambda _: False)
+    """Tells by its environment whether the application reads a request's body as it comes; set there too."""
     _stops_at: float | None
 
     def init_process(self) -> None:
         """Prepare what the threads share, in the worker's process; returns when the worker ends."""
         settings = read_settings()
         self._max_body_bytes = settings.max_body_bytes
-        self._is_streamed = partial(is_model_upload, management_port=str(settings.management_address.port))
         self._upload_s, self._idle_s = settings.upload_timeout_s, max(self.cfg.keepalive, TICK_S)
         self._stop_delay_s, self._stops_at, self._reloads = settings.stop_delay_s, None, count_reloads()
         self._grace_s = max(0, self.cfg.graceful_timeout - settings.stop_delay_s) * STOP_MARGIN
-        self._model_places = settings.queue_size + DEFAULT_BATCH_SIZE
         self._tls: ssl.SSLContext | None = ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._epoll = select.epoll()
         self._wake = os.eventfd(0)
@@ -97,18 +92,19 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         self._withheld: SimpleQueue[Connection] = SimpleQueue()
         self._paused: set[int] = set()
         self._threads: list[threading.Thread] = []
+        self._idle_threads = 0
+        self._counting = threading.Lock()
         super().init_process()
 
     def run(self) -> None:
         """Serve until gunicorn says stop, then end what was begun."""
-        self._gate = Gate(self._model_places, self.cfg.threads - min(RESERVED_THREADS, self.cfg.threads // 4))
         for fd, listener in self._listeners.items():
             listener.setblocking(False)
             self._epoll.register(fd, READ)
         self._epoll.register(self._wake, select.EPOLLIN)
         threading.Thread(target=self._release_withheld, name="withheld", daemon=True).start()
+        self._have_idle_thread()
         while self.alive and self.ppid == os.getppid():
-            self._tend_threads()
             self._tick()
             if self._stops_at is not None and time.monotonic() >= self._stops_at:
                 break
@@ -138,13 +134,20 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
                     connection.expire()
         self._resume_listening()
 
-    def _tend_threads(self) -> None:
-        """Have as many threads as were asked for; one that ended by a fault of ours was logged by `threading`."""
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        while len(self._threads) < self.cfg.threads:
+    def _have_idle_thread(self, busy: int = 0) -> None:
+        """Count so many more threads as busy, and see to it that one is idle, as far as there may be threads."""
+        with self._counting:
+            self._idle_threads -= busy
+            if self._idle_threads or len(self._threads) >= self.cfg.threads:
+                return
             thread = threading.Thread(target=self._work, name=f"requests-{len(self._threads)}", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # the system has none left
+                log.warning("no thread can be started", extra={"reason": f"there are {len(self._threads)}"})
+                return
             self._threads.append(thread)
+            self._idle_threads += 1
 
     def _work(self) -> None:
         """What each thread does: take what is ready, until the worker stops."""
@@ -153,10 +156,16 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             for fd, _ in self._epoll.poll(maxevents=1):
                 if fd == self._wake:
                     return
-                if fd in self._listeners:
-                    self._accept(fd)
-                else:
-                    self._serve(fd, buffer)
+                self._have_idle_thread(busy=1)
+                try:
+                    if fd in self._listeners:
+                        self._accept(fd)
+                    else:
+                        self._serve(fd, buffer)
+                except Exception as error:  # noqa: BLE001  # a fault of ours ends its connection, never the thread
+                    log.error("a thread of the server failed", extra={"reason": describe_fault(error)})
+                with self._counting:
+                    self._idle_threads += 1
 
     def _accept(self, fd: int) -> None:
         """Accept one connection; among several workers, the one with the fewest is the quickest."""
@@ -200,7 +209,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         if self._tls is not None:  # the handshake comes with the first bytes, as far as they go
             client = self._tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
         base = make_base(server, peer, "http" if self._tls is None else "https")
-        reader = RequestReader(base, self._max_body_bytes, self._is_streamed)
+        reader = RequestReader(base, self._max_body_bytes, self.is_streamed)
         connection = Connection(client, reader, self._idle_s, self._upload_s, self._forget)
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, READ)
@@ -230,7 +239,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             finally:
                 if not is_served:
                     connection.close()
-            if connection.held_bytes > RECEIVE_BYTES and not connection.is_ending and self._holds_too_much():
+            if connection.held_bytes > RECEIVE_BYTES and self._holds_too_much():
                 self.count_refusal("uploads")
                 connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", RETRY_AFTER_S)
             if connection.due is not None:
@@ -252,30 +261,18 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         while True:
             connection = self._withheld.get()
             time.sleep(max(0.0, (connection.due or 0.0) - time.monotonic()))
-            with connection.lock:
-                if not connection.is_closed:
-                    connection.release()
-                self._arm(connection)
+            try:
+                with connection.lock:
+                    if not connection.is_closed:
+                        connection.release()
+                    self._arm(connection)
+            except Exception as error:  # noqa: BLE001  # as in `_work`
+                log.error("a thread of the server failed", extra={"reason": describe_fault(error)})
 
     def _answer(self, request: Request) -> Answer:
         is_last = not (request.keeps_alive and self.alive)
         request.environ[SERVER_IS_STOPPING] = self._stops_at is not None
-        path = request.environ["PATH_INFO"]
-        place = self._gate.enter(path)
-        if place is None:
-            self.count_refusal("overload")
-            text = write_refusal(HTTPStatus.SERVICE_UNAVAILABLE, FULL, RETRY_AFTER_S, is_last, path)
-            return Answer(text, is_last, REFUSAL_DELAY_S)
-        streamed = None
-        try:
-            answer = call_application(self.wsgi, request, is_last)
-            streamed = answer.streamed
-            return answer
-        finally:
-            if streamed is None:
-                self._gate.leave(place)
-            else:
-                streamed.on_close = partial(self._gate.leave, place)
+        return call_application(self.wsgi, request, is_last)
 
     def _stop_listening(self) -> None:
         for fd, listener in self._listeners.items():

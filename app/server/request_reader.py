@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -20,12 +20,11 @@ MAX_HEADER_FIELDS = 64
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class RefusedRequestError(Exception):
-    """The bytes are no request that is taken; the connection cannot go on after it."""
+class Refusal(NamedTuple):
+    """Why the bytes are no request that is taken; the connection cannot go on after it."""
 
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+    status: HTTPStatus
+    message: str
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,7 @@ class RequestReader:
         is_between: whether no request has begun since the last whole one.
         held_bytes: of the body that is not whole yet.
         wants_continue: whether the client waits for `100 Continue` before it sends its body.
+        refusal: why nothing more is read, if the client sent what is no HTTP, or too long a head.
     """
 
     def __init__(
@@ -92,24 +92,20 @@ class RequestReader:
         self.is_between = True
         self.wants_continue = False
         self._is_closed = False
-        self._refusal: RefusedRequestError | None = None
+        self.refusal: Refusal | None = None
         self._begin()
 
     def _begin(self) -> None:
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._environ: dict[str, Any] | None = None
-        self._body = bytearray()
+        self._body = io.BytesIO()
         self._stream: StreamedBody | None = None
         self._head_bytes = 0
         self.held_bytes = 0
 
     def feed(self, data: memoryview) -> None:
-        """Take what came next.
-
-        Raises:
-            RefusedRequestError: it is no HTTP, or its head is too long. Whole requests before it stay in `requests`.
-        """
+        """Take what came next. Whole requests stay in `requests`, also if `refusal` is set by what follows them."""
         if self._is_closed:
             return
         self._head_bytes += len(data)
@@ -118,14 +114,10 @@ class RequestReader:
         except HttpParserUpgrade:
             self._is_closed = True  # another protocol would follow; the request itself was read to its end
         except HttpParserError:
-            self._is_closed = True
-            if self._refusal is None:
-                self._refusal = RefusedRequestError(HTTPStatus.BAD_REQUEST, "The request is no valid HTTP.")
+            self._refuse(HTTPStatus.BAD_REQUEST, "The request is no valid HTTP.")
         # Between two parts of a body there may be no more than a head's worth either: trailers have no other limit.
         if not self.is_between and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too long.")
-        if self._refusal is not None:
-            raise self._refusal
 
     def drop(self) -> None:
         """Let go of what was read of a request that will not become whole; nothing is read after it."""
@@ -134,7 +126,7 @@ class RequestReader:
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         self._is_closed = True
-        self._refusal = RefusedRequestError(status, message)
+        self.refusal = self.refusal or Refusal(status, message)
 
     # What the parser calls, in this order.
 
@@ -194,7 +186,11 @@ class RequestReader:
         if self._stream is not None:
             self._stream.add(data)
             return
-        self._body += data
+        if not self.held_bytes:
+            self._body = io.BytesIO(data)  # shares the bytes: a body that comes at once is not copied
+        else:
+            self._body.seek(0, io.SEEK_END)
+            self._body.write(data)
         self.held_bytes += len(data)
         if self.held_bytes > self._max_body_bytes:
             self._hand_over(is_oversized=True)
@@ -211,7 +207,8 @@ class RequestReader:
     def _hand_over(self, is_oversized: bool) -> None:
         environ = self._environ
         assert environ is not None, "the head comes before the body"
-        environ["wsgi.input"] = io.BytesIO(b"" if is_oversized else self._body)
+        self._body.seek(0)
+        environ["wsgi.input"] = io.BytesIO() if is_oversized else self._body
         if self.held_bytes:  # also where the body came in chunks, without a length
             environ["CONTENT_LENGTH"] = str(self.held_bytes)
         if is_oversized or self._parser.should_upgrade():

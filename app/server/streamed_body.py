@@ -5,18 +5,10 @@ look at the password and the length first, and at how many of its threads wait l
 """
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 LEAST_BYTES_PER_S = 64 * 1024
 """A client that sends more slowly than this for longer than the time of any request is too slow."""
-
-
-def is_model_upload(environ: Mapping[str, Any], management_port: str) -> bool:
-    """Whether a request with a body brings a model: a registration at the management address, not one in JSON."""
-    asked = environ["REQUEST_METHOD"], environ["PATH_INFO"].rstrip("/"), environ["SERVER_PORT"]
-    kind = str(environ.get("CONTENT_TYPE", "")).partition(";")[0].strip().lower()
-    return asked == ("POST", "/models", management_port) and kind != "application/json"
 
 
 class StreamedBody:

@@ -291,3 +291,39 @@ def test_lone_caller_does_not_wait_for_company_that_left() -> None:
         time.sleep(RECENT_S)
         waits_s.append(runner.infer(make_batch(1))[1])
     assert min(waits_s) < SPEC.max_delay_ms / 1000 / 2
+
+
+def test_lone_caller_right_after_a_burst_waits_no_longer_than_the_burst_is_recent() -> None:
+    runner = BatchRunner(MeanEngine(), 100, BatchSpec(max_delay_ms=5000.0))
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(runner.infer, [make_batch(seed) for seed in range(6)]))
+    runner._last_load, runner._last_ended = 6, time.perf_counter()  # as a burst leaves it
+    assert RECENT_S * 0.9 < runner.infer(make_batch(1))[1] < 1
+
+
+def test_error_of_a_batch_is_another_object_for_each_caller() -> None:
+    engine = HeldEngine()
+    runner = BatchRunner(engine, 20, SPEC)
+    with ThreadPoolExecutor(3) as pool:
+        with held(runner, engine) as running:
+            callers = [pool.submit(runner.infer, make_batch(seed)) for seed in range(3)]
+            wait_until(lambda: runner.waiting == 3)
+            runner._is_closed = True  # what the next batch of three finds
+        running.result(PATIENCE_S)
+        errors = [future.exception(PATIENCE_S) for future in callers]
+    assert {type(error) for error in errors} == {ServiceUnavailableError}
+    assert {str(error) for error in errors} == {"The model was unloaded; try again shortly."}
+    assert len({id(error) for error in errors}) == 3
+
+
+def test_batch_larger_than_twenty_four_is_reached() -> None:
+    engine = HeldEngine()
+    runner = BatchRunner(engine, 80, BatchSpec(max_size=64))
+    with ThreadPoolExecutor(64) as pool:
+        with held(runner, engine) as running:
+            callers = [pool.submit(runner.infer, make_batch(seed % 20)) for seed in range(64)]
+            wait_until(lambda: runner.waiting == 64)
+        running.result(PATIENCE_S)
+        for future in callers:
+            future.result(PATIENCE_S)
+    assert engine.batch_sizes == [1, 64]

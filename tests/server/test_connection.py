@@ -8,7 +8,7 @@ from http import HTTPStatus
 import pytest
 
 from app.server.answer import Answer
-from app.server.connection import RECEIVE_BYTES, Connection
+from app.server.connection import RECEIVE_BYTES, Connection, State
 from app.server.request_reader import Request, RequestReader, make_base
 
 LIMIT = 1000
@@ -78,7 +78,7 @@ def test_refused_upload_is_let_go_and_refused_once(pair: tuple[Connection, socke
     serve(connection)
     assert connection.held_bytes == 500
     connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", 1)
-    assert (connection.held_bytes, connection.is_ending) == (0, True)
+    assert (connection.held_bytes, connection.state) == (0, State.LINGERING)
     head, _, body = client.recv(1000).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
     assert json.loads(body)["code"] == 503

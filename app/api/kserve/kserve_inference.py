@@ -7,8 +7,7 @@ The first is the Open Inference Protocol v2. Its one input holds one picture or 
 Neither has a place for the error of one picture among several: it fails the request, and says which picture it is.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,13 +33,15 @@ from app.api.predict.predictions import SEVERAL, json_text, observe, read_patien
 from app.api.request.auth import require
 from app.api.request.bodies import read_instances
 from app.api.request.inflate import read_plain_body
-from app.api.request.services import NOTICE, facts, services
+from app.api.request.services import NOTICE, RequestFacts, facts, services
 from app.errors import AnsweredError, BadRequestError
 from app.manifest.bounds import BEST_CLASSES
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import InputSpec
 from app.pipeline.decoding.raw_pixels import denormalize
 from app.pipeline.served_model import Prediction, ServedModel, Upload
+from app.registry.model_entry import ModelEntry
+from app.registry.serving_table import require_served
 
 blueprint = Blueprint("open_inference", __name__)
 
@@ -66,13 +67,13 @@ class RequestedOutput:
 @blueprint.post("/v2/models/<model_name>/infer")
 @blueprint.post("/v2/models/<model_name>/versions/<version>/infer")
 @require("predict")
-def infer(model_name: str, version: str | None = None) -> ResponseReturnValue:
+def infer(version: str | None = None, **_: str) -> ResponseReturnValue:
     """Classify the pictures of a tensor, or have the program of an archive answer, if it gets an envelope."""
-    with services().registry.lend_handler(model_name, version) as handler:
-        if handler is not None and handler.has_envelope:
-            return answer_tensors(handler, version, facts(), services())
-    with lend_model(model_name, version) as served:
-        return infer_tensor(served)
+    known = facts()
+    entry = known.find_lent()
+    if entry.handler is not None and entry.handler.has_envelope:
+        return answer_tensors(entry.handler, version, known, services())
+    return infer_tensor(find_model(entry, version, known))
 
 
 def infer_tensor(served: ServedModel) -> Response:
@@ -96,17 +97,18 @@ def infer_tensor(served: ServedModel) -> Response:
 
 @blueprint.post("/v1/models/<model_name>:predict")
 @require("predict")
-def predict_instances(model_name: str) -> ResponseReturnValue:
+def predict_instances(**_: str) -> ResponseReturnValue:
     """Classify the pictures of `{"instances": [{"data": "<base64>"}]}`; the answer is always a list."""
-    with services().registry.lend_handler(model_name) as handler:
-        if handler is not None:
-            return answer_instances(handler, False, facts(), services())
-    with lend_model(model_name, None) as served:
-        if served.manifest.output.labels is not None:
-            return answer_as_archive(served, served.manifest.output.labels)
-        predictions = predict_all(served, read_instances(read_plain_body()))
-    request_id = facts().request_id
-    return json_text({"predictions": [make_prediction(each, served.manifest, request_id) for each in predictions]})
+    known = facts()
+    entry = known.find_lent()
+    if entry.handler is not None:
+        return answer_instances(entry.handler, False, known, services())
+    served = find_model(entry, None, known)
+    if served.manifest.output.labels is not None:
+        return answer_as_archive(served, served.manifest.output.labels)
+    predictions = predict_all(served, read_instances(read_plain_body()))
+    answers = [make_prediction(each, served.manifest, known.request_id) for each in predictions]
+    return json_text({"predictions": answers})
 
 
 def answer_as_archive(served: ServedModel, labels: Sequence[str]) -> Response:
@@ -118,13 +120,11 @@ def answer_as_archive(served: ServedModel, labels: Sequence[str]) -> Response:
     return handler_instances.make_response({"predictions": named}, served.manifest.version)
 
 
-@contextmanager
-def lend_model(model_name: str, version: str | None) -> Iterator[ServedModel]:
-    """Lend a model that is ready for this request, and note which it is."""
-    known = facts()
-    with services().registry.lend(model_name, version) as served:
-        known.model, known.version = served.manifest.name, served.manifest.version
-        yield served
+def find_model(entry: ModelEntry, version: str | None, known: RequestFacts) -> ServedModel:
+    """Return the model that is lent for this request, and note which it is; raises as `require_served`."""
+    served = require_served(entry, version)
+    known.model, known.version = served.manifest.name, served.manifest.version
+    return served
 
 
 def read_id(document: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 from prometheus_client import Metric
 
 from app.api.monitoring.host_figures import HostFigures
-from app.metrics import is_prediction
+from app.routes import is_prediction
 
 FAMILIES = {
     "Requests2XX": ("counter", "Count"),

@@ -28,47 +28,41 @@ MS_PER_S = 1000
 @blueprint.route("/explanations/<model_name>", methods=["POST", "PUT"])
 @blueprint.route("/explanations/<model_name>/<version>", methods=["POST", "PUT"])
 @require("predict")
-def explain(model_name: str, version: str | None = None) -> ResponseReturnValue:
+def explain(version: str | None = None, **_: str) -> ResponseReturnValue:
     """Have the program of a model archive explain what it says of the request; `target` names the class."""
-    registry = services().registry
-    with registry.lend_handler(model_name, version) as handler:
-        if handler is not None:
-            return answer_by_handler(handler, Call(version, is_explained=True), facts(), services())
-    with lend_explainer(model_name, version) as explainer:
+    with lend_explainer() as explainer:
         return answer_by_handler(explainer, Call(version, is_explained=True), facts(), services())
 
 
 @blueprint.post("/v1/models/<model_name>:explain")
 @require("predict")
-def explain_instances(model_name: str) -> ResponseReturnValue:
+def explain_instances(**_: str) -> ResponseReturnValue:
     """The same of `{"instances": [{"data": "<base64>", "target": 0}]}`; the answer is always a list."""
-    registry = services().registry
-    with registry.lend_handler(model_name) as handler:
-        if handler is not None:
-            return answer_instances(handler, True, facts(), services())
-    with lend_explainer(model_name) as explainer:
+    with lend_explainer() as explainer:
         return answer_instances(explainer, True, facts(), services())
 
 
 @contextmanager
-def lend_explainer(model_name: str, version: str | None = None) -> Iterator[HandlerModel]:
-    """Lend the program of an archive that is compiled, which starts when it is first asked for.
+def lend_explainer() -> Iterator[HandlerModel]:
+    """Lend the program that explains: the one that answers, or, of a compiled archive, one that starts when asked for.
 
     Raises:
         HandlerFaultError: captum is not installed, the program cannot be started, or does not run.
         BadRequestError: the model is no archive.
         DeadlineError: the caller waits no longer.
     """
-    registry, known, settings = services().registry, facts(), services().settings
-    entry = registry.get(model_name, version)
+    known, settings = facts(), services().settings
+    entry = known.find_lent()
+    if entry.handler is not None:
+        yield entry.handler
+        return
     if entry.archive is None or entry.explainer is None:
         raise find_reason(entry)
     known.model, known.version = entry.key
-    with registry.lend(model_name, version):  # so that the program is not let go meanwhile
-        require_captum()
-        patience = read_patience(known.started, settings, int(entry.archive.limits.startup_timeout_s * MS_PER_S))
-        with entry.explainer.lend(patience) as handler:
-            yield handler
+    require_captum()
+    patience = read_patience(known.started, settings, int(entry.archive.limits.startup_timeout_s * MS_PER_S))
+    with entry.explainer.lend(patience) as handler:
+        yield handler
 
 
 def find_reason(entry: ModelEntry) -> AnsweredError:

@@ -88,7 +88,7 @@ def predict(
     else:
         answer = handler.open(asked, values, patience, call.version)
     if isinstance(answer, AnswerStream):
-        response = relay(handler, answer, known, observe)
+        response = relay(answer, known, observe)
     else:
         response = make_response(*answer, known)
         observe(read_times(answer[0]))
@@ -99,13 +99,8 @@ def predict(
     return response
 
 
-def relay(
-    handler: HandlerModel,
-    stream: AnswerStream,
-    known: RequestFacts,
-    observe: Callable[[dict[str, float]], None],
-) -> Response:
-    """Make the response that sends the parts of an answer as they come; the handler stays lent until its end."""
+def relay(stream: AnswerStream, known: RequestFacts, observe: Callable[[dict[str, float]], None]) -> Response:
+    """Make the response that sends the parts of an answer as they come; the handler is lent until its end."""
     response = make_response(stream.header, b"", known)
     if known.outcome is not None:  # an error of ours
         stream.close()
@@ -114,11 +109,9 @@ def relay(
     response.response = pass_on(stream, known)
     del response.headers["Content-Length"]
     response.headers["X-Accel-Buffering"] = "no"  # else nginx would hold the parts back
-    handler.stay()
 
     def end() -> None:
         stream.close()
-        handler.leave()
         observe(read_times(stream.header))
 
     response.call_on_close(end)

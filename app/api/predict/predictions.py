@@ -22,6 +22,7 @@ from app.handlers.client.handler_model import HandlerModel
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.patience import Patience, never
 from app.pipeline.served_model import Prediction, ServedModel, Timing
+from app.registry.serving_table import require_served
 
 blueprint = Blueprint("predictions", __name__)
 
@@ -38,36 +39,25 @@ JSON = json.JSONEncoder(separators=(",", ":"))
 @blueprint.route("/models/<model_name>/invoke", methods=["POST"], endpoint=OLDER)
 @blueprint.route("/<model_name>/predict", methods=["POST", "PUT"], endpoint=OLDER)
 @blueprint.route("/<model_name>/<version>/predict", methods=["POST", "PUT"], endpoint=OLDER)
+@blueprint.route("/invocations", methods=["POST"], endpoint=OLDER)
 @require("predict")
-def predict(model_name: str, version: str | None = None, url_path: str = "") -> ResponseReturnValue:
-    """Classify the pictures of the request.
+def predict(version: str | None = None, url_path: str = "", **_: str) -> ResponseReturnValue:
+    """Classify the pictures of the request; the model that its path names is lent already.
+
+    `/invocations` names its model in the query, or means the only one there is.
 
     One picture answers one prediction, or its error with the error's status. Several answer
     `{"predictions": […]}` in request order, each a prediction or an error of its own.
     `Accept: text/plain` answers the class alone, one a line. `url_path` is for model archives alone.
     """
     known, service = facts(), services()
-    if service.registry.get(model_name, version).archive is not None:
-        with service.registry.lend_handler(model_name, version) as handler:
-            if handler is not None:
-                return answer_by_handler(handler, Call(version, url_path), known, service)
-    with service.registry.lend(model_name, version) as served:
-        if url_path and served.manifest.output.labels is None:
-            raise ResourceNotFoundError("Requested resource is not found, please refer to API document.")
-        return answer(served, known, service)
-
-
-@blueprint.post("/invocations")
-@require("predict")
-def predict_invocation() -> ResponseReturnValue:
-    """Classify with the model that `model_name` in the query names, or with the only one there is."""
-    name = request.args.get("model_name")
-    if name is None:
-        names = {entry.folder.name for entry in services().registry.entries()}
-        if len(names) != 1:
-            raise BadRequestError("Parameter model_name is required.")
-        (name,) = names
-    return predict(name)
+    entry = known.find_lent()
+    if entry.handler is not None:
+        return answer_by_handler(entry.handler, Call(version, url_path), known, service)
+    served = require_served(entry, version)
+    if url_path and served.manifest.output.labels is None:
+        raise ResourceNotFoundError("Requested resource is not found, please refer to API document.")
+    return answer(served, known, service)
 
 
 @blueprint.route("/predictions/<model_name>", methods=["OPTIONS"])

@@ -7,7 +7,6 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from app.api.request.services import facts, services
-from app.config.settings import OPEN_INFERENCE_PATHS
 from app.errors import (
     AnsweredError,
     BadRequestError,
@@ -19,6 +18,7 @@ from app.errors import (
     TooManyLoginsError,
     UnauthorizedError,
 )
+from app.routes import OPEN_INFERENCE_PATHS
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +59,10 @@ def register_error_handlers(app: Flask) -> None:
         return response
 
 
-def shape_error(error: dict[str, object]) -> dict[str, object]:
-    """Bring an error to the shape that the path's protocol has for it."""
-    return {"error": error["message"]} if request.path.startswith(OPEN_INFERENCE_PATHS) else error
+def shape_error(error: dict[str, object], path: str | None = None) -> dict[str, object]:
+    """Bring an error to the shape that a path's protocol has for it; without a path, that of the current request."""
+    asked = request.path if path is None else path
+    return {"error": error["message"]} if asked.startswith(OPEN_INFERENCE_PATHS) else error
 
 
 def translate(error: HTTPException) -> AnsweredError:

@@ -1,5 +1,6 @@
-"""One log line, one count and the common headers for every answer."""
+"""What surrounds every request: its route, its place, the common headers, one count and one log line."""
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -7,20 +8,26 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Request, Response
-from flask.globals import request_ctx
+from werkzeug.exceptions import HTTPException
+from werkzeug.wsgi import ClosingIterator
 
-from app.api.request.services import RequestFacts, begin_facts, facts
+from app.api.request.admission import Admission, Place
+from app.api.request.error_handlers import RETRY_AFTER_S, shape_error
+from app.api.request.routing import Match, RoutedFlask
+from app.api.request.services import RequestFacts, begin_facts
+from app.config.settings import ANSWER_DELAY_S
+from app.errors import ServiceUnavailableError
 from app.metrics import Metrics, name_method
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 log = logging.getLogger("app.access")
 
 UNMATCHED = "unmatched"
 """Rule of a request that no route matches: its path is the caller's text, and goes nowhere."""
-
+REFUSAL_DELAY_S = 0.012
+"""How long a refusal is withheld: clients that try again at once would take the processor from those being served."""
 COMMON_HEADERS = [
     ("Cache-Control", "no-store"),
     ("X-Content-Type-Options", "nosniff"),
@@ -33,54 +40,99 @@ COMMON_HEADERS = [
 ]
 
 
-def add_common_headers(app: "WSGIApplication") -> "WSGIApplication":
-    """Give every answer of a WSGI application the common headers; one that it sets itself stays."""
+class Observation:
+    """The outermost layer of the application: what it does for a request, it does for each.
 
-    def call(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    Args:
+        app: what it surrounds; `app.router` is asked for the route.
+        admission: lets requests in.
+        metrics: count them.
+    """
+
+    def __init__(self, app: RoutedFlask, admission: Admission, metrics: Metrics) -> None:
+        self._app, self._router = app.wsgi_app, app.router
+        self._admission = admission
+        self._metrics = metrics
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Answer a request; one that there is no room for never reaches Flask."""
+        known = begin_facts(environ)
+
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-            own = {name for name, _ in headers}
-            return start_response(status, headers + [each for each in COMMON_HEADERS if each[0] not in own], exc_info)
+            known.status = int(status[:3])
+            return start_response(status, add_common_headers(headers, known.request_id), exc_info)
 
-        return app(environ, start)
+        try:
+            match: Match | None = self._router.match(environ)
+        except HTTPException:  # Flask asks the router too, and answers
+            match = None
+        try:
+            place = self._admission.enter(match, environ, known) if match is not None else None
+        except ServiceUnavailableError as error:
+            self._metrics.count_refusal("overload")
+            return refuse(environ, start, error)
+        try:
+            chunks = self._app(environ, start)
+            if known.is_streamed:
+                end = partial(self._end, environ, match, place, known)
+                place = None  # it is kept until the last part is sent
+                return ClosingIterator(chunks, end)
+            self._record(environ, match, known)
+            return chunks
+        finally:
+            if place is not None:
+                self._admission.leave(place)
 
-    return call
+    def _end(self, environ: "WSGIEnvironment", match: Match | None, place: Place | None, known: RequestFacts) -> None:
+        """Finish a request whose answer was sent in parts."""
+        if place is not None:
+            self._admission.leave(place)
+        self._record(environ, match, known)
 
-
-def register_observation(app: Flask, metrics: Metrics) -> None:
-    """Start the clock before each request; finish its answer after it."""
-    app.wsgi_app = add_common_headers(app.wsgi_app)  # type: ignore[method-assign, assignment]  # Flask's way to wrap itself
-
-    app.before_request(begin_facts)
-
-    @app.after_request
-    def finish(response: Response) -> Response:
-        known, asked = facts(), request_ctx.request
-        response.headers.add("X-Request-ID", known.request_id)
-        if known.is_streamed:
-            response.call_on_close(partial(record, known, asked, response.status_code))
-        else:
-            record(known, asked, response.status_code)
-        return response
-
-    def record(known: RequestFacts, asked: Request, status: int) -> None:
+    def _record(self, environ: "WSGIEnvironment", match: Match | None, known: RequestFacts) -> None:
+        """Count the request, and write its log line."""
         seconds = time.perf_counter() - known.started
-        rule, method = asked.url_rule.rule if asked.url_rule else UNMATCHED, asked.method
-        metrics.count_request(rule, method, status, known.model or "", known.version or "", seconds)
-        is_failure = status >= HTTPStatus.BAD_REQUEST or known.is_streamed  # or else the outcome is a class
+        rule, method = match.route.rule if match is not None else UNMATCHED, environ["REQUEST_METHOD"]
+        model, version = known.model or "", known.version or ""
+        self._metrics.count_request(rule, method, known.status, model, version, seconds)
+        is_failure = known.status >= HTTPStatus.BAD_REQUEST or known.is_streamed  # or else the outcome is a class
         if is_failure and known.outcome and known.model:  # else the status is a handler's own word
-            metrics.count_failure(rule, method, known.model, known.version or "", seconds)
+            self._metrics.count_failure(rule, method, model, version, seconds)
         if log.isEnabledFor(logging.INFO):
+            length = environ.get("CONTENT_LENGTH", "")
             fields = {
                 "request_id": known.request_id,
                 "user": known.user,
                 "method": name_method(method),
                 "rule": rule,
-                "status": status,
+                "status": known.status,
                 "model": known.model,
                 "version": known.version,
                 "outcome": known.outcome,
                 "images": known.images,
-                "bytes": asked.content_length,
+                "bytes": int(length) if length.isdecimal() else None,
                 "ms": round(seconds * 1000, 2),
             }
             log.info("request", extra={name: value for name, value in fields.items() if value is not None})
+
+
+def add_common_headers(headers: list[tuple[str, str]], request_id: str) -> list[tuple[str, str]]:
+    """Return the headers of an answer with the common ones; one that it sets itself stays."""
+    own = {name for name, _ in headers}
+    return [*headers, ("X-Request-ID", request_id), *(each for each in COMMON_HEADERS if each[0] not in own)]
+
+
+def refuse(
+    environ: "WSGIEnvironment", start_response: "StartResponse", error: ServiceUnavailableError
+) -> Iterable[bytes]:
+    """Answer 503 for a request that there is no room for, without Flask: under overload there are thousands of them."""
+    environ[ANSWER_DELAY_S] = REFUSAL_DELAY_S
+    body = json.dumps(shape_error(error.to_json(), "/" + environ["PATH_INFO"].lstrip("/"))).encode() + b"\n"
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    start_response("503 Service Unavailable", [*headers, ("Retry-After", str(RETRY_AFTER_S))])
+    return [body]
+
+
+def register_observation(app: RoutedFlask, admission: Admission, metrics: Metrics) -> None:
+    """Surround an app whose views are all registered."""
+    app.wsgi_app = Observation(app, admission, metrics)  # type: ignore[method-assign]  # Flask's way to wrap itself

@@ -4,17 +4,23 @@ import re
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from flask import Flask, current_app, g, request
+from flask import Flask, current_app, request
 
 from app.config.settings import Settings
+from app.errors import AnsweredError
 from app.metrics import Metrics
 from app.registry.model_changes import ModelChanges
+from app.registry.model_entry import ModelEntry
 from app.registry.model_follower import ModelFollower
 from app.registry.serving_table import ServingTable
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 EXTENSION = "scancer"
+FACTS = "scancer.facts"
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9-]{8,64}")
 NOTICE = "Research use only. Not for diagnosis."
 
@@ -44,6 +50,8 @@ class RequestFacts:
         outcome: class answered, or type of the error.
         images: how many pictures the request held.
         is_streamed: whether the answer is sent in parts, and ends some time after the view.
+        status: of the answer, once it has begun.
+        lent: the version that was looked up for a prediction, or why there is none; see `find_lent`.
     """
 
     request_id: str
@@ -54,6 +62,15 @@ class RequestFacts:
     outcome: str | None = None
     images: int | None = None
     is_streamed: bool = False
+    status: int = 0
+    lent: ModelEntry | AnsweredError | None = None
+
+    def find_lent(self) -> ModelEntry:
+        """Return the version that is lent for this prediction; raises why there is none."""
+        if isinstance(self.lent, AnsweredError):
+            raise self.lent
+        assert self.lent is not None, "a route that predicts looks its model up"
+        return self.lent
 
 
 def services() -> Services:
@@ -61,12 +78,14 @@ def services() -> Services:
     return cast(Services, current_app.extensions[EXTENSION])
 
 
-def begin_facts() -> None:
-    """Note when the current request began, and by which id it goes; called before anything else."""
-    given = request.environ.get("HTTP_X_REQUEST_ID", "")
-    g.facts = RequestFacts(given if REQUEST_ID_PATTERN.fullmatch(given) else str(uuid.uuid4()))
+def begin_facts(environ: "WSGIEnvironment") -> RequestFacts:
+    """Note when a request began, and by which id it goes; called before anything else."""
+    given = environ.get("HTTP_X_REQUEST_ID", "")
+    known = RequestFacts(given if REQUEST_ID_PATTERN.fullmatch(given) else str(uuid.uuid4()))
+    environ[FACTS] = known
+    return known
 
 
 def facts() -> RequestFacts:
     """The facts of the current request."""
-    return cast(RequestFacts, g.facts)
+    return cast(RequestFacts, request.environ[FACTS])

@@ -45,6 +45,12 @@ class HandlerModel(Occupancy):
         return self._archive.has_envelope
 
     @property
+    def places(self) -> int:
+        """Requests that may be in work or wait: as many as the workers take at a time, and its queue."""
+        limits = self._archive.limits
+        return limits.queue_size + limits.batch_size * limits.max_workers
+
+    @property
     def timeout_ms(self) -> int:
         """How long an answer may take at least: a handler that is too slow is told of by the pool, a moment before."""
         return int(self._archive.limits.response_timeout_s * 1000) + MARGIN_MS

@@ -1,0 +1,118 @@
+"""Who is let in: each request that keeps something busy takes a place first, or is refused at once."""
+
+import math
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qs
+
+from app.api.request.routing import Match
+from app.api.request.services import RequestFacts
+from app.config.settings import Settings
+from app.errors import AnsweredError, BadRequestError, ServiceUnavailableError
+from app.registry.model_entry import ModelEntry
+from app.registry.serving_table import ServingTable
+from app.routes import Cost, count_places
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+MAX_BODIES = 24
+"""Bodies of the largest size that requests in work or in line may hold together, in a worker."""
+FULL = "Too many requests wait; try again shortly."
+MODEL_FULL = "Too many requests wait for this model; try again shortly."
+
+
+class Place(NamedTuple):
+    """What an admitted request has taken.
+
+    Attributes:
+        cost: what it keeps busy.
+        key: what its places are counted by: a version of a model and the cost.
+        body_bytes: of its body.
+        entry: the version, whose model is lent; None for a request of no model.
+    """
+
+    cost: Cost
+    key: tuple[object, ...]
+    body_bytes: int
+    entry: ModelEntry | None
+
+
+class Admission:
+    """Counts requests in work or in line: of each version of a model, of each cost, and the bytes of their bodies.
+
+    A version has the places that its queue and its batch need, so a batch can be full while the next one gathers. All
+    models together have `SCANCER_THREADS`, since each place takes a thread. Explanations and changes of the models have
+    places of their own. Health, metrics and pages take none.
+
+    The model of an admitted prediction is looked up here, once, and lent until the place is given back.
+
+    Thread safety: all methods may be called from any thread.
+    """
+
+    def __init__(self, settings: Settings, registry: ServingTable) -> None:
+        self._registry = registry
+        self._max_body_bytes = settings.max_body_bytes
+        self._free = dict(count_places(settings.threads))
+        self._free_bytes = MAX_BODIES * settings.max_body_bytes
+        self._taken: dict[tuple[object, ...], int] = {}
+        self._lock = threading.Lock()
+
+    def enter(self, match: Match, environ: "WSGIEnvironment", known: RequestFacts) -> Place | None:
+        """Take a place for a request, and note the model that is lent; None for a request that needs none.
+
+        Raises:
+            ServiceUnavailableError: there is no room.
+        """
+        cost = match.route.cost
+        if cost is Cost.NOTHING:
+            return None
+        if not match.route.predicts:
+            return self._take(Place(cost, (cost,), 0, None), math.inf)
+        body_bytes = min(int(environ.get("CONTENT_LENGTH") or 0), self._max_body_bytes)
+        try:
+            known.lent = entry = self._borrow(match, environ)
+        except AnsweredError as error:  # for the view, once it knows who asks
+            known.lent = error
+            return None
+        if entry.holds is None:
+            return None
+        try:
+            return self._take(Place(cost, (*entry.key, cost), body_bytes, entry), entry.holds.places)
+        except ServiceUnavailableError:
+            entry.holds.leave()
+            raise
+
+    def leave(self, place: Place) -> None:
+        """Give a place back, and the model."""
+        with self._lock:
+            self._free[place.cost] += 1
+            self._free_bytes += place.body_bytes
+            self._taken[place.key] -= 1
+            if not self._taken[place.key]:
+                del self._taken[place.key]
+        if place.entry is not None and place.entry.holds is not None:
+            place.entry.holds.leave()
+
+    def _take(self, place: Place, most: float) -> Place:
+        with self._lock:
+            taken = self._taken.get(place.key, 0)
+            if taken >= most:
+                raise ServiceUnavailableError(MODEL_FULL)
+            if not self._free[place.cost] or place.body_bytes > self._free_bytes:
+                raise ServiceUnavailableError(FULL)
+            self._free[place.cost] -= 1
+            self._free_bytes -= place.body_bytes
+            self._taken[place.key] = taken + 1
+        return place
+
+    def _borrow(self, match: Match, environ: "WSGIEnvironment") -> ModelEntry:
+        """Look up the model that a request names; `/invocations` names it in the query, or means the only one."""
+        name = match.values.get("model_name")
+        if name is None:
+            query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+            names = query.get("model_name") or sorted({entry.folder.name for entry in self._registry.entries()})
+            if "model_name" not in query and len(names) != 1:
+                raise BadRequestError("Parameter model_name is required.")
+            name = names[0]
+        return self._registry.borrow(name, match.values.get("version"))

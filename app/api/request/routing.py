@@ -1,0 +1,134 @@
+"""From a request to its route: matched in one place, which admission and Flask both ask."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flask import Flask, Request, request
+from flask.ctx import RequestContext
+from werkzeug.datastructures import ImmutableDict
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Map, MapAdapter, Rule
+
+from app.config.settings import Settings
+from app.routes import ROUTES_BY_NAME, Route, Surface
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+MAX_REMEMBERED = 1024
+"""Paths whose match is remembered; each is a text of a caller, of 4 KiB at most."""
+
+
+class Match(NamedTuple):
+    """Where a request goes.
+
+    Attributes:
+        route: its row of the table.
+        rule: Flask's name for the same.
+        values: the variable parts of the path, by name.
+    """
+
+    route: Route
+    rule: Rule
+    values: dict[str, Any]
+
+
+class Router:
+    """Finds routes, among those that are served on the port by which the request came.
+
+    One server listens on all addresses. A port that is none of theirs (a test, the development server, a Unix socket)
+    serves every route.
+
+    Args:
+        url_map: of the app, complete.
+        settings: say which port serves what.
+
+    Thread safety: all methods may be called from any thread.
+    """
+
+    def __init__(self, url_map: Map, settings: Settings) -> None:
+        self._url_map = url_map
+        self._ports = {
+            Surface.INFERENCE: settings.inference_address.port,
+            Surface.MANAGEMENT: settings.management_address.port,
+            Surface.METRICS: settings.metrics_address.port,
+        }
+        self._bind = lru_cache(maxsize=16)(self._bind_port)
+        self._match = lru_cache(maxsize=MAX_REMEMBERED)(self._match_path)
+
+    def match(self, environ: "WSGIEnvironment") -> Match:
+        """Find the route of a request.
+
+        Raises:
+            NotFound, MethodNotAllowed: there is none on this port, or none by this method.
+        """
+        return self._match(environ.get("SERVER_PORT", ""), environ["REQUEST_METHOD"], environ["PATH_INFO"])
+
+    def is_streamed(self, environ: "WSGIEnvironment") -> bool:
+        """Whether the view reads the body as it comes: a model's, not the parameters of a registration in JSON."""
+        try:
+            route = self.match(environ).route
+        except HTTPException:
+            return False
+        kind = str(environ.get("CONTENT_TYPE", "")).partition(";")[0].strip().lower()
+        return route.is_streamed and kind != "application/json"
+
+    def _bind_port(self, port: str) -> MapAdapter:
+        served = {surface for surface, number in self._ports.items() if str(number) == port} or set(Surface)
+        rules = [rule.empty() for rule in self._url_map.iter_rules() if find_route(rule).surfaces & served]
+        return Map(rules, strict_slashes=False, merge_slashes=False).bind("localhost")
+
+    def _match_path(self, port: str, method: str, path: str) -> Match:
+        text = path.encode("latin-1").decode(errors="replace")  # WSGI's way with bytes, PEP 3333
+        rule, values = self._bind(port).match(text, method, return_rule=True)
+        return Match(ROUTES_BY_NAME[rule.rule, method], rule, dict(values))
+
+
+def asks_management(settings: Settings) -> bool:
+    """Whether the current request came in at the management address."""
+    return request.environ.get("SERVER_PORT") == str(settings.management_address.port)
+
+
+def find_route(rule: Rule) -> Route:
+    """Return the row of the table for one of Flask's rules; a rule's methods share one row."""
+    return ROUTES_BY_NAME[rule.rule, min(rule.methods or ())]
+
+
+class RoutedFlask(Flask):
+    """Flask that asks the router, and leaves out what no view here needs."""
+
+    default_config = ImmutableDict({**Flask.default_config, "PROVIDE_AUTOMATIC_OPTIONS": False})
+    """Flask's own, but here already: the files of the page get their route before an app can be configured."""
+    router: Router
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function: Flask would look several times a request whether it is a coroutine."""
+        return func
+
+    def request_context(self, environ: "WSGIEnvironment") -> RequestContext:
+        """Make the context of one request."""
+        return RoutedContext(self, environ)
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Return what makes links. They name no host, so all requests share one."""
+        return None if request is None else bind_links(self.url_map, request.environ.get("SCRIPT_NAME", ""))
+
+
+@lru_cache(maxsize=16)
+def bind_links(url_map: Map, script_name: str) -> MapAdapter:
+    """Return what makes links below a prefix."""
+    return url_map.bind("localhost", script_name)
+
+
+class RoutedContext(RequestContext):
+    """A request's context, whose route the router has found."""
+
+    app: RoutedFlask
+
+    def match_request(self) -> None:
+        """Note the route, or the error that there is none."""
+        try:
+            _, self.request.url_rule, self.request.view_args = self.app.router.match(self.request.environ)
+        except HTTPException as error:
+            self.request.routing_exception = error

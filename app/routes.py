@@ -1,0 +1,137 @@
+"""The one table of routes: where each is served, what it costs, and whether its body is read as it comes.
+
+Metrics, surfaces, admission and the reading of bodies ask this table. A test compares it with the views, so a route
+that is missing here, or is here alone, fails the check.
+"""
+
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import NamedTuple
+
+
+class Surface(Enum):
+    """A part of the API with an address of its own."""
+
+    INFERENCE = auto()
+    MANAGEMENT = auto()
+    METRICS = auto()
+
+
+class Cost(Enum):
+    """What a request of a route keeps busy, and so which places it is counted in."""
+
+    NOTHING = auto()
+    INFERENCE = auto()
+    EXPLANATION = auto()
+    CHANGE = auto()
+    """A change of the models, which may wait for a download, a compilation or the other workers."""
+
+
+class Route(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        rule: the path, as Flask writes it.
+        methods: by which it is asked; `HEAD` goes with `GET`.
+        surfaces: where it is served.
+        cost: what a request keeps busy.
+        is_streamed: whether the view reads a body as it comes, unless it is JSON: models are too large for memory.
+    """
+
+    rule: str
+    methods: tuple[str, ...]
+    surfaces: frozenset[Surface]
+    cost: Cost = Cost.NOTHING
+    is_streamed: bool = False
+
+    @property
+    def predicts(self) -> bool:
+        """Whether a request asks a model for something."""
+        return self.cost in (Cost.INFERENCE, Cost.EXPLANATION)
+
+
+GET, POST, PUT, DELETE, OPTIONS = ("GET", "HEAD"), ("POST",), ("PUT",), ("DELETE",), ("OPTIONS",)
+POST_PUT = (*POST, *PUT)
+ASKED, MANAGED, SCRAPED = (frozenset((surface,)) for surface in Surface)
+BOTH, ALL = ASKED | MANAGED, ASKED | MANAGED | SCRAPED
+
+ROUTES = (
+    Route("/predictions/<model_name>", POST_PUT, ASKED, Cost.INFERENCE),
+    Route("/predictions/<model_name>/<version>", POST_PUT, ASKED, Cost.INFERENCE),
+    Route("/predictions/<model_name>/<version>/<path:url_path>", POST_PUT, ASKED, Cost.INFERENCE),
+    Route("/models/<model_name>/invoke", POST, ASKED, Cost.INFERENCE),
+    Route("/<model_name>/predict", POST_PUT, ASKED, Cost.INFERENCE),
+    Route("/<model_name>/<version>/predict", POST_PUT, ASKED, Cost.INFERENCE),
+    Route("/invocations", POST, ASKED, Cost.INFERENCE),
+    Route("/v1/models/<model_name>:predict", POST, ASKED, Cost.INFERENCE),
+    Route("/v2/models/<model_name>/infer", POST, ASKED, Cost.INFERENCE),
+    Route("/v2/models/<model_name>/versions/<version>/infer", POST, ASKED, Cost.INFERENCE),
+    Route("/explanations/<model_name>", POST_PUT, ASKED, Cost.EXPLANATION),
+    Route("/explanations/<model_name>/<version>", POST_PUT, ASKED, Cost.EXPLANATION),
+    Route("/v1/models/<model_name>:explain", POST, ASKED, Cost.EXPLANATION),
+    Route("/models", POST, MANAGED, Cost.CHANGE, is_streamed=True),
+    Route("/models/<model_name>", PUT, MANAGED, Cost.CHANGE),
+    Route("/models/<model_name>", DELETE, MANAGED, Cost.CHANGE),
+    Route("/models/<model_name>/<version>", PUT, MANAGED, Cost.CHANGE),
+    Route("/models/<model_name>/<version>", DELETE, MANAGED, Cost.CHANGE),
+    Route("/models/<model_name>/<version>/set-default", PUT, MANAGED, Cost.CHANGE),
+    Route("/v2/repository/models/<model_name>/load", POST, BOTH, Cost.CHANGE),
+    Route("/v2/repository/models/<model_name>/unload", POST, BOTH, Cost.CHANGE),
+    Route("/predictions/<model_name>", OPTIONS, ASKED),
+    Route("/models/<model_name>", OPTIONS, MANAGED),
+    Route("/", GET, BOTH),
+    Route("/", OPTIONS, BOTH),
+    Route("/api-description", GET, BOTH),
+    Route("/static/<path:filename>", GET, ALL),
+    Route("/models", GET, BOTH),
+    Route("/models/<model_name>", GET, BOTH),
+    Route("/models/<model_name>/<version>", GET, BOTH),
+    Route("/models/<model_name>/examples/<file>", GET, BOTH),
+    Route("/models/<model_name>/<version>/examples/<file>", GET, BOTH),
+    Route("/v1/models/<model_name>", GET, BOTH),
+    Route("/v2", GET, BOTH),
+    Route("/v2/health/live", GET, BOTH),
+    Route("/v2/health/ready", GET, BOTH),
+    Route("/v2/models/stats", GET, BOTH),
+    Route("/v2/models/<model_name>", GET, BOTH),
+    Route("/v2/models/<model_name>/ready", GET, BOTH),
+    Route("/v2/models/<model_name>/config", GET, BOTH),
+    Route("/v2/models/<model_name>/stats", GET, BOTH),
+    Route("/v2/models/<model_name>/versions/<version>", GET, BOTH),
+    Route("/v2/models/<model_name>/versions/<version>/ready", GET, BOTH),
+    Route("/v2/models/<model_name>/versions/<version>/config", GET, BOTH),
+    Route("/v2/models/<model_name>/versions/<version>/stats", GET, BOTH),
+    Route("/v2/repository/index", POST, BOTH),
+    Route("/ping", GET, ALL),
+    Route("/health/live", GET, ALL),
+    Route("/health/ready", GET, ALL),
+    Route("/metrics", GET, SCRAPED),
+)
+ROUTES_BY_NAME = {(route.rule, method): route for route in ROUTES for method in route.methods}
+OPEN_INFERENCE_PATHS = ("/v1/", "/v2")
+"""How the paths of KServe's protocols begin: there an error is `{"error": "…"}`."""
+EXPLAINING_SHARE = 4
+CHANGE_PLACES = 16
+QUICK_THREADS = 4
+"""Threads that no counted request takes: health, metrics and pages answer under any load."""
+
+
+def count_places(threads: int) -> Mapping[Cost, int]:
+    """Return how many requests of each cost may be in work or wait in a worker.
+
+    Args:
+        threads: of the settings, which bounds predictions; explanations get a fourth of it beside them.
+    """
+    explanations = max(1, threads // EXPLAINING_SHARE)
+    return {Cost.INFERENCE: threads, Cost.EXPLANATION: explanations, Cost.CHANGE: CHANGE_PLACES}
+
+
+def count_threads(threads: int) -> int:
+    """Return how many threads a worker may have: one a place, and those that no counted request takes."""
+    return sum(count_places(threads).values()) + QUICK_THREADS
+
+
+def is_prediction(rule: str, method: str) -> bool:
+    """Whether requests of a route and method ask a model for something."""
+    route = ROUTES_BY_NAME.get((rule, method))
+    return route is not None and route.predicts

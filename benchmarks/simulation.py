@@ -1,7 +1,8 @@
 """A discrete-event simulation (SimPy) of one server: workers, threads, batches, the bound on what is in work.
 
 What it is made of is in the code of the service: `app/server/gunicorn_worker.py` (connections belong to workers),
-`gate.py` (so many in work, then 503 after a pause) and `app/pipeline/batch.py` (who leads, what a batch waits for).
+`app/api/request/admission.py` (so many in work, then 503 after a pause) and `app/pipeline/batch.py` (who leads, what a
+batch waits for).
 What each step costs is measured (`benchmarks/capacity.py`); no cost is fitted to the loads that the simulation is
 compared with.
 """
@@ -16,9 +17,9 @@ from typing import Any
 
 import simpy
 
+from app.api.request.observation import REFUSAL_DELAY_S
 from app.config.settings import MAX_BATCH_PICTURES, Settings
 from app.pipeline.batch import MAX_BATCH_DELAY_S, RECENT_S
-from app.server.gunicorn_worker import REFUSAL_DELAY_S
 
 Steps = Generator[simpy.Event, Any, Any]
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from app.config.settings import DEFAULT_BATCH_SIZE
 from app.users import UsersFile
 from tests.conftest import PASSWORD, USER, LiveServer, basic
 from tests.handlers.archives import make_archive, make_config
@@ -72,7 +71,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         "SCANCER_WORKERS": "1",
         "SCANCER_PROGRAMS": "all",
         "SCANCER_MODELS": str(folder / "models"),
-        "SCANCER_QUEUE_SIZE": str(QUEUE_SIZE),
+        "SCANCER_HANDLER_QUEUE_SIZE": str(QUEUE_SIZE),
     }
     server = LiveServer(instance, folder / "log", settings)
     yield server.start()
@@ -164,7 +163,7 @@ def test_client_of_http_1_0_gets_the_whole_or_the_error(live: LiveServer, order:
 
 
 def test_clients_that_leave_take_no_room(live: LiveServer, tmp_path: Path) -> None:
-    places = QUEUE_SIZE + DEFAULT_BATCH_SIZE
+    places = QUEUE_SIZE + 2  # one for each process of the handler
     for number in range(places + 1):
         sign = tmp_path / f"go-{number}"
         with connect(live, f"wait {sign}") as connection, connection.makefile("rb") as stream:

@@ -222,7 +222,7 @@ def predict_all(served: ServedModel, uploads: Sequence[Upload | AnsweredError]) 
             raise answer if len(answers) == 1 else type(answer)(f"Picture {place} of {len(answers)}: {answer.message}")
     predictions = [answer for answer in answers if isinstance(answer, Prediction)]
     known.outcome = predictions[0].decision.class_name if len(predictions) == 1 else SEVERAL
-    observe(served.manifest, predictions, timing)
+    observe(served.manifest, predictions, timing, known)
     return predictions
 
 

@@ -35,7 +35,6 @@ def answer_instances(handler: HandlerModel, is_explained: bool, known: RequestFa
     known.model, known.version = handler.name, handler.version
     patience = read_patience(known.started, service.settings, handler.timeout_ms)
     headers = read_headers(request, []) | {"explain": str(is_explained), "url_path": ""}
-    rule = request.url_rule.rule if request.url_rule else ""
     answers = []
     for instance in read_instances(read_plain_body(), service.settings.max_images):
         parts = [{"name": name, "type": kind} for name, kind, _ in instance]
@@ -43,10 +42,10 @@ def answer_instances(handler: HandlerModel, is_explained: bool, known: RequestFa
         header, body = handler.predict(asked, [value for _, _, value in instance], patience)
         if "error" in header:
             raise HandlerFaultError(header["error"])
-        service.metrics.observe_prediction(rule, handler.name, handler.version, read_times(header))
+        service.metrics.observe_prediction(known.rule, handler.name, handler.version, read_times(header))
         answers.append(read_answer(body))
     whole = {"whole": time.perf_counter() - known.started}
-    service.metrics.observe_prediction(rule, handler.name, handler.version, whole)
+    service.metrics.observe_prediction(known.rule, handler.name, handler.version, whole)
     return make_response({"explanations" if is_explained else "predictions": answers}, handler.version)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
+from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
 
 from app.api.descriptions import make_item, make_prediction
@@ -77,26 +78,25 @@ def answer(served: ServedModel, known: RequestFacts, service: Services) -> Respo
     known.model, known.version = manifest.name, manifest.version
     patience = read_patience(known.started, service.settings)
     if manifest.output.labels is not None:
-        return answer_as_archive(served, manifest.output.labels, patience)
-    images = read_images(request, service.settings.max_images)
+        return answer_as_archive(served, manifest.output.labels, patience, known)
+    images = read_images(request_ctx.request, service.settings.max_images)
     known.images = len(images)
     if len(images) == 1:
-        return answer_one(served, images[0], patience)
+        return answer_one(served, images[0], patience, known)
     answers, timing = served.predict_many(images, patience)
     known.outcome = SEVERAL
-    observe(manifest, answers, timing)
+    observe(manifest, answers, timing, known)
     items = [make_item(answer, manifest, known.request_id) for answer in answers]
     if wants_plain_text():
         return plain_text("\n".join(item.get("class", item.get("type", "")) for item in items))
     return json_text({"predictions": items})
 
 
-def answer_as_archive(served: ServedModel, labels: Sequence[str], patience: Patience) -> Response:
+def answer_as_archive(served: ServedModel, labels: Sequence[str], patience: Patience, known: RequestFacts) -> Response:
     """Answer as the default handler of a model archive does, with its compiled model."""
-    known = facts()
     prediction, timing = served.predict(classifier_predictions.read_picture(read_parts(request)), patience)
     known.outcome, known.images = prediction.decision.class_name, 1
-    observe(served.manifest, [prediction], timing)
+    observe(served.manifest, [prediction], timing, known)
     named = classifier_predictions.make_answer(prediction, labels)
     return classifier_predictions.make_response(named, served.manifest.version)
 
@@ -105,12 +105,11 @@ def answer_by_handler(handler: HandlerModel, call: Call, known: RequestFacts, se
     """Have the program of a model archive answer."""
     known.model, known.version = handler.name, handler.version
     patience = read_patience(known.started, service.settings, handler.timeout_ms)
-    rule = request.url_rule.rule if request.url_rule else ""
 
     def observe(stages: dict[str, float]) -> None:
         if known.outcome is None:  # else it failed, and is counted as such
             stages["whole"] = time.perf_counter() - known.started
-            service.metrics.observe_prediction(rule, handler.name, handler.version, stages)
+            service.metrics.observe_prediction(known.rule, handler.name, handler.version, stages)
 
     return handler_predictions.predict(handler, request, call, patience, known, observe)
 
@@ -130,29 +129,31 @@ def read_patience(started: float, settings: Settings, needed_ms: int = 0) -> Pat
     return Patience(started + timeout_ms / 1000, request.environ.get(CALLER_IS_GONE, never))
 
 
-def answer_one(served: ServedModel, image: bytes | AnsweredError, patience: Patience) -> ResponseReturnValue:
+def answer_one(
+    served: ServedModel, image: bytes | AnsweredError, patience: Patience, known: RequestFacts
+) -> ResponseReturnValue:
     """Answer a request of one picture."""
     if isinstance(image, AnsweredError):
         raise image
-    known = facts()
     prediction, timing = served.predict(image, patience)
     known.outcome = prediction.decision.class_name
-    observe(served.manifest, [prediction], timing)
+    observe(served.manifest, [prediction], timing, known)
     if wants_plain_text():
         return plain_text(known.outcome)
     return json_text(make_prediction(prediction, served.manifest, known.request_id))
 
 
-def observe(manifest: ModelManifest, answers: Sequence[Prediction | AnsweredError], timing: Timing) -> None:
+def observe(
+    manifest: ModelManifest, answers: Sequence[Prediction | AnsweredError], timing: Timing, known: RequestFacts
+) -> None:
     """Count the classes that the request is answered, and record where its time went."""
     metrics = services().metrics
     for answer in answers:
         if isinstance(answer, Prediction):
             metrics.count_prediction(manifest.name, manifest.version, answer.decision.class_name)
     stages = {"decode": timing.decode_s, "queue": timing.queue_s, "inference": timing.inference_s}
-    whole = time.perf_counter() - facts().started
-    rule = request.url_rule.rule if request.url_rule else ""
-    metrics.observe_prediction(rule, manifest.name, manifest.version, {**stages, "whole": whole})
+    whole = time.perf_counter() - known.started
+    metrics.observe_prediction(known.rule, manifest.name, manifest.version, {**stages, "whole": whole})
 
 
 def wants_plain_text() -> bool:

@@ -9,8 +9,9 @@ from app.api.request.routing import Match
 from app.api.request.services import RequestFacts
 from app.config.settings import Settings
 from app.errors import AnsweredError, BadRequestError, ServiceUnavailableError
+from app.handlers.client.handler_model import describe_lack_of_workers
 from app.registry.model_entry import ModelEntry
-from app.registry.serving_table import ServingTable
+from app.registry.model_registry import ModelRegistry
 from app.routes import Cost, count_places
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Admission:
     Thread safety: all methods may be called from any thread.
     """
 
-    def __init__(self, settings: Settings, registry: ServingTable) -> None:
+    def __init__(self, settings: Settings, registry: ModelRegistry) -> None:
         self._registry = registry
         self._max_body_bytes = settings.max_body_bytes
         self._free = dict(count_places(settings.threads))
@@ -68,19 +69,22 @@ class Admission:
         if cost is Cost.NOTHING:
             return None
         if not match.route.predicts:
-            return self._take(Place(cost, (cost,), 0, None), math.inf)
+            return self._take(Place(cost, (cost,), 0, None), math.inf, FULL)
         body_bytes = min(int(environ.get("CONTENT_LENGTH") or 0), self._max_body_bytes)
         try:
             known.lent = entry = self._borrow(match, environ)
         except AnsweredError as error:  # for the view, once it knows who asks
             known.lent = error
             return None
-        if entry.holds is None:
+        if entry.model is None:
             return None
+        in_words = MODEL_FULL
+        if entry.handler is not None:
+            in_words = describe_lack_of_workers(entry.wanted.name, match.values.get("version"))
         try:
-            return self._take(Place(cost, (*entry.key, cost), body_bytes, entry), entry.holds.places)
+            return self._take(Place(cost, (*entry.key, cost), body_bytes, entry), entry.model.places, in_words)
         except ServiceUnavailableError:
-            entry.holds.leave()
+            entry.model.leave()
             raise
 
     def leave(self, place: Place) -> None:
@@ -91,14 +95,14 @@ class Admission:
             self._taken[place.key] -= 1
             if not self._taken[place.key]:
                 del self._taken[place.key]
-        if place.entry is not None and place.entry.holds is not None:
-            place.entry.holds.leave()
+        if place.entry is not None and place.entry.model is not None:
+            place.entry.model.leave()
 
-    def _take(self, place: Place, most: float) -> Place:
+    def _take(self, place: Place, most: float, in_words: str) -> Place:
         with self._lock:
             taken = self._taken.get(place.key, 0)
             if taken >= most:
-                raise ServiceUnavailableError(MODEL_FULL)
+                raise ServiceUnavailableError(in_words)
             if not self._free[place.cost] or place.body_bytes > self._free_bytes:
                 raise ServiceUnavailableError(FULL)
             self._free[place.cost] -= 1

@@ -15,7 +15,7 @@ from flask import Flask, current_app, request
 from flask_httpauth import HTTPBasicAuth
 from werkzeug.security import check_password_hash, generate_password_hash
 
-from app.api.request.services import facts
+from app.api.request.services import FACTS, facts
 from app.errors import ForbiddenError, TooManyLoginsError, UnauthorizedError, UsersError
 from app.users import HASH_METHOD, User, UsersFile, has_control_characters
 
@@ -41,11 +41,12 @@ def require(role: str) -> Callable[[View], View]:
 
         @wraps(view)
         def check(*args: Any, **kwargs: Any) -> Any:
-            if not current_app.extensions["asks_for_password"]:
+            extensions, environ = current_app.extensions, request.environ
+            if not extensions["asks_for_password"]:
                 return view(*args, **kwargs)
-            user = find_authenticator().recall(request.environ.get("HTTP_AUTHORIZATION", ""))
+            user = extensions["authenticator"].recall(environ.get("HTTP_AUTHORIZATION", ""))
             if user is not None and role in user.roles:
-                facts().user = user.name
+                environ[FACTS].user = user.name
                 return view(*args, **kwargs)
             # Flask-HTTPAuth lets every OPTIONS pass, for the sake of CORS; here one answers a document.
             if request.method == "OPTIONS" and not auth.authenticate(auth.get_auth(), None):

@@ -13,7 +13,7 @@ from werkzeug.wsgi import ClosingIterator
 
 from app.api.request.admission import Admission, Place
 from app.api.request.error_handlers import RETRY_AFTER_S, shape_error
-from app.api.request.routing import Match, RoutedFlask
+from app.api.request.routing import RoutedFlask
 from app.api.request.services import RequestFacts, begin_facts
 from app.config.settings import ANSWER_DELAY_S
 from app.errors import ServiceUnavailableError
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("app.access")
 
-UNMATCHED = "unmatched"
-"""Rule of a request that no route matches: its path is the caller's text, and goes nowhere."""
 REFUSAL_DELAY_S = 0.012
 """How long a refusal is withheld: clients that try again at once would take the processor from those being served."""
 COMMON_HEADERS = [
@@ -63,48 +61,47 @@ class Observation:
             return start_response(status, add_common_headers(headers, known.request_id), exc_info)
 
         try:
-            match: Match | None = self._router.match(environ)
+            match = self._router.match(environ)
+            known.rule = match.route.rule
+            place = self._admission.enter(match, environ, known)
         except HTTPException:  # Flask asks the router too, and answers
-            match = None
-        try:
-            place = self._admission.enter(match, environ, known) if match is not None else None
+            place = None
         except ServiceUnavailableError as error:
             self._metrics.count_refusal("overload")
             return refuse(environ, start, error)
         try:
             chunks = self._app(environ, start)
             if known.is_streamed:
-                end = partial(self._end, environ, match, place, known)
+                end = partial(self._end, environ, place, known)
                 place = None  # it is kept until the last part is sent
                 return ClosingIterator(chunks, end)
-            self._record(environ, match, known)
+            self._record(environ, known)
             return chunks
         finally:
             if place is not None:
                 self._admission.leave(place)
 
-    def _end(self, environ: "WSGIEnvironment", match: Match | None, place: Place | None, known: RequestFacts) -> None:
+    def _end(self, environ: "WSGIEnvironment", place: Place | None, known: RequestFacts) -> None:
         """Finish a request whose answer was sent in parts."""
         if place is not None:
             self._admission.leave(place)
-        self._record(environ, match, known)
+        self._record(environ, known)
 
-    def _record(self, environ: "WSGIEnvironment", match: Match | None, known: RequestFacts) -> None:
+    def _record(self, environ: "WSGIEnvironment", known: RequestFacts) -> None:
         """Count the request, and write its log line."""
         seconds = time.perf_counter() - known.started
-        rule, method = match.route.rule if match is not None else UNMATCHED, environ["REQUEST_METHOD"]
-        model, version = known.model or "", known.version or ""
-        self._metrics.count_request(rule, method, known.status, model, version, seconds)
+        method, model, version = environ["REQUEST_METHOD"], known.model or "", known.version or ""
+        self._metrics.count_request(known.rule, method, known.status, model, version, seconds)
         is_failure = known.status >= HTTPStatus.BAD_REQUEST or known.is_streamed  # or else the outcome is a class
         if is_failure and known.outcome and known.model:  # else the status is a handler's own word
-            self._metrics.count_failure(rule, method, model, version, seconds)
+            self._metrics.count_failure(known.rule, method, model, version, seconds)
         if log.isEnabledFor(logging.INFO):
             length = environ.get("CONTENT_LENGTH", "")
             fields = {
                 "request_id": known.request_id,
                 "user": known.user,
                 "method": name_method(method),
-                "rule": rule,
+                "rule": known.rule,
                 "status": known.status,
                 "model": known.model,
                 "version": known.version,

@@ -1,10 +1,10 @@
 """From a request to its route: matched in one place, which admission and Flask both ask."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flask import Flask, Request, request
+from flask import Flask, Request, Response, request
 from flask.ctx import RequestContext
 from werkzeug.datastructures import ImmutableDict
 from werkzeug.exceptions import HTTPException
@@ -14,7 +14,7 @@ from app.config.settings import Settings
 from app.routes import ROUTES_BY_NAME, Route, Surface
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 MAX_REMEMBERED = 1024
 """Paths whose match is remembered; each is a text of a caller, of 4 KiB at most."""
@@ -95,11 +95,24 @@ def find_route(rule: Rule) -> Route:
     return ROUTES_BY_NAME[rule.rule, min(rule.methods or ())]
 
 
+class PlainResponse(Response):
+    """An answer that goes out as it is, where Flask would copy its headers and wrap its body first."""
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Answer; what is made while it is sent, links, or has no length yet takes Flask's way."""
+        is_plain = self.is_sequence and "Content-Length" in self.headers and "Location" not in self.headers
+        if not is_plain or self._on_close or environ["REQUEST_METHOD"] == "HEAD":
+            return super().__call__(environ, start_response)
+        start_response(self.status, self.headers.to_wsgi_list())
+        return self.iter_encoded()
+
+
 class RoutedFlask(Flask):
     """Flask that asks the router, and leaves out what no view here needs."""
 
     default_config = ImmutableDict({**Flask.default_config, "PROVIDE_AUTOMATIC_OPTIONS": False})
     """Flask's own, but here already: the files of the page get their route before an app can be configured."""
+    response_class = PlainResponse
     router: Router
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:

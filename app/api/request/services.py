@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EXTENSION = "scancer"
 FACTS = "scancer.facts"
+UNMATCHED = "unmatched"
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9-]{8,64}")
 NOTICE = "Research use only. Not for diagnosis."
 
@@ -52,6 +53,7 @@ class RequestFacts:
         is_streamed: whether the answer is sent in parts, and ends some time after the view.
         status: of the answer, once it has begun.
         lent: the version that was looked up for a prediction, or why there is none; see `find_lent`.
+        rule: of its route; the path itself is the caller's text, and goes nowhere.
     """
 
     request_id: str
@@ -64,6 +66,7 @@ class RequestFacts:
     is_streamed: bool = False
     status: int = 0
     lent: ModelEntry | AnsweredError | None = None
+    rule: str = UNMATCHED
 
     def find_lent(self) -> ModelEntry:
         """Return the version that is lent for this prediction; raises why there is none."""

@@ -112,7 +112,7 @@ OPEN_INFERENCE_PATHS = ("/v1/", "/v2")
 """How the paths of KServe's protocols begin: there an error is `{"error": "…"}`."""
 EXPLAINING_SHARE = 4
 CHANGE_PLACES = 16
-QUICK_THREADS = 4
+QUICK_THREADS = 8
 """Threads that no counted request takes: health, metrics and pages answer under any load."""
 
 

@@ -16,12 +16,14 @@ from app.pipeline.patience import ENDLESS, LATE, Patience
 
 RECENT_S = 0.05
 """How long after a batch the load is taken to be what it was then."""
+PRESENCE_S = 0.02
+"""A caller who waited no longer is taken to be there: to ask costs a system call, and a switch of threads under load."""
 
 
 class Job:
     """One caller's pictures, and later their scores or the error that kept them from having any."""
 
-    __slots__ = ("count", "ended", "error", "is_leader", "patience", "pictures", "scores", "started", "wake")
+    __slots__ = ("arrived", "count", "ended", "error", "is_leader", "patience", "pictures", "scores", "started", "wake")
 
     def __init__(self, pictures: InputBatch, patience: Patience) -> None:
         self.patience = patience
@@ -29,6 +31,7 @@ class Job:
         self.count = len(pictures)
         self.scores: Scores | None = None
         self.error: ScancerError | None = None
+        self.arrived = time.perf_counter()
         self.started = self.ended = 0.0
         self.is_leader = False
         self.wake = threading.Lock()
@@ -93,7 +96,6 @@ class BatchRunner:
 
     def infer_announced(self, job: Job) -> tuple[Scores, float, float]:
         """Infer what was announced; see `Arrival.infer`."""
-        arrived = time.perf_counter()
         with self._lock:
             self._arriving -= 1
             self._came.notify()
@@ -108,7 +110,7 @@ class BatchRunner:
         if job.error is not None:
             raise copy(job.error) from job.error  # a fresh one in each thread: raising writes into the object
         assert job.scores is not None, "a job without an error has scores"
-        return job.scores, job.started - arrived, job.ended - job.started
+        return job.scores, job.started - job.arrived, job.ended - job.started
 
     def _wait(self, job: Job) -> None:
         """Wait until the job is done, or leads, or its caller waits no longer."""
@@ -174,7 +176,8 @@ class BatchRunner:
         """
         try:
             job.patience.check(self._needed_s)
-            job.patience.check_presence()
+            if time.perf_counter() - job.arrived > PRESENCE_S:
+                job.patience.check_presence()
         except DeadlineError as error:
             self._needed_s *= 0.9  # else one slow batch could keep all hasty callers out for ever
             job.error = error

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from app.errors import DeadlineError
 
 LATE = "The deadline passed before there was an answer."
-LARGE_PIXELS = 4_000_000
-"""From this size on, pictures are decoded one at a time in a worker: 25 million pixels take 100 MB and more."""
+LARGE_PIXELS = 1_000_000
+"""From this size on, pictures are decoded one at a time in a worker: 25 million pixels take 100 MB and more.
+
+All places of a worker times smaller pictures take no more than one GB.
+"""
 
 
 def never() -> bool:

@@ -17,7 +17,7 @@ from app.api.request.services import FACTS, RequestFacts, begin_facts
 from app.config.settings import Settings
 from app.errors import BadRequestError, ModelNotFoundError, ServiceUnavailableError
 from app.registry.model_registry import ModelRegistry
-from app.routes import CHANGE_PLACES, ROUTES, ROUTES_BY_NAME, Cost, Surface, count_threads, is_prediction
+from app.routes import CHANGE_PLACES, QUICK_THREADS, ROUTES, ROUTES_BY_NAME, Cost, Surface, count_threads, is_prediction
 from tests.conftest import basic
 
 PCAM = "pcam-classification"
@@ -226,7 +226,7 @@ def test_changes_of_the_models_leave_threads_to_health(router: Router, registry:
         except ServiceUnavailableError:
             continue
     assert admitted == 8 + 2 + CHANGE_PLACES
-    assert count_threads(settings.threads) - admitted == 4
+    assert count_threads(settings.threads) - admitted == QUICK_THREADS
 
 
 def test_bodies_in_work_are_bounded_by_their_bytes(router: Router, registry: ModelRegistry) -> None:

@@ -62,6 +62,12 @@ def finish(connection: socket.socket, body: bytes) -> bytes:
         return stream.readline().split()[1]
 
 
+def count_waiting(live: LiveServer) -> int:
+    [described] = requests.get(live.management + "/models/slow", auth=AUTH, timeout=10).json()
+    waiting: int = described["jobQueueStatus"]["pendingRequests"]
+    return waiting
+
+
 def test_handlers_queue_of_a_hundred_is_reached_while_health_and_other_models_answer(
     live: LiveServer, pcam_example: bytes, tmp_path: Path
 ) -> None:
@@ -75,11 +81,11 @@ def test_handlers_queue_of_a_hundred_is_reached_while_health_and_other_models_an
             for number in range(HANDLER_QUEUE + 1)
         ]
         deadline = time.monotonic() + 30
-        while True:
-            refused = requests.put(live.inference + "/predictions/slow", data=body, auth=AUTH, timeout=10)
-            if refused.status_code == 503:
-                break
+        while count_waiting(live) < HANDLER_QUEUE:
             assert time.monotonic() < deadline
+            time.sleep(0.05)
+        refused = requests.put(live.inference + "/predictions/slow", data=body, auth=AUTH, timeout=10)
+        assert refused.status_code == 503
         assert refused.headers["Retry-After"] == "1"
         for spelling in spellings:
             assert finish(connect(live, spelling, body), body) == b"503"

@@ -15,7 +15,7 @@ from small_engines import PATIENCE_S, FailingEngine, HeldEngine, MeanEngine
 from app.arrays import InputBatch, Scores
 from app.errors import DeadlineError, InferenceError, ServiceUnavailableError
 from app.manifest.model_specs import BatchSpec
-from app.pipeline.batch import RECENT_S, BatchRunner
+from app.pipeline.batch import PRESENCE_S, RECENT_S, BatchRunner
 from app.pipeline.patience import Patience
 
 Answer = tuple[Scores, float, float]
@@ -247,6 +247,7 @@ def test_caller_who_has_gone_is_not_inferred_for() -> None:
         with held(runner, engine) as running:
             gone = pool.submit(runner.infer, make_batch(2), Patience(is_gone=lambda: True))
             wait_until(lambda: runner.waiting == 1)
+            time.sleep(PRESENCE_S)  # from then on it is asked
         running.result(PATIENCE_S)
         with pytest.raises(DeadlineError, match="gone"):
             gone.result(PATIENCE_S)

@@ -105,15 +105,15 @@ def test_cut_jpeg_is_refused_at_a_reduced_scale_too() -> None:
 
 
 def test_large_pictures_take_turns_and_small_ones_pass_them() -> None:
-    assert LARGE_PIXELS == 2000 * 2000
+    assert LARGE_PIXELS == 1000 * 1000
     model = make_model(None)
     with ThreadPoolExecutor(2) as pool:
         with Turn() as first:
-            first.take(2000, 2000)
-            waiting = pool.submit(model.understand, jpeg(2000, 2000))
+            first.take(1000, 1000)
+            waiting = pool.submit(model.understand, jpeg(1000, 1000))
             pool.submit(model.understand, jpeg(400, 400)).result(PATIENCE_S)
             assert not waiting.done()
-        assert waiting.result(PATIENCE_S).width_px == 2000
+        assert waiting.result(PATIENCE_S).width_px == 1000
 
 
 def test_turn_is_given_back_whatever_happens() -> None:

@@ -40,7 +40,7 @@ JSON = json.JSONEncoder(separators=(",", ":"))
 @blueprint.route("/models/<model_name>/invoke", methods=["POST"], endpoint=OLDER)
 @blueprint.route("/<model_name>/predict", methods=["POST", "PUT"], endpoint=OLDER)
 @blueprint.route("/<model_name>/<version>/predict", methods=["POST", "PUT"], endpoint=OLDER)
-@blueprint.route("/invocations", methods=["POST"], endpoint=OLDER)
+@blueprint.route("/invocations", methods=["POST"], endpoint="predict_invocation")
 @require("predict")
 def predict(version: str | None = None, url_path: str = "", **_: str) -> ResponseReturnValue:
     """Classify the pictures of the request; the model that its path names is lent already.

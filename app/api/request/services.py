@@ -1,5 +1,6 @@
 """What the parts of the API share: the app's services, and what is known of the request at hand."""
 
+import random
 import re
 import time
 import uuid
@@ -84,7 +85,8 @@ def services() -> Services:
 def begin_facts(environ: "WSGIEnvironment") -> RequestFacts:
     """Note when a request began, and by which id it goes; called before anything else."""
     given = environ.get("HTTP_X_REQUEST_ID", "")
-    known = RequestFacts(given if REQUEST_ID_PATTERN.fullmatch(given) else str(uuid.uuid4()))
+    is_theirs = REQUEST_ID_PATTERN.fullmatch(given) is not None
+    known = RequestFacts(given if is_theirs else str(uuid.UUID(int=random.getrandbits(128), version=4)))
     environ[FACTS] = known
     return known
 

@@ -17,7 +17,7 @@ from app.pipeline.patience import ENDLESS, LATE, Patience
 RECENT_S = 0.05
 """How long after a batch the load is taken to be what it was then."""
 PRESENCE_S = 0.02
-"""A caller who waited no longer is taken to be there: to ask costs a system call, and a switch of threads under load."""
+"""A caller who waited no longer is taken to be there: to ask costs a system call, under load a switch of threads."""
 
 
 class Job:

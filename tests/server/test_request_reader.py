@@ -71,8 +71,19 @@ def test_bytes_of_a_path_reach_the_application_as_wsgi_wants_them() -> None:
     assert environ["PATH_INFO"].encode("latin-1").decode() == "/aä"
 
 
-def test_target_of_a_proxy_is_taken_by_its_path() -> None:
-    assert plain(read(b"GET http://h/models?x HTTP/1.1\r\nHost: h\r\n\r\n")[0])["PATH_INFO"] == "/models"
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"http://h/models?x", "/models"),
+        (b"http://h//predictions/a", "//predictions/a"),
+        (b"http://h/%70redictions/a", "/predictions/a"),
+        (b"/%70redictions/a", "/predictions/a"),
+        (b"//predictions/a", "//predictions/a"),
+        (b"/predictions%2Fa", "/predictions/a"),
+    ],
+)
+def test_target_is_taken_by_its_path_also_in_a_proxys_form(target: bytes, path: str) -> None:
+    assert plain(read(b"GET " + target + b" HTTP/1.1\r\nHost: h\r\n\r\n")[0])["PATH_INFO"] == path
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from queue import SimpleQueue
@@ -92,8 +93,8 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         self._withheld: SimpleQueue[Connection] = SimpleQueue()
         self._paused: set[int] = set()
         self._threads: list[threading.Thread] = []
-        self._idle_threads = 0
-        self._counting = threading.Lock()
+        self._idle: deque[None] = deque()  # one for each thread that waits
+        self._starting = threading.Lock()
         super().init_process()
 
     def run(self) -> None:
@@ -134,20 +135,19 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
                     connection.expire()
         self._resume_listening()
 
-    def _have_idle_thread(self, busy: int = 0) -> None:
-        """Count so many more threads as busy, and see to it that one is idle, as far as there may be threads."""
-        with self._counting:
-            self._idle_threads -= busy
-            if self._idle_threads or len(self._threads) >= self.cfg.threads:
+    def _have_idle_thread(self) -> None:
+        """Start one more thread if none is idle, as far as there may be more."""
+        with self._starting:
+            if self._idle or len(self._threads) >= self.cfg.threads:
                 return
             thread = threading.Thread(target=self._work, name=f"requests-{len(self._threads)}", daemon=True)
+            self._idle.append(None)
             try:
                 thread.start()
+                self._threads.append(thread)
             except RuntimeError:  # the system has none left
+                self._idle.pop()
                 log.warning("no thread can be started", extra={"reason": f"there are {len(self._threads)}"})
-                return
-            self._threads.append(thread)
-            self._idle_threads += 1
 
     def _work(self) -> None:
         """What each thread does: take what is ready, until the worker stops."""
@@ -156,7 +156,9 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             for fd, _ in self._epoll.poll(maxevents=1):
                 if fd == self._wake:
                     return
-                self._have_idle_thread(busy=1)
+                self._idle.pop()
+                if not self._idle:
+                    self._have_idle_thread()
                 try:
                     if fd in self._listeners:
                         self._accept(fd)
@@ -164,8 +166,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
                         self._serve(fd, buffer)
                 except Exception as error:  # noqa: BLE001  # a fault of ours ends its connection, never the thread
                     log.error("a thread of the server failed", extra={"reason": describe_fault(error)})
-                with self._counting:
-                    self._idle_threads += 1
+                self._idle.append(None)
 
     def _accept(self, fd: int) -> None:
         """Accept one connection; among several workers, the one with the fewest is the quickest."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs
 
 from app.api.request.routing import Match
-from app.api.request.services import RequestFacts
+from app.api.request.services import RequestFacts, read_length
 from app.config.settings import Settings
 from app.errors import AnsweredError, BadRequestError, ServiceUnavailableError
 from app.handlers.client.handler_model import describe_lack_of_workers
@@ -70,7 +70,7 @@ class Admission:
             return None
         if not match.route.predicts:
             return self._take(Place(cost, (cost,), 0, None), math.inf, FULL)
-        body_bytes = min(int(environ.get("CONTENT_LENGTH") or 0), self._max_body_bytes)
+        body_bytes = min(read_length(environ) or 0, self._max_body_bytes)
         try:
             known.lent = entry = self._borrow(match, environ)
         except AnsweredError as error:  # for the view, once it knows who asks

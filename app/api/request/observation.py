@@ -14,7 +14,7 @@ from werkzeug.wsgi import ClosingIterator
 from app.api.request.admission import Admission, Place
 from app.api.request.error_handlers import RETRY_AFTER_S, shape_error
 from app.api.request.routing import RoutedFlask
-from app.api.request.services import RequestFacts, begin_facts
+from app.api.request.services import RequestFacts, begin_facts, read_length
 from app.config.settings import ANSWER_DELAY_S
 from app.errors import ServiceUnavailableError
 from app.metrics import Metrics, name_method
@@ -96,7 +96,6 @@ class Observation:
         if is_failure and known.outcome and known.model:  # else the status is a handler's own word
             self._metrics.count_failure(known.rule, method, model, version, seconds)
         if log.isEnabledFor(logging.INFO):
-            length = environ.get("CONTENT_LENGTH", "")
             fields = {
                 "request_id": known.request_id,
                 "user": known.user,
@@ -107,7 +106,7 @@ class Observation:
                 "version": known.version,
                 "outcome": known.outcome,
                 "images": known.images,
-                "bytes": int(length) if length.isdecimal() else None,
+                "bytes": read_length(environ),
                 "ms": round(seconds * 1000, 2),
             }
             log.info("request", extra={name: value for name, value in fields.items() if value is not None})

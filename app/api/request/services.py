@@ -91,6 +91,12 @@ def begin_facts(environ: "WSGIEnvironment") -> RequestFacts:
     return known
 
 
+def read_length(environ: "WSGIEnvironment") -> int | None:
+    """Return the stated length of a request's body in bytes; None if it states none."""
+    length = environ.get("CONTENT_LENGTH", "")
+    return int(length) if length.isdecimal() else None
+
+
 def facts() -> RequestFacts:
     """The facts of the current request."""
     return cast(RequestFacts, request.environ[FACTS])

@@ -95,12 +95,15 @@ def find_route(rule: Rule) -> Route:
     return ROUTES_BY_NAME[rule.rule, min(rule.methods or ())]
 
 
+REDIRECTS = range(300, 400)
+
+
 class PlainResponse(Response):
     """An answer that goes out as it is, where Flask would copy its headers and wrap its body first."""
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Answer; what is made while it is sent, links, or has no length yet takes Flask's way."""
-        is_plain = self.is_sequence and "Content-Length" in self.headers and "Location" not in self.headers
+        """Answer; what is made while it is sent, redirects, or has no length yet takes Flask's way."""
+        is_plain = self.is_sequence and self.status_code not in REDIRECTS and "Content-Length" in self.headers
         if not is_plain or self._on_close or environ["REQUEST_METHOD"] == "HEAD":
             return super().__call__(environ, start_response)
         start_response(self.status, self.headers.to_wsgi_list())

@@ -11,13 +11,13 @@ from app.config.settings import Settings
 
 @pytest.fixture(scope="module")
 def faulty(settings: Settings) -> Flask:
-    """An app with one more route, which fails."""
+    """An app of which one view fails."""
     app = create_app(settings)
 
-    @app.get("/faulty")
     def fail() -> str:
         raise ValueError("secret detail")
 
+    app.view_functions["health.live"] = fail
     return app
 
 
@@ -25,7 +25,7 @@ def test_unexpected_fault_answers_500_with_fixed_text_and_the_request_id(
     faulty: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR):
-        answer = faulty.test_client().get("/faulty", headers={"X-Request-ID": "request-0001"})
+        answer = faulty.test_client().get("/health/live", headers={"X-Request-ID": "request-0001"})
     assert answer.status_code == 500
     assert answer.get_json() == {
         "code": 500,
@@ -37,7 +37,7 @@ def test_unexpected_fault_answers_500_with_fixed_text_and_the_request_id(
 
 
 def test_every_answer_carries_the_safe_headers(faulty: Flask) -> None:
-    for path in ("/ping", "/nothing", "/faulty", "/models"):
+    for path in ("/ping", "/nothing", "/health/live", "/models"):
         headers = faulty.test_client().get(path).headers
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Cache-Control"] == "no-store"

@@ -64,14 +64,13 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     instance = folder / "instance"
     instance.mkdir()
     UsersFile(instance).add(USER, "predict", PASSWORD)
-    config = make_config(minWorkers=2, maxWorkers=2, responseTimeout=2)
+    config = make_config(minWorkers=2, maxWorkers=2, responseTimeout=2, jobQueueSize=QUEUE_SIZE)
     files: dict[str, str | bytes] = {"s.py": HANDLER, "c.yaml": config}
     make_archive(folder / "models", "parts", "s.py", files, config_file="c.yaml")
     settings = {
         "SCANCER_WORKERS": "1",
         "SCANCER_PROGRAMS": "all",
         "SCANCER_MODELS": str(folder / "models"),
-        "SCANCER_HANDLER_QUEUE_SIZE": str(QUEUE_SIZE),
     }
     server = LiveServer(instance, folder / "log", settings)
     yield server.start()

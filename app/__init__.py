@@ -27,10 +27,10 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
 
     from app import cli
     from app.api.blueprints import register_blueprints
-    from app.api.request.admission import Admission
     from app.api.request.auth import Authenticator, register_auth
     from app.api.request.error_handlers import register_error_handlers
     from app.api.request.observation import register_observation
+    from app.api.request.places import Admission
     from app.api.request.routing import Router
     from app.logs import configure_logs
     from app.users import UsersFile

@@ -1,7 +1,7 @@
 """A discrete-event simulation (SimPy) of one server: workers, threads, batches, the bound on what is in work.
 
 What it is made of is in the code of the service: `app/server/gunicorn_worker.py` (connections belong to workers),
-`app/api/request/admission.py` (so many in work, then 503 after a pause) and `app/pipeline/batch.py` (who leads, what a
+`app/api/request/places.py` (so many in work, then 503 after a pause) and `app/pipeline/batch.py` (who leads, what a
 batch waits for).
 What each step costs is measured (`benchmarks/capacity.py`); no cost is fitted to the loads that the simulation is
 compared with.

@@ -44,7 +44,7 @@ class BatchRunner:
     A lone caller never waits for others. Under load a batch costs less than its pictures one by one: the weights pass
     through the processor's caches once, and an engine likes batches of one size better than of many. So a batch waits
     a moment for pictures that are being decoded, and, where callers came together just now, for as many as then.
-    At most `queue_size` callers may wait. Admission lets no more in (`app/api/request/admission.py`), so this bound
+    At most `queue_size` callers may wait. Admission lets no more in (`app/api/request/places.py`), so this bound
     speaks only where a runner is used without it.
 
     One caller leads: it runs the batch that holds its own pictures, then wakes the others, and the first that still

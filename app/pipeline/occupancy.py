@@ -4,7 +4,7 @@ import threading
 
 
 class Occupancy:
-    """Counts the requests that have a model. It bounds nothing: that is admission's (`app/api/request/admission.py`).
+    """Counts the requests that have a model. It bounds nothing: that is admission's (`app/api/request/places.py`).
 
     Thread safety: all methods may be called from any thread.
     """

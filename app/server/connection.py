@@ -118,7 +118,7 @@ class Connection:
                 self.close()
             if count <= 0:
                 break
-            if self.state is State.LINGERING:
+            if self.state is not State.OPEN:
                 continue
             self._reader.feed(memoryview(buffer)[:count])
             self._answer_ready(answer)
@@ -257,8 +257,6 @@ class Connection:
             self._unsent = self._unsent[sent:]
         if self.state is State.ENDING and self.due is None:
             self.close()
-        elif self.state is State.REFUSING and self.due is None:
-            self._linger()
 
     def _linger(self) -> None:
         self.state, self.deadline = State.LINGERING, time.monotonic() + LINGER_S
@@ -268,6 +266,8 @@ class Connection:
             self.close()
 
     def _set_deadline(self) -> None:
+        if self.state is State.REFUSING and self._is_free:
+            self._linger()
         if self.state in (State.LINGERING, State.CLOSED):
             return
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.version() is None:

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.test import EnvironBuilder
 
-from app.api.request.admission import MAX_BODIES, Admission, Place
+from app.api.request.places import MAX_BODIES, Admission, Place
 from app.api.request.routing import RoutedFlask, Router
 from app.api.request.services import FACTS, RequestFacts, begin_facts
 from app.config.settings import Settings

@@ -78,7 +78,7 @@ def test_refused_upload_is_let_go_and_refused_once(pair: tuple[Connection, socke
     serve(connection)
     assert connection.held_bytes == 500
     connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", 1)
-    assert (connection.held_bytes, connection.state) == (0, State.LINGERING)
+    assert (connection.held_bytes, connection.state) == (0, State.REFUSING)
     head, _, body = client.recv(1000).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
     assert json.loads(body)["code"] == 503

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
-from app.api.request.admission import Admission, Place
 from app.api.request.error_handlers import RETRY_AFTER_S, shape_error
+from app.api.request.places import Admission, Place
 from app.api.request.routing import RoutedFlask
 from app.api.request.services import RequestFacts, begin_facts, read_length
 from app.config.settings import ANSWER_DELAY_S

@@ -16,7 +16,7 @@ from app.api.request.routing import RoutedFlask, Router
 from app.api.request.services import FACTS, RequestFacts, begin_facts
 from app.config.settings import Settings
 from app.errors import BadRequestError, ModelNotFoundError, ServiceUnavailableError
-from app.registry.model_registry import ModelRegistry
+from app.registry.serving_table import ServingTable
 from app.routes import CHANGE_PLACES, QUICK_THREADS, ROUTES, ROUTES_BY_NAME, Cost, Surface, count_threads, is_prediction
 from tests.conftest import basic
 
@@ -60,8 +60,8 @@ def router(app: Flask) -> Router:
 
 
 @pytest.fixture(scope="module")
-def registry(app: Flask) -> ModelRegistry:
-    registry: ModelRegistry = app.extensions["scancer"].registry
+def registry(app: Flask) -> ServingTable:
+    registry: ServingTable = app.extensions["scancer"].registry
     return registry
 
 
@@ -87,7 +87,7 @@ def test_every_method_of_a_view_has_one_row(app: Flask) -> None:
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling_that_is_served_takes_a_place_of_its_model(
-    spelling: str, router: Router, registry: ModelRegistry, settings: Settings
+    spelling: str, router: Router, registry: ServingTable, settings: Settings
 ) -> None:
     admission = Admission(settings, registry)
     environ = ask(spelling.format(PCAM))
@@ -118,7 +118,7 @@ def test_what_takes_a_place_is_what_is_served(spelling: str, app: Flask, pcam_ex
     "path", ["/explanations/{}", "/explanations/{}/1.0", "//explanations/{}", "/v1/models/{}:explain"]
 )
 def test_explanations_take_places_of_their_own(
-    path: str, router: Router, registry: ModelRegistry, settings: Settings
+    path: str, router: Router, registry: ServingTable, settings: Settings
 ) -> None:
     place = enter(Admission(settings, registry), router, ask(path.format(PCAM)))
     assert place is not None
@@ -126,7 +126,7 @@ def test_explanations_take_places_of_their_own(
 
 
 def test_only_model_is_asked_by_invocations_or_the_one_of_the_query(
-    router: Router, registry: ModelRegistry, settings: Settings
+    router: Router, registry: ServingTable, settings: Settings
 ) -> None:
     admission = Admission(settings, registry)
     environ = ask("/invocations", QUERY_STRING=f"model_name={PCAM}")
@@ -153,13 +153,13 @@ def test_only_model_is_asked_by_invocations_or_the_one_of_the_query(
     ],
 )
 def test_what_is_quick_takes_no_place(
-    method: str, path: str, router: Router, registry: ModelRegistry, settings: Settings
+    method: str, path: str, router: Router, registry: ServingTable, settings: Settings
 ) -> None:
     assert enter(Admission(settings, registry), router, ask(path, method)) is None
 
 
 def test_unknown_model_takes_no_place_and_the_view_says_so(
-    router: Router, registry: ModelRegistry, settings: Settings
+    router: Router, registry: ServingTable, settings: Settings
 ) -> None:
     environ = ask("/predictions/nope")
     known = begin_facts(environ)
@@ -169,7 +169,7 @@ def test_unknown_model_takes_no_place_and_the_view_says_so(
 
 
 @pytest.fixture
-def full(registry: ModelRegistry, router: Router, settings: Settings) -> Iterator[tuple[Admission, list[Place]]]:
+def full(registry: ServingTable, router: Router, settings: Settings) -> Iterator[tuple[Admission, list[Place]]]:
     """An admission whose places for one model are all taken."""
     admission, places = Admission(settings, registry), []
     for _ in range(registry.get_served(PCAM).places):
@@ -197,9 +197,7 @@ def test_model_has_a_full_batch_and_its_queue_and_not_one_place_more(
     places.append(place)
 
 
-def test_all_models_together_have_as_many_places_as_threads_are_allowed(
-    router: Router, registry: ModelRegistry
-) -> None:
+def test_all_models_together_have_as_many_places_as_threads_are_allowed(router: Router, registry: ServingTable) -> None:
     admission = Admission(Settings(threads=2), registry)
     paths = ["/predictions/isic-classification", f"/predictions/{PCAM}"]
     assert all(enter(admission, router, ask(path)) for path in paths)
@@ -210,7 +208,7 @@ def test_all_models_together_have_as_many_places_as_threads_are_allowed(
         enter(admission, router, ask("/explanations/isic-classification"))
 
 
-def test_changes_of_the_models_leave_threads_to_health(router: Router, registry: ModelRegistry) -> None:
+def test_changes_of_the_models_leave_threads_to_health(router: Router, registry: ServingTable) -> None:
     settings = Settings(threads=8)
     admission = Admission(settings, registry)
     admitted = 0
@@ -229,7 +227,7 @@ def test_changes_of_the_models_leave_threads_to_health(router: Router, registry:
     assert count_threads(settings.threads) - admitted == QUICK_THREADS
 
 
-def test_bodies_in_work_are_bounded_by_their_bytes(router: Router, registry: ModelRegistry) -> None:
+def test_bodies_in_work_are_bounded_by_their_bytes(router: Router, registry: ServingTable) -> None:
     settings = Settings(queue_size=100)
     admission = Admission(settings, registry)
     large = {"CONTENT_LENGTH": str(settings.max_body_bytes)}
@@ -242,7 +240,7 @@ def test_bodies_in_work_are_bounded_by_their_bytes(router: Router, registry: Mod
 
 
 def test_places_are_right_after_many_threads_came_and_went(
-    router: Router, registry: ModelRegistry, settings: Settings
+    router: Router, registry: ServingTable, settings: Settings
 ) -> None:
     admission = Admission(settings, registry)
 

@@ -11,7 +11,7 @@ from app.config.settings import Settings
 from app.errors import AnsweredError, BadRequestError, ServiceUnavailableError
 from app.handlers.client.handler_model import describe_lack_of_workers
 from app.registry.model_entry import ModelEntry
-from app.registry.model_registry import ModelRegistry
+from app.registry.serving_table import ServingTable
 from app.routes import Cost, count_places
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Admission:
     Thread safety: all methods may be called from any thread.
     """
 
-    def __init__(self, settings: Settings, registry: ModelRegistry) -> None:
+    def __init__(self, settings: Settings, registry: ServingTable) -> None:
         self._registry = registry
         self._max_body_bytes = settings.max_body_bytes
         self._free = dict(count_places(settings.threads))
@@ -76,15 +76,15 @@ class Admission:
         except AnsweredError as error:  # for the view, once it knows who asks
             known.lent = error
             return None
-        if entry.model is None:
+        if entry.holds is None:
             return None
         in_words = MODEL_FULL
         if entry.handler is not None:
             in_words = describe_lack_of_workers(entry.wanted.name, match.values.get("version"))
         try:
-            return self._take(Place(cost, (*entry.key, cost), body_bytes, entry), entry.model.places, in_words)
+            return self._take(Place(cost, (*entry.key, cost), body_bytes, entry), entry.holds.places, in_words)
         except ServiceUnavailableError:
-            entry.model.leave()
+            entry.holds.leave()
             raise
 
     def leave(self, place: Place) -> None:
@@ -95,8 +95,8 @@ class Admission:
             self._taken[place.key] -= 1
             if not self._taken[place.key]:
                 del self._taken[place.key]
-        if place.entry is not None and place.entry.model is not None:
-            place.entry.model.leave()
+        if place.entry is not None and place.entry.holds is not None:
+            place.entry.holds.leave()
 
     def _take(self, place: Place, most: float, in_words: str) -> Place:
         with self._lock:

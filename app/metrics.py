@@ -2,13 +2,14 @@
 
 Import this module only where an app is made: `prometheus_client` decides on its multi-process mode when it is first
 imported. Under gunicorn each worker writes to files below `PROMETHEUS_MULTIPROC_DIR`, and any worker answers with the
-sum (`app/api/monitoring/exporter.py`).
+sum: `Metrics.collect` is the one way from the collectors to whoever shows them.
 """
 
 import os
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.metrics import MetricWrapperBase
@@ -33,6 +34,33 @@ def name_method(method: str) -> str:
 def find_series(collector: MetricWrapperBase, *labels: str) -> Any:
     """Return the series of a collector with these labels; looking it up there anew costs more than counting."""
     return collector.labels(*labels)
+
+
+Key = TypeVar("Key", bound=Hashable)
+Labels = Mapping[str, str]
+
+
+class Totals:
+    """Sums over the series of families.
+
+    Args:
+        families: what `Metrics.collect` returned.
+    """
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._samples: dict[str, list[tuple[Labels, float]]] = defaultdict(list)
+        for family in families:
+            for sample in family.samples:
+                self._samples[sample.name].append((sample.labels, sample.value))
+
+    def sum_by(self, name: str, find_key: Callable[[Labels], Key | None]) -> dict[Key, float]:
+        """Sum a sample's values by the key that `find_key` makes from their labels; None for a value skips it."""
+        sums: dict[Key, float] = defaultdict(float)
+        for labels, value in self._samples[name]:
+            key = find_key(labels)
+            if key is not None:
+                sums[key] += value
+        return sums
 
 
 class Metrics:

@@ -26,4 +26,4 @@ def register_blueprints(app: Flask, metrics: Metrics) -> None:
     """Add every view to an app; `metrics` are what `/metrics` shows."""
     for part in VIEWS:
         app.register_blueprint(part.blueprint)
-    app.register_blueprint(exporter.make_exporter_blueprint(metrics))
+    exporter.Exporter(metrics).init_app(app)

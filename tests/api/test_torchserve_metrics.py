@@ -8,7 +8,8 @@ from flask.testing import FlaskClient
 from prometheus_client import generate_latest
 
 from app.api.monitoring.host_figures import HostFigures
-from app.api.monitoring.torchserve_text import FAMILIES, RecentMeans, TorchServeMetrics, write_number
+from app.api.monitoring.metric_lines import write_number
+from app.api.monitoring.torchserve_text import FAMILIES, RecentMeans, TorchServeMetrics
 from app.metrics import Metrics
 from tests.conftest import basic
 

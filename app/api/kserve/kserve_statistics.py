@@ -1,7 +1,7 @@
-"""`GET /v2/models[/<model_name>[/versions/<version>]]/stats`: Triton's statistics, from what `app/metrics.py` counts.
+"""`GET /v2/models[/<model_name>[/versions/<version>]]/stats`: Triton's statistics, from the counts of `app/metrics.py`.
 
-They are of all workers, since the server started. What is not measured is left out: the making of answers
-(`compute_output`), the number of batches (`execution_count`), the sizes of batches, and when the last request came.
+They count all workers since the server started. Figures that are not measured are left out: the making of answers
+(`compute_output`), the number of batches (`execution_count`), the sizes of batches, and the time of the last request.
 """
 
 from collections.abc import Iterable
@@ -11,10 +11,9 @@ from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
 from app.api.kserve.kserve_models import find_entry
-from app.api.monitoring.torchserve_text import Labels, Totals
 from app.api.request.auth import require
 from app.api.request.services import services
-from app.metrics import FAILED
+from app.metrics import FAILED, Labels, Totals
 from app.registry.model_entry import ModelEntry
 from app.state.wanted import Key
 
@@ -22,13 +21,13 @@ blueprint = Blueprint("open_statistics", __name__)
 
 NS_PER_S = 1e9
 STAGES = {"success": "whole", "fail": FAILED, "queue": "queue", "compute_input": "decode", "compute_infer": "inference"}
-"""Triton's words for the stages of a request, and ours."""
+"""By Triton's name of a stage of a request: ours."""
 
 
 @blueprint.get("/v2/models/stats")
 @require("predict")
 def count_all() -> ResponseReturnValue:
-    """Tell what was asked of every version of every model."""
+    """Count the requests of every version of every model."""
     return answer(services().registry.entries())
 
 
@@ -36,7 +35,7 @@ def count_all() -> ResponseReturnValue:
 @blueprint.get("/v2/models/<model_name>/versions/<version>/stats")
 @require("predict")
 def count_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
-    """Tell what was asked of a version of a model, or of each where none is named."""
+    """Count the requests of one version of a model, or of each if none is named."""
     entry = find_entry(model_name, version)
     if version is not None:
         return answer([entry])
@@ -50,7 +49,7 @@ def answer(entries: Iterable[ModelEntry]) -> ResponseReturnValue:
 
 
 class Statistics:
-    """What was counted, by model version."""
+    """Counts by model version."""
 
     def __init__(self, totals: Totals) -> None:
         self._counts = totals.sum_by("scancer_prediction_seconds_count", find_stage)
@@ -58,7 +57,7 @@ class Statistics:
         self._pictures = totals.sum_by("scancer_predictions_total", lambda labels: (labels["model"], labels["version"]))
 
     def describe(self, entry: ModelEntry) -> dict[str, Any]:
-        """Return the statistics of one version; of an archive's own program a request is an inference."""
+        """Return the statistics of one version; a request to a handler counts as one inference."""
         stages, (name, version) = dict(STAGES), entry.key
         if entry.archive is not None and entry.served is None:
             del stages["compute_input"]
@@ -78,5 +77,5 @@ class Statistics:
 
 
 def find_stage(labels: Labels) -> tuple[Key, str]:
-    """Return model, version and stage of what `scancer_prediction_seconds` counts."""
+    """Return model, version and stage of a series of `scancer_prediction_seconds`."""
     return (labels["model"], labels["version"]), labels["stage"]

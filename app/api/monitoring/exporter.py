@@ -1,68 +1,65 @@
-"""`GET /metrics` for Prometheus: our own families and TorchServe's."""
+"""`GET /metrics` for Prometheus: our own families, TorchServe's, and those of handlers."""
 
-import os
 from collections.abc import Callable, Iterable
 from functools import wraps
 
-from flask import Blueprint, Response, request
+from flask import request
 from flask.typing import ResponseReturnValue
-from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client import Metric, generate_latest
 from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
-from prometheus_flask_exporter.multiprocess import GunicornInternalPrometheusMetrics
 
 from app.api.monitoring.handler_text import write_handler_metrics
 from app.api.monitoring.torchserve_text import TorchServeMetrics
 from app.api.request.auth import require
 from app.api.request.services import services
-from app.config.settings import MULTIPROCESS_VARIABLE
 from app.metrics import Metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""TorchServe's, whatever is asked for: its lines are no OpenMetrics."""
+"""TorchServe's, for every `Accept`: its lines are no OpenMetrics."""
 
 
-class Collected(Collector):
-    """Families that were collected already."""
+class Exporter(PrometheusMetrics):  # type: ignore[misc]  # the package has no annotations
+    """prometheus-flask-exporter's endpoint, with TorchServe's text behind ours.
 
-    def __init__(self, families: Iterable[Metric]) -> None:
+    The package's own `generate_metrics` cannot choose families by name where several processes are counted.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__(None, export_defaults=False, registry=metrics.registry, metrics_decorator=open_on_loopback)
+        self._metrics = metrics
+        self._torchserve = TorchServeMetrics()
+
+    def generate_metrics(
+        self,
+        accept_header: str | None = None,  # noqa: ARG002  # the package's signature
+        names: Iterable[str] | None = None,
+    ) -> tuple[str, str]:
+        """Return the text and its content type.
+
+        Args:
+            accept_header: is not read; see `CONTENT_TYPE`.
+            names: names of families or of their lines; without a name all families are written.
+        """
+        families, wanted = self._metrics.collect(), frozenset(names or ())
+        ours = generate_latest(Chosen(families, wanted)).decode("utf-8")
+        theirs = write_handler_metrics(services().follower.registry.archives.list_metrics(), wanted)
+        return ours + self._torchserve.write(families, wanted) + theirs, CONTENT_TYPE
+
+
+class Chosen(Collector):
+    """Those families of which the family itself or one of its lines is named; all if no name is given."""
+
+    def __init__(self, families: Iterable[Metric], names: frozenset[str]) -> None:
         self._families = families
+        self._names = names
 
     def collect(self) -> Iterable[Metric]:
-        """Return them."""
-        return self._families
-
-
-def make_exporter_blueprint(metrics: Metrics) -> Blueprint:
-    """Make the blueprint; under gunicorn any worker answers with the sum of all, elsewhere with its own figures."""
-    if MULTIPROCESS_VARIABLE in os.environ:
-        exporter = GunicornInternalPrometheusMetrics.for_app_factory(
-            export_defaults=False, path=None, registry=CollectorRegistry()
-        )
-    else:
-        exporter = PrometheusMetrics.for_app_factory(export_defaults=False, path=None, registry=metrics.registry)
-    torchserve = TorchServeMetrics()
-    blueprint = Blueprint("exporter", __name__)
-
-    @blueprint.get("/metrics")
-    @open_on_loopback
-    def metrics_page() -> ResponseReturnValue:
-        families = list(exporter.registry.collect())
-        wanted = frozenset(request.args.getlist("name[]"))
-        ours = generate_latest(Collected(choose_families(families, wanted))).decode("utf-8")
-        theirs = write_handler_metrics(services().follower.registry.archives.list_metrics(), wanted)
-        return Response(ours + torchserve.write(families, wanted) + theirs, content_type=CONTENT_TYPE)
-
-    return blueprint
-
-
-def choose_families(families: Iterable[Metric], wanted: frozenset[str]) -> list[Metric]:
-    """Return the families named: by their own name or by that of one of their lines. An empty set names all."""
-    return [
-        family
-        for family in families
-        if not wanted or wanted & {family.name, family.name + "_total", *(each.name for each in family.samples)}
-    ]
+        """Yield the families."""
+        for family in self._families:
+            lines = (sample.name for sample in family.samples)
+            if not self._names or self._names & {family.name, family.name + "_total", *lines}:
+                yield family
 
 
 def open_on_loopback(view: Callable[[], ResponseReturnValue]) -> Callable[[], ResponseReturnValue]:

@@ -1,21 +1,19 @@
-"""TorchServe's metrics in TorchServe's exact text, from what `app/metrics.py` counts anyway.
+"""Writes TorchServe's metrics in TorchServe's text, from the counts of `app/metrics.py`.
 
-Its text has a comma after the last label, a point in every number and no suffix at a counter's name. Expressions in the
-wild depend on that, and no Python library writes it. A gauge of a time tells the mean since this worker was last
-asked, where TorchServe tells the last request's: it costs a prediction nothing, and one slow request between two
-scrapes still shows.
+A gauge of a time is the mean since this worker was last asked, where TorchServe shows the last request's time. The mean
+costs a prediction nothing, and one slow request between two scrapes still shows.
 """
 
 import socket
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import Metric
 
 from app.api.monitoring.host_figures import HostFigures
+from app.api.monitoring.metric_lines import Line, write_family
+from app.metrics import Labels, Totals
 from app.routes import is_prediction
 
 FAMILIES = {
@@ -38,78 +36,27 @@ FAMILIES = {
     "HandlerTime": ("gauge", "ms"),
     "PredictionTime": ("gauge", "ms"),
 }
-"""TorchServe's families that mean something here: name, kind and unit."""
+"""Those of TorchServe's families that mean something here: name, kind and unit."""
 
-HEAD = "# HELP {name} Torchserve prometheus {kind} metric with unit: {unit}\n# TYPE {name} {kind}\n"
 VERSION_IN_RULE, DEFAULT = "<version>", "default"
 WORKER_NAME = "W-9000-{}_{}"
 MS_PER_S, US_PER_S = 1e3, 1e6
 ALL_MODELS = ""
 
-Key = TypeVar("Key", bound=Hashable)
-Labels = Mapping[str, str]
-
-
-class Line(NamedTuple):
-    """One line: the family's name, its labels in TorchServe's order, and the number."""
-
-    name: str
-    labels: Sequence[tuple[str, str]]
-    value: float
-
-
-class Totals:
-    """Sums over the series of what is counted."""
-
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._samples: dict[str, list[tuple[Labels, float]]] = defaultdict(list)
-        for family in families:
-            for sample in family.samples:
-                self._samples[sample.name].append((sample.labels, sample.value))
-
-    def sum_by(self, name: str, find_key: Callable[[Labels], Key | None]) -> dict[Key, float]:
-        """Sum a sample's values by what `find_key` makes of their labels; those it makes None of are left out."""
-        sums: dict[Key, float] = defaultdict(float)
-        for labels, value in self._samples[name]:
-            key = find_key(labels)
-            if key is not None:
-                sums[key] += value
-        return sums
-
 
 def name_version(labels: Labels) -> str:
-    """Return the version that a request's URL named, or TorchServe's word where it named none."""
+    """Return the version that a request's URL named, or TorchServe's word if it named none."""
     return labels["version"] if VERSION_IN_RULE in labels["rule"] else DEFAULT
 
 
 def find_inference(labels: Labels) -> tuple[str, str] | None:
-    """Return model and version of what `scancer_requests_total` counts, if it was a prediction of a known model."""
+    """Return model and version of a series of `scancer_requests_total`; None unless it counts predictions."""
     is_one = labels["model"] and is_prediction(labels["rule"], labels["method"])
     return (labels["model"], name_version(labels)) if is_one else None
 
 
-def write_number(value: float) -> str:
-    """Write a number as Java does: always with a point, from ten millions on with an exponent."""
-    if value == 0 or 1e-3 <= abs(value) < 1e7:
-        return repr(float(value))
-    mantissa, _, exponent = f"{Decimal(repr(value)).normalize():E}".partition("E")
-    return f"{mantissa if '.' in mantissa else mantissa + '.0'}E{int(exponent)}"
-
-
-def write_label(name: str, value: str) -> str:
-    """Write a label with the comma that ends it."""
-    escaped = value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-    return f'{name}="{escaped}",'
-
-
-def write_line(line: Line) -> str:
-    """Write a line."""
-    text = "".join(write_label(*label) for label in line.labels)
-    return f"{line.name}{{{text}}} {write_number(line.value)}\n"
-
-
 class RecentMeans:
-    """Means over what came since the last time; where nothing came, what they were.
+    """Means over the values that came since the last call; a mean stays as it was while none comes.
 
     Thread safety: `update` may be called from any thread.
     """
@@ -120,7 +67,7 @@ class RecentMeans:
         self._means: dict[str, tuple[float, ...]] = {}
 
     def update(self, totals: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
-        """Take totals, each a count and sums, and return the sums' means."""
+        """Take totals, each a count and sums, and return the means of the sums."""
         with self._lock:
             for key, (count, *sums) in totals.items():
                 earlier_count, *earlier = self._seen.get(key, (0.0,) * (len(sums) + 1))
@@ -147,17 +94,16 @@ class TorchServeMetrics:
         """Return the text.
 
         Args:
-            families: what is counted, summed over the workers.
+            families: all counts, summed over the workers.
             wanted: names of families; an empty set stands for all.
         """
-        lines: dict[str, list[str]] = {name: [] for name in FAMILIES if not wanted or name in wanted}
-        for name, labels, value in self._list_lines(Totals(families)):
-            if name in lines:
-                lines[name].append(write_line(Line(name, labels, value)))
+        lines: dict[str, list[Line]] = defaultdict(list)
+        for line in self._list_lines(Totals(families)):
+            lines[line.name].append(line)
         return "".join(
-            HEAD.format(name=name, kind=kind, unit=unit) + "".join(lines[name])
+            write_family(name, kind, unit, lines[name])
             for name, (kind, unit) in FAMILIES.items()
-            if name in lines
+            if not wanted or name in wanted
         )
 
     def _list_lines(self, totals: Totals) -> Iterator[Line]:
@@ -169,14 +115,14 @@ class TorchServeMetrics:
             yield Line(name, self._host_labels, value)
 
     def _list_answers(self, totals: Totals) -> Iterator[Line]:
-        """Answers of all three ports by the first figure of their status; those turned away got a 503."""
+        """Yield the answers of all three ports by the first figure of their status; a refusal is a 503."""
         answers = totals.sum_by("scancer_requests_total", lambda labels: labels["status"][0])
         refused = sum(totals.sum_by("scancer_refused_total", lambda labels: labels["reason"]).values())
         for figure, more in (("2", 0.0), ("4", 0.0), ("5", refused)):
             yield Line(f"Requests{figure}XX", self._host_labels, answers.get(figure, 0.0) + more)
 
     def _list_inferences(self, totals: Totals) -> Iterator[Line]:
-        """Counts and sums of times, of every known model also before its first request."""
+        """Yield counts and sums of times for every known model, also before its first request."""
         known = totals.sum_by("scancer_model_state", lambda labels: (labels["model"], DEFAULT))
         requests = dict.fromkeys(known, 0.0) | totals.sum_by("scancer_requests_total", find_inference)
         seconds = totals.sum_by(
@@ -190,7 +136,7 @@ class TorchServeMetrics:
             yield Line("ts_queue_latency_microseconds", labels, queue * US_PER_S)
 
     def _list_times(self, totals: Totals) -> Iterator[Line]:
-        """Means of recent times: of all models what is not the model's own, of each what is."""
+        """Yield means of recent times: queue and server for all models together, the model's own for each."""
         means = self._recent.update(sum_stages(totals))
         for model, (whole, queue, own) in sorted(means.items()):
             labels = [("ModelName", model), ("Level", "Model"), ("Hostname", self._hostname)]
@@ -202,7 +148,7 @@ class TorchServeMetrics:
                 yield Line("PredictionTime", labels, (whole - queue) * MS_PER_S)
 
     def _list_loads(self, totals: Totals) -> Iterator[Line]:
-        """How long a model's loading took; in the slowest worker, so that there is one line a model."""
+        """Yield how long each model took to load, in the slowest worker."""
         loads = totals.sum_by("scancer_model_load_seconds", lambda labels: (labels["model"], labels["version"]))
         for (model, version), seconds in sorted(loads.items()):
             name = WORKER_NAME.format(model, version)
@@ -210,7 +156,7 @@ class TorchServeMetrics:
 
 
 def sum_stages(totals: Totals) -> dict[str, tuple[float, ...]]:
-    """Return, by model and of all: predictions, and their whole seconds, those in the queue, and the model's own."""
+    """Return for each model, and for all: predictions, and their seconds in all, in the queue, and in the model."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0, 0.0])
     counts = totals.sum_by("scancer_prediction_seconds_count", lambda labels: (labels["model"], labels["stage"]))
     seconds = totals.sum_by("scancer_prediction_seconds_sum", lambda labels: (labels["model"], labels["stage"]))

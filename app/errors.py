@@ -71,7 +71,7 @@ class AnsweredError(ScancerError):
     type: ClassVar[str] = "InternalServerException"
 
     def to_json(self) -> dict[str, object]:
-        """The one shape of an error: `{"code": 404, "type": "ModelNotFoundException", "message": "…"}`."""
+        """Return TorchServe's shape of an error: `{"code": 404, "type": "ModelNotFoundException", "message": "…"}`."""
         return {"code": int(self.status), "type": self.type, "message": self.message}
 
 

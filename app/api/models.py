@@ -3,7 +3,7 @@
 from flask import Blueprint, jsonify, redirect, render_template, request, send_from_directory, url_for
 from flask.typing import ResponseReturnValue
 
-from app.api.descriptions import make_description, make_summary
+from app.api.management.descriptions import make_description, make_summary
 from app.api.management.management_endpoints import describe_registered, list_registered
 from app.api.request.auth import require
 from app.api.request.routing import asks_management

@@ -1,4 +1,4 @@
-"""`GET /api-description` and `OPTIONS /`: the OpenAPI document."""
+"""The OpenAPI document: `GET /api-description`, and `OPTIONS` of TorchServe's paths."""
 
 import json
 from functools import cache
@@ -8,7 +8,9 @@ from typing import Any
 from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
+from app.api.management.management_endpoints import pretty
 from app.api.request.auth import require
+from app.api.request.services import services
 
 blueprint = Blueprint("description", __name__)
 
@@ -17,7 +19,7 @@ DOCUMENT = Path(__file__).with_name("openapi.json")
 
 @cache
 def read_document() -> dict[str, Any]:
-    """The OpenAPI 3.1 document of this API."""
+    """Read the OpenAPI 3.1 document of this API."""
     document: dict[str, Any] = json.loads(DOCUMENT.read_text(encoding="utf-8"))
     return document
 
@@ -28,3 +30,22 @@ def read_document() -> dict[str, Any]:
 def describe_api() -> ResponseReturnValue:
     """Send the document."""
     return jsonify(read_document())
+
+
+@blueprint.route("/predictions/<model_name>", methods=["OPTIONS"])
+@require("predict")
+def describe_predictions(model_name: str) -> ResponseReturnValue:
+    """Send the part of the document that describes how to ask one model."""
+    services().registry.get(model_name)
+    whole = read_document()
+    paths = {f"/predictions/{model_name}": whole["paths"]["/predictions/{model_name}"]}
+    info = whole["info"] | {"title": f"RESTful API for: {model_name}"}
+    return jsonify(whole | {"info": info, "paths": paths})
+
+
+@blueprint.route("/models/<model_name>", methods=["OPTIONS"])
+@require("predict")
+def describe_management(model_name: str) -> ResponseReturnValue:
+    """Send the document, if there is such a model."""
+    services().registry.get(model_name)
+    return pretty(read_document())

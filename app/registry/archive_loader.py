@@ -15,9 +15,9 @@ from app.config.settings import Settings
 from app.errors import ModelFolderError, ModelProcessError
 from app.handlers.client.explainer import Explainer
 from app.handlers.client.handler_model import HandlerModel
-from app.handlers.handler_archive import HandlerArchive, PoolLimits
+from app.handlers.handler_archive import HandlerArchive
 from app.handlers.worker.default_classifier import find_obstacle
-from app.registry.model_entry import ModelEntry, State
+from app.registry.model_entry import ModelEntry, State, make_default_limits
 from app.registry.model_loader import ModelLoader
 from app.registry.version_slot import Attempt
 from app.repository.model_folder import ARCHIVE_FOLDER
@@ -127,8 +127,3 @@ class ArchiveLoader:
             if self.pools is None:
                 self.pools = PoolClient(self._settings)
             return self.pools
-
-
-def make_default_limits(settings: Settings) -> PoolLimits:
-    """Return the limits of an archive whose own configuration names none."""
-    return PoolLimits(response_timeout_s=settings.response_timeout_s)

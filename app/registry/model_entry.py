@@ -1,14 +1,17 @@
 """What is known of one model version in this worker."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from app.config.settings import Settings
 from app.engines.compile_report import CompileReport
 from app.engines.int8_report import Int8Report
-from app.handlers.handler_archive import HandlerArchive
+from app.errors import ModelFolderError
+from app.handlers.handler_archive import TORCHSERVE_LIMITS, HandlerArchive, PoolLimits
 from app.manifest.model_manifest import ModelManifest
+from app.manifest.model_specs import BatchSpec
 from app.pipeline.served_model import ServedModel
 from app.repository.model_folder import ModelFolder, order_version
 from app.state.wanted import Key, WantedVersion
@@ -86,3 +89,39 @@ class ModelEntry:
 def sort_versions(versions: Mapping[str, ModelEntry]) -> list[ModelEntry]:
     """The entries of a model from old to new."""
     return [versions[version] for version in sorted(versions, key=order_version)]
+
+
+def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:
+    """Find workers, batches and times of a version.
+
+    In order of precedence: the running archive, the registration's parameters, the manifest, the settings.
+    """
+    if entry.archive is not None:
+        return entry.archive.limits
+    wanted = entry.wanted
+    if entry.folder.is_archive:
+        return replace(read_limits(entry.folder, settings), **wanted.list_pool_limits())  # type: ignore[arg-type]  # by name
+    batch = wanted.choose_batch(entry.manifest) if entry.manifest else BatchSpec(1, 0.0)
+    return PoolLimits(
+        wanted.min_workers,
+        wanted.max_workers,
+        batch.max_size,
+        round(batch.max_delay_ms),
+        wanted.response_timeout_s or settings.response_timeout_s,
+        wanted.startup_timeout_s or TORCHSERVE_LIMITS.startup_timeout_s,
+        settings.queue_size,
+    )
+
+
+def read_limits(folder: ModelFolder, settings: Settings) -> PoolLimits:
+    """Read the limits of an archive without workers; the settings' where it has none or cannot be read."""
+    default = make_default_limits(settings)
+    try:
+        return folder.read_archive(default).limits
+    except ModelFolderError:
+        return default
+
+
+def make_default_limits(settings: Settings) -> PoolLimits:
+    """Make the limits of an archive whose own configuration sets none."""
+    return PoolLimits(response_timeout_s=settings.response_timeout_s)

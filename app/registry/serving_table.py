@@ -42,11 +42,6 @@ class ServingTable:
         """Put a snapshot in the place of the one before."""
         self.now = snapshot
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether it is known what is wanted."""
-        return self.now.is_settled
-
     def get(self, name: str, version: str | None = None) -> ModelEntry:
         """Return the entry of a version, or of the default version.
 
@@ -129,6 +124,11 @@ class ServingTable:
         counted = self.now.counted
         return [entry for entry in self.defaults() if entry.folder.name in counted and not entry.is_as_wanted]
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is known what is wanted, and no default version is lacking."""
+        return self.now.is_settled and not self.list_lacking()
+
     def versions(self, name: str) -> list[str]:
         """The versions of a model, from old to new; none where there is no such model."""
         return [entry.folder.version for entry in sort_versions(self.now.entries.get(name, {}))]
@@ -171,7 +171,8 @@ def require_served(entry: ModelEntry, version: str | None) -> ServedModel:
     """Return the model of an entry; `version` is what the caller said of it. Raises as `ServingTable.get_served`."""
     name = entry.wanted.name
     if entry.handler is not None:
-        raise BadRequestError(f'Model "{name}" has a program of its own, which answers at /predictions/{name} only.')
+        path = name if version is None else f"{name}/{version}"
+        raise BadRequestError(f'Model "{name}" is answered by its handler, at /predictions/{path} only.')
     if entry.served is None:
         if not entry.wanted.is_loaded:
             raise ServiceUnavailableError(describe_lack_of_workers(name, version))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.api.management.management_endpoints import translate_errors
+from app.api.request.changes import translate_errors
 from app.errors import (
     AnsweredError,
     ArchiveError,

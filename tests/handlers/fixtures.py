@@ -14,9 +14,9 @@ from flask import Flask
 from app import create_app
 from app.config.settings import MIB, Settings
 from app.handlers.client.pool_client import PoolClient
+from app.handlers.handler_answers import Answer
 from app.handlers.handler_archive import HandlerArchive, read_archive
 from app.handlers.manager_folder import end_manager
-from app.handlers.worker.handler_batch import Answer
 from app.pipeline.patience import Patience
 from app.registry.model_entry import State
 from app.users import USERS_FILE

@@ -15,10 +15,10 @@ from flask.testing import FlaskClient
 from app import create_app
 from app.config.setting_types import ENVELOPES
 from app.config.settings import Settings
-from app.errors import ManifestError
+from app.errors import BadRequestError, ManifestError
 from app.handlers.handler_archive import read_archive
 from app.handlers.worker.default_classifier import find_obstacle
-from app.handlers.worker.envelopes import OPENERS, Asked, EnvelopeError, Opened, share_out
+from app.handlers.worker.envelopes import OPENERS, Asked, Opened, share_out
 from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
 from tests.handlers.archives import make_archive, make_tiny
 from tests.handlers.fixtures import ServeArchives
@@ -155,7 +155,7 @@ def test_items_that_are_no_tensors_are_refused(items: list[Any]) -> None:
     ],
 )
 def test_what_is_not_in_the_envelope_is_refused(envelope: str, document: Any) -> None:
-    with pytest.raises(EnvelopeError):
+    with pytest.raises(BadRequestError):
         open_row(envelope, {"body": document})
 
 

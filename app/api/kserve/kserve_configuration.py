@@ -1,6 +1,6 @@
 """`GET /v2/models/<model_name>[/versions/<version>]/config`: a model in the words of Triton's `ModelConfig`.
 
-Its tensors are those that `open_models` describes, of which Triton's shapes leave out the number of pictures.
+Its tensors are those of `kserve_models`. Triton's shapes leave out the number of pictures.
 """
 
 from typing import Any
@@ -10,14 +10,13 @@ from flask.typing import ResponseReturnValue
 
 from app.api.kserve.kserve_inference import LABEL, PROBABILITIES
 from app.api.kserve.kserve_models import find_entry, make_parameters
-from app.api.management.management_shapes import find_limits
 from app.api.request.auth import require
 from app.api.request.services import services
 from app.config.settings import Settings
 from app.errors import ServiceUnavailableError
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import BatchSpec
-from app.registry.model_entry import ModelEntry
+from app.registry.model_entry import ModelEntry, find_limits
 
 blueprint = Blueprint("open_configuration", __name__)
 
@@ -28,17 +27,17 @@ US_PER_MS = 1000
 @blueprint.get("/v2/models/<model_name>/versions/<version>/config")
 @require("predict")
 def configure_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
-    """Tell how a model is served: its tensors, its batches, and how many of it there are."""
+    """Describe how a model is served: its tensors, its batches, and the number of its processes."""
     entry = find_entry(model_name, version)
     if entry.manifest is not None:
         return jsonify(configure_classifier(entry, entry.manifest, services().settings))
     if entry.archive is not None:
         return jsonify(configure_handler(entry, services().settings))
-    raise ServiceUnavailableError(f'Model "{model_name}" cannot be read; see /models/{model_name}.')
+    raise ServiceUnavailableError(f'Model "{model_name}" cannot be read; see /models/{"/".join(entry.key)}.')
 
 
 def configure_classifier(entry: ModelEntry, manifest: ModelManifest, settings: Settings) -> dict[str, Any]:
-    """Describe a model that every worker of the server has: ours, or a compiled archive."""
+    """Describe a model that every worker of the server holds: ours, or a compiled archive."""
     parameters = make_parameters(manifest)
     return {
         **make_common(entry, entry.engine or manifest.framework, settings.workers),
@@ -54,7 +53,7 @@ def configure_classifier(entry: ModelEntry, manifest: ModelManifest, settings: S
 
 
 def configure_handler(entry: ModelEntry, settings: Settings) -> dict[str, Any]:
-    """Describe an archive whose own program answers: it takes no tensors, only requests."""
+    """Describe an archive that its handler answers for: it takes no tensors, only requests."""
     limits = find_limits(entry, settings)
     return {
         **make_common(entry, "handler", limits.min_workers),
@@ -66,12 +65,12 @@ def configure_handler(entry: ModelEntry, settings: Settings) -> dict[str, Any]:
 
 
 def make_common(entry: ModelEntry, engine: str, count: int) -> dict[str, Any]:
-    """What every configuration has; `count` is how many of the model there are."""
+    """Make what every configuration has; `count` is the number of processes that serve the model."""
     group = {"name": f"{entry.wanted.name}_0", "kind": "KIND_CPU", "count": count}
     return {"name": entry.wanted.name, "platform": engine, "backend": engine, "instance_group": [group]}
 
 
 def make_batching(batch: BatchSpec) -> dict[str, Any]:
-    """How requests that come together are inferred together."""
+    """Describe how requests that come together are inferred together."""
     delay_us = round(batch.max_delay_ms * US_PER_MS)
     return {"preferred_batch_size": [batch.max_size], "max_queue_delay_microseconds": delay_us}

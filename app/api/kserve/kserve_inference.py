@@ -15,7 +15,7 @@ import numpy as np
 from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 
-from app.api.descriptions import make_prediction
+from app.api.kserve.handler_instances import answer_instances, answer_tensors, read_instance_parts
 from app.api.kserve.tensors import (
     HEADER_LENGTH,
     InputTensor,
@@ -25,14 +25,13 @@ from app.api.kserve.tensors import (
     split_body,
     write_answer,
 )
-from app.api.management.parameters import Parameters
-from app.api.predict import classifier_predictions, handler_instances
-from app.api.predict.handler_instances import answer_instances, answer_tensors
-from app.api.predict.handler_predictions import Part
-from app.api.predict.predictions import SEVERAL, json_text, observe, read_patience
+from app.api.predict.answers import SEVERAL, add_version_headers, json_text, make_prediction, observe, read_patience
+from app.api.predict.classifier_predictions import make_answer, read_picture
+from app.api.predict.explanations import lend_explainer
 from app.api.request.auth import require
 from app.api.request.bodies import read_instances
 from app.api.request.inflate import read_plain_body
+from app.api.request.parameters import Parameters
 from app.api.request.services import NOTICE, RequestFacts, facts, services
 from app.errors import AnsweredError, BadRequestError
 from app.manifest.bounds import BEST_CLASSES
@@ -72,7 +71,7 @@ def infer(version: str | None = None, **_: str) -> ResponseReturnValue:
     known = facts()
     entry = known.find_lent()
     if entry.handler is not None and entry.handler.has_envelope:
-        return answer_tensors(entry.handler, version, known, services())
+        return answer_tensors(entry.handler, version)
     return infer_tensor(find_model(entry, version, known))
 
 
@@ -102,7 +101,7 @@ def predict_instances(**_: str) -> ResponseReturnValue:
     known = facts()
     entry = known.find_lent()
     if entry.handler is not None:
-        return answer_instances(entry.handler, False, known, services())
+        return answer_instances(entry.handler, is_explained=False)
     served = find_model(entry, None, known)
     if served.manifest.output.labels is not None:
         return answer_as_archive(served, served.manifest.output.labels)
@@ -113,11 +112,18 @@ def predict_instances(**_: str) -> ResponseReturnValue:
 
 def answer_as_archive(served: ServedModel, labels: Sequence[str]) -> Response:
     """Answer each instance as the default handler of a model archive does, with its compiled model."""
-    instances = handler_instances.read_instances(read_plain_body(), services().settings.max_images)
-    parts = [[Part(*member) for member in instance] for instance in instances]
-    predictions = predict_all(served, [classifier_predictions.read_picture(each) for each in parts])
-    named = [classifier_predictions.make_answer(each, labels) for each in predictions]
-    return handler_instances.make_response({"predictions": named}, served.manifest.version)
+    instances = read_instance_parts(read_plain_body(), services().settings.max_images)
+    predictions = predict_all(served, [read_picture(parts) for parts in instances])
+    answers = [make_answer(each, labels) for each in predictions]
+    return add_version_headers(json_text({"predictions": answers}), served.manifest.version)
+
+
+@blueprint.post("/v1/models/<model_name>:explain")
+@require("predict")
+def explain_instances(**_: str) -> ResponseReturnValue:
+    """Explain the predictions of `{"instances": [{"data": "<base64>", "target": 0}]}`; the answer is always a list."""
+    with lend_explainer() as explainer:
+        return answer_instances(explainer, is_explained=True)
 
 
 def find_model(entry: ModelEntry, version: str | None, known: RequestFacts) -> ServedModel:

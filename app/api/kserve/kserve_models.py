@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's words on the server and its models: `/v2…`, and `GET /v1/models/<model_name>`."""
+"""Describes the server and its models in KServe's protocols: `/v2…`, and `GET /v1/models/<model_name>`."""
 
 from http import HTTPStatus
 from typing import Any
@@ -9,10 +9,9 @@ from flask.typing import ResponseReturnValue
 import app
 from app.api.kserve.kserve_inference import LABEL, PROBABILITIES, read_flag
 from app.api.kserve.tensors import read_object
-from app.api.monitoring.health import is_ready
 from app.api.request.auth import require
 from app.api.request.inflate import read_plain_body
-from app.api.request.services import NOTICE, facts, services
+from app.api.request.services import NOTICE, facts, is_server_ready, services
 from app.errors import ServiceUnavailableError
 from app.manifest.model_manifest import ModelManifest
 from app.registry.model_entry import ModelEntry, State
@@ -25,20 +24,20 @@ EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "mo
 @blueprint.get("/v2")
 @require("predict")
 def describe_server() -> ResponseReturnValue:
-    """Name the server and what it can beyond the protocol's core."""
+    """Name the server and the extensions of the protocol that it has."""
     return jsonify({"name": "scancer-api", "version": app.__version__, "extensions": EXTENSIONS})
 
 
 @blueprint.get("/v2/health/live")
 def live() -> ResponseReturnValue:
-    """Say that this worker answers."""
+    """Answer that this worker lives."""
     return jsonify({"live": True})
 
 
 @blueprint.get("/v2/health/ready")
 def ready() -> ResponseReturnValue:
-    """Say whether the default version of every model is READY; 503 until then."""
-    if not is_ready():
+    """Answer whether the default version of every model is READY; 503 until then."""
+    if not is_server_ready():
         raise ServiceUnavailableError("A model is not ready, or the server stops; see /health/ready.")
     return jsonify({"ready": True})
 
@@ -52,7 +51,7 @@ def describe_model(model_name: str, version: str | None = None) -> ResponseRetur
     entry = find_entry(model_name, version)
     if entry.manifest is None:
         raise ServiceUnavailableError(
-            f'Model "{model_name}" has no manifest that can be read; see /models/{model_name}.'
+            f'Model "{model_name}" has no manifest that can be read; see /models/{"/".join(entry.key)}.'
         )
     return jsonify(
         {
@@ -70,7 +69,7 @@ def describe_model(model_name: str, version: str | None = None) -> ResponseRetur
 
 
 def make_parameters(manifest: ModelManifest) -> dict[str, Any]:
-    """What the protocol has no field for; a parameter may be a text, a number, or a truth value."""
+    """Describe what the protocol has no field for; a parameter is a text, a number, or a truth value."""
     spec, output = manifest.input, manifest.output
     height, width = spec.height_px, spec.width_px
     parameters: dict[str, Any] = {
@@ -95,7 +94,7 @@ def make_parameters(manifest: ModelManifest) -> dict[str, Any]:
 @blueprint.get("/v2/models/<model_name>/versions/<version>/ready")
 @require("predict")
 def is_model_ready(model_name: str, version: str | None = None) -> ResponseReturnValue:
-    """Say that a model answers; 503 where it does not."""
+    """Answer that a model is ready; 503 if it is not."""
     if find_entry(model_name, version).handler is None:  # else it is ready
         services().registry.get_served(model_name, version)
     return jsonify({"name": model_name, "ready": True})
@@ -124,13 +123,13 @@ def list_repository() -> ResponseReturnValue:
 @blueprint.get("/v1/models/<model_name>")
 @require("predict")
 def show_readiness(model_name: str) -> ResponseReturnValue:
-    """Say whether a model answers, in the words of KServe v1."""
+    """Answer whether a model is ready, in the words of KServe v1."""
     is_model_up = find_entry(model_name, None).state is State.READY
     return jsonify({"name": model_name, "ready": is_model_up}), HTTPStatus.OK
 
 
 def find_entry(model_name: str, version: str | None) -> ModelEntry:
-    """Return a model's entry, and note which it is."""
+    """Return the entry of a version, and note for the log which version it is."""
     entry = services().registry.get(model_name, version)
     facts().model, facts().version = entry.folder.name, entry.folder.version
     return entry

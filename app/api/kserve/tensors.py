@@ -4,8 +4,6 @@ A binary tensor is row-major and little-endian. An element of a BYTES tensor is 
 A request with binary tensors is its JSON, as long as `Inference-Header-Content-Length` says, and then the tensors.
 """
 
-import base64
-import binascii
 import json
 import math
 import struct
@@ -17,6 +15,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from app.base64_fields import decode_base64
 from app.errors import BadRequestError
 from app.manifest.bounds import TENSOR_SIDE
 
@@ -72,7 +71,8 @@ class InputTensor:
         if isinstance(self.data, memoryview):
             elements = split_elements(self.data, most)
         else:
-            elements = decode_texts(self.data[: most + 1])
+            texts = self.data[: most + 1]
+            elements = [decode_base64(text, f"inputs[0].data[{index}]") for index, text in enumerate(texts)]
         if len(elements) > most or count not in (-1, len(elements)):
             raise BadRequestError(f"The input must hold as many elements as its shape says, and at most {most}.")
         return elements
@@ -89,14 +89,6 @@ def split_elements(data: memoryview, most: int) -> list[bytes]:
     if place != len(data) and len(elements) <= most:
         raise BadRequestError("The lengths of the input's BYTES elements do not fit its binary data.")
     return elements
-
-
-def decode_texts(texts: list[Any]) -> list[bytes]:
-    """Decode the JSON values of a BYTES tensor: base64, since no picture is text."""
-    try:
-        return [base64.b64decode("".join(text.split()), validate=True) for text in texts]
-    except (AttributeError, binascii.Error, ValueError):
-        raise BadRequestError("In JSON an element of a BYTES input is a picture as base64.") from None
 
 
 def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:

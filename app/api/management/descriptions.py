@@ -1,4 +1,4 @@
-"""The shapes of the answers; `openapi.json` describes the same, and a test compares the two."""
+"""Our own descriptions of models; `openapi.json` describes them too, and a test compares the two."""
 
 from typing import Any
 
@@ -6,48 +6,14 @@ from flask import url_for
 
 from app.api.request.services import NOTICE, services
 from app.engines.int8_report import Int8Report
-from app.errors import AnsweredError
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import InputSpec
 from app.pipeline.decoding.decode import ACCEPTED
-from app.pipeline.served_model import Prediction
 from app.registry.model_entry import ModelEntry
-
-PROBABILITY_DIGITS = 6
-
-
-def make_prediction(prediction: Prediction, manifest: ModelManifest, request_id: str) -> dict[str, Any]:
-    """The answer for one picture."""
-    decision, picture = prediction.decision, prediction.picture
-    answer: dict[str, Any] = {
-        "model": manifest.name,
-        "version": manifest.version,
-        "class": decision.class_name,
-        "confidence": round(decision.confidence, PROBABILITY_DIGITS),
-        "probabilities": {name: round(value, PROBABILITY_DIGITS) for name, value in decision.probabilities.items()},
-        "threshold": manifest.output.threshold,
-        "input": {
-            "width_px": picture.width_px,
-            "height_px": picture.height_px,
-            "format": picture.format,
-            "mode": picture.mode,
-            "conversions": list(picture.conversions),
-        },
-        "request_id": request_id,
-        "notice": NOTICE,
-    }
-    if picture.warnings:
-        answer["warnings"] = list(picture.warnings)
-    return answer
-
-
-def make_item(item: Prediction | AnsweredError, manifest: ModelManifest, request_id: str) -> dict[str, Any]:
-    """The answer for one of several pictures: a prediction or its own error."""
-    return item.to_json() if isinstance(item, AnsweredError) else make_prediction(item, manifest, request_id)
 
 
 def make_summary(entry: ModelEntry) -> dict[str, Any]:
-    """A line of the list of models."""
+    """Make a line of the list of models; `entry` is a default version, to which the model's URL leads."""
     name = entry.folder.name
     return {
         "name": name,
@@ -60,11 +26,15 @@ def make_summary(entry: ModelEntry) -> dict[str, Any]:
 
 
 def make_description(entry: ModelEntry, versions: list[str], default: str) -> dict[str, Any]:
-    """All that a caller needs to build a request and to read its answer."""
+    """Describe a version: all that a caller needs to build a request and to read its answer.
+
+    Args:
+        entry: the version.
+        versions: all versions of the model, from old to new.
+        default: the default version. Links from the card of any other version name the version.
+    """
     name, version = entry.folder.name, entry.folder.version
-    chosen: dict[str, Any] = (
-        {"model_name": name} if version == versions[-1] else {"model_name": name, "version": version}
-    )
+    chosen: dict[str, Any] = {"model_name": name} if version == default else {"model_name": name, "version": version}
     description: dict[str, Any] = {
         "name": name,
         "version": version,
@@ -102,7 +72,7 @@ def make_description(entry: ModelEntry, versions: list[str], default: str) -> di
 
 
 def make_handler(entry: ModelEntry, chosen: dict[str, Any]) -> dict[str, Any]:
-    """What is known of an archive: that its program is run, by what, how it is confined, and why it is not compiled."""
+    """Describe how an archive is run: its handler, the confinement, and why it is not compiled."""
     assert entry.archive is not None, "called for archives only"
     return {
         "engine": entry.engine,
@@ -116,7 +86,7 @@ def make_handler(entry: ModelEntry, chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_compiled(entry: ModelEntry) -> dict[str, Any] | None:
-    """How the compiled model in use was made; None where the framework itself runs."""
+    """Describe how the compiled model in use was made; None where the framework itself runs."""
     if entry.report is None:
         return None
     return {
@@ -131,7 +101,7 @@ def make_compiled(entry: ModelEntry) -> dict[str, Any] | None:
 
 
 def make_int8(report: Int8Report | None) -> dict[str, Any] | None:
-    """What the INT8 model in use loses against float32; None where float32 serves."""
+    """Describe what the INT8 model in use loses against float32; None where float32 serves."""
     if report is None:
         return None
     return {
@@ -146,7 +116,7 @@ def make_int8(report: Int8Report | None) -> dict[str, Any] | None:
 
 
 def make_input(manifest: ModelManifest) -> dict[str, Any]:
-    """What to send."""
+    """Describe what to send."""
     spec = manifest.input
     return {
         "formats": ACCEPTED,
@@ -159,7 +129,7 @@ def make_input(manifest: ModelManifest) -> dict[str, Any]:
 
 
 def describe_resize(spec: InputSpec) -> str:
-    """How a picture of another size is brought to the model's."""
+    """Describe how a picture of another size is brought to the model's size."""
     if spec.short_side_px is None:
         return f"any size is squeezed to width and height with the {spec.resize} filter"
     return (
@@ -169,7 +139,7 @@ def describe_resize(spec: InputSpec) -> str:
 
 
 def make_output(manifest: ModelManifest) -> dict[str, Any]:
-    """What comes back."""
+    """Describe what comes back."""
     spec = manifest.output
     return {
         "classes": list(spec.classes),

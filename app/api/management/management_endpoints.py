@@ -6,57 +6,38 @@ change needs the role `manage`.
 
 import json
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 
-from app.api.descriptions import make_description
+from app.api.management.descriptions import make_description
 from app.api.management.management_shapes import MAX_PAGE, make_registered, make_registered_list
 from app.api.management.model_bodies import MANIFEST_FIELD, fetch_model, receive_model
-from app.api.management.parameters import Parameters, read_parameters, read_query
-from app.api.openapi import read_document
-from app.api.predict.predictions import read_patience
+from app.api.predict.answers import read_patience
 from app.api.request.auth import require
+from app.api.request.changes import await_workers, lend_changes, note, refuse_other_sites, translate_errors
+from app.api.request.parameters import Parameters, read_parameters, read_query
 from app.api.request.services import facts, services
-from app.errors import (
-    BadRequestError,
-    ConflictError,
-    ForbiddenError,
-    FrameworkMissingError,
-    InvalidModelError,
-    ModelExistsError,
-    ModelFolderError,
-    ModelStartError,
-    NotCompiledNowError,
-    ProcessStartError,
-    ServiceUnavailableError,
-    StateStoreError,
-    UnloadTimeoutError,
-)
+from app.errors import BadRequestError, ModelStartError, ServiceUnavailableError
 from app.exchange.incoming_file import IncomingFile
 from app.exchange.remote_source import forget_query, is_remote
 from app.handlers.client.handler_model import NO_DESCRIBER
 from app.manifest.bounds import BATCH_DELAY_MS, BATCH_SIZE, PAGE_SIZE, PAGE_TOKEN, TIMEOUT_S, WORKERS
-from app.registry.model_changes import Change, ModelChanges, Wishes
-from app.registry.model_entry import ModelEntry, State
+from app.registry.model_changes import Change, Wishes
+from app.registry.model_entry import ModelEntry
 from app.state.wanted import UNSAID_S
 from app.state.worker_reports import read_reports
 
 log = logging.getLogger(__name__)
 blueprint = Blueprint("management", __name__)
+blueprint.before_request(refuse_other_sites)
 
 ALL = "all"
 RUNTIMES = ("python", "python3", "LSP")
 UPDATING = "Processing worker updates..."
-FOLLOW_TIMEOUT_S = 120
-LOOK_S = 0.02
 MAX_NAME_BYTES, MAX_SHA256_BYTES, MAX_URL_BYTES = 255, 64, 8192
 """Lengths of texts. 255 bytes is the longest name of a file, so also the longest `url` that is no real URL."""
 
@@ -98,14 +79,6 @@ def describe_customized(entry: ModelEntry, versions: list[str]) -> dict[str, Any
     if entry.served is None:
         raise ServiceUnavailableError(NO_DESCRIBER.format(name))
     return make_description(entry, versions, service.registry.get(name).folder.version)
-
-
-@blueprint.before_request
-def refuse_other_sites() -> None:
-    """Refuse a change that a page of another site asks for: a browser would send the password by itself."""
-    site, origin = request.headers.get("Sec-Fetch-Site", "none"), request.headers.get("Origin")
-    if site not in ("none", "same-origin") or (origin and urlsplit(origin).netloc != request.host):
-        raise ForbiddenError("Changes are not taken from pages of other sites.")
 
 
 @blueprint.post("/models")
@@ -232,61 +205,6 @@ def unregister_model(model_name: str, version: str | None = None) -> ResponseRet
         await_workers(note(changes.unregister(model_name, version)))
         changes.sweep()
     return status(f'Model "{model_name}" unregistered')
-
-
-@blueprint.route("/models/<model_name>", methods=["OPTIONS"])
-@require("predict")
-def describe_model_api(model_name: str) -> ResponseReturnValue:
-    """Send the document of this API, if there is such a model."""
-    services().registry.get(model_name)
-    return pretty(read_document())
-
-
-@contextmanager
-def lend_changes() -> Iterator[ModelChanges]:
-    """Lend what changes the state store; see `translate_errors`."""
-    with translate_errors():
-        yield services().changes
-
-
-@contextmanager
-def translate_errors() -> Iterator[None]:
-    """Answer 400 for a model that is not taken, 409 where its place is taken, 500 or 503 for a fault of the server."""
-    try:
-        yield
-    except FrameworkMissingError as error:
-        raise ModelStartError(error.message) from error
-    except (NotCompiledNowError, ProcessStartError) as error:
-        raise ServiceUnavailableError(error.message) from error
-    except ModelFolderError as error:
-        make_error = ConflictError if isinstance(error, ModelExistsError) else InvalidModelError
-        raise make_error(error.message) from error
-    except StateStoreError as error:
-        raise ServiceUnavailableError("The state store cannot be used; nothing is known to have changed.") from error
-
-
-def note(change: Change) -> Change:
-    """Note for the log which version a request has changed."""
-    facts().model, facts().version = change.key
-    return change
-
-
-def await_workers(change: Change) -> bool:
-    """Wait until every living worker has followed a change; return whether the version is ready in all of them.
-
-    Raises:
-        UnloadTimeoutError: a worker has not followed within two minutes.
-    """
-    instance, label = services().settings.instance, "/".join(change.key)
-    deadline = time.monotonic() + FOLLOW_TIMEOUT_S
-    while time.monotonic() < deadline:
-        reports = read_reports(instance)
-        states = {report.states.get(label) for report in reports}
-        have_followed = all(report.generation >= change.generation for report in reports)
-        if have_followed and not states & {State.LOADING, State.UNLOADING}:
-            return states <= {State.READY}
-        time.sleep(LOOK_S)
-    raise UnloadTimeoutError(f"Timed out while cleaning resources: {change.key[0]}")
 
 
 def status(text: str, code: int = HTTPStatus.OK) -> Response:

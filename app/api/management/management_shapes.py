@@ -1,19 +1,13 @@
 """The shapes of TorchServe's management answers; the order of the keys is TorchServe's too."""
 
-import os
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+import psutil
+
 from app.config.settings import Settings
-from app.errors import ModelFolderError
-from app.handlers.handler_archive import TORCHSERVE_LIMITS, PoolLimits
-from app.manifest.model_specs import BatchSpec
-from app.registry.archive_loader import make_default_limits
-from app.registry.model_entry import ModelEntry, State
-from app.repository.model_folder import ModelFolder
+from app.registry.model_entry import ModelEntry, State, find_limits
 from app.state.worker_reports import WorkerReport
 
 MAX_PAGE = 100
@@ -76,37 +70,6 @@ def make_registered(entry: ModelEntry, reports: Sequence[WorkerReport], settings
     }
 
 
-def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:
-    """Find workers, batches and times of a version.
-
-    In order of precedence: the running archive, the registration's parameters, the manifest, the settings.
-    """
-    if entry.archive is not None:
-        return entry.archive.limits
-    wanted = entry.wanted
-    if entry.folder.is_archive:
-        return replace(read_limits(entry.folder, settings), **wanted.list_pool_limits())  # type: ignore[arg-type]  # by name
-    batch = wanted.choose_batch(entry.manifest) if entry.manifest else BatchSpec(1, 0.0)
-    return PoolLimits(
-        wanted.min_workers,
-        wanted.max_workers,
-        batch.max_size,
-        round(batch.max_delay_ms),
-        wanted.response_timeout_s or settings.response_timeout_s,
-        wanted.startup_timeout_s or TORCHSERVE_LIMITS.startup_timeout_s,
-        settings.queue_size,
-    )
-
-
-def read_limits(folder: ModelFolder, settings: Settings) -> PoolLimits:
-    """Read the limits of an archive without workers; the settings' where it has none or cannot be read."""
-    default = make_default_limits(settings)
-    try:
-        return folder.read_archive(default).limits
-    except ModelFolderError:
-        return default
-
-
 def make_workers(entry: ModelEntry, reports: Sequence[WorkerReport], most: int) -> list[dict[str, Any]]:
     """List the processes that serve a version, at most `most`; every process of the server serves every model."""
     label = "/".join(entry.key)
@@ -144,7 +107,6 @@ def make_worker(number: int, pid: int, started: float, status: str) -> dict[str,
 def measure_memory(pid: int) -> int:
     """Measure the resident bytes of a process; 0 where the system does not tell."""
     try:
-        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
-    except OSError:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
         return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -11,8 +11,9 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 
+from app.api.request.bodies import refuse_compression
 from app.config.settings import KIB, Settings
-from app.errors import BadRequestError, BodyTooLargeError, ServiceUnavailableError, UnsupportedMediaError
+from app.errors import BadRequestError, BodyTooLargeError, ServiceUnavailableError
 from app.exchange.incoming_file import IncomingFile, open_incoming
 from app.exchange.remote_source import open_remote
 from app.manifest.model_manifest import MAX_MANIFEST_BYTES
@@ -117,8 +118,7 @@ def receive_model(request: Request, settings: Settings) -> Iterator[tuple[Incomi
         if body.is_empty:
             yield None
             return
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise UnsupportedMediaError("Compressed bodies are not taken; send the archive as it is.")
+        refuse_compression(request, "the archive")
         with open_incoming(settings) as file:
             fields = read_form(body, request.mimetype_params.get("boundary", ""), file) if is_form else {}
             while piece := body.read():

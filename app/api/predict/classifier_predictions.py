@@ -1,7 +1,5 @@
-"""Between HTTP and the compiled classifiers of model archives, as TorchServe's clients know them."""
+"""Reads requests and writes answers of compiled archives as TorchServe's default handler does."""
 
-import base64
-import binascii
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -9,30 +7,28 @@ from typing import Any
 import numpy as np
 from flask import Response
 
-from app.api.predict.handler_predictions import VERSION_HEADER, Part
-from app.api.request.services import NOTICE
+from app.api.predict.answers import add_version_headers
+from app.api.predict.handler_predictions import Part
+from app.base64_fields import decode_base64
 from app.errors import BadRequestError
 from app.handlers.worker.default_classifier import CLASSES_ANSWERED
 from app.handlers.worker.handler_batch import decode_part
 from app.pipeline.served_model import Prediction
 
 PICTURE_NAMES = ("data", "body")
-"""Of the parts of a request, the one that the default handler takes."""
+"""Names of the part that the default handler takes, in order of precedence."""
 
 
 def read_picture(parts: Sequence[Part]) -> bytes:
     """Read the picture of a request's parts, or of an instance's: as bytes, or as base64 where it is text.
 
     Raises:
-        BadRequestError: there is none, or it is no picture but numbers.
+        BadRequestError: there is no picture, its text is no base64, or JSON stands in its place.
     """
     part = choose_part(parts)
     value = decode_part(part.type, part.value)
     if isinstance(value, str):
-        try:
-            return base64.b64decode("".join(value.split()), validate=True)
-        except (binascii.Error, ValueError):
-            raise BadRequestError("A text must be a picture as base64.") from None
+        return decode_base64(value, f'The text of part "{part.name}"')
     if not isinstance(value, bytearray):
         raise BadRequestError("JSON is not taken by this model; send the picture as it is, or as base64 in plain text.")
     return bytes(value)
@@ -50,7 +46,7 @@ def choose_part(parts: Sequence[Part]) -> Part:
 
 
 def make_answer(prediction: Prediction, labels: Sequence[str]) -> dict[str, float]:
-    """Name the most probable classes, the first first; of two that are called alike one is left, as in TorchServe."""
+    """Name the most probable classes, best first; of two classes with one label one is left, as in TorchServe."""
     probabilities = np.array(list(prediction.decision.probabilities.values()))
     best = np.argsort(-probabilities, kind="stable")[:CLASSES_ANSWERED]
     return {labels[index]: float(probabilities[index]) for index in best}
@@ -58,6 +54,6 @@ def make_answer(prediction: Prediction, labels: Sequence[str]) -> dict[str, floa
 
 def make_response(answer: dict[str, Any], version: str) -> Response:
     """Make the response: JSON without a content type, as TorchServe's handlers answer, and the version that made it."""
-    response = Response(json.dumps(answer, indent=2), headers={"X-Notice": NOTICE, VERSION_HEADER: version})
+    response = Response(json.dumps(answer, indent=2))
     del response.headers["Content-Type"]
-    return response
+    return add_version_headers(response, version)

@@ -1,7 +1,7 @@
-"""`POST /explanations/<model_name>[/<version>]` and `POST /v1/models/<model_name>:explain`: why a handler says so.
+"""`POST /explanations/<model_name>[/<version>]`: a handler explains its prediction.
 
-A handler explains by its `explain_handle`; one that has none answers 503, as TorchServe does. The program of an archive
-that is compiled runs for its explanations alone. A model without a handler answers 400.
+A handler explains by its `explain_handle`; a handler without one answers 503, as in TorchServe. The handler of a
+compiled archive runs for explanations alone. A model without a handler answers 400.
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from app.api.predict.handler_instances import answer_instances
-from app.api.predict.handler_predictions import Call
-from app.api.predict.predictions import answer_by_handler, read_patience
+from app.api.predict.answers import read_patience
+from app.api.predict.handler_predictions import Call, answer_by_handler
 from app.api.request.auth import require
 from app.api.request.services import facts, services
 from app.errors import AnsweredError, BadRequestError, HandlerFaultError
@@ -29,25 +28,17 @@ MS_PER_S = 1000
 @blueprint.route("/explanations/<model_name>/<version>", methods=["POST", "PUT"])
 @require("predict")
 def explain(version: str | None = None, **_: str) -> ResponseReturnValue:
-    """Have the program of a model archive explain what it says of the request; `target` names the class."""
+    """Explain the prediction that a handler makes of the request; `target` names the class."""
     with lend_explainer() as explainer:
-        return answer_by_handler(explainer, Call(version, is_explained=True), facts(), services())
-
-
-@blueprint.post("/v1/models/<model_name>:explain")
-@require("predict")
-def explain_instances(**_: str) -> ResponseReturnValue:
-    """The same of `{"instances": [{"data": "<base64>", "target": 0}]}`; the answer is always a list."""
-    with lend_explainer() as explainer:
-        return answer_instances(explainer, True, facts(), services())
+        return answer_by_handler(explainer, Call(version, is_explained=True))
 
 
 @contextmanager
 def lend_explainer() -> Iterator[HandlerModel]:
-    """Lend the program that explains: the one that answers, or, of a compiled archive, one that starts when asked for.
+    """Lend the handler that explains the current request; that of a compiled archive starts with the first request.
 
     Raises:
-        HandlerFaultError: captum is not installed, the program cannot be started, or does not run.
+        HandlerFaultError: captum is not installed, the handler cannot be started, or does not run.
         BadRequestError: the model is no archive.
         DeadlineError: the caller waits no longer.
     """

@@ -1,40 +1,40 @@
-"""Between HTTP and the handlers of model archives, as TorchServe's clients know it."""
+"""Answers requests by the handlers of model archives, as TorchServe does."""
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from flask import Request, Response, jsonify
+from flask import Request, Response, request
 
-from app.api.request.bodies import hold_chunked_body, read_body
-from app.api.request.error_handlers import shape_error
+from app.api.predict.answers import JSON_TYPE, add_version_headers, read_patience
+from app.api.request.bodies import hold_chunked_body, read_body, refuse_compression
+from app.api.request.error_handlers import make_error
 from app.api.request.inflate import read_plain_body
-from app.api.request.services import NOTICE, RequestFacts
-from app.errors import BrokenAnswerError, DeadlineError, UnsupportedMediaError
+from app.api.request.services import RequestFacts, facts, services
+from app.errors import BrokenAnswerError, DeadlineError
 from app.handlers.client.handler_model import HandlerModel
 from app.handlers.client.handler_streams import AnswerStream
-from app.handlers.worker.handler_batch import FAULT, INVALID, Answer
-from app.pipeline.patience import Patience
+from app.handlers.handler_answers import FAULT, INVALID, Answer
+from app.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 CREDENTIALS = ("HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE")
-"""What a caller sends to us; no handler gets it."""
+"""Credentials are for this server; no handler gets them."""
 OWN_HEADERS = {"connection", "content-length", "date", "keep-alive", "server", "te", "trailer", "transfer-encoding"}
-"""What a handler may not say of an answer."""
+"""Headers of an answer that a handler may not set."""
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]{0,8192}")
-VERSION_HEADER = "X-Model-Version"
-"""Says which version answered: the body is the handler's own."""
-JSON_TYPE = "application/json"
 URLENCODED = "application/x-www-form-urlencoded"
 
 
 class Part(NamedTuple):
-    """One key of the dict that a handler gets for a request."""
+    """One part of a request: a key of the dict that a handler gets for it."""
 
     name: str
     type: str | None
@@ -42,11 +42,13 @@ class Part(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What the path of a request says: the version, what stands behind it, and what for.
+    """What the path of a request asks for.
 
     Attributes:
+        version: the version that it names.
+        url_path: what follows the version.
         is_explained: whether an explanation is wanted.
-        is_document: whether the body is JSON, whatever its content type, and the answer too: KServe's protocols.
+        is_document: whether body and answer are JSON, whatever their content types, as in KServe's protocols.
     """
 
     version: str | None = None
@@ -55,53 +57,49 @@ class Call(NamedTuple):
     is_document: bool = False
 
 
-def predict(
-    handler: HandlerModel,
-    request: Request,
-    call: Call,
-    patience: Patience,
-    known: RequestFacts,
-    observe: Callable[[dict[str, float]], None],
-) -> Response:
-    """Hand a request to a handler and make its answer the response, which names the version that made it.
+def answer_by_handler(handler: HandlerModel, call: Call) -> Response:
+    """Answer the current request by a handler that is lent for it.
 
-    An answer in parts is sent so, unless the client's HTTP or the path's protocol knows no parts.
+    The answer is sent in parts if the handler makes it so. HTTP/1.0 and KServe's protocols know no parts.
 
-    Args:
-        handler: is lent for this call.
-        request: the request.
-        call: what its path says.
-        patience: how long the caller waits.
-        known: what the log says of the request.
-        observe: called at the end of the answer, with the seconds by stage: in the queue, and in the handler.
+    Raises:
+        UnsupportedMediaError: the body is compressed.
+        BadRequestError, BodyTooLargeError: as `read_body`.
+        ServiceUnavailableError, DeadlineError: as `HandlerModel.predict`.
     """
+    known, service = facts(), services()
+    known.model, known.version = handler.name, handler.version
+    patience = read_patience(known.started, service.settings, handler.timeout_ms)
     parts = [Part("body", JSON_TYPE, read_plain_body())] if call.is_document else read_parts(request)
-    own = {"explain": str(call.is_explained), "url_path": call.url_path}
-    asked = {
-        "id": known.request_id,
-        "headers": read_headers(request, parts) | own,
-        "parts": [{"name": part.name, "type": part.type} for part in parts],
-    }
+    asked = describe_request(read_headers(request, parts), call, parts, known.request_id)
     values = [part.value for part in parts]
+    record = partial(record_times, service.metrics, known)
     if call.is_document or request.environ["SERVER_PROTOCOL"] == "HTTP/1.0":
         answer: Answer | AnswerStream = handler.predict(asked, values, patience, call.version)
     else:
         answer = handler.open(asked, values, patience, call.version)
     if isinstance(answer, AnswerStream):
-        response = relay(answer, known, observe)
+        response = relay(answer, known, record)
     else:
-        response = make_response(*answer, known)
-        observe(read_times(answer[0]))
-    response.headers[VERSION_HEADER] = handler.version
-    response.headers["X-Notice"] = NOTICE
+        response = make_response(*answer)
+        record(answer[0])
     if call.is_document and "Content-Type" not in response.headers:
         response.headers["Content-Type"] = JSON_TYPE
-    return response
+    return add_version_headers(response, handler.version)
 
 
-def relay(stream: AnswerStream, known: RequestFacts, observe: Callable[[dict[str, float]], None]) -> Response:
+def describe_request(headers: dict[str, Any], call: Call, parts: list[Part], request_id: str) -> dict[str, Any]:
+    """Describe a request as a pool takes it, without the bytes of its parts."""
+    return {
+        "id": request_id,
+        "headers": headers | {"explain": str(call.is_explained), "url_path": call.url_path},
+        "parts": [{"name": part.name, "type": part.type} for part in parts],
+    }
+
+
+def relay(stream: AnswerStream, known: RequestFacts, record: Callable[[dict[str, Any]], None]) -> Response:
     """Make the response that sends the parts of an answer as they come; the handler is lent until its end."""
-    response = make_response(stream.header, b"", known)
+    response = make_response(stream.header, b"")
     if known.outcome is not None:  # an error of ours
         stream.close()
         return response
@@ -112,14 +110,14 @@ def relay(stream: AnswerStream, known: RequestFacts, observe: Callable[[dict[str
 
     def end() -> None:
         stream.close()
-        observe(read_times(stream.header))
+        record(stream.header)
 
     response.call_on_close(end)
     return response
 
 
 def pass_on(stream: AnswerStream, known: RequestFacts) -> Iterator[bytes]:
-    """Yield the parts of an answer; that one breaks off, or its caller goes, only the log can be told."""
+    """Yield the parts of an answer; the log alone can still be told that it breaks off, or that its caller has gone."""
     try:
         yield from stream
     except BrokenAnswerError as error:
@@ -132,8 +130,21 @@ def pass_on(stream: AnswerStream, known: RequestFacts) -> Iterator[bytes]:
         raise
 
 
+def record_times(metrics: Metrics, known: RequestFacts, header: dict[str, Any]) -> None:
+    """Record where the time of an answer went; a failed one is counted elsewhere.
+
+    Args:
+        metrics: record it.
+        known: what is known of the request, which may be past.
+        header: of the answer, at its end.
+    """
+    if known.outcome is None:
+        stages = read_times(header) | {"whole": time.perf_counter() - known.started}
+        metrics.observe_prediction(known.rule, known.model or "", known.version or "", stages)
+
+
 def read_times(header: dict[str, Any]) -> dict[str, float]:
-    """Return the seconds by stage that a pool tells of an answer; none where the process died."""
+    """Return the seconds by stage that a pool measured for an answer; none where the process died."""
     stages = {"queue": "queue_s", "inference": "handler_s"}
     return {stage: header[name] for stage, name in stages.items() if name in header}
 
@@ -145,8 +156,7 @@ def read_parts(request: Request) -> list[Part]:
         UnsupportedMediaError: it is compressed.
         BadRequestError, BodyTooLargeError: as `read_body`.
     """
-    if request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
-        raise UnsupportedMediaError("Compressed bodies are not taken.")
+    refuse_compression(request, "the body")
     kind = request.mimetype if "CONTENT_TYPE" in request.environ else ""
     if kind == "multipart/form-data":
         hold_chunked_body(request)
@@ -160,7 +170,7 @@ def read_parts(request: Request) -> list[Part]:
 
 
 def read_pairs(body: bytes) -> list[tuple[bytes, bytes]]:
-    """Read names and values of an urlencoded form; what has no `=` is none of them."""
+    """Read names and values of an urlencoded form; a pair without `=` is skipped."""
     pairs = "&".join(pair for pair in body.decode("latin-1").split("&") if "=" in pair)
     found = parse_qsl(pairs, keep_blank_values=True, encoding="latin-1")  # in which every byte is itself
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in found]
@@ -176,7 +186,7 @@ def is_text(body: bytes) -> bool:
 
 
 def read_headers(request: Request, parts: list[Part]) -> dict[str, Any]:
-    """The request's headers as handlers see them, without credentials; also those of each part of a form."""
+    """Return the headers that a handler sees: those of the request without credentials, and those of a form's parts."""
     headers: dict[str, Any] = {
         name[5:].replace("_", "-").title(): value
         for name, value in request.environ.items()
@@ -188,14 +198,14 @@ def read_headers(request: Request, parts: list[Part]) -> dict[str, Any]:
     return headers
 
 
-def make_response(header: dict[str, Any], body: bytes, known: RequestFacts) -> Response:
-    """Make the response: a handler's item with what it set for it, or its failure in the one shape of errors."""
+def make_response(header: dict[str, Any], body: bytes) -> Response:
+    """Make the response: a handler's item with the status and headers that it set, or its failure as an error."""
     if "error" in header:
-        return make_error(header["status"], header["error"], known, header.get("type", FAULT))
+        return refuse(header["status"], header["error"], header.get("type", FAULT))
     status, phrase = header["status"], header["phrase"]
     pairs = header["headers"]
     if not 200 <= status <= 599 or not HEADER_VALUE.fullmatch(phrase) or not all(is_sound(*pair) for pair in pairs):
-        return make_error(HTTPStatus.SERVICE_UNAVAILABLE, INVALID, known)
+        return refuse(HTTPStatus.SERVICE_UNAVAILABLE, INVALID, FAULT)
     response = Response(body, status=f"{status} {phrase}".strip())
     del response.headers["Content-Type"]  # none, unless the handler names one: TorchServe's clients know it so
     for name, value in pairs:
@@ -203,15 +213,12 @@ def make_response(header: dict[str, Any], body: bytes, known: RequestFacts) -> R
     return response
 
 
+def refuse(status: int, message: str, kind: str) -> Response:
+    """Make the error of a handler; a status that is the handler's own may be none of an error, and becomes 500."""
+    code = int(status) if 400 <= status <= 599 else HTTPStatus.INTERNAL_SERVER_ERROR.value
+    return make_error({"code": code, "type": kind, "message": message})
+
+
 def is_sound(name: str, value: str) -> bool:
     """Whether a handler may send a header."""
     return bool(HEADER_NAME.fullmatch(name) and HEADER_VALUE.fullmatch(value)) and name.lower() not in OWN_HEADERS
-
-
-def make_error(status: int, message: str, known: RequestFacts, kind: str = FAULT) -> Response:
-    """Make an error in the shape of the path's protocol, with a status that may be a handler's own."""
-    code = status if 400 <= status <= 599 else HTTPStatus.INTERNAL_SERVER_ERROR.value
-    known.outcome = kind
-    response = jsonify(shape_error({"code": int(code), "type": kind, "message": message}))
-    response.status_code = code
-    return response

@@ -1,7 +1,5 @@
 """From a request to the files it carries: a raw body, a form, or JSON."""
 
-import base64
-import binascii
 import io
 import json
 from typing import IO, Any
@@ -9,6 +7,7 @@ from typing import IO, Any
 from flask import Request
 from gunicorn.http.errors import ParseException
 
+from app.base64_fields import decode_base64
 from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, UnsupportedMediaError
 
 STREAMS = "scancer.streams"
@@ -56,8 +55,7 @@ def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError
         UnsupportedMediaError: the body is compressed.
         BodyTooLargeError, RequestEntityTooLarge: the body is over the limit, of unknown or of stated length.
     """
-    if request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
-        raise UnsupportedMediaError("Compressed bodies are not taken; send the picture as it is.")
+    refuse_compression(request, "the picture")
     kind = request.mimetype if "CONTENT_TYPE" in request.environ else ""
     if kind == "multipart/form-data":
         hold_chunked_body(request)
@@ -71,6 +69,12 @@ def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError
     if len(images) > max_images:
         raise BadRequestError(f"The request holds {len(images)} pictures; at most {max_images} are taken.")
     return images
+
+
+def refuse_compression(request: Request, what: str) -> None:
+    """Refuse a compressed body; `what` says what to send as it is. Raises `UnsupportedMediaError`."""
+    if request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
+        raise UnsupportedMediaError(f"Compressed bodies are not taken; send {what} as it is.")
 
 
 def read_body(request: Request) -> bytes:
@@ -115,7 +119,7 @@ def hold_chunked_body(request: Request) -> None:
 
 def read_instances(body: bytes) -> list[bytes | AnsweredError]:
     """Read `{"instances": [{"data": "<base64>"}]}`; raises `BadRequestError` if it is not of this shape."""
-    return [read_instance(instance) for instance in list_instances(body)]
+    return [read_instance(instance, index) for index, instance in enumerate(list_instances(body))]
 
 
 def list_instances(body: bytes) -> list[Any]:
@@ -130,12 +134,13 @@ def list_instances(body: bytes) -> list[Any]:
     return instances
 
 
-def read_instance(instance: Any) -> bytes | AnsweredError:
+def read_instance(instance: Any, index: int) -> bytes | AnsweredError:
     """Read one instance: `{"data": …}`, or `{"b64": …}` as TensorFlow Serving's clients write it."""
-    text = (instance.get("data") or instance.get("b64")) if isinstance(instance, dict) else None
-    if not isinstance(text, str):
-        return BadRequestError(f"An instance holds no data; {JSON_HELP}.")
+    members = instance if isinstance(instance, dict) else {}
+    key = "data" if members.get("data") else "b64"
+    if not isinstance(members.get(key), str):
+        return BadRequestError(f"instances[{index}] holds no data; {JSON_HELP}.")
     try:
-        return base64.b64decode("".join(text.split()), validate=True)  # `base64 FILE` breaks its lines
-    except (binascii.Error, ValueError):
-        return BadRequestError("An instance's data is not base64.")
+        return decode_base64(members[key], f"instances[{index}].{key}")
+    except BadRequestError as error:
+        return error

@@ -1,7 +1,8 @@
-"""Every failure, whoever raised it, becomes the one error shape; KServe's protocols have one of their own."""
+"""Every failure becomes an answer in the shape that its path's protocol has for errors."""
 
 import logging
 from http import HTTPStatus
+from typing import Any
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
@@ -27,15 +28,13 @@ RETRY_AFTER_S = 1
 
 
 def register_error_handlers(app: Flask) -> None:
-    """Answer our own errors, werkzeug's, and whatever else is raised."""
+    """Answer our own errors, werkzeug's, and all others."""
 
     @app.errorhandler(AnsweredError)
     def answer(error: AnsweredError) -> Response:
         if error.status is HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, ModelStartError):
             return answer_unexpected(error)
-        facts().outcome = error.type
-        response = jsonify(shape_error(error.to_json()))
-        response.status_code = error.status
+        response = make_error(error.to_json())
         if isinstance(error, UnauthorizedError):
             response.headers["WWW-Authenticate"] = f'Basic realm="{REALM}", charset="UTF-8"'
         if isinstance(error, (ServiceUnavailableError, TooManyLoginsError)):
@@ -50,23 +49,27 @@ def register_error_handlers(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def answer_unexpected(error: Exception) -> Response:
-        known = facts()
-        log.error("unexpected error", exc_info=error, extra={"request_id": known.request_id})
-        known.outcome = "InternalServerException"
-        message = f"The server failed unexpectedly; its log has the details of request {known.request_id}."
-        response = jsonify(shape_error({"code": 500, "type": "InternalServerException", "message": message}))
-        response.status_code = HTTPStatus.INTERNAL_SERVER_ERROR
-        return response
+        request_id = facts().request_id
+        log.error("unexpected error", exc_info=error, extra={"request_id": request_id})
+        message = f"The server failed unexpectedly; its log has the details of request {request_id}."
+        return make_error(AnsweredError(message).to_json())
 
 
-def shape_error(error: dict[str, object], path: str | None = None) -> dict[str, object]:
-    """Bring an error to the shape that a path's protocol has for it; without a path, that of the current request."""
-    asked = request.path if path is None else path
-    return {"error": error["message"]} if asked.startswith(OPEN_INFERENCE_PATHS) else error
+def make_error(error: dict[str, Any]) -> Response:
+    """Make the response of a request that failed, and note its type for the log; `error` is in TorchServe's shape."""
+    facts().outcome = error["type"]
+    response = jsonify(shape_error(error, request.path))
+    response.status_code = error["code"]
+    return response
+
+
+def shape_error(error: dict[str, Any], path: str) -> dict[str, Any]:
+    """Bring an error from TorchServe's shape to that of a path's protocol: KServe's protocols have another."""
+    return {"error": error["message"]} if path.startswith(OPEN_INFERENCE_PATHS) else error
 
 
 def translate(error: HTTPException) -> AnsweredError:
-    """Find our error for one of werkzeug's."""
+    """Translate an error of werkzeug's into one of ours."""
     if error.code == HTTPStatus.NOT_FOUND:
         return ResourceNotFoundError("Requested resource is not found, please refer to API document.")
     if error.code == HTTPStatus.METHOD_NOT_ALLOWED:

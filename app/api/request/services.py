@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from flask import Flask, current_app, request
 
-from app.config.settings import Settings
+from app.config.settings import SERVER_IS_STOPPING, Settings
 from app.errors import AnsweredError
 from app.metrics import Metrics
 from app.registry.model_changes import ModelChanges
@@ -95,6 +95,11 @@ def read_length(environ: "WSGIEnvironment") -> int | None:
     """Return the stated length of a request's body in bytes; None if it states none."""
     length = environ.get("CONTENT_LENGTH", "")
     return int(length) if length.isdecimal() else None
+
+
+def is_server_ready() -> bool:
+    """Whether the server has the models that it should have, and does not stop."""
+    return not request.environ.get(SERVER_IS_STOPPING) and services().registry.is_ready
 
 
 def facts() -> RequestFacts:

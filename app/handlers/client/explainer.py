@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from app.errors import DeadlineError, HandlerFaultError, ModelFolderError, ModelProcessError
 from app.handlers.client.handler_model import HandlerModel
 from app.handlers.client.handler_streams import LOOK_S
+from app.handlers.handler_answers import NO_CAPTUM
 from app.handlers.handler_archive import HandlerArchive
-from app.handlers.worker.handler_batch import NO_CAPTUM
 from app.pipeline.patience import LATE, Patience
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from app.pipeline.patience import Patience
 if TYPE_CHECKING:
     from app.handlers.client.handler_streams import AnswerStream
     from app.handlers.client.pool_client import PoolClient
-    from app.handlers.worker.handler_batch import Answer
+    from app.handlers.handler_answers import Answer
 
 MARGIN_MS = 1000
 NO_DESCRIBER = 'Model "{}" has no worker to serve describe request. Please use scale workers API to add workers.'

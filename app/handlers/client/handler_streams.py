@@ -5,14 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.errors import BrokenAnswerError, DeadlineError
-from app.handlers.worker.handler_batch import WORKER_DIED, Answer, fail
+from app.handlers.handler_answers import PART, WORKER_DIED, Answer, fail
 from app.pipeline.patience import LATE, Patience
 from app.processes.frames import LOST, Channel, Message
 
 LOOK_S = 0.5
 """How often a waiting thread looks whether its caller has gone."""
-PART = "part"
-"""In the header of a message that is not the last of its answer."""
 
 
 class AnswerStream:

@@ -10,10 +10,10 @@ from typing import Any
 
 from app.config.settings import Settings
 from app.errors import ModelProcessError
-from app.handlers.client.handler_streams import PART, AnswerStream, wait_for
+from app.handlers.client.handler_streams import AnswerStream, wait_for
 from app.handlers.client.manager_link import ManagerLink
+from app.handlers.handler_answers import PART, WORKER_DIED, Answer, fail
 from app.handlers.handler_archive import HandlerArchive
-from app.handlers.worker.handler_batch import WORKER_DIED, Answer, fail
 from app.pipeline.patience import Patience
 from app.processes.frames import LOST, Message
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from app.errors import OutOfBoundsError
+from app.handlers.handler_answers import WORKER_DIED, Answer, fail
 from app.handlers.handler_archive import HandlerArchive, PoolLimits
 from app.handlers.manager.handler_metrics import HandlerMetrics
 from app.handlers.manager.handler_process import HandlerLostError, HandlerProcess, HandlerUnaskedError
@@ -26,7 +27,6 @@ from app.handlers.manager.slots import (
     hand_part,
     settle,
 )
-from app.handlers.worker.handler_batch import WORKER_DIED, Answer, fail
 
 log = logging.getLogger(__name__)
 

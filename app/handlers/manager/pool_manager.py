@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.handlers.client.handler_streams import PART
+from app.handlers.handler_answers import PART
 from app.handlers.handler_archive import HandlerArchive
 from app.handlers.manager.pool import Pool
 from app.handlers.manager.slots import NoWorkerError, StartError

@@ -8,8 +8,8 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any
 
+from app.handlers.handler_answers import Answer
 from app.handlers.manager.handler_process import HandlerProcess
-from app.handlers.worker.handler_batch import Answer
 
 MAX_BACK_OFF_S = 89.0
 SPECIAL = ("explain", "describe")

@@ -1,33 +1,29 @@
-"""Service envelopes: how the body of a request wraps what a handler gets, and an answer what the handler returns.
+"""Service envelopes: the body of a request wraps a handler's input, and the answer wraps its output.
 
 Their names and shapes are TorchServe's. They are opened and closed in the handler's process, around its `handle`.
 """
 
-import base64
-import binascii
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from app.base64_fields import decode_base64
 from app.config.setting_types import NO_ENVELOPE
+from app.errors import BadRequestError
 
 BYTES = "BYTES"
-# numpy's names for the elements of a tensor, and the Open Inference Protocol's.
+# By numpy's name of an element's type: the Open Inference Protocol's.
 DATATYPES = {f"{kind}{bits}": f"{kind.upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 DATATYPES |= {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"}
 Close = Callable[[list[Any]], Any]
-
-
-class EnvelopeError(Exception):
-    """A body is not what the envelope says that it is; the message is for the caller."""
 
 
 class Opened(NamedTuple):
     """A request out of its envelope.
 
     Attributes:
-        rows: what the handler gets for it.
-        close: makes the answer of the items that the handler returns for those rows; None if its item is the answer.
+        rows: the handler's input for the request.
+        close: makes the answer from the items that the handler returns for those rows; None if the item is the answer.
     """
 
     rows: list[Any]
@@ -35,19 +31,19 @@ class Opened(NamedTuple):
 
 
 class Wrapped(NamedTuple):
-    """The items of one request, and what makes its answer of them."""
+    """The items of one request, and the function that makes its answer from them."""
 
     close: Close
     items: list[Any]
 
 
 class Asked(NamedTuple):
-    """What an answer may tell of its request and model.
+    """What an answer may state about its request and model.
 
     Attributes:
-        request_id: the id that we gave the request.
+        request_id: the id that the server gave the request.
         is_explained: whether an explanation is asked for.
-        model: the part of the archive's manifest that names it.
+        model: the part of the archive's manifest that names the model.
     """
 
     request_id: str
@@ -61,13 +57,14 @@ def open_none(row: dict[str, Any], _: Asked) -> Opened:
 
 
 def open_body(row: dict[str, Any], _: Asked) -> Opened:
-    """Hand the body alone over, without the key that it goes by."""
+    """Hand over the body alone, without its key."""
     return Opened([row.get("data") or row.get("body")])
 
 
 def open_json(row: dict[str, Any], _: Asked) -> Opened:
     """Open `{"instances": […]}`, with bytes as `{"b64": "…"}`; the answer is `{"predictions": […]}` as text."""
-    instances = [read_instance(instance) for instance in read_list(row, "instances")]
+    given = read_list(row, "instances")
+    instances = [read_instance(instance, f"instances[{index}]") for index, instance in enumerate(given)]
     return Opened(instances, lambda items: json.dumps({"predictions": items}))
 
 
@@ -78,7 +75,7 @@ def open_kserve(row: dict[str, Any], asked: Asked) -> Opened:
 
 
 def open_kserve_v2(row: dict[str, Any], asked: Asked) -> Opened:
-    """Open the tensors of the Open Inference Protocol; those of the answer have the names of the inputs, in order."""
+    """Open the tensors of the Open Inference Protocol; the answer's have the names of the inputs, in order."""
     document = read_document(row)
     tensors = [read_tensor(tensor) for tensor in read_list(row, "inputs")]
     given = document.get("id")
@@ -101,78 +98,72 @@ OPENERS: dict[str, Callable[[dict[str, Any], Asked], Opened]] = {
 
 
 def read_document(row: dict[str, Any]) -> dict[str, Any]:
-    """Read the JSON object that a request holds, whichever content type it came with; raises `EnvelopeError`."""
+    """Read the JSON object that a request holds, whichever content type it came with; raises `BadRequestError`."""
     value = row.get("data") or row.get("body") or row
     if isinstance(value, (bytes, bytearray, str)):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise EnvelopeError("The body is not JSON.") from None
+            raise BadRequestError("The body is not JSON.") from None
     if not isinstance(value, dict):
-        raise EnvelopeError("The body must be a JSON object.")
+        raise BadRequestError("The body must be a JSON object.")
     return value
 
 
 def read_list(row: dict[str, Any], key: str) -> list[Any]:
-    """Read a list that a request holds; raises `EnvelopeError`."""
+    """Read a list that a request holds; raises `BadRequestError`."""
     found = read_document(row).get(key)
     if not isinstance(found, list) or not found:
-        raise EnvelopeError(f'The JSON holds no {key}; send {{"{key}": […]}}.')
+        raise BadRequestError(f'The JSON holds no {key}; send {{"{key}": […]}}.')
     return found
 
 
-def read_instance(instance: Any) -> Any:
-    """Decode an instance that is `{"b64": "…"}`, or the members of one that are."""
+def read_instance(instance: Any, place: str) -> Any:
+    """Decode an instance that is `{"b64": "…"}`, or those members of an instance that are."""
     if not isinstance(instance, dict):
         return instance
     if set(instance) == {"b64"}:
-        return decode_base64(instance["b64"])
+        return decode_base64(instance["b64"], f"{place}.b64")
     return {
-        name: decode_base64(value["b64"]) if isinstance(value, dict) and set(value) == {"b64"} else value
+        name: decode_base64(value["b64"], f"{place}.{name}.b64")
+        if isinstance(value, dict) and set(value) == {"b64"}
+        else value
         for name, value in instance.items()
     }
 
 
-def decode_base64(text: Any) -> bytes:
-    """Decode base64, also in several lines; raises `EnvelopeError`."""
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (AttributeError, binascii.Error, ValueError):
-        raise EnvelopeError("A b64 is not base64.") from None
-
-
 def read_tensor(tensor: Any) -> dict[str, Any]:
-    """Bring the data of an input to its shape, as nested lists; of BYTES the first element counts.
+    """Bring the data of an input to its shape, as nested lists; a BYTES input counts by its first element.
 
     Raises:
-        EnvelopeError: the input is malformed, or its data are not as many as its shape says.
+        BadRequestError: the input is malformed, or its data are not as many as its shape says.
     """
     import numpy as np  # only this envelope needs it
 
     if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str) or not tensor.get("data"):
-        raise EnvelopeError("An input must be an object with name, datatype, shape and data.")
+        raise BadRequestError("An input must be an object with name, datatype, shape and data.")
     data, shape = tensor["data"], tensor.get("shape")
     if not isinstance(data, list):
-        raise EnvelopeError("The data of an input must be a list.")
+        raise BadRequestError("The data of an input must be a list.")
     if tensor.get("datatype") == BYTES:
         return tensor | {"data": data[0]}
     if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
-        raise EnvelopeError("The shape of an input must be a list of whole numbers above 0.")
+        raise BadRequestError("The shape of an input must be a list of whole numbers above 0.")
     try:
         return tensor | {"data": np.array(data).reshape(shape).tolist()}
     except (TypeError, ValueError):
-        raise EnvelopeError("The data of an input are not as many as its shape says.") from None
+        raise BadRequestError("The data of an input are not as many as its shape says.") from None
 
 
 def write_tensors(names: Sequence[str], items: Sequence[Any]) -> list[dict[str, Any]]:
-    """Write items as flat tensors; raises `ValueError` or `TypeError` if one is none, or there are too many."""
+    """Write items as flat tensors; raises `ValueError` or `TypeError` if one is no tensor, or there are too many."""
     if len(items) > len(names):
         raise ValueError("there are more outputs than inputs to name them after")
     return [write_tensor(name, item) for name, item in zip(names, items, strict=False)]
 
 
 def write_tensor(name: str, item: Any) -> dict[str, Any]:
-    """Write one item; numpy says of which type its elements are, texts and all else are BYTES."""
+    """Write one item; numpy finds the type of its elements, and texts and all others are BYTES."""
     import numpy as np  # as above
 
     values = np.array(item).flatten()
@@ -190,11 +181,11 @@ def share_out(items: Any, opened: Sequence[Opened]) -> Any:
         opened: the requests, all out of the same envelope.
 
     Returns:
-        An item for each request. What is no list stays as it is, and so does one that cannot be shared out.
+        An item for each request. A value that is no list, or that cannot be shared out, stays as it is.
     """
     if not isinstance(items, list) or not items or opened[0].close is None:
         return items
-    if len(opened) == 1:  # however many there are: a handler may make one answer of all rows
+    if len(opened) == 1:  # of any length: a handler may make one answer of all rows
         return [Wrapped(opened[0].close, items)]
     if len(items) != sum(len(each.rows) for each in opened):
         return []

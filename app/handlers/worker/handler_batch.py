@@ -1,4 +1,4 @@
-"""Between messages and handlers: a batch of requests as TorchServe hands it over, and a handler's items as answers."""
+"""Turns messages into what a handler calls `data`, and its items into answers, as TorchServe does."""
 
 import io
 import json
@@ -7,20 +7,15 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from app.handlers.handler_answers import INVALID, Answer, fail
 from app.handlers.worker.envelopes import Wrapped
 
-WORKER_DIED = "Worker died."
 FAILED = "Prediction failed"
-INVALID = "Invalid model predict output"
 WRONG_LENGTH = "number of batch response mismatched"
 UNSUPPORTED = "Unsupported model output data type."
-FAULT, BAD_REQUEST = "InternalServerException", "BadRequestException"
-"""Types of errors: TorchServe has the first for all that a handler fails with, also where it says itself how."""
+BAD_REQUEST = "BadRequestException"
 OUT_OF_MEMORY = "Out of resources"
-NO_CAPTUM = "captum, which explains predictions, is not installed on the server."
 MEMORY_WORDS = ("CUDA", "DefaultCPUAllocator")
-Answer = tuple[dict[str, Any], bytes]
-"""Header of an answer, with its `status` and, of a failed one, `error` and perhaps its `type`; and its body."""
 
 
 def make_data(requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]) -> list[dict[str, Any]]:
@@ -37,7 +32,7 @@ def make_data(requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]) -> 
 
 
 def decode_part(content_type: str | None, value: bytes) -> Any:
-    """Turn a part into JSON's values or text where its content type says so; else bytes, which a handler may change."""
+    """Decode a part by its content type: JSON, text, or else bytes, which a handler may change."""
     kind = (content_type or "").partition(";")[0].strip().lower()
     try:
         if kind == "application/json":
@@ -50,7 +45,7 @@ def decode_part(content_type: str | None, value: bytes) -> Any:
 
 
 def make_answers(items: Any, context: Any, count: int) -> list[Answer]:
-    """Turn what a handler returned for `count` requests into answers."""
+    """Turn the items that a handler returned for `count` requests into answers."""
     if not isinstance(items, list):
         return fail_all(HTTPStatus.SERVICE_UNAVAILABLE, INVALID, count)
     if len(items) != count:
@@ -68,14 +63,14 @@ def make_answer(item: Any, context: Any, index: int) -> Answer:
 
 
 def make_header(context: Any, index: int) -> dict[str, Any]:
-    """Make the header of an answer from what the handler has set for it."""
+    """Make the header of an answer from the status and headers that the handler has set for it."""
     status, phrase = context.get_response_status(index)
     headers = [[str(name), str(value)] for name, value in context.get_response_headers(index).items()]
     return {"status": int(status), "phrase": str(phrase or ""), "headers": headers}
 
 
 def encode_item(item: Any) -> bytes:
-    """Return an item's bytes: text and bytes as they are, a tensor as `torch.save` writes it, all else as JSON."""
+    """Return an item's bytes: text and bytes as they are, a tensor as `torch.save` writes it, others as JSON."""
     if isinstance(item, Wrapped):
         return encode_item(item.close(item.items))
     if isinstance(item, (bytes, bytearray)):
@@ -90,23 +85,18 @@ def encode_item(item: Any) -> bytes:
     return json.dumps(item, indent=2).encode()
 
 
-def fail(status: int, message: str) -> Answer:
-    """Make the answer to a request that failed."""
-    return {"status": int(status), "error": message}, b""
-
-
 def refuse(message: str) -> Answer:
-    """Make the answer to a request that no handler gets, since it is malformed."""
+    """Make the answer to a malformed request, which no handler gets."""
     return fail(HTTPStatus.BAD_REQUEST, message)[0] | {"type": BAD_REQUEST}, b""
 
 
 def fail_all(status: int, message: str, count: int) -> list[Answer]:
-    """Make the same for each request of a batch."""
+    """Make the same failure for each request of a batch."""
     return [fail(status, message)] * count
 
 
 def describe_failure(error: BaseException) -> tuple[int, str]:
-    """Return status and message for what a handler raised; its own text stays inside, but for what it says aloud."""
+    """Return status and message for a handler's error; only a `PredictionException` shows callers its own text."""
     code, message = getattr(error, "error_code", None), getattr(error, "message", None)
     if type(error).__name__ == "PredictionException" and code is not None:
         return int(code), str(message)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from app.config.setting_types import NO_ENVELOPE
+from app.errors import BadRequestError
+from app.handlers.handler_answers import Answer
 from app.handlers.handler_archive import HandlerArchive
-from app.handlers.worker.envelopes import OPENERS, Asked, EnvelopeError, Opened, share_out
+from app.handlers.worker.envelopes import OPENERS, Asked, Opened, share_out
 from app.handlers.worker.handler_batch import (
-    Answer,
     describe_failure,
     encode_item,
     fail_all,
@@ -77,8 +78,8 @@ class HandlerService:
         asked = Asked(request["id"], headers.get("explain") == TRUE, self._archive.manifest["model"])
         try:
             return OPENERS[name](row, asked)
-        except EnvelopeError as error:
-            return refuse(str(error))
+        except BadRequestError as error:
+            return refuse(error.message)
 
     def _answer_opened(
         self, requests: Sequence[Mapping[str, Any]], opened: Sequence[Opened]

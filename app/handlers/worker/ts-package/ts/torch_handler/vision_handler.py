@@ -1,6 +1,5 @@
 """Handlers of pictures."""
 
-import base64
 import io
 from abc import ABC
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from app.handlers.worker.handler_batch import NO_CAPTUM
+from app.base64_fields import decode_base64
+from app.handlers.handler_answers import NO_CAPTUM
 from app.pipeline.decoding.samples import SampleKind, to_rgb
 from ts.torch_handler.base_handler import UNAVAILABLE, BaseHandler
 from ts.utils.util import PredictionException
@@ -44,7 +44,7 @@ class VisionHandler(BaseHandler, ABC):
 
     def _to_tensor(self, value: Any) -> torch.Tensor:
         if isinstance(value, str):
-            value = base64.b64decode(value)
+            value = decode_base64(value, "The text of a request")
         if not isinstance(value, (bytes, bytearray)):
             return torch.FloatTensor(value)
         with Image.open(io.BytesIO(value)) as image:

@@ -1,0 +1,84 @@
+"""How a request changes the models: not from another site's page, through the state store, followed by every worker."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from flask import request
+
+from app.api.request.services import facts, services
+from app.errors import (
+    ConflictError,
+    ForbiddenError,
+    FrameworkMissingError,
+    InvalidModelError,
+    ModelExistsError,
+    ModelFolderError,
+    ModelStartError,
+    NotCompiledNowError,
+    ProcessStartError,
+    ServiceUnavailableError,
+    StateStoreError,
+    UnloadTimeoutError,
+)
+from app.registry.model_changes import Change, ModelChanges
+from app.registry.model_entry import State
+from app.state.worker_reports import read_reports
+
+FOLLOW_TIMEOUT_S = 120
+LOOK_S = 0.02
+
+
+def refuse_other_sites() -> None:
+    """Refuse a change that a page of another site asks for: a browser would send the password by itself."""
+    site, origin = request.headers.get("Sec-Fetch-Site", "none"), request.headers.get("Origin")
+    if site not in ("none", "same-origin") or (origin and urlsplit(origin).netloc != request.host):
+        raise ForbiddenError("Changes are not taken from pages of other sites.")
+
+
+@contextmanager
+def lend_changes() -> Iterator[ModelChanges]:
+    """Lend what changes the state store; see `translate_errors`."""
+    with translate_errors():
+        yield services().changes
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Answer 400 for a model that is not taken, 409 where its place is taken, 500 or 503 for a fault of the server."""
+    try:
+        yield
+    except FrameworkMissingError as error:
+        raise ModelStartError(error.message) from error
+    except (NotCompiledNowError, ProcessStartError) as error:
+        raise ServiceUnavailableError(error.message) from error
+    except ModelFolderError as error:
+        make_error = ConflictError if isinstance(error, ModelExistsError) else InvalidModelError
+        raise make_error(error.message) from error
+    except StateStoreError as error:
+        raise ServiceUnavailableError("The state store cannot be used; nothing is known to have changed.") from error
+
+
+def note(change: Change) -> Change:
+    """Note for the log which version a request has changed."""
+    facts().model, facts().version = change.key
+    return change
+
+
+def await_workers(change: Change) -> bool:
+    """Wait until every living worker has followed a change; return whether the version is ready in all of them.
+
+    Raises:
+        UnloadTimeoutError: a worker has not followed within two minutes.
+    """
+    instance, label = services().settings.instance, "/".join(change.key)
+    deadline = time.monotonic() + FOLLOW_TIMEOUT_S
+    while time.monotonic() < deadline:
+        reports = read_reports(instance)
+        states = {report.states.get(label) for report in reports}
+        have_followed = all(report.generation >= change.generation for report in reports)
+        if have_followed and not states & {State.LOADING, State.UNLOADING}:
+            return states <= {State.READY}
+        time.sleep(LOOK_S)
+    raise UnloadTimeoutError(f"Timed out while cleaning resources: {change.key[0]}")

@@ -1,1 +1,1 @@
-"""Everything that knows HTTP: one room a surface, `request` for what they share. It never imports a framework."""
+"""Everything that knows HTTP: a room for each surface, and `request` for what they share. It imports no framework."""

@@ -196,6 +196,26 @@ def test_life_of_a_version(manager: Manager, pcam_example: bytes) -> None:
     assert sorted(path.name for path in (manager.settings.models / NAME).iterdir()) == ["1.0"]
 
 
+def test_links_from_a_versions_card_lead_to_that_version(manager: Manager, pcam_example: bytes) -> None:
+    def answer_at(url: str) -> str:
+        version: str = manager.client.put(url, data=pcam_example, headers=MANAGE).json["version"]
+        return version
+
+    manager.call("POST", "/models?url=two&initial_workers=1&synchronous=true")
+    for default, other in (("1.0", "2.0"), ("2.0", "1.0")):
+        manager.call("PUT", f"/models/{NAME}/{default}/set-default")
+        for version, chosen in ((default, ""), (other, f"/{other}")):
+            path = f"/models/{NAME}/{version}"
+            card = manager.client.get(path, headers=MANAGE).json
+            assert card["predict_url"] == f"/predictions/{NAME}{chosen}"
+            assert answer_at(card["predict_url"]) == version
+            assert {url.rpartition("/")[0] for url in card["examples"]} == {f"/models/{NAME}{chosen}/examples"}
+            assert manager.client.get(card["examples"][0], headers=MANAGE, buffered=True).status_code == 200
+            page = manager.client.get(path, headers=MANAGE | {"Accept": "text/html"}).text
+            assert f"localhost{card['predict_url']} -T" in page
+            assert all(f'src="{url}"' in page for url in card["examples"])
+
+
 def test_broken_folder_put_there_meanwhile_takes_no_server_out(manager: Manager) -> None:
     folder = manager.settings.models / "broken-x/1.0"
     folder.mkdir(parents=True)

@@ -1,10 +1,10 @@
-"""Predictions by KServe's protocols: `POST /v2/models/<m>[/versions/<v>]/infer` and `POST /v1/models/<m>:predict`.
+"""KServe's predictions: `POST /v2/models/<m>[/versions/<v>]/infer`, and `POST /v1/models/<m>:predict` and `:explain`.
 
 The first is the Open Inference Protocol v2. Its one input holds one picture or more: files (BYTES), pixels of any size
-(UINT8, [N, H, W, 3]), or what the network is fed (FP32, [N, 3, H, W] or [N, H, W, 3]). Its outputs are `probabilities`
+(UINT8, [N, H, W, 3]), or the network's own input (FP32, [N, 3, H, W] or [N, H, W, 3]). Its outputs are `probabilities`
 (FP32, [N, classes]) and `label` (BYTES, [N], the class at the threshold).
 
-Neither has a place for the error of one picture among several: it fails the request, and says which picture it is.
+Neither protocol has a place for the error of one picture among several: it fails the request, and names the picture.
 """
 
 from collections.abc import Sequence
@@ -53,9 +53,9 @@ class RequestedOutput:
     """An output that the caller asks for.
 
     Attributes:
-        name: of it.
+        name: the output's name.
         is_binary: whether it is to follow the JSON.
-        best: 0, or how many classes are wanted, best first, as texts `score:index:label`.
+        best: the number of classes that are wanted, best first, as texts `score:index:label`; 0 for numbers.
     """
 
     name: str
@@ -67,7 +67,7 @@ class RequestedOutput:
 @blueprint.post("/v2/models/<model_name>/versions/<version>/infer")
 @require("predict")
 def infer(version: str | None = None, **_: str) -> ResponseReturnValue:
-    """Classify the pictures of a tensor, or have the program of an archive answer, if it gets an envelope."""
+    """Classify the pictures of a tensor, or answer by the handler of an archive that has an envelope."""
     known = facts()
     entry = known.find_lent()
     if entry.handler is not None and entry.handler.has_envelope:
@@ -127,14 +127,14 @@ def explain_instances(**_: str) -> ResponseReturnValue:
 
 
 def find_model(entry: ModelEntry, version: str | None, known: RequestFacts) -> ServedModel:
-    """Return the model that is lent for this request, and note which it is; raises as `require_served`."""
+    """Return the model that is lent for this request, and note for the log which it is; raises as `require_served`."""
     served = require_served(entry, version)
     known.model, known.version = served.manifest.name, served.manifest.version
     return served
 
 
 def read_id(document: dict[str, Any]) -> str:
-    """Return the caller's own `id`, or else the request's."""
+    """Return the caller's own `id`, or else the id of the request."""
     given = document.get("id")
     if given is not None and not isinstance(given, str):
         raise BadRequestError("id must be a text.")
@@ -142,7 +142,7 @@ def read_id(document: dict[str, Any]) -> str:
 
 
 def read_outputs(document: dict[str, Any]) -> list[RequestedOutput]:
-    """Return the outputs that the caller asks for; all of them unless it says.
+    """Return the outputs that the caller asks for; all outputs if it asks for none.
 
     Raises:
         BadRequestError: one that does not exist, one twice, or a parameter of a wrong type.
@@ -177,7 +177,7 @@ def read_flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
 
 
 def read_pictures(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
-    """Find the pictures in a tensor: files, pixels of any size, or what the network is fed.
+    """Find the pictures in a tensor: files, pixels of any size, or the network's own input.
 
     Raises:
         BadRequestError: there are none, too many, or the tensor is of another shape.
@@ -195,14 +195,14 @@ def read_pictures(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
 
 
 def read_pixels(tensor: InputTensor) -> Sequence[Upload]:
-    """Read pixels of any size: they are brought to the model's as a file's are."""
+    """Read pixels of any size; they are resized as those of a file are."""
     if len(tensor.shape) != 4 or tensor.shape[3] != 3:
         raise BadRequestError("A UINT8 input must have the shape [N, height, width, 3], RGB.")
     return list(tensor.to_array())
 
 
 def read_network_input(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
-    """Read what the network is fed: (pixel - mean) / std, at the model's size, channels first or last."""
+    """Read the network's own input: (pixel - mean) / std, at the model's size, channels first or last."""
     height, width = spec.height_px, spec.width_px
     if tensor.shape[1:] == (3, height, width):
         values = tensor.to_array().transpose(0, 2, 3, 1)
@@ -216,7 +216,7 @@ def read_network_input(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]
 
 
 def predict_all(served: ServedModel, uploads: Sequence[Upload | AnsweredError]) -> list[Prediction]:
-    """Classify pictures as one batch; raises the error of the first that cannot be taken."""
+    """Classify pictures as one batch; raises the error of the first picture that cannot be taken."""
     known, service = facts(), services()
     most = service.settings.max_images
     if len(uploads) > most:
@@ -233,7 +233,7 @@ def predict_all(served: ServedModel, uploads: Sequence[Upload | AnsweredError]) 
 
 
 def list_warnings(predictions: Sequence[Prediction]) -> dict[str, str]:
-    """Say of which pictures the answer means nothing, as one text: a parameter may be no list."""
+    """Return the warnings of all pictures as one text: a parameter may be no list."""
     warnings = [
         f"Picture {place}: {warning}"
         for place, prediction in enumerate(predictions, start=1)

@@ -1,7 +1,7 @@
-"""Tensors of the Open Inference Protocol v2, as JSON and as binary parts: read from a request, written into an answer.
+"""Reads and writes the tensors of the Open Inference Protocol v2, as JSON and as binary parts.
 
-A binary tensor is row-major and little-endian. An element of a BYTES tensor is its length, uint32, and so many bytes.
-A request with binary tensors is its JSON, as long as `Inference-Header-Content-Length` says, and then the tensors.
+A binary tensor is row-major and little-endian. An element of a BYTES tensor is its length as uint32, then its bytes. A
+request with binary tensors begins with JSON, whose length `Inference-Header-Content-Length` states; the tensors follow.
 """
 
 import json
@@ -22,7 +22,7 @@ from app.manifest.bounds import TENSOR_SIDE
 LENGTH_BYTES = 4
 MAX_DIMENSIONS = 4
 NUMBERS: dict[str, tuple[str, set[type]]] = {"UINT8": ("|u1", {int}), "FP32": ("<f4", {int, float})}
-"""Of each datatype of numbers: what numpy calls it, and what it is written with in JSON."""
+"""By datatype of numbers: numpy's name, and the types of its numbers in JSON."""
 DATATYPES = ("BYTES", *NUMBERS)
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -33,8 +33,8 @@ class InputTensor:
 
     Attributes:
         datatype: BYTES, UINT8 or FP32.
-        shape: as the request states it; only the first number may be unknown (-1), and that only of BYTES.
-        data: its binary part, or its JSON values in one flat list.
+        shape: the shape that the request states; the first number of a BYTES tensor may be unknown (-1).
+        data: the binary part, or the JSON values in one flat list.
     """
 
     datatype: str
@@ -42,19 +42,19 @@ class InputTensor:
     data: memoryview | list[Any]
 
     def to_array(self) -> NDArray[Any]:
-        """Read the numbers; raises `BadRequestError` if they are not as many as the shape says, or of another type."""
+        """Read the numbers; raises `BadRequestError` if their count does not fit the shape, or their type is wrong."""
         dtype, types = NUMBERS[self.datatype]
         size = math.prod(self.shape)
         if isinstance(self.data, memoryview):
             if len(self.data) != size * np.dtype(dtype).itemsize:
-                raise BadRequestError(f"The input has {len(self.data)} bytes, which is not what its shape needs.")
+                raise BadRequestError(f"The input has {len(self.data)} bytes, which do not fit its shape.")
             return np.frombuffer(self.data, dtype).reshape(self.shape)
         if len(self.data) != size or not set(map(type, self.data)) <= types:
             raise BadRequestError(f"The input's data must be as many {self.datatype} numbers as its shape says.")
         if self.datatype == "UINT8" and not 0 <= min(self.data) <= max(self.data) <= 255:
             raise BadRequestError("UINT8 numbers must be from 0 to 255.")
         try:
-            with np.errstate(over="ignore"):  # what is too large becomes infinite, and no pixel is
+            with np.errstate(over="ignore"):  # a number that is too large becomes infinite
                 return np.array(self.data, dtype).reshape(self.shape)
         except OverflowError:
             raise BadRequestError("A number is too large.") from None
@@ -63,7 +63,7 @@ class InputTensor:
         """Read the elements of a BYTES tensor.
 
         Raises:
-            BadRequestError: they are more than `most`, or not as many as the shape says, or malformed.
+            BadRequestError: they are more than `most`, do not fit the shape, or are malformed.
         """
         count, *others = self.shape
         if max(others, default=1) > 1:
@@ -96,10 +96,10 @@ def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], 
 
     Args:
         body: the whole of it.
-        header_length: bytes of the JSON, as the header says; None: all of it is JSON.
+        header_length: the bytes of the JSON, as the header states them; None if all of the body is JSON.
 
     Raises:
-        BadRequestError: the header is no such number, or the JSON is no object.
+        BadRequestError: the header is no whole number, or the JSON is no object.
     """
     length = len(body)
     if header_length is not None:
@@ -112,7 +112,7 @@ def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], 
 
 
 def read_object(text: bytes) -> dict[str, Any]:
-    """Read a JSON object; raises `BadRequestError` if it is none."""
+    """Read a JSON object; raises `BadRequestError` for any other text."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -123,7 +123,7 @@ def read_object(text: bytes) -> dict[str, Any]:
 
 
 def read_parameters(node: dict[str, Any]) -> dict[str, Any]:
-    """Return the `parameters` of a request, an input or an output; raises `BadRequestError` for what is not taken."""
+    """Return the `parameters` of a request, an input or an output; raises `BadRequestError` for refused ones."""
     parameters = node.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise BadRequestError("parameters must be an object.")
@@ -137,10 +137,10 @@ def read_input(document: dict[str, Any], binary: memoryview) -> InputTensor:
 
     Args:
         document: the request's JSON.
-        binary: what follows it.
+        binary: the bytes that follow it.
 
     Raises:
-        BadRequestError: there is none, or several, or it is malformed.
+        BadRequestError: there is no input, more than one, or it is malformed.
     """
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
@@ -157,7 +157,7 @@ def read_input(document: dict[str, Any], binary: memoryview) -> InputTensor:
 
 
 def is_shape(shape: Any, least_first: int) -> TypeGuard[list[int]]:
-    """Whether a JSON value is a shape: no number is 0, and only the first may be less, where that has a meaning."""
+    """Whether a JSON value is a shape: numbers above 0; the first may also be `least_first`, if that is not 0."""
     if not isinstance(shape, list) or not 1 <= len(shape) <= MAX_DIMENSIONS:
         return False
     if any(type(number) is not int or number > TENSOR_SIDE.high for number in shape):
@@ -166,7 +166,7 @@ def is_shape(shape: Any, least_first: int) -> TypeGuard[list[int]]:
 
 
 def read_data(tensor: dict[str, Any], parameters: dict[str, Any], binary: memoryview) -> memoryview | list[Any]:
-    """Find an input's data: what follows the JSON, or `data`, flat or nested."""
+    """Find an input's data: the bytes that follow the JSON, or `data`, flat or nested."""
     if "binary_data_size" in parameters:
         size = parameters["binary_data_size"]
         if type(size) is not int or size != len(binary):
@@ -189,10 +189,10 @@ class OutputTensor:
     """A tensor of an answer.
 
     Attributes:
-        name: of the output.
-        shape: of the values.
+        name: the output's name.
+        shape: the shape of the values.
         values: float32 of this shape, or texts in one list.
-        is_binary: whether it goes after the JSON, not into it.
+        is_binary: whether the values follow the JSON instead of standing in it.
     """
 
     name: str
@@ -201,7 +201,7 @@ class OutputTensor:
     is_binary: bool
 
     def to_json(self, size: int) -> dict[str, Any]:
-        """The tensor's part of the JSON; `size` is the length of its binary part."""
+        """Return the tensor's part of the JSON; `size` is the length of its binary part in bytes."""
         head = {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
         if self.is_binary:
             return {**head, "parameters": {"binary_data_size": size}}
@@ -209,11 +209,11 @@ class OutputTensor:
 
     @property
     def datatype(self) -> str:
-        """BYTES or FP32."""
+        """The datatype: BYTES or FP32."""
         return "BYTES" if isinstance(self.values, list) else "FP32"
 
     def to_binary(self) -> bytes:
-        """The tensor's binary part."""
+        """Return the tensor's binary part."""
         if not isinstance(self.values, list):
             return self.values.astype("<f4").tobytes()
         return b"".join(struct.pack("<I", len(text)) + text for text in (value.encode() for value in self.values))
@@ -223,11 +223,11 @@ def write_answer(document: dict[str, Any], outputs: Sequence[OutputTensor]) -> t
     """Write an answer.
 
     Args:
-        document: its JSON but for the outputs.
-        outputs: in order.
+        document: the answer's JSON without its outputs.
+        outputs: the outputs, in order.
 
     Returns:
-        The body, and how much of it is JSON; None: all.
+        The body, and the bytes of its JSON; None if all of it is JSON.
     """
     parts = [output.to_binary() if output.is_binary else b"" for output in outputs]
     tensors = [output.to_json(len(part)) for output, part in zip(outputs, parts, strict=True)]

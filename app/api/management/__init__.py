@@ -1,1 +1,1 @@
-"""TorchServe's management API: register, scale, unregister. It asks the registry and changes nothing itself."""
+"""TorchServe's management API, and our own descriptions of models. It knows `predict` and `request` alone."""

@@ -1,1 +1,1 @@
-"""Health and metrics: what probes and Prometheus read. It changes nothing."""
+"""Health and metrics, for probes and Prometheus. It knows `request` alone, and changes nothing."""

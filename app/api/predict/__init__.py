@@ -1,1 +1,1 @@
-"""Predictions and explanations, as TorchServe's clients ask for them. It knows no engine."""
+"""Predictions and explanations, as our own answers and as TorchServe's. It knows `request` alone."""

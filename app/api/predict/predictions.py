@@ -7,15 +7,7 @@ from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
 
 from app.api.predict import classifier_predictions
-from app.api.predict.answers import (
-    JSON_TYPE,
-    SEVERAL,
-    json_text,
-    make_item,
-    make_prediction,
-    observe,
-    read_patience,
-)
+from app.api.predict.answers import JSON_TYPE, SEVERAL, json_text, make_item, make_prediction, observe, read_patience
 from app.api.predict.handler_predictions import Call, answer_by_handler, read_parts
 from app.api.request.auth import require
 from app.api.request.bodies import read_images

@@ -1,1 +1,4 @@
-"""What every request passes: who asks, on which surface, its body, its log line, its errors. It knows no model."""
+"""What requests of every room pass: route, place, user, body, changes of models, log line, errors.
+
+It knows no other room of the API.
+"""

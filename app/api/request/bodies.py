@@ -1,4 +1,4 @@
-"""From a request to the files it carries: a raw body, a form, or JSON."""
+"""Reads the files that a request carries: as a raw body, in a form, or in JSON."""
 
 import io
 import json
@@ -17,7 +17,7 @@ JSON_HELP = 'send {"instances": [{"data": "<base64 of a picture>"}]}'
 class MemoryRequest(Request):
     """A request whose uploaded files stay in memory: no picture is ever written to a disk.
 
-    Werkzeug would move a form's file of over 500 kB to a temporary file. `SCANCER_MAX_BODY_BYTES` bounds the memory.
+    Werkzeug would write a form's file of over 500 kB to a temporary file. `SCANCER_MAX_BODY_BYTES` bounds the memory.
     """
 
     def _get_file_stream(
@@ -33,7 +33,7 @@ class MemoryRequest(Request):
 
 
 def read_files(request: Request) -> list[bytes | AnsweredError]:
-    """Read the files of a form in the order they were sent: `request.files` puts those of one name together."""
+    """Read the files of a form in the order in which they were sent; `request.files` groups them by name."""
     parts = [part for _, part in request.files.items(multi=True)]
     order = {id(stream): index for index, stream in enumerate(request.environ.get(STREAMS, []))}
     return [part.read() for part in sorted(parts, key=lambda part: order[id(part.stream)])]
@@ -43,17 +43,17 @@ def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError
     """Read the pictures of a prediction request, in order.
 
     Args:
-        request: its content type decides: `multipart/form-data` holds one picture a file part, of any name;
-            `application/json` holds `{"instances": [{"data": "<base64>"}]}`; anything else, or none, is one picture.
+        request: its content type decides. `multipart/form-data` holds one picture in each file part, of any name;
+            `application/json` holds `{"instances": [{"data": "<base64>"}]}`. Any other body is one picture.
         max_images: most pictures that are taken.
 
     Returns:
-        The files, not yet decoded. An instance that is no base64 stands as its own error.
+        The files, not yet decoded. In place of an instance that is no base64 stands its error.
 
     Raises:
         BadRequestError: no picture, too many, or a malformed body.
         UnsupportedMediaError: the body is compressed.
-        BodyTooLargeError, RequestEntityTooLarge: the body is over the limit, of unknown or of stated length.
+        BodyTooLargeError, RequestEntityTooLarge: the body is over the limit.
     """
     refuse_compression(request, "the picture")
     kind = request.mimetype if "CONTENT_TYPE" in request.environ else ""
@@ -95,7 +95,7 @@ def read_body(request: Request) -> bytes:
 
 
 def hold_chunked_body(request: Request) -> None:
-    """Hold a body of unknown length in memory, so that it has a length.
+    """Read a body of unknown length into memory, so that its length is known.
 
     Werkzeug would cut such a body at the limit and go on, as if the picture were damaged.
 
@@ -118,12 +118,12 @@ def hold_chunked_body(request: Request) -> None:
 
 
 def read_instances(body: bytes) -> list[bytes | AnsweredError]:
-    """Read `{"instances": [{"data": "<base64>"}]}`; raises `BadRequestError` if it is not of this shape."""
+    """Read `{"instances": [{"data": "<base64>"}]}`; raises `BadRequestError` for another shape."""
     return [read_instance(instance, index) for index, instance in enumerate(list_instances(body))]
 
 
 def list_instances(body: bytes) -> list[Any]:
-    """Read `{"instances": […]}`, whatever they are; raises `BadRequestError` if there are none."""
+    """Read `{"instances": […]}` with any values; raises `BadRequestError` if there are none."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What the parts of the API share: the app's services, and what is known of the request at hand."""
+"""What the rooms of the API share: the app's services, and the facts of the current request."""
 
 import random
 import re
@@ -29,7 +29,7 @@ NOTICE = "Research use only. Not for diagnosis."
 
 @dataclass(frozen=True)
 class Services:
-    """What `create_app` puts together once."""
+    """The parts that `create_app` makes once."""
 
     settings: Settings
     registry: ServingTable
@@ -44,17 +44,19 @@ class Services:
 
 @dataclass(slots=True)
 class RequestFacts:
-    """What the log line and the metrics say of a request; views fill it in as they learn it.
+    """Facts of a request for the log line and the metrics; views fill them in.
 
     Attributes:
-        request_id: the caller's `X-Request-ID` where it is 8 to 64 letters, digits and dashes, else a new one.
-        model, version: of the model asked for, only once it is known to exist.
-        outcome: class answered, or type of the error.
-        images: how many pictures the request held.
-        is_streamed: whether the answer is sent in parts, and ends some time after the view.
-        status: of the answer, once it has begun.
-        lent: the version that was looked up for a prediction, or why there is none; see `find_lent`.
-        rule: of its route; the path itself is the caller's text, and goes nowhere.
+        request_id: the caller's `X-Request-ID` if it is 8 to 64 letters, digits and dashes, else a new one.
+        started: when the request began, by `time.perf_counter`.
+        user: who asks, once the password is verified.
+        model, version: the model that is asked, once it is known to exist.
+        outcome: the class of the answer, or the type of the error.
+        images: the number of pictures in the request.
+        is_streamed: whether the answer is sent in parts, and ends after the view.
+        status: the status of the answer, once it has begun.
+        lent: the version that was looked up for a prediction, or the error if there is none; see `find_lent`.
+        rule: the rule of the route. The path itself is the caller's text, and is neither logged nor counted.
     """
 
     request_id: str
@@ -70,7 +72,7 @@ class RequestFacts:
     rule: str = UNMATCHED
 
     def find_lent(self) -> ModelEntry:
-        """Return the version that is lent for this prediction; raises why there is none."""
+        """Return the version that is lent for this prediction; raises the error if there is none."""
         if isinstance(self.lent, AnsweredError):
             raise self.lent
         assert self.lent is not None, "a route that predicts looks its model up"
@@ -78,12 +80,12 @@ class RequestFacts:
 
 
 def services() -> Services:
-    """The services of the current app."""
+    """Return the services of the current app."""
     return cast(Services, current_app.extensions[EXTENSION])
 
 
 def begin_facts(environ: "WSGIEnvironment") -> RequestFacts:
-    """Note when a request began, and by which id it goes; called before anything else."""
+    """Note when a request began, and its id; called before anything else."""
     given = environ.get("HTTP_X_REQUEST_ID", "")
     is_theirs = REQUEST_ID_PATTERN.fullmatch(given) is not None
     known = RequestFacts(given if is_theirs else str(uuid.UUID(int=random.getrandbits(128), version=4)))
@@ -103,5 +105,5 @@ def is_server_ready() -> bool:
 
 
 def facts() -> RequestFacts:
-    """The facts of the current request."""
+    """Return the facts of the current request."""
     return cast(RequestFacts, request.environ[FACTS])

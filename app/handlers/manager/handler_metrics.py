@@ -1,7 +1,6 @@
-"""The metrics that handlers add themselves, summed over the processes of a model, also of those that have ended.
+"""Sums the metrics that a handler adds itself over the processes of its model, also those that have ended.
 
-What a handler's process says is taken for no more than it is: names that Prometheus does not take, and more series
-than anyone reads, are passed over.
+A handler's process may send anything: names that Prometheus refuses, and series above a bound, are skipped.
 """
 
 import math
@@ -15,18 +14,18 @@ METRIC_NAME, LABEL_NAME = (
 )
 KINDS = ("counter", "gauge", "histogram")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Of a histogram; those of the Java library that TorchServe writes with."""
+"""Upper bounds of a histogram's buckets; those of the Java library that TorchServe uses."""
 MAX_SERIES, MAX_LABEL_LENGTH, MAX_LABELS = 1000, 200, 16
 
 
 @dataclass
 class Series:
-    """One series: the labels in the handler's order, and what was seen.
+    """One series, with the labels in the handler's order.
 
     Attributes:
-        value: the sum of a counter, the last value of a gauge, the sum of a histogram.
-        buckets: of a histogram, how many values were not above each of `BUCKETS`.
-        count: of a histogram.
+        value: the sum of a counter or a histogram, the last value of a gauge.
+        count: the number of a histogram's values.
+        buckets: for each of `BUCKETS`, the number of a histogram's values that are not above it.
     """
 
     name: str
@@ -38,7 +37,7 @@ class Series:
     buckets: list[int] = field(default_factory=lambda: [0] * len(BUCKETS))
 
     def add(self, values: list[float]) -> None:
-        """Take values in the order in which they came."""
+        """Add values in the order in which they came."""
         for value in values:
             if self.kind == "histogram":
                 self.count += 1
@@ -47,13 +46,13 @@ class Series:
 
 
 class HandlerMetrics:
-    """What the handler of one model has said."""
+    """The series of one model's handler."""
 
     def __init__(self) -> None:
         self._series: dict[tuple[Any, ...], Series] = {}
 
     def take(self, updates: Any) -> None:
-        """Take what a process sent; what is none of `MetricsStore.take` is passed over."""
+        """Add what a process sent; updates that `MetricsStore.take` cannot have made are skipped."""
         if not isinstance(updates, list):
             return
         for update in updates:
@@ -80,7 +79,7 @@ class HandlerMetrics:
 
 
 def make_series(name: Any, kind: Any, unit: Any, labels: list[tuple[Any, Any]]) -> Series | None:
-    """Return a series without values; None if Prometheus would not take its names."""
+    """Make a series without values; None if Prometheus would refuse its names."""
     if not METRIC_NAME.fullmatch(name) or kind not in KINDS or len(labels) > MAX_LABELS:
         return None
     if not all(LABEL_NAME.fullmatch(label) for label, _ in labels) or len(dict(labels)) < len(labels):

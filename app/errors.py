@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree; each class knows whose fault it is.
+"""All errors of this project, as one tree: its branches say whose fault an error is.
 
     ScancerError
     ├── RequestError                    the caller's: answered with its status and message
@@ -18,7 +18,7 @@
     │   ├── DamagedImageError           422  DamagedImageException
     │   ├── UnsupportedImageError       422  UnsupportedImageException
     │   └── TooManyLoginsError          429  TooManyLoginsException
-    ├── ServiceError                    ours: answered with its status; the message says nothing of the inside
+    ├── ServiceError                    ours: answered with its status and a message without inner details
     │   ├── InferenceError              500  InternalServerException
     │   ├── ModelStartError             500  InternalServerException, with its message
     │   ├── HandlerFaultError           503  InternalServerException, with its message
@@ -26,8 +26,8 @@
     │   ├── UnloadTimeoutError          408  RequestTimeoutException
     │   ├── DeadlineError               504  GatewayTimeoutException
     │   └── DiskFullError               507  InsufficientStorageException
-    ├── BrokenAnswerError               breaks off an answer that has begun: its connection ends without the last part
-    └── OperatorError                   the operator's: never reaches a caller; stops a command or marks a model
+    ├── BrokenAnswerError               ends a connection in the middle of an answer
+    └── OperatorError                   the operator's: stops a command, or is a model's reason; no caller sees it
         ├── SettingsError
         ├── UsersError
         ├── PicturesError
@@ -42,13 +42,13 @@
             ├── FrameworkMissingError
             ├── ModelProcessError
             │   └── ProcessStartError
-            └── ModelFileError          a model that somebody brings, and that is not taken
+            └── ModelFileError          a model is refused when it is added
                 ├── ArchiveError
                 ├── ModelFormatError
                 ├── SignatureError
                 └── ModelExistsError
 
-The `type` texts of the statuses that TorchServe also has are TorchServe's: clients compare them.
+The `type` texts are TorchServe's where it has the status too, because clients compare them.
 """
 
 from http import HTTPStatus
@@ -60,193 +60,140 @@ class ScancerError(Exception):
 
     @property
     def message(self) -> str:
-        """The text the error was raised with."""
+        """The text with which the error was raised."""
         return str(self)
 
 
 class AnsweredError(ScancerError):
-    """An error that an HTTP caller may see: it has a status and a type."""
+    """An error that an HTTP caller may see.
+
+    A subclass names its HTTP status and its `type` text as keywords of its class line, or inherits them.
+    """
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     type: ClassVar[str] = "InternalServerException"
 
+    def __init_subclass__(cls, status: HTTPStatus | None = None, type: str | None = None) -> None:
+        """Note the status and the type that the class line names."""
+        super().__init_subclass__()
+        cls.status = status or cls.status
+        cls.type = type or cls.type
+
     def to_json(self) -> dict[str, object]:
-        """Return TorchServe's shape of an error: `{"code": 404, "type": "ModelNotFoundException", "message": "…"}`."""
+        """Return the answer's JSON: `{"code": 404, "type": "ModelNotFoundException", "message": "…"}`."""
         return {"code": int(self.status), "type": self.type, "message": self.message}
 
 
 class RequestError(AnsweredError):
-    """The request cannot be answered as it is."""
+    """The caller must change the request before it can be answered."""
 
 
-class BadRequestError(RequestError):
+class BadRequestError(RequestError, status=HTTPStatus.BAD_REQUEST, type="BadRequestException"):
     """The request is empty or malformed."""
 
-    status = HTTPStatus.BAD_REQUEST
-    type = "BadRequestException"
+
+class UnauthorizedError(RequestError, status=HTTPStatus.UNAUTHORIZED, type="UnauthorizedException"):
+    """The request has no credentials, or wrong ones."""
 
 
-class UnauthorizedError(RequestError):
-    """No credentials, or wrong ones."""
-
-    status = HTTPStatus.UNAUTHORIZED
-    type = "UnauthorizedException"
+class ForbiddenError(RequestError, status=HTTPStatus.FORBIDDEN, type="ForbiddenException"):
+    """The user is known, but lacks the role that the call needs."""
 
 
-class ForbiddenError(RequestError):
-    """The user is known but lacks the role."""
-
-    status = HTTPStatus.FORBIDDEN
-    type = "ForbiddenException"
-
-
-class ResourceNotFoundError(RequestError):
+class ResourceNotFoundError(RequestError, status=HTTPStatus.NOT_FOUND, type="ResourceNotFoundException"):
     """Nothing is served at this path."""
 
-    status = HTTPStatus.NOT_FOUND
-    type = "ResourceNotFoundException"
 
-
-class ModelNotFoundError(RequestError):
+class ModelNotFoundError(RequestError, status=HTTPStatus.NOT_FOUND, type="ModelNotFoundException"):
     """No model has this name."""
 
-    status = HTTPStatus.NOT_FOUND
-    type = "ModelNotFoundException"
 
-
-class ModelVersionNotFoundError(RequestError):
+class ModelVersionNotFoundError(RequestError, status=HTTPStatus.NOT_FOUND, type="ModelVersionNotFoundException"):
     """The model has no such version."""
 
-    status = HTTPStatus.NOT_FOUND
-    type = "ModelVersionNotFoundException"
 
-
-class MethodNotAllowedError(RequestError):
+class MethodNotAllowedError(RequestError, status=HTTPStatus.METHOD_NOT_ALLOWED, type="MethodNotAllowedException"):
     """The path exists, but not with this method."""
 
-    status = HTTPStatus.METHOD_NOT_ALLOWED
-    type = "MethodNotAllowedException"
+
+class InvalidModelError(RequestError, status=HTTPStatus.BAD_REQUEST, type="InvalidModelException"):
+    """The model that the caller registers cannot be served."""
 
 
-class InvalidModelError(RequestError):
-    """What is to be registered is no model that can be served."""
-
-    status = HTTPStatus.BAD_REQUEST
-    type = "InvalidModelException"
+class DownloadError(RequestError, status=HTTPStatus.BAD_REQUEST, type="DownloadArchiveException"):
+    """No model could be fetched from a URL, although the URL is allowed."""
 
 
-class DownloadError(RequestError):
-    """A URL that is allowed, and from which no model can be had."""
-
-    status = HTTPStatus.BAD_REQUEST
-    type = "DownloadArchiveException"
+class InvalidModelVersionError(RequestError, status=HTTPStatus.FORBIDDEN, type="InvalidModelVersionException"):
+    """The caller removes the default version while the model has other versions."""
 
 
-class InvalidModelVersionError(RequestError):
-    """The default version cannot be removed while there are others."""
-
-    status = HTTPStatus.FORBIDDEN
-    type = "InvalidModelVersionException"
+class ConflictError(RequestError, status=HTTPStatus.CONFLICT, type="ConflictStatusException"):
+    """The change contradicts another one, e.g. the version is registered already."""
 
 
-class ConflictError(RequestError):
-    """The version is registered already."""
-
-    status = HTTPStatus.CONFLICT
-    type = "ConflictStatusException"
-
-
-class BodyTooLargeError(RequestError):
+class BodyTooLargeError(RequestError, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, type="BodyTooLargeException"):
     """The body is larger than `SCANCER_MAX_BODY_BYTES`."""
 
-    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    type = "BodyTooLargeException"
 
-
-class UnsupportedMediaError(RequestError):
+class UnsupportedMediaError(RequestError, status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, type="UnsupportedMediaException"):
     """The bytes are not a picture of an accepted format, or the body is compressed."""
 
-    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    type = "UnsupportedMediaException"
+
+class DamagedImageError(RequestError, status=HTTPStatus.UNPROCESSABLE_ENTITY, type="DamagedImageException"):
+    """The picture has an accepted format, but cannot be decoded to its end."""
 
 
-class DamagedImageError(RequestError):
-    """A picture of an accepted format that cannot be decoded to its end."""
-
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    type = "DamagedImageException"
+class UnsupportedImageError(RequestError, status=HTTPStatus.UNPROCESSABLE_ENTITY, type="UnsupportedImageException"):
+    """The picture is sound, but too large, or has several frames, or has samples without a defined range."""
 
 
-class UnsupportedImageError(RequestError):
-    """A sound picture that is not taken: too large, several frames, or samples without a defined range."""
-
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    type = "UnsupportedImageException"
-
-
-class TooManyLoginsError(RequestError):
-    """More passwords wait to be verified than the worker will queue."""
-
-    status = HTTPStatus.TOO_MANY_REQUESTS
-    type = "TooManyLoginsException"
+class TooManyLoginsError(RequestError, status=HTTPStatus.TOO_MANY_REQUESTS, type="TooManyLoginsException"):
+    """Too many passwords already wait to be verified in this worker."""
 
 
 class ServiceError(AnsweredError):
-    """The request was fine; the service could not answer it."""
+    """The request is sound, but the service cannot answer it."""
 
 
 class InferenceError(ServiceError):
-    """The model failed or returned numbers that are no scores."""
+    """The model failed, or its numbers cannot be scores."""
 
 
 class ModelStartError(ServiceError):
-    """A model that was registered or scaled could not be loaded; unlike others of status 500, it says so."""
+    """A model could not be loaded after its registration or scaling. The caller sees the message."""
 
 
-class HandlerFaultError(ServiceError):
-    """The program of a model archive failed; the message is TorchServe's."""
-
-    status = HTTPStatus.SERVICE_UNAVAILABLE
+class HandlerFaultError(ServiceError, status=HTTPStatus.SERVICE_UNAVAILABLE):
+    """The program of a model archive failed. The caller sees the message, which is TorchServe's."""
 
 
-class ServiceUnavailableError(ServiceError):
+class ServiceUnavailableError(ServiceError, status=HTTPStatus.SERVICE_UNAVAILABLE, type="ServiceUnavailableException"):
     """The model is not ready, or its queue is full."""
 
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-    type = "ServiceUnavailableException"
+
+class DeadlineError(ServiceError, status=HTTPStatus.GATEWAY_TIMEOUT, type="GatewayTimeoutException"):
+    """The deadline has passed, or would pass before the answer is ready, or the caller has gone."""
 
 
-class DeadlineError(ServiceError):
-    """The caller waits no longer: its deadline passed, or would before there is an answer, or it has gone."""
-
-    status = HTTPStatus.GATEWAY_TIMEOUT
-    type = "GatewayTimeoutException"
+class UnloadTimeoutError(ServiceError, status=HTTPStatus.REQUEST_TIMEOUT, type="RequestTimeoutException"):
+    """The version was not unloaded before the timeout."""
 
 
-class UnloadTimeoutError(ServiceError):
-    """A version was not unloaded in time."""
-
-    status = HTTPStatus.REQUEST_TIMEOUT
-    type = "RequestTimeoutException"
-
-
-class DiskFullError(ServiceError):
-    """The disk is full; nothing was left on it."""
-
-    status = HTTPStatus.INSUFFICIENT_STORAGE
-    type = "InsufficientStorageException"
+class DiskFullError(ServiceError, status=HTTPStatus.INSUFFICIENT_STORAGE, type="InsufficientStorageException"):
+    """The disk is full. The change left nothing behind."""
 
 
 class OperatorError(ScancerError):
-    """Something in the installation that its operator must mend."""
+    """The operator must mend something in the installation."""
 
 
 class SettingsError(OperatorError):
-    """An environment variable has a value that is not allowed."""
+    """A setting has a value that is not allowed, or its name is unknown."""
 
 
 class UsersError(OperatorError):
-    """The users file cannot be read or changed as asked."""
+    """The users file cannot be read, or cannot be changed in this way."""
 
 
 class PicturesError(OperatorError):
@@ -254,19 +201,19 @@ class PicturesError(OperatorError):
 
 
 class EvaluationError(OperatorError):
-    """The report of an evaluation is missing, out of date or unfit for a comparison, or cannot be written."""
+    """An evaluation report is missing, out of date, not comparable with another one, or cannot be written."""
 
 
 class BrokenAnswerError(ScancerError):
-    """The rest of an answer that has begun will not come; the message is the reason, for the log."""
+    """An answer breaks off after its beginning was sent. The log gets the message."""
 
 
 class StateStoreError(OperatorError):
-    """The database that says what is wanted, or the reports of the workers, cannot be read or changed."""
+    """The state store or the workers' reports cannot be read or changed."""
 
 
 class ModelFolderError(OperatorError):
-    """A model folder cannot be served; the message is the reason shown in `/models`."""
+    """A model folder cannot be served. `/models` shows the message as the reason."""
 
 
 class ManifestError(ModelFolderError):
@@ -274,47 +221,47 @@ class ManifestError(ModelFolderError):
 
 
 class OutOfBoundsError(ManifestError):
-    """A number from outside is no number, or is out of its bounds; see `app.manifest.bounds`."""
+    """A value from outside is no number, or is out of the bounds in `app.manifest.bounds`."""
 
 
 class IntegrityError(ModelFolderError):
-    """A file of the model folder is missing or is not the one its hash names."""
+    """A file of the model folder is missing, or its hash differs from the stated one."""
 
 
 class CompiledModelError(ModelFolderError):
-    """There is no compiled model, or it was not made from this artifact and manifest."""
+    """The compiled model is missing, or was made from another artifact or manifest."""
 
 
 class NotCompiledNowError(CompiledModelError):
-    """This server could not compile the model now: there was no process, or not enough time for it."""
+    """The server could not start a process to compile the model, or ran out of time. The model may be sound."""
 
 
 class FrameworkMissingError(ModelFolderError):
-    """The framework that the model needs, or what quantizes it, is not installed."""
+    """A framework or a quantizer that the model needs is not installed."""
 
 
 class ModelProcessError(ModelFolderError):
-    """The process that runs a model natively could not start, died, or took too long."""
+    """A native model's process could not start, died, or took too long."""
 
 
 class ProcessStartError(ModelProcessError):
-    """The process took too long to start, or died meanwhile; the model itself may be sound."""
+    """The process took too long to start, or died at its start. The model may be sound."""
 
 
 class ModelFileError(ModelFolderError):
-    """A model that is to be added is not taken; the message is the reason."""
+    """A model is refused when it is added. The message is the reason."""
 
 
 class ArchiveError(ModelFileError):
-    """An archive or folder is damaged, too large, or holds what an archive of a model may not hold."""
+    """An archive or folder is damaged, too large, or holds something that is not allowed in a model."""
 
 
 class ModelFormatError(ModelFileError):
-    """A file is of no format that is taken, or of one that can run code."""
+    """The format of a file is unknown, or can run code."""
 
 
 class SignatureError(ModelFileError):
-    """A signature does not hold, or its key is not trusted here."""
+    """A signature does not fit its files, or this server does not trust its key."""
 
 
 class ModelExistsError(ModelFileError):

@@ -24,5 +24,8 @@ def register_commands(app: Flask) -> None:
 
 @click.command("settings")
 def print_settings() -> None:
-    """Print every setting with its default and meaning, as a Markdown table."""
+    """Print all settings as Markdown.
+
+    Each row names an environment variable, its default, its allowed values and its meaning.
+    """
     click.echo(describe_settings(), nl=False)

@@ -1,4 +1,4 @@
-"""`flask models evaluate`: how good the versions of a model are on labelled pictures, and which is the best."""
+"""`flask models evaluate`: measures the versions of a model on labelled pictures, and finds the best one."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -31,10 +31,14 @@ from app.state.wanted import PlannedVersion
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     required=True,
-    help="Labelled pictures, one sub-folder a class: 0, 1 … or the names of the classes.",
+    help="Folder of labelled pictures. Each class has a sub-folder, called 0, 1 … or by the name of the class.",
 )
 def evaluate_model(name: str, data: Path) -> None:
-    """Measure every version of NAME, or NAME/VERSION, on the pictures of a folder, and write a report of each."""
+    """Measure a model on labelled pictures.
+
+    NAME measures every registered version of the model, NAME/VERSION one of them. The command prints AUC, sensitivity
+    and specificity with their 95 % intervals, and writes a report for each version into the instance folder.
+    """
     model, _, version = name.partition("/")
     try:
         plan = services().changes.plan()
@@ -54,7 +58,7 @@ def evaluate_model(name: str, data: Path) -> None:
 
 
 def evaluate(planned: PlannedVersion, data: Path) -> Evaluation:
-    """Measure one version and write its report; pictures that cannot be read are named on standard error."""
+    """Measure one version and write its report. Standard error names each picture that cannot be read."""
     settings = services().settings
     pictures = find_pictures(data, planned.folder.read_manifest().output.classes)
     with show_progress("/".join(planned.wanted.key), len(pictures), sys.stderr) as advance:
@@ -67,7 +71,7 @@ def evaluate(planned: PlannedVersion, data: Path) -> Evaluation:
 
 @contextmanager
 def show_progress(label: str, length: int, stream: TextIO) -> Iterator[Callable[[int], None]]:
-    """Show how far a work of `length` pictures is: a bar on a terminal, elsewhere a line for each tenth."""
+    """Show the progress over `length` pictures: a bar on a terminal, elsewhere a line for each tenth."""
     if stream.isatty():
         with click.progressbar(length=length, label=label, file=stream) as bar:
             yield bar.update
@@ -84,7 +88,7 @@ def show_progress(label: str, length: int, stream: TextIO) -> Iterator[Callable[
 
 
 def print_evaluations(evaluations: list[Evaluation], default: str) -> None:
-    """Print the figures as a table, and by how much the best version is ahead of each of the others."""
+    """Print a table of the figures, and the lead of the best version over each other one."""
     header = ["version", *evaluations[0].metrics, "pictures"]
     rows = [[each.version, *map(describe, each.metrics.values()), describe_data(each)] for each in evaluations]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -99,12 +103,12 @@ def print_evaluations(evaluations: list[Evaluation], default: str) -> None:
 
 
 def describe(figure: Estimate) -> str:
-    """A figure with its interval."""
+    """Return a figure with its 95 % interval, as text."""
     return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
 
 
 def describe_lead(lead: Lead) -> str:
-    """By how much one version is ahead of another, and whether that can be told from chance."""
+    """Return one version's lead over another as text, and whether the lead is beyond chance."""
     difference = lead.difference
     is_sure = difference.drop_low > 0 or difference.drop_high < 0
     return (
@@ -115,11 +119,11 @@ def describe_lead(lead: Lead) -> str:
 
 
 def find_best(name: str) -> str:
-    """The best version of a model by its reports, and say by how much.
+    """Return the best version of a model by its reports, and print its lead.
 
     Raises:
         ModelNotFoundError: there is no such model.
-        OperatorError: the reports do not allow to choose.
+        OperatorError: the reports are missing, out of date or not comparable, or the best version has no workers.
     """
     plan = services().changes.plan()
     versions = plan.find_versions(name)

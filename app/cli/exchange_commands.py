@@ -1,4 +1,4 @@
-"""`flask models pack|add`: models from one server to another."""
+"""`flask models pack|add`: brings models from one server to another."""
 
 from pathlib import Path
 
@@ -18,10 +18,14 @@ from app.registry.model_changes import Wishes
 @models_commands.command("pack")
 @click.argument("name")
 @click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), help="The archive; NAME-VERSION.zip if absent."
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="The archive to write. Default: NAME-VERSION.zip."
 )
 def pack_folder(name: str, output: Path | None) -> None:
-    """Write NAME[/VERSION], or the newest version of NAME, as one archive that `models add` takes."""
+    """Pack a model into one archive.
+
+    NAME packs the newest version of a model, NAME/VERSION packs that version. On another server, `models add` takes the
+    archive.
+    """
     folder = choose_folder(name)
     target = output or Path(f"{folder.name}-{folder.version}.zip")
     try:
@@ -36,12 +40,15 @@ def pack_folder(name: str, output: Path | None) -> None:
 @models_commands.command("add")
 @click.argument("source")
 @click.option(
-    "--manifest", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Of a bare weights file."
+    "--manifest",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The model.toml of a weights file or program that is added alone.",
 )
 def add_folder(source: str, manifest: Path | None) -> None:
-    """Add a model: an archive of `models pack` or of TorchServe's, a model folder, or an artifact with --manifest.
+    """Add a model to this server.
 
-    SOURCE is a path, or a URL that SCANCER_ALLOWED_URLS allows.
+    SOURCE is an archive of `models pack`, an archive of TorchServe (.mar), a model folder, or an artifact with
+    --manifest. Name it by its path, or by a URL that SCANCER_ALLOWED_URLS allows.
     """
     settings = services().settings
     try:
@@ -59,10 +66,10 @@ def add_folder(source: str, manifest: Path | None) -> None:
 
 
 def add_what_it_is(source: Path, url: str, manifest: Path | None, own: Quarantine | None = None) -> str:
-    """Add a model, or register an archive of TorchServe's as a server would; say what was done.
+    """Add a model, or register an archive of TorchServe as `POST /models` does, and return what was done.
 
     Raises:
-        ModelFolderError, RequestError, DiskFullError: it is not taken.
+        ModelFolderError, RequestError, DiskFullError: the model is refused, with the reason.
     """
     if manifest is None and identify(source) is ModelFormat.MAR:
         changes = services().changes

@@ -1,4 +1,4 @@
-"""`flask models set-default|remove`: what the servers that share this state store are wanted to serve."""
+"""`flask models set-default|remove`: changes which versions the servers of this state store serve."""
 
 import click
 
@@ -11,9 +11,12 @@ from app.errors import AnsweredError, OperatorError
 @models_commands.command("set-default")
 @click.argument("name")
 @click.argument("version", required=False)
-@click.option("--best", is_flag=True, help="The version with the best AUC, by the reports of `models evaluate`.")
+@click.option("--best", is_flag=True, help="Choose the version with the best AUC in the reports of `models evaluate`.")
 def set_default_version(name: str, version: str | None, best: bool) -> None:
-    """Make VERSION, or the best one, the default of the model NAME; a server that runs follows within a second."""
+    """Choose the default version of a model.
+
+    Give a VERSION, or --best. Requests that name no version get the default. A running server follows within a second.
+    """
     if best == (version is not None):
         raise click.UsageError("give a VERSION, or --best")
     try:
@@ -27,7 +30,11 @@ def set_default_version(name: str, version: str | None, best: bool) -> None:
 @models_commands.command("remove")
 @click.argument("name")
 def remove_model(name: str) -> None:
-    """Unregister NAME/VERSION; a folder that the server made is removed, one that was put there stays."""
+    """Unregister the version NAME/VERSION.
+
+    A running server stops serving it. The model folder is deleted if the server made it. A folder stays if somebody put
+    it among the models by hand.
+    """
     model, _, version = name.partition("/")
     try:
         services().changes.unregister(model, version or None)

@@ -1,4 +1,4 @@
-"""`flask models sign|verify|trust`: who vouches for a model."""
+"""`flask models sign|verify|trust`: signs models, verifies signatures, and keeps the list of trusted keys."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from app.repository.signing import read_trusted_keys, sign_folder, trust_key, ve
 
 
 def find_archive(name: str, settings: Settings) -> Path | None:
-    """An archive by its path, or by its name in the store's folder; a model of that name goes before that."""
+    """Find an archive by its path or by its name in `SCANCER_STORE`; None if `name` is a model or nothing is found."""
     if Path(name).is_file():
         return Path(name)
     if (settings.models / name).exists():
@@ -29,7 +29,7 @@ def find_archive(name: str, settings: Settings) -> Path | None:
 
 @contextmanager
 def explain(subject: str) -> Iterator[None]:
-    """Have a command end with the reason."""
+    """End the command with `subject` and the reason if a model or archive is refused."""
     try:
         yield
     except ModelFolderError as error:
@@ -39,10 +39,17 @@ def explain(subject: str) -> Iterator[None]:
 @models_commands.command("sign")
 @click.argument("name")
 @click.option(
-    "--key", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True, help="As ssh-keygen makes it."
+    "--key",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    required=True,
+    help="Private Ed25519 key, as `ssh-keygen -t ed25519` makes it.",
 )
 def sign_model(name: str, key: Path) -> None:
-    """Sign NAME/VERSION, the newest version of NAME, or an archive by path or in SCANCER_STORE, with an Ed25519 key."""
+    """Sign a model or an archive.
+
+    NAME is a model (its newest version is signed), NAME/VERSION, the path of an archive, or the name of an archive in
+    SCANCER_STORE.
+    """
     settings = services().settings
     if (source := find_archive(name, settings)) is not None:
         with explain(f"{name} is not signed"):
@@ -59,7 +66,11 @@ def sign_model(name: str, key: Path) -> None:
 @models_commands.command("verify")
 @click.argument("name")
 def verify_model(name: str) -> None:
-    """Verify the signature of NAME/VERSION, the newest version of NAME, or an archive by path or in SCANCER_STORE."""
+    """Verify the signature of a model or archive.
+
+    NAME is a model (its newest version is verified), NAME/VERSION, the path of an archive, or the name of an archive in
+    SCANCER_STORE. The command ends with 1 unless a trusted key has signed it.
+    """
     settings = services().settings
     if (source := find_archive(name, settings)) is not None:
         with explain(name):
@@ -81,7 +92,11 @@ def verify_model(name: str) -> None:
 @models_commands.command("trust")
 @click.argument("public_key", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False)
 def trust_public_key(public_key: Path | None) -> None:
-    """Trust what the owner of PUBLIC_KEY, a file that ends in .pub, signs; without one, list the trusted keys."""
+    """Trust a key, or list the trusted keys.
+
+    With PUBLIC_KEY, a file that ends in .pub, this server trusts whatever that key signs. In both cases the command
+    prints all trusted keys.
+    """
     instance = services().settings.instance
     try:
         if public_key is not None:

@@ -1,4 +1,4 @@
-"""`flask users …`: who may use the API."""
+"""`flask users …`: adds, removes and lists the users of the API."""
 
 import sys
 
@@ -14,10 +14,19 @@ users_commands = AppGroup("users", help="Add, remove and list the users of the A
 
 @users_commands.command("add")
 @click.argument("name")
-@click.option("--role", type=click.Choice(ROLES), default="predict", show_default=True, help="What the user may do.")
+@click.option(
+    "--role",
+    type=click.Choice(ROLES),
+    default="predict",
+    show_default=True,
+    help="`predict` may ask models; `manage` may also register, change and remove them.",
+)
 @click.option("--password-stdin", is_flag=True, help="Read the password from the first line of standard input.")
 def add_user(name: str, role: str, password_stdin: bool) -> None:
-    """Add the user NAME, or give NAME a new password and role."""
+    """Add a user, or change one.
+
+    A user NAME who exists gets the new password and role. The command asks for the password.
+    """
     if password_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
     else:
@@ -34,7 +43,7 @@ def add_user(name: str, role: str, password_stdin: bool) -> None:
 @users_commands.command("remove")
 @click.argument("name")
 def remove_user(name: str) -> None:
-    """Remove the user NAME."""
+    """Remove a user."""
     try:
         UsersFile(services().settings.instance).remove(name)
     except OperatorError as error:

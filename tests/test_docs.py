@@ -87,8 +87,42 @@ def test_tritonclient_example_of_the_guide_answers_as_the_readme_does(server: Li
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT_ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
-    for link in re.findall(r"\]\((?!https?://)([^)#]+)\)", document.read_text(encoding="utf-8")):
-        assert (document.parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", document.read_text(encoding="utf-8")):
+        target = document.parent / link if link else document
+        assert target.exists(), link
+        if anchor:
+            assert anchor in list_anchors(target), f"{link}#{anchor}"
+
+
+def list_anchors(document: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT_ROOT)))
+def test_paths_of_the_code_exist(document: Path) -> None:
+    named = re.findall(r"(?<![\w/.])(?:app|tests|benchmarks|deploy)/[\w./-]*\w", document.read_text("utf-8"))
+    tracked = subprocess.run(["git", "ls-files"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout
+    files = {Path(line) for line in tracked.splitlines()}
+    known = files.union(*(path.parents for path in files))
+    assert {path for path in named if Path(path) not in known} == set()
+
+
+DECISIONS = (PROJECT_ROOT / "get_started/decisions.md").read_text(encoding="utf-8")
+RECORDS = re.findall(r"^## .*?(?=^#{1,2} |\Z)", DECISIONS, re.MULTILINE | re.DOTALL)
+
+
+def test_each_record_of_a_decision_has_under_100_words() -> None:
+    assert len(RECORDS) > 50
+    assert {record.splitlines()[0]: len(record.split()) for record in RECORDS if len(record.split()) >= 100} == {}
+
+
+def test_each_record_of_a_decision_says_context_and_decision_first() -> None:
+    order = "- Context.*- Decision.*(- Consequence.*)?(- Measured.*)?"
+    assert [record for record in RECORDS if not re.fullmatch(f"## .*\n{order}", record, re.DOTALL)] == []
+    parts = {line.split(":")[0].split(" (")[0] for line in DECISIONS.splitlines() if line.startswith("- ")}
+    assert parts == {"- Context", "- Decision", "- Consequence", "- Measured"}
 
 
 @pytest.mark.parametrize("name", ["pcam", "isic"])

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
 from tests.conftest import PASSWORD, USER, LiveServer
 from tests.engines.programs import write_onnx
 from tests.handlers.archives import make_archive
@@ -98,6 +99,17 @@ def list_anchors(document: Path) -> set[str]:
     """The anchors that GitHub gives the headings of a document."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+GONE = {"CHANGELOG.md"}
+"""Documents that also name settings that are no more."""
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT_ROOT)))
+def test_settings_named_in_documents_exist(document: Path) -> None:
+    named = set(re.findall(r"SCANCER_[A-Z0-9_]*[A-Z0-9]", document.read_text(encoding="utf-8")))
+    if document.name not in GONE:
+        assert named <= {f"SCANCER_{field.upper()}" for field in Settings.__dataclass_fields__}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT_ROOT)))

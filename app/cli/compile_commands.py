@@ -1,4 +1,4 @@
-"""`flask models compile`: the slow road, from an artifact or an archive to a compiled model."""
+"""`flask models compile`: makes compiled models from artifacts and archives."""
 
 from pathlib import Path
 
@@ -22,10 +22,14 @@ from app.repository.model_folder import ModelFolder
     "--int8",
     "pictures",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Make an INT8 version beside it, calibrated and compared on this folder of pictures, one sub-folder a class.",
+    help="Make an INT8 model of NAME instead, from this folder of labelled pictures. Each class has a sub-folder.",
 )
 def compile_models(name: str | None, pictures: Path | None) -> None:
-    """Compile NAME[/VERSION], or all models, to OpenVINO, and compare the result with the framework."""
+    """Compile models to OpenVINO.
+
+    NAME means all versions of a model, NAME/VERSION one version; without NAME all models are compiled. The command
+    compares each compiled model with its framework, and ends with 1 if one fails.
+    """
     if pictures is not None:
         if name is None:
             raise click.ClickException("--int8 needs the NAME of the model that the pictures are for")
@@ -34,7 +38,7 @@ def compile_models(name: str | None, pictures: Path | None) -> None:
 
 
 def compile_one(folder: ModelFolder) -> str:
-    """Compile a folder, and say what came of it; raises `OperatorError`."""
+    """Compile a folder and return the result as text; raises `OperatorError` if that fails."""
     click.echo(f"compiling {folder.label} …")
     if folder.is_archive:
         return compile_one_archive(folder)
@@ -42,7 +46,7 @@ def compile_one(folder: ModelFolder) -> str:
 
 
 def compile_one_archive(folder: ModelFolder) -> str:
-    """Compile an archive; one that cannot be compiled is answered by its handler, which is no failure."""
+    """Compile an archive. It is no failure if it cannot be compiled: its handler answers then."""
     archive = read_trusted_archive(folder)
     obstacle = find_obstacle(archive)
     if not obstacle:
@@ -54,7 +58,7 @@ def compile_one_archive(folder: ModelFolder) -> str:
 
 
 def describe(report: CompileReport) -> str:
-    """How far a compiled model is from its framework."""
+    """Return how far a compiled model is from its framework, as text."""
     return (
         f"largest probability difference {report.max_probability_difference:.1e} over {report.images} images "
         f"({report.framework})"
@@ -62,7 +66,7 @@ def describe(report: CompileReport) -> str:
 
 
 def quantize(folder: ModelFolder, pictures: Path) -> str:
-    """Quantize a folder, print the figures, and say how it is served; raises `OperatorError` if it must not be."""
+    """Quantize a folder, print its figures, and return how it is served; raises `OperatorError` if it is refused."""
     click.echo(f"quantizing {folder.label} …")
     report = quantize_in_process(folder.path, pictures, services().settings)
     click.echo(describe_int8(report))
@@ -73,7 +77,7 @@ def quantize(folder: ModelFolder, pictures: Path) -> str:
 
 
 def describe_int8(report: Int8Report) -> str:
-    """The figures of an INT8 model, in lines."""
+    """Return the figures of an INT8 model as lines of text."""
     measured = ", ".join(f"{count} {name}" for name, count in report.measured_pictures.items())
     return (
         f"{report.calibration_pictures} pictures calibrated; measured on {measured}\n"

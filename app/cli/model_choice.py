@@ -1,4 +1,4 @@
-"""`flask models list|check|card`: what stands in the model folders; and which of them a command is meant for."""
+"""`flask models list|check|card`, and the choice of the model folders that a command works on."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -17,11 +17,11 @@ from app.repository.model_check import check_folder
 from app.repository.model_folder import ARCHIVE_FOLDER, CARD_FILE, ModelFolder, find_model_folders
 from app.repository.trust import require_trust
 
-models_commands = AppGroup("models", help="List, add, pack, check and compile the model folders.")
+models_commands = AppGroup("models", help="Add, check, compile, measure and sign models.")
 
 
 def choose_folders(name: str | None) -> Iterator[ModelFolder]:
-    """Yield the model folders a command is meant for: all, those of NAME, or the one NAME/VERSION."""
+    """Yield the model folders of NAME or NAME/VERSION, or all of them without a name."""
     wanted_name, _, wanted_version = (name or "").partition("/")
     try:
         folders = find_model_folders(services().settings.models)
@@ -36,12 +36,12 @@ def choose_folders(name: str | None) -> Iterator[ModelFolder]:
 
 
 def choose_folder(name: str) -> ModelFolder:
-    """The model folder NAME/VERSION, or the newest version of NAME."""
+    """Return the model folder NAME/VERSION, or the newest version of NAME."""
     return list(choose_folders(name))[-1]
 
 
 def run_for_each(name: str | None, task: Callable[[ModelFolder], str]) -> None:
-    """Do something with each chosen folder, print what came of it, and end the command: with 1 if anything failed."""
+    """Run `task` for each chosen folder and print its result. End the command, with 1 if a task failed."""
     failed = False
     for folder in choose_folders(name):
         try:
@@ -54,7 +54,11 @@ def run_for_each(name: str | None, task: Callable[[ModelFolder], str]) -> None:
 
 @models_commands.command("list")
 def list_models() -> None:
-    """List the model folders: name, version, framework, licence and title; of a model archive, its handler."""
+    """List the models.
+
+    Each line has name, version, framework, licence and title. For an archive of TorchServe it has name, version and
+    handler.
+    """
     for folder in choose_folders(None):
         try:
             described = describe_folder(folder)
@@ -64,7 +68,7 @@ def list_models() -> None:
 
 
 def describe_folder(folder: ModelFolder) -> tuple[str, ...]:
-    """What the list tells of a folder; raises `ManifestError`."""
+    """Return what the list says about a folder; raises `ManifestError`."""
     if folder.is_archive:
         return "archive", f"handler {folder.read_archive().module}"
     manifest = folder.read_manifest()
@@ -74,19 +78,23 @@ def describe_folder(folder: ModelFolder) -> tuple[str, ...]:
 @models_commands.command("check")
 @click.argument("name", required=False)
 def check_models(name: str | None) -> None:
-    """Verify hashes, manifest, compiled model and example scores of NAME[/VERSION], or of all models."""
+    """Check whether models are sound.
+
+    NAME means all versions of a model, NAME/VERSION one version; without NAME all models are checked: hashes, manifest,
+    compiled model, and the scores of the example pictures. The command ends with 1 if one fails.
+    """
     run_for_each(name, check)
 
 
 def check(folder: ModelFolder) -> str:
-    """Check a folder, and say what was found; raises `ModelFolderError` with the first fault."""
+    """Check a folder and return the result as text; raises `ModelFolderError` with the first fault."""
     if folder.is_archive:
         return check_archive(folder)
     return f"examples within {check_folder(folder, services().settings):.1e} of their expected scores"
 
 
 def check_archive(folder: ModelFolder) -> str:
-    """Check an archive's manifest, its signature, and its compiled model if it has one."""
+    """Check the manifest of an archive, its signature, and its compiled model if there is one."""
     archive = read_trusted_archive(folder)
     if obstacle := find_obstacle(archive):
         return f"an archive that its handler answers: {obstacle}"

@@ -114,7 +114,7 @@ def compile_here(path: str, name: str, version: str, sha256: str) -> None:
         CompiledModelError: the scores differ, or are none.
         Exception: whatever the archive's program, PyTorch or OpenVINO raise.
     """
-    from app.engines.pytorch.archive_network import (
+    from app.engines.pytorch.torch_engine import (
         convert_network,  # before the archive's modules can take the place of others
     )
 

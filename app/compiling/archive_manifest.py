@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 from app.engines.compile_report import hash_files
 from app.handlers.handler_archive import HandlerArchive
-from app.manifest.artifact import Artifact
 from app.manifest.model_manifest import INTENDED_USE, UNKNOWN_LICENCE, ModelManifest
-from app.manifest.model_specs import BatchSpec, InputSpec, OutputSpec
+from app.manifest.model_specs import Artifact, BatchSpec, InputSpec, OutputSpec
 
 # TorchServe's default handler: torchvision's Resize(256), CenterCrop(224), ToTensor() and Normalize(), with the mean
 # and deviation of ImageNet's pictures that torchvision's weights were published with.

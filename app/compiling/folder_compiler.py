@@ -1,6 +1,7 @@
 """Compiles model folders: the reference is the framework's own engine."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from app.config.cpu_count import count_cores
 from app.config.settings import Settings
 from app.engines.base import build_engine
 from app.engines.compile_report import CompileReport, read_report
-from app.engines.conversion import ConvertibleEngine, require_framework
+from app.engines.conversion import require_framework
 from app.errors import CompiledModelError
 from app.manifest.model_manifest import ModelManifest, read_manifest
 from app.pipeline.postprocess import check_scores
@@ -18,6 +19,9 @@ from app.processes.confined_process import run_confined
 from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
 from app.repository.staging import COMPILING_PATTERN
 from app.repository.trust import require_trusted_artifact
+
+if TYPE_CHECKING:
+    from app.engines.reference_engine import ReferenceEngine
 
 RANDOM_PICTURES = 32
 
@@ -64,14 +68,14 @@ def compile_model(folder: Path | str) -> CompileReport:
     manifest = read_manifest(path)
     ModelFolder(path).verify_artifact(manifest)
     require_framework(manifest.framework)
-    engine: ConvertibleEngine = build_engine(manifest.framework, path, manifest, count_cores())  # type: ignore[assignment]  # the frameworks' own engines all convert
+    engine: ReferenceEngine = build_engine(manifest.framework, path, manifest, count_cores())  # type: ignore[assignment]  # the frameworks' own engines all convert
     engine.load()
     try:
         pictures = make_comparison_batch(manifest, path)
         scores = engine.infer(pictures)
         check_scores(scores, manifest.output)
         reference = Reference(
-            manifest, engine.to_openvino, pictures, scores, title=manifest.framework, framework=engine.describe()
+            manifest, engine.to_openvino, pictures, scores, title=manifest.framework, framework=engine.framework
         )
         return write_compiled(reference, path)
     finally:

@@ -5,17 +5,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-CPU_CONTROLLER = "cpu"
-UNLIMITED = ("max", "-1")
-"""How cgroup v2 and v1 write that a group has no quota."""
-
 
 def count_cores(root: Path = Path("/")) -> int:
-    """Return how many cores this process may use, at least 1; a quota of 1.5 cores counts as 2.
-
-    Args:
-        root: holds `proc` and `sys`; tests give a folder of their own.
-    """
+    """Return how many cores this process may use, at least 1; a quota of 1.5 cores counts as 2. `root` holds `proc`."""
     has_mask = hasattr(os, "sched_getaffinity")  # absent on macOS
     cores = len(os.sched_getaffinity(0)) if has_mask else os.cpu_count() or 1
     return max(1, min([cores, *(math.ceil(quota) for quota in read_quotas(root))]))
@@ -23,24 +15,18 @@ def count_cores(root: Path = Path("/")) -> int:
 
 def read_quotas(root: Path) -> Iterator[float]:
     """Yield the quota, in cores, of each control group that holds this process and has one."""
-    for folder in find_groups(root):
+    for folder in _find_groups(root):
+        version_2, version_1 = folder / "cpu.max", [folder / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
+        files = [version_2] if version_2.exists() else version_1
         try:
-            quota, period_us = read_quota(folder)
+            quota, period_us = " ".join(file.read_text(encoding="ascii") for file in files).split()
         except (OSError, ValueError):  # this group has no such files
             continue
-        if quota not in UNLIMITED and int(period_us) > 0:
+        if quota not in ("max", "-1") and int(period_us) > 0:  # how cgroup v2 and v1 write that there is none
             yield int(quota) / int(period_us)
 
 
-def read_quota(folder: Path) -> list[str]:
-    """Read the quota and the period of a control group, both in microseconds; raises `OSError` or `ValueError`."""
-    unified = folder / "cpu.max"
-    if unified.exists():
-        return unified.read_text(encoding="ascii").split()
-    return [(folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii").strip() for name in ("quota", "period")]
-
-
-def find_groups(root: Path) -> Iterator[Path]:
+def _find_groups(root: Path) -> Iterator[Path]:
     """Yield the folders of the control groups that may hold this process, from its own group up to the root.
 
     `/proc/self/cgroup` has a line `ID:CONTROLLERS:PATH` for each hierarchy; version 2 names no controllers. A container
@@ -52,9 +38,9 @@ def find_groups(root: Path) -> Iterator[Path]:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and CPU_CONTROLLER not in controllers.split(","):
+        if controllers and "cpu" not in controllers.split(","):
             continue
         own = PurePosixPath(path.lstrip("/"))
-        for mount in dict.fromkeys((controllers, CPU_CONTROLLER if controllers else "")):
+        for mount in dict.fromkeys((controllers, "cpu" if controllers else "")):
             for group in (own, *own.parents):
                 yield root / "sys/fs/cgroup" / mount / group

@@ -46,29 +46,6 @@ def parse_address(text: str) -> Address:
     return Address(host, int(found[2]))
 
 
-def parse_whole(low: int, high: int) -> Callable[[str], int]:
-    """Make a reader of whole numbers from `low` to `high`."""
-
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,15}", text) or not low <= int(text) <= high:
-            raise ValueError(text)
-        return int(text)
-
-    return parse
-
-
-def parse_choice(*choices: str) -> Callable[[str], str]:
-    """Make a reader of one of `choices`, in any case."""
-
-    def parse(text: str) -> str:
-        found = {choice.lower(): choice for choice in choices}.get(text.lower())
-        if found is None:
-            raise ValueError(text)
-        return found
-
-    return parse
-
-
 def parse_path(text: str) -> Path:
     """Read a path; a relative one starts from the project's root."""
     if not text or "\0" in text:
@@ -89,14 +66,12 @@ def parse_database(text: str) -> str:
 def parse_patterns(text: str) -> tuple[str, ...]:
     """Read regular expressions of URLs, joined by commas; each must hold `://`."""
     patterns = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not patterns or any("://" not in pattern for pattern in patterns):
-        raise ValueError(text)
     try:
-        for pattern in patterns:
-            re.compile(pattern)
+        if patterns and all("://" in pattern and re.compile(pattern) for pattern in patterns):
+            return patterns
     except re.error as error:
         raise ValueError(text) from error
-    return patterns
+    raise ValueError(text)
 
 
 def parse_hosts(text: str) -> tuple[str, ...]:
@@ -108,23 +83,47 @@ def parse_hosts(text: str) -> tuple[str, ...]:
 
 
 def setting(default: Any, parse: Callable[[str], Any], allowed: str, help: str, is_secret: bool = False) -> Any:
-    """Declare a setting.
+    """Declare a setting, whose texts `parse` reads; it raises `ValueError` for one that is not `allowed`.
 
-    Args:
-        default: its value unless the operator sets it.
-        parse: reads its text; raises `ValueError` for a value that is not allowed.
-        allowed: which values are allowed, for the error and for the document.
-        help: what it means, for the document.
-        is_secret: whether it may hold a password, so that an error must not repeat it.
+    Errors do not repeat the text of a secret one. `help` says for the document what the setting means.
     """
     return field(default=default, metadata={"parse": parse, "allowed": allowed, "help": help, "is_secret": is_secret})
 
 
-def whole(default: int, low: int, high: int, help: str) -> Any:
-    """Declare a setting that is a whole number."""
-    return setting(default, parse_whole(low, high), f"a whole number from {low} to {high}", help)
+def whole(default: int, bounds: tuple[int, int], help: str) -> Any:
+    """Declare a setting that is a whole number within its bounds."""
+    low, high = bounds
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,15}", text) or not low <= int(text) <= high:
+            raise ValueError(text)
+        return int(text)
+
+    return setting(default, parse, f"a whole number from {low} to {high}", help)
+
+
+def choice(default: str, choices: tuple[str, ...], help: str) -> Any:
+    """Declare a setting that is one of a few words, in any case."""
+
+    def parse(text: str) -> str:
+        for word in choices:
+            if word.lower() == text.lower():
+                return word
+        raise ValueError(text)
+
+    return setting(default, parse, f"{', '.join(choices[:-1])} or {choices[-1]}", help)
 
 
 def address(port: int, help: str) -> Any:
     """Declare a setting that is an address, on loopback unless it is set."""
     return setting(Address("127.0.0.1", port), parse_address, "host:port, e.g. 0.0.0.0:8080", help)
+
+
+def folder(name: str, help: str) -> Any:
+    """Declare a setting that is a folder; `name` is that of its default in the project."""
+    return setting(PROJECT_ROOT / name, parse_path, "a folder", help)
+
+
+def file(help: str) -> Any:
+    """Declare a setting that is a file, or None."""
+    return setting(None, parse_path, "a file", help)

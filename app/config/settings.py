@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from app.config.cpu_count import count_cores
-from app.config.removed_settings import REMOVED
 from app.config.setting_types import (
     OWN_DATABASE,
-    PROJECT_ROOT,
     Address,
     address,
-    parse_choice,
+    choice,
+    file,
+    folder,
     parse_database,
     parse_hosts,
-    parse_path,
     parse_patterns,
     setting,
     whole,
@@ -41,29 +40,35 @@ CALLER_IS_GONE, SERVER_IS_STOPPING = "scancer.caller_is_gone", "scancer.server_i
 """What our gunicorn worker tells the application in a request's environment: a callable, and a truth value."""
 ANSWER_DELAY_S = "scancer.answer_delay_s"
 """What the application tells our worker there: for how many seconds its answer is to be withheld."""
-# What Kubernetes puts into every container beside a service called "scancer".
-FOREIGN_PATTERN = re.compile(r"SCANCER_(PORT|SERVICE)(_.*)?")
+REMOVED = {
+    "COMPILE_MEMORY_BYTES": "SCANCER_MODEL_MEMORY_BYTES takes its place",
+    "DOWNLOAD_TIMEOUT_S": "fetching a model from a URL may always take 300 s",
+    "ENGINE": 'a model runs in its own framework if its model.toml says engine = "native"',
+    "ENVELOPE": 'each archive names its own in MAR-INF/MANIFEST.json, as in "model": {"envelope": "kserve"}',
+    "GRACEFUL_TIMEOUT_S": "set gunicorn's own option, as in GUNICORN_CMD_ARGS='--graceful-timeout 60'; "
+    "SCANCER_STOP_DELAY_S is a part of that time",
+    "HANDLER_MEMORY_BYTES": "SCANCER_MODEL_MEMORY_BYTES takes its place",
+    "HANDLER_QUEUE_SIZE": "each archive says it in its model-config.yaml (jobQueueSize); without that it is 100",
+    "HANDLER_RESPONSE_TIMEOUT_S": "SCANCER_RESPONSE_TIMEOUT_S takes its place",
+    "HANDLER_STARTUP_TIMEOUT_S": "an archive says it in its model-config.yaml (startupTimeout), or its registration "
+    "(startup_timeout); without these it is 120 s",
+    "INITIAL_WORKERS": "each registration says it, as in 'POST /models?url=NAME&initial_workers=1', or the "
+    "model-config.yaml of an archive (minWorkers); without these it is 0",
+    "KEEPALIVE_S": "set gunicorn's own option, as in GUNICORN_CMD_ARGS='--keep-alive 5'",
+    "LOADED_AT_START": "a worker loads 2 compiled models when it starts, the others when they are first asked for",
+    "LOGIN_MEMORY_S": "a worker remembers a verified password for 300 s, or until the users file changes",
+    "MAX_SIDE_PX": "a picture may always have 16384 pixels on a side; SCANCER_MAX_PIXELS limits its area",
+    "NATIVE_TIMEOUT_S": "SCANCER_RESPONSE_TIMEOUT_S takes its place",
+    "REQUEST_TIMEOUT_S": "set gunicorn's own option, as in GUNICORN_CMD_ARGS='--timeout 60'",
+}
+"""What takes the place of a setting that is gone, by its name without `SCANCER_`; one still set stops the start."""
 MAX_WORKERS = 256
 KIB = 1024
 MIB = 1024 * KIB
 
 
-def is_ours(name: str) -> bool:
-    """Whether an environment variable is meant to be a setting."""
-    return name.startswith(PREFIX) and not FOREIGN_PATTERN.fullmatch(name)
-
-
 def read_value(item: Any, name: str, text: str) -> Any:
-    """Read the text of a setting.
-
-    Args:
-        item: the field of `Settings`.
-        name: by which whoever wrote the text knows it.
-        text: the value as it was written.
-
-    Raises:
-        SettingsError: it is not allowed.
-    """
+    """Read the text of a field of `Settings`, which an error calls `name`; raises `SettingsError`."""
     try:
         return item.metadata["parse"](text.strip())
     except ValueError:
@@ -80,27 +85,17 @@ class Settings:
     metrics_address: Address = address(
         8082, "Where Prometheus reads `/metrics`: without a password on loopback, with any user's elsewhere."
     )
-    tls_certificate: Path | None = setting(
-        None,
-        parse_path,
-        "a file",
+    tls_certificate: Path | None = file(
         "The server's certificate and its chain, PEM. With it all three addresses speak TLS and nothing else; "
-        "it needs `SCANCER_TLS_KEY`.",
+        "it needs `SCANCER_TLS_KEY`."
     )
-    tls_key: Path | None = setting(None, parse_path, "a file", "The certificate's private key, PEM, not encrypted.")
-    models: Path = setting(PROJECT_ROOT / "models", parse_path, "a folder", "The model repository.")
-    instance: Path = setting(
-        PROJECT_ROOT / "instance",
-        parse_path,
-        "a folder",
+    tls_key: Path | None = file("The certificate's private key, PEM, not encrypted.")
+    models: Path = folder("models", "The model repository.")
+    instance: Path = folder(
+        "instance",
         "Where users, trusted keys and run-time state are kept. Servers of different models need different folders.",
     )
-    store: Path = setting(
-        PROJECT_ROOT / "store",
-        parse_path,
-        "a folder",
-        "Where `POST /models?url=NAME` finds the archive or model folder NAME.",
-    )
+    store: Path = folder("store", "Where `POST /models?url=NAME` finds the archive or model folder NAME.")
     database: str = setting(
         OWN_DATABASE,
         parse_database,
@@ -109,16 +104,12 @@ class Settings:
         "database serve the same versions.",
         is_secret=True,
     )
-    ts_config: Path | None = setting(
-        None,
-        parse_path,
-        "a file",
-        "TorchServe's `config.properties`. Its keys give the settings that no variable gives; see from_torchserve.md.",
+    ts_config: Path | None = file(
+        "TorchServe's `config.properties`. Its keys give the settings that no variable gives; see from_torchserve.md."
     )
-    auth: str = setting(
+    auth: str = choice(
         "on",
-        parse_choice("on", "off"),
-        "on or off",
+        ("on", "off"),
         "`off` asks nobody for a password; it is allowed only while every address is a loopback one.",
     )
     allowed_urls: tuple[str, ...] = setting(
@@ -135,101 +126,81 @@ class Settings:
         "Hosts outside the internet (loopback, private networks) that an allowed URL may fetch from, e.g. "
         "`models.internal,10.0.0.7,::1`.",
     )
-    programs: str = setting(
+    programs: str = choice(
         "off",
-        parse_choice("off", "all"),
-        "off or all",
+        ("off", "all"),
         "Which programs of archives, and which models in TorchScript, `.pt2`, ONNX or SavedModel, may run. `off`: "
         "those that a trusted key signed; `all`: every one.",
     )
-    precision: str = setting(
+    precision: str = choice(
         "f32",
-        parse_choice("f32", "int8"),
-        "f32 or int8",
+        ("f32", "int8"),
         "`int8` serves the INT8 version of each compiled model that has an accepted one, and the others in float32.",
     )
     model_memory_bytes: int = whole(
         16 * 1024 * MIB,
-        512 * MIB,
-        1024 * 1024 * MIB,
+        (512 * MIB, 1024 * 1024 * MIB),
         "Largest address space, in bytes, of a process that compiles a model or runs an archive's program.",
     )
     max_body_bytes: int = whole(
-        32 * MIB, KIB, 1024 * MIB, "Largest request body, in bytes; a larger one answers 413. Models are not counted."
+        32 * MIB, (KIB, 1024 * MIB), "Largest request body, in bytes; a larger one answers 413. Models are not counted."
     )
-    max_images: int = whole(64, 1, 10000, "Most pictures in one request; more answer 400.")
-    max_pixels: int = whole(25_000_000, 1, 1_000_000_000, "Largest picture, in pixels; a larger one answers 422.")
+    max_images: int = whole(64, (1, 10000), "Most pictures in one request; more answer 400.")
+    max_pixels: int = whole(25_000_000, (1, 1_000_000_000), "Largest picture, in pixels; a larger one answers 422.")
     max_model_bytes: int = whole(
         1024 * MIB,
-        MIB,
-        64 * 1024 * MIB,
+        (MIB, 64 * 1024 * MIB),
         "Largest model that is added or sent, in bytes. An archive may unpack to four times as many.",
     )
     queue_size: int = whole(
         16,
-        1,
-        10000,
+        (1, 10000),
         "Requests that may wait for one compiled model in one worker; one more answers 503. For an archive's program "
         "its `jobQueueSize` counts instead, or else 100.",
     )
     prediction_timeout_ms: int = whole(
         60_000,
-        1,
-        3_600_000,
+        (1, 3_600_000),
         "Milliseconds that a prediction may take; a slower one answers 504. A caller may ask for less with "
         "`X-Request-Timeout-Ms`.",
     )
     response_timeout_s: int = whole(
         120,
-        1,
-        86400,
+        (1, 86400),
         "Seconds that a model in a process of its own may take for one batch before the process is ended. An archive "
         "(`responseTimeout`) or its registration (`response_timeout`) may say otherwise.",
     )
-    compile_timeout_s: int = whole(600, 1, 86400, "Seconds that compiling a model may take.")
+    compile_timeout_s: int = whole(600, (1, 86400), "Seconds that compiling a model may take.")
     upload_timeout_s: int = whole(
-        60, 1, 3600, "Seconds that a client may take to send one request; a slower one answers 408."
+        60, (1, 3600), "Seconds that a client may take to send one request; a slower one answers 408."
     )
     stop_delay_s: int = whole(
         1,
-        0,
-        600,
+        (0, 600),
         "Seconds during which a stopping server still answers, while its health check says that it is not ready. Then "
         "it ends its connections.",
     )
     workers: int = whole(
         min(count_cores(), MAX_WORKERS),
-        1,
-        MAX_WORKERS,
+        (1, MAX_WORKERS),
         "Processes that answer requests; each serves all models. The default is the number of cores that the "
         "container's quota and the affinity mask allow.",
     )
     threads: int = whole(
-        128, 1, 1024, "Predictions of all models that one worker handles or keeps waiting; one more answers 503."
+        128, (1, 1024), "Predictions of all models that one worker handles or keeps waiting; one more answers 503."
     )
     inference_threads: int = whole(
         0,
-        0,
-        256,
+        (0, 256),
         "Cores that one inference may use in each worker. 0: one core, or all cores for a model that takes over 50 ms.",
     )
-    log_level: str = setting(
-        "INFO",
-        parse_choice("DEBUG", "INFO", "WARNING", "ERROR"),
-        "DEBUG, INFO, WARNING or ERROR",
-        "Least severe log line that is written.",
-    )
+    log_level: str = choice("INFO", ("DEBUG", "INFO", "WARNING", "ERROR"), "Least severe log line that is written.")
     ts_remarks: tuple[str, ...] = field(default=(), compare=False)
     """No setting: one remark for each key of `ts_config` that counts in part or not at all."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
-        """Read the settings from the environment.
-
-        Raises:
-            SettingsError: a variable has a value that is not allowed, or is not a setting at all, or wants another
-                beside it; the message names it and what is allowed.
-        """
+        """Read the settings from the environment; raises `SettingsError` with what is wrong and what is allowed."""
         given = os.environ if environ is None else environ
         values, remarks = read_variables(given), []
         if "ts_config" in values:
@@ -265,11 +236,13 @@ SETTINGS = {item.name: item for item in fields(Settings) if item.metadata}
 def read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     """Read the variables that are settings; return their values by the name of the field.
 
-    Raises:
-        SettingsError: a variable is not allowed, is gone, or is none of ours.
+    Raises `SettingsError` for a value that is not allowed, and for a variable that is gone or no setting.
     """
     values = {}
-    for variable in sorted(filter(is_ours, environ)):
+    for variable in sorted(environ):
+        # What Kubernetes puts into every container beside a service called "scancer" is not ours.
+        if not variable.startswith(PREFIX) or re.fullmatch(r"SCANCER_(PORT|SERVICE)(_.*)?", variable):
+            continue
         name = variable.removeprefix(PREFIX)
         if name in REMOVED:
             raise SettingsError(f"{variable} is gone: {REMOVED[name]}.")
@@ -286,9 +259,6 @@ def read_settings() -> Settings:
     """Return the settings of this process, read from the environment by the first call alone.
 
     gunicorn's arbiter makes that call. Its workers are forked with the result, and a reload finds it unchanged, so that
-    all parts of a server have the same settings for as long as it runs.
-
-    Raises:
-        SettingsError: as `Settings.from_env`.
+    all parts of a server have the same settings for as long as it runs. Raises as `Settings.from_env`.
     """
     return Settings.from_env()

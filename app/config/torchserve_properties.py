@@ -1,12 +1,11 @@
 """Reads TorchServe's `config.properties`: which keys give settings of ours, and what to do about the others."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from app.config.java_properties import parse_properties
 from app.errors import SettingsError
 
 FROM_ENVIRONMENT = "enable_envvars_config"
@@ -48,132 +47,84 @@ PARTLY_TAKEN = ("default_workers_per_model", "job_queue_size")
 """Keys that do less here than in TorchServe, so that the start names them too."""
 
 
-class Passed(NamedTuple):
-    """Keys that are not taken.
-
-    Attributes:
-        keys: their names.
-        advice: why, or what to do instead.
-        fine: the value that changes nothing here, so that nothing has to be said.
-    """
-
-    keys: tuple[str, ...]
-    advice: str
-    fine: str | None = None
-
-
-PASSED = (
-    Passed(
-        ("load_models",),
-        "no archive of the store is registered by itself: register each one once, with "
-        "'POST /models?url=NAME.mar&initial_workers=1', and it is served at each start",
-    ),
-    Passed(("models",), "workers and batches are said when a model is registered, or in its own folder"),
-    Passed(
-        ("default_startup_timeout",),
-        "a handler may take 120 s to load its model: say another time in its archive (startupTimeout in "
-        "model-config.yaml) or when it is registered (startup_timeout)",
-        "120",
-    ),
-    Passed(
-        ("service_envelope",),
-        'each archive names its envelope itself: write "envelope": "kserve" into "model" of its MAR-INF/MANIFEST.json',
-        "",
-    ),
-    Passed(("workflow_store",), "workflows are not served"),
-    Passed(
-        ("model_snapshot", "snapshot_store", "version", "tsConfigFile"),
-        "what is registered is kept in SCANCER_DATABASE",
-    ),
-    Passed(
-        ("unregister_model_timeout",),
-        "a model goes once its requests are answered, while the others answer",
-    ),
-    Passed(("max_response_size",), "an answer may have any size"),
-    Passed(("limit_max_image_pixels",), "pictures are always limited: set SCANCER_MAX_PIXELS", "true"),
-    Passed(("decode_input_request",), "raw bodies, forms and JSON are told apart by themselves", "true"),
-    Passed(("default_service_handler",), "each model's model.toml says what is done to a picture"),
-    Passed(
-        ("use_env_allowed_urls",), "TS_ALLOWED_URLS counts with enable_envvars_config=true; or set SCANCER_ALLOWED_URLS"
-    ),
-    Passed(("enable_model_api",), "users with the role `manage` register models", "true"),
-    Passed(("install_py_dep_per_model",), "packages are installed before the start", "false"),
-    Passed(("ts_open_inference_protocol",), "that protocol is always spoken", "true"),
-    Passed(
-        ("disable_token_authorization", "token_expiration_min"),
-        "users with passwords take the place of tokens ('flask --app wsgi users add NAME'), or SCANCER_AUTH=off",
-    ),
-    Passed(
-        ("keystore", "keystore_pass", "keystore_type"),
-        "a key is read from PEM files: 'openssl pkcs12 -in KEYSTORE -nodes' writes them; "
-        "name them in certificate_file and private_key_file",
-    ),
-    Passed(
-        ("cors_allowed_origin", "cors_allowed_methods", "cors_allowed_headers"),
-        "the headers of CORS are for a proxy to add",
-    ),
-    Passed(("enable_metrics_api",), "metrics are always there: SCANCER_METRICS_ADDRESS says for whom", "true"),
-    Passed(("metrics_mode", "metrics_format"), "metrics are always in Prometheus' format", "prometheus"),
-    Passed(
-        ("metrics_config", "metric_time_interval", "system_metrics_cmd"), "the metrics are fixed, and read at a scrape"
-    ),
-    Passed(
-        ("disable_system_metrics", "model_metrics_auto_detect"), "the metrics are fixed, and read at a scrape", "false"
-    ),
-    Passed(("number_of_gpu",), "models run on the CPU", "0"),
-    Passed(("blacklist_env_vars",), "a handler's process has the server's environment without SCANCER_ variables"),
-    Passed(
-        ("number_of_netty_threads", "netty_client_threads"),
-        "a connection takes no thread; SCANCER_THREADS is how many requests a worker handles at a time",
-    ),
-    Passed(("prefer_direct_buffer", "use_native_io", "io_ratio", "vmargs"), "there is no Java"),
-    Passed(("initial_worker_port", "initial_distribution_port"), "workers need no ports"),
-    Passed(("async_logging", "cpp_log_config"), "the log is JSON lines on standard error"),
-    Passed(("debug",), "set SCANCER_LOG_LEVEL=DEBUG", "false"),
-    Passed(("model_server_home",), "the project's own folder is the home"),
-    Passed(
-        (
-            *("enable_grpc_ssl", "grpc_inference_address", "grpc_inference_port"),
-            *("grpc_inference_max_connection_age_ms", "grpc_inference_max_connection_age_grace_ms"),
-            *("grpc_management_address", "grpc_management_port"),
-            *("grpc_management_max_connection_age_ms", "grpc_management_max_connection_age_grace_ms"),
-        ),
-        "gRPC is not spoken",
-    ),
-)
-ADVICE = {key: passed for passed in PASSED for key in passed.keys}
+PASSED = {
+    "load_models": "no archive of the store is registered by itself: register each one once, with "
+    "'POST /models?url=NAME.mar&initial_workers=1', and it is served at each start",
+    "models": "workers and batches are said when a model is registered, or in its own folder",
+    "default_startup_timeout": "a handler may take 120 s to load its model: say another time in its archive "
+    "(startupTimeout in model-config.yaml) or when it is registered (startup_timeout)",
+    "service_envelope": 'each archive names its envelope itself: write "envelope": "kserve" into "model" of its '
+    "MAR-INF/MANIFEST.json",
+    "workflow_store": "workflows are not served",
+    "model_snapshot snapshot_store version tsConfigFile": "what is registered is kept in SCANCER_DATABASE",
+    "unregister_model_timeout": "a model goes once its requests are answered, while the others answer",
+    "max_response_size": "an answer may have any size",
+    "limit_max_image_pixels": "pictures are always limited: set SCANCER_MAX_PIXELS",
+    "decode_input_request": "raw bodies, forms and JSON are told apart by themselves",
+    "default_service_handler": "each model's model.toml says what is done to a picture",
+    "use_env_allowed_urls": "TS_ALLOWED_URLS counts with enable_envvars_config=true; or set SCANCER_ALLOWED_URLS",
+    "enable_model_api": "users with the role `manage` register models",
+    "install_py_dep_per_model": "packages are installed before the start",
+    "ts_open_inference_protocol": "that protocol is always spoken",
+    "disable_token_authorization token_expiration_min": "users with passwords take the place of tokens "
+    "('flask --app wsgi users add NAME'), or SCANCER_AUTH=off",
+    "keystore keystore_pass keystore_type": "a key is read from PEM files: 'openssl pkcs12 -in KEYSTORE -nodes' writes "
+    "them; name them in certificate_file and private_key_file",
+    "cors_allowed_origin cors_allowed_methods cors_allowed_headers": "the headers of CORS are for a proxy to add",
+    "enable_metrics_api": "metrics are always there: SCANCER_METRICS_ADDRESS says for whom",
+    "metrics_mode metrics_format": "metrics are always in Prometheus' format",
+    "metrics_config metric_time_interval system_metrics_cmd": "the metrics are fixed, and read at a scrape",
+    "disable_system_metrics model_metrics_auto_detect": "the metrics are fixed, and read at a scrape",
+    "number_of_gpu": "models run on the CPU",
+    "blacklist_env_vars": "a handler's process has the server's environment without SCANCER_ variables",
+    "number_of_netty_threads netty_client_threads": "a connection takes no thread; SCANCER_THREADS is how many "
+    "requests a worker handles at a time",
+    "prefer_direct_buffer use_native_io io_ratio vmargs": "there is no Java",
+    "initial_worker_port initial_distribution_port": "workers need no ports",
+    "async_logging cpp_log_config": "the log is JSON lines on standard error",
+    "debug": "set SCANCER_LOG_LEVEL=DEBUG",
+    "model_server_home": "the project's own folder is the home",
+    "enable_grpc_ssl grpc_inference_address grpc_inference_port "
+    "grpc_inference_max_connection_age_ms grpc_inference_max_connection_age_grace_ms "
+    "grpc_management_address grpc_management_port "
+    "grpc_management_max_connection_age_ms grpc_management_max_connection_age_grace_ms": "gRPC is not spoken",
+}
+"""Keys that are not taken, those of one kind together: why, or what to do instead."""
+ADVICE = {key: advice for keys, advice in PASSED.items() for key in keys.split()}
+HARMLESS = {
+    "default_startup_timeout": "120",
+    "service_envelope": "",
+    "number_of_gpu": "0",
+    **dict.fromkeys(("limit_max_image_pixels", "decode_input_request", "enable_model_api"), "true"),
+    **dict.fromkeys(("ts_open_inference_protocol", "enable_metrics_api"), "true"),
+    **dict.fromkeys(("install_py_dep_per_model", "debug"), "false"),
+    **dict.fromkeys(("disable_system_metrics", "model_metrics_auto_detect"), "false"),
+    **dict.fromkeys(("metrics_mode", "metrics_format"), "prometheus"),
+}
+"""The value of a key in `ADVICE` that changes nothing here, so that nothing has to be said."""
 KEYS = (*TAKEN, FROM_ENVIRONMENT, *ADVICE)
 
 
 class TorchServeConfig(NamedTuple):
-    """What a `config.properties` comes to.
-
-    Attributes:
-        settings: by the name of our setting, the key that gives it and its value as text.
-        remarks: one for each key that counts in part or not at all.
-    """
+    """What a `config.properties` comes to."""
 
     settings: dict[str, tuple[str, str]]
+    """By the name of our setting, the key that gives it and its value as text."""
     remarks: list[str]
+    """One for each key that counts in part or not at all."""
 
 
 def read_config(path: Path, environ: Mapping[str, str]) -> TorchServeConfig:
     """Read a `config.properties`.
 
-    Args:
-        path: the file.
-        environ: for values that name variables (`$$NAME$$`), for `TS_<KEY>` where the file has them read, and for
-            settings of ours that are given beside the file.
-
-    Raises:
-        SettingsError: the file cannot be read, or asks for TLS without the files that it takes.
+    `environ` gives `$$NAME$$` in a value, `TS_<KEY>` where the file has them read, and settings of ours. Raises
+    `SettingsError` if the file cannot be read, or asks for TLS without the files that it takes.
     """
     try:
         properties = parse_properties(path.read_text("latin-1"))  # as Java reads it
-    except OSError as error:
-        raise SettingsError(f"SCANCER_TS_CONFIG={path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise SettingsError(f"SCANCER_TS_CONFIG={path} cannot be read: {error}.") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"SCANCER_TS_CONFIG={path} cannot be read: {reason}.") from error
     properties = {key: fill_in(key, value, environ) for key, value in properties.items()}
     if properties.get(FROM_ENVIRONMENT, "").lower() == "true":
         variables = {key: environ.get(f"TS_{key.upper()}") for key in KEYS}
@@ -191,12 +142,51 @@ def read_config(path: Path, environ: Mapping[str, str]) -> TorchServeConfig:
     return TorchServeConfig(settings, remarks)
 
 
-def find_unused_files(properties: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
-    """Return the keys of TLS files that do not count, as no address is one of TLS.
+def parse_properties(text: str) -> dict[str, str]:
+    r"""Read Java's format: `key=value`, `key: value` or `key value`, comments, lines that go on after a `\`, escapes.
 
-    Raises:
-        SettingsError: an address is, and there are no files.
+    Raises `ValueError` if an escape is malformed.
     """
+    properties = {}
+    for line in _join_lines(text):
+        found = re.fullmatch(r"((?:\\.|[^\\=: \t\f])*)[ \t\f]*[=:]?[ \t\f]*(.*)", line, re.DOTALL)
+        assert found is not None, "every line matches"
+        properties[_unescape(found[1])] = _unescape(found[2]).rstrip()
+    return properties
+
+
+def _join_lines(text: str) -> Iterator[str]:
+    r"""Yield the lines that are neither empty nor comments, each joined with the lines that continue it."""
+    begun = ""
+    for natural in re.split(r"\r\n|\r|\n", text):
+        line = natural.lstrip(" \t\f")
+        if not begun and line[:1] in ("", "#", "!"):
+            continue
+        line = begun + line
+        goes_on = (len(line) - len(line.rstrip("\\"))) % 2
+        begun = line[:-1] if goes_on else ""
+        if not goes_on:
+            yield line
+    if begun:
+        yield begun
+
+
+def _unescape(text: str) -> str:
+    r"""Replace Java's escapes: `\t`, `\n`, `\r`, `\f`, `\uXXXX`; any other character stands for itself."""
+
+    def replace(match: re.Match[str]) -> str:
+        escaped = match[1]
+        if escaped[0] != "u":
+            return {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}.get(escaped, escaped)
+        if not re.fullmatch("u[0-9a-fA-F]{4}", escaped):
+            raise ValueError(rf"\{escaped} is no character")
+        return chr(int(escaped[1:], 16))
+
+    return re.sub(r"\\(u.{0,4}|.)", replace, text, flags=re.DOTALL)
+
+
+def find_unused_files(properties: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
+    """Return the keys of TLS files that do not count, as no address is of TLS; if one is, files must be given."""
     files = [key for key in FILES if key in properties]
     secure = [key for key in ADDRESSES if properties.get(key, "").startswith("https://")]
     if not secure:
@@ -227,18 +217,13 @@ def make_remark(key: str, value: str) -> str | None:
     if key in TAKEN or key == FROM_ENVIRONMENT:
         return None
     if key in ADVICE:
-        passed = ADVICE[key]
-        return None if value.lower() == passed.fine else f"{key}: {passed.advice}"
+        return None if value.lower() == HARMLESS.get(key) else f"{key}: {ADVICE[key]}"
     close = get_close_matches(key, KEYS, 1)
     return f"{key}: TorchServe has no such key" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def fill_in(key: str, value: str, environ: Mapping[str, str]) -> str:
-    """Replace each `$$NAME$$` in a value by that environment variable.
-
-    Raises:
-        SettingsError: the variable is not set.
-    """
+    """Replace each `$$NAME$$` in a value by that environment variable; raises `SettingsError` if it is not set."""
 
     def find(match: re.Match[str]) -> str:
         if match[1] not in environ:
@@ -256,8 +241,9 @@ def describe_keys() -> str:
         remark = TAKEN_REMARKS[key]
         rows.append(f"| `{key}` | taken: {settings}{'; ' if remark else ''}{remark} |")
     rows.append(f"| `{FROM_ENVIRONMENT}` | taken: with `true`, variables `TS_<KEY>` win over the file |")
-    for passed in PASSED:
-        keys = ", ".join(f"`{key}`" for key in passed.keys)
-        fine = f" (not if it is `{passed.fine}`)" if passed.fine else ""
-        rows.append(f"| {keys} | named: {passed.advice}{fine} |")
+    for keys, advice in PASSED.items():
+        named = keys.split()
+        harmless = HARMLESS.get(named[0])
+        unless = f" (not if it is `{harmless}`)" if harmless else ""
+        rows.append(f"| {', '.join(f'`{key}`' for key in named)} | named: {advice}{unless} |")
     return "\n".join(rows) + "\n"

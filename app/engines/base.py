@@ -21,17 +21,12 @@ class Engine(Protocol):
         """Remember what to load: the model folder, its manifest, and how many cores an inference may use; 0: choose."""
 
     def load(self) -> None:
-        """Load the model.
-
-        Raises:
-            ModelFolderError: the folder's files cannot be served by this engine.
-        """
+        """Load the model; raises `ModelFolderError` if this engine cannot serve the folder's files."""
 
     def infer(self, batch: InputBatch) -> Scores:
         """Return the scores, float32 [N, outputs], of pixels, uint8 [N, H, W, 3], N of any size from 1.
 
-        Raises:
-            InferenceError: the runtime failed.
+        Raises `InferenceError` if the runtime failed.
         """
 
     def close(self) -> None:
@@ -42,8 +37,8 @@ ENGINES = {
     "openvino": "app.engines.openvino_engine:OpenVINOEngine",
     "torch": "app.engines.pytorch.torch_engine:TorchEngine",
     "keras": "app.engines.tensorflow.keras_engine:KerasEngine",
-    "torchscript": "app.engines.pytorch.torch_program_engine:TorchScriptEngine",
-    "torch_export": "app.engines.pytorch.torch_program_engine:TorchExportEngine",
+    "torchscript": "app.engines.pytorch.torch_engine:TorchScriptEngine",
+    "torch_export": "app.engines.pytorch.torch_engine:TorchExportEngine",
     "onnx": "app.engines.onnx_engine:OnnxEngine",
     "saved_model": "app.engines.tensorflow.saved_model_engine:SavedModelEngine",
 }

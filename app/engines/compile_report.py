@@ -45,7 +45,7 @@ class CompileReport:
 
 
 def hash_files(*paths: Path) -> str:
-    """SHA-256 of the files' bytes, one after the other, in hex."""
+    """Return the SHA-256 of the files' bytes, one after the other, in hex."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as handle:
@@ -55,17 +55,12 @@ def hash_files(*paths: Path) -> str:
 
 
 def hash_ir(folder: Path) -> str:
-    """SHA-256 of the IR in a folder: of `model.xml` and `model.bin`, as one stream."""
+    """Return the SHA-256 of the IR in a folder: of `model.xml` and `model.bin`, as one stream."""
     return hash_files(folder / IR_FILE, folder / WEIGHTS_FILE)
 
 
 def read_report(model_folder: Path, manifest: ModelManifest, compiled: str = COMPILED_FOLDER) -> CompileReport:
-    """Read the report of a model's compiled model, and check that it speaks of these very files.
-
-    Args:
-        model_folder: of the version.
-        manifest: its manifest.
-        compiled: the folder in it that holds the compiled model.
+    """Read the report in the folder `compiled` of a version, and check that it speaks of these very files.
 
     Raises:
         CompiledModelError: nothing is compiled, or it was made from another artifact or manifest, was changed since,

@@ -82,14 +82,10 @@ class Int8Report:
 
 
 def read_int8_report(model_folder: Path, manifest: ModelManifest, f32: CompileReport) -> Int8Report:
-    """Read the report of a model's INT8 version, and check that it speaks of these very files.
+    """Read the report of a version's INT8 model, and check that it speaks of these very files.
 
-    Whether the version may be served is another question: see `refusal`, which is worked out anew from the figures.
-
-    Args:
-        model_folder: folder of the version.
-        manifest: its manifest.
-        f32: the valid report of its compiled model.
+    Whether the INT8 model may be served is another question: see `refusal`, which is worked out anew from the figures.
+    `f32` is the valid report of the compiled model.
 
     Raises:
         CompiledModelError: there is none, or it was made from another artifact, manifest or compiled model, or was

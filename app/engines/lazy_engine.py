@@ -9,13 +9,11 @@ from app.errors import InferenceError
 
 
 class LazyEngine:
-    """Stands for an engine until the first batch comes.
+    """Stands for an engine that is built, not loaded, until the first batch comes.
 
-    Args:
-        engine: built, not loaded.
-        check: raises a `ModelFolderError` if the folder no longer holds what was chosen.
-        on_load: called after the first batch, with None and the seconds that loading and inferring took, or with the
-            error that kept the engine from it. Whoever is told of an error closes this engine.
+    Before it loads the engine, it calls `check`, which raises `ModelFolderError` if the folder no longer holds what was
+    chosen. After the first batch it calls `on_load` with None and the seconds that loading and inferring took, or with
+    the error that kept the engine from it. Whoever is told of an error closes this engine.
 
     Thread safety: as for any engine.
     """
@@ -32,11 +30,7 @@ class LazyEngine:
         """Leave it for later."""
 
     def infer(self, batch: InputBatch) -> Scores:
-        """Infer, having loaded the engine if this is the first batch.
-
-        Raises:
-            InferenceError: the engine cannot be loaded, or failed.
-        """
+        """Infer, having loaded the engine if this is the first batch; raises `InferenceError` if either failed."""
         if self._is_loaded:
             return self._engine.infer(batch)
         started = time.perf_counter()

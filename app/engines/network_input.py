@@ -24,13 +24,8 @@ def normalize(batch: InputBatch, spec: InputSpec, layout: str) -> NDArray[np.flo
     return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2)) if layout == NCHW else normalized
 
 
-def split_batch(pixels: NDArray[np.float32], takes_one: bool) -> list[NDArray[np.float32]]:
-    """Return what a network is called with, one after the other: each picture, or all of them at once."""
-    return np.split(pixels, len(pixels)) if takes_one else [pixels]
-
-
 def shape_of(count: int, spec: InputSpec, layout: str) -> list[int]:
-    """The shape of `count` pictures in a layout; -1 pictures are any number."""
+    """Return the shape of `count` pictures in a layout; -1 pictures are any number."""
     size = [spec.height_px, spec.width_px]
     return [count, 3, *size] if layout == NCHW else [count, *size, 3]
 
@@ -47,37 +42,30 @@ def find_layout(file: str, shape: Sequence[int | None], spec: InputSpec, *layout
             if shape[0] not in (None, 1):
                 raise IntegrityError(f"{file} takes {shape[0]} pictures at a time; export it for 1, or for any number")
             return layout
-    taken = " or ".join(write_shape([None, *shape_of(-1, spec, layout)[1:]]) for layout in layouts)
-    raise IntegrityError(f"{file} takes {write_shape(shape)}, and not {taken} as the manifest's [input] says")
+    taken = " or ".join(_write_shape([None, *shape_of(-1, spec, layout)[1:]]) for layout in layouts)
+    raise IntegrityError(f"{file} takes {_write_shape(shape)}, and not {taken} as the manifest's [input] says")
 
 
-def write_shape(shape: Sequence[int | None]) -> str:
-    """Write a shape for people."""
+def _write_shape(shape: Sequence[int | None]) -> str:
     return f"[{', '.join('N' if length is None else str(length) for length in shape)}]"
 
 
-def free_batch(model: openvino.Model, spec: InputSpec, layout: str) -> None:
+def free_batch(model: openvino.Model, spec: InputSpec, layout: str) -> openvino.Model:
     """Let a network take any number of pictures; one whose computation is fixed to a single one keeps to that."""
     try:
         model.reshape(shape_of(-1, spec, layout))
         if model.output(0).partial_shape[0].is_dynamic:
-            return
+            return model
     except RuntimeError:
         pass  # the same as an output that stays fixed
     model.reshape(shape_of(1, spec, layout))
+    return model
 
 
-def take_pixels(model: openvino.Model, layout: str, spec: InputSpec | None = None) -> openvino.Model:
-    """Have a network take pixels: uint8 [N, H, W, 3], 0 to 255.
-
-    Args:
-        model: takes float32 in `layout`, with any N.
-        layout: NCHW or NHWC.
-        spec: mean and deviation by which the network's input is normalized; None if the network does that itself.
-    """
+def take_pixels(model: openvino.Model, layout: str, spec: InputSpec) -> openvino.Model:
+    """Have a network of normalized float32 in `layout` take pixels: uint8 [N, H, W, 3], 0 to 255."""
     steps = PrePostProcessor(model)
     steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout(NHWC))
     steps.input().model().set_layout(openvino.Layout(layout))
-    if spec is not None:
-        steps.input().preprocess().convert_element_type(openvino.Type.f32).mean(list(spec.mean)).scale(list(spec.std))
+    steps.input().preprocess().convert_element_type(openvino.Type.f32).mean(list(spec.mean)).scale(list(spec.std))
     return steps.build()

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +12,6 @@ from app.engines.compile_report import COMPILED_FOLDER, IR_FILE
 from app.errors import CompiledModelError, InferenceError
 from app.manifest.model_manifest import ModelManifest
 
-if TYPE_CHECKING:
-    import openvino
-
 SLOW_S = 0.05
 """A model that takes longer for one picture on one core gets all cores for each."""
 
@@ -22,9 +19,7 @@ SLOW_S = 0.05
 class OpenVINOEngine:
     """OpenVINO on the CPU; the weights are mapped from the file, so workers share their pages.
 
-    Args:
-        folder, manifest, threads: as for any engine.
-        compiled: which of the folder's compiled models to run; what is not quantized in it runs in float32.
+    It runs the compiled model in the folder `compiled`; what is not quantized in it runs in float32.
     """
 
     def __init__(self, folder: Path, manifest: ModelManifest, threads: int, compiled: str = COMPILED_FOLDER) -> None:
@@ -34,8 +29,8 @@ class OpenVINOEngine:
         self._is_warm = False
         self._takes_one = False
         self._one = np.zeros((1, manifest.input.height_px, manifest.input.width_px, 3), dtype=np.uint8)
-        self._request_one: openvino.InferRequest | None = None
-        self._request_many: openvino.InferRequest | None = None
+        self._request_one: Any = None
+        self._request_many: Any = None
 
     def load(self) -> None:
         """Read and compile the IR; its report was checked before (`compile_report.py`)."""
@@ -66,7 +61,7 @@ class OpenVINOEngine:
         self._request_one.set_input_tensor(openvino.Tensor(self._one, shared_memory=True))
 
     def _time_one(self) -> float:
-        """Seconds that one picture takes; the first inference prepares, and does not count."""
+        """Return how many seconds one picture takes; the first inference prepares, and does not count."""
         self.infer(self._one)
         started = time.perf_counter()
         self.infer(self._one)
@@ -79,7 +74,6 @@ class OpenVINOEngine:
         least of it where the largest comes first. Where callers never come together, none of it is spent.
         """
         assert self._request_one is not None, "load() comes first"
-        assert self._request_many is not None, "load() comes first"
         try:
             if batch.shape == self._one.shape:
                 np.copyto(self._one, batch)

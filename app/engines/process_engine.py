@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,20 +27,19 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120
 END_S = 1.0
-Number = TypeVar("Number", bound=np.generic)
 
 
 def runs_natively(manifest: ModelManifest) -> bool:
-    """Whether a model is served by its own framework; its manifest says so, and no program may."""
+    """Whether a model is served by its own framework."""
     return manifest.engine == "native"
 
 
 def send_array(channel: Channel, array: NDArray[Any]) -> None:
-    """Send an array: its shape in the header, its bytes behind it."""
+    """Send an array."""
     channel.send({"shape": array.shape}, [array.tobytes()])
 
 
-def read_array(message: Message, dtype: type[Number]) -> NDArray[Number]:
+def read_array(message: Message, dtype: type[np.generic]) -> NDArray[Any]:
     """Read a message of `send_array`; raises `ValueError` if the shape is of another number of bytes."""
     return np.frombuffer(message.blobs[0], dtype).reshape(message.header["shape"])
 
@@ -61,11 +60,7 @@ class ProcessEngine:
         return self._process.pid if self._process else None
 
     def load(self) -> None:
-        """Start the process and wait until its model is loaded.
-
-        Raises:
-            ModelProcessError: it could not start; the message is the child's own reason.
-        """
+        """Start the process and wait for its model; raises `ModelProcessError` with the child's reason if it fails."""
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "app.engines.process_engine", str(theirs.fileno()), str(self._folder)]
         command += [self._manifest.framework, str(self._settings.inference_threads or 1)]
@@ -98,8 +93,7 @@ class ProcessEngine:
     def infer(self, batch: InputBatch) -> Scores:
         """Send the batch to the process and wait for its scores.
 
-        Raises:
-            InferenceError: the model failed, its process died, or it took longer than `SCANCER_RESPONSE_TIMEOUT_S`.
+        Raises `InferenceError` if the model failed, or its process died or took over `SCANCER_RESPONSE_TIMEOUT_S`.
         """
         try:
             if self._channel is None:

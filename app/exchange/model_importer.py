@@ -18,8 +18,8 @@ from app.exchange.model_format import ModelFormat, identify
 from app.exchange.quarantine import Arrival, Quarantine, use_quarantine
 from app.exchange.unpacking import ArchiveLimits, find_limits, unpack
 from app.handlers.handler_archive import ARCHIVE_NAME_PATTERN, is_archive, read_archive
-from app.manifest.artifact import FILE_PATTERN, FRAMEWORKS
 from app.manifest.model_manifest import (
+    FILE_PATTERN,
     MANIFEST_FILE,
     MAX_NAME_LENGTH,
     MODEL_NAME_PATTERN,
@@ -27,6 +27,7 @@ from app.manifest.model_manifest import (
     parse_manifest,
     read_document,
 )
+from app.manifest.model_specs import FRAMEWORKS
 from app.processes.atomic import synchronize_tree
 from app.repository.artifact_files import hash_artifact, list_companions
 from app.repository.model_content import copy_content

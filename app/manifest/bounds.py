@@ -13,7 +13,7 @@ MAX_SHOWN = 40
 
 
 class Bound(NamedTuple):
-    """The least and the greatest value of a number, both allowed, and its unit for messages."""
+    """The least and the greatest value that a number may have, and its unit for messages."""
 
     low: float
     high: float
@@ -37,7 +37,7 @@ WORKERS = Bound(0, 256)
 TIMEOUT_S = Bound(1, 86_400, "s")
 """How long a handler may load or answer; as the settings that it overrides."""
 QUEUE_SIZE = Bound(1, 10_000)
-"""Requests that wait for one handler; as `SCANCER_HANDLER_QUEUE_SIZE`."""
+"""Requests that wait for one handler; as `SCANCER_QUEUE_SIZE`."""
 POOL_BOUNDS = {
     "min_workers": WORKERS,
     "max_workers": WORKERS,
@@ -63,15 +63,9 @@ TENSOR_SIDE = Bound(1, 2**31 - 1)
 def read_whole(name: str, value: object, bound: Bound) -> int:
     """Read a whole number: an int, a float without a fraction, or a text of digits.
 
-    Args:
-        name: of the number, for the message.
-        value: from outside, of any type.
-        bound: of the number.
-
-    Raises:
-        OutOfBoundsError: it is no such number, or out of bounds.
+    Raises `OutOfBoundsError`, which calls the number `name`, if the value is no such number or out of bounds.
     """
-    number = find_number(value)
+    number = _find_number(value)
     if number is None or not bound.low <= number <= bound.high or number != int(number):
         raise refuse(name, value, f"a whole number {bound.describe()}")
     return int(number)
@@ -79,14 +73,14 @@ def read_whole(name: str, value: object, bound: Bound) -> int:
 
 def read_number(name: str, value: object, bound: Bound) -> float:
     """Read a number that may have a fraction; raises `OutOfBoundsError` as `read_whole` does."""
-    number = find_number(value)
+    number = _find_number(value)
     if number is None or not bound.low <= number <= bound.high:  # not a number, NaN, is within no bounds
         raise refuse(name, value, f"a number {bound.describe()}")
     return float(number)
 
 
-def find_number(value: object) -> float | None:
-    """Return the number that a value is; None if it is none. True and false are none."""
+def _find_number(value: object) -> float | None:
+    """Return the number that a value is; None if it is none, as true and false are."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value):
         return int(value)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None

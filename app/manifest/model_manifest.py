@@ -11,16 +11,16 @@ from typing import Any
 
 from app.errors import ManifestError
 from app.manifest import bounds
-from app.manifest.artifact import FRAMEWORKS, Artifact, parse_artifact
-from app.manifest.model_specs import BatchSpec, InputSpec, OutputSpec
+from app.manifest.model_specs import FRAMEWORKS, Artifact, BatchSpec, InputSpec, OutputSpec
 from app.manifest.toml_table import Table
 
 MANIFEST_FILE = "model.toml"
 MODEL_NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}")
+FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 UNKNOWN_LICENCE = "not stated"
 INTENDED_USE = "Research use only. Not for diagnosis."
-MAX_NAME_LENGTH = 63
+MAX_NAME_LENGTH = 63  # fits a metric's label and a path
 MAX_MANIFEST_BYTES = 64 * 1024
 
 
@@ -63,23 +63,15 @@ class ModelManifest:
         """SHA-256 of everything besides the artifact that decides the compiled model's numbers."""
         files_only = {"jpeg_min_scale", "short_side_px", "is_turned"}  # steps before the network, no part of it
         graph_input = {name: value for name, value in asdict(self.input).items() if name not in files_only}
-        parts: dict[str, Any] = {
-            "framework": self.framework,
-            "architecture": self.artifact.architecture,
-            "input": graph_input,
-        }
-        parts |= {"outputs": self.output.outputs}
+        parts: dict[str, Any] = {"framework": self.framework, "architecture": self.artifact.architecture}
+        parts |= {"input": graph_input, "outputs": self.output.outputs}
         if self.output.scores != "logits":  # models older than this choice keep their hash
             parts |= {"scores": self.output.scores}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> ModelManifest:
-    """Read and check `model.toml` of the model folder `<name>/<version>`.
-
-    Raises:
-        ManifestError: it is missing, is not TOML, breaks a rule, or contradicts the folder's name.
-    """
+    """Read and check `model.toml` of the model folder `<name>/<version>`; raises `ManifestError`."""
     manifest = parse_manifest(read_document(folder / MANIFEST_FILE))
     if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
         raise ManifestError(
@@ -107,7 +99,9 @@ def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
     """Turn the parsed TOML into a manifest, or raise `ManifestError`."""
     table = Table(document, f"{MANIFEST_FILE}: ")
     framework = table.choice("framework", *FRAMEWORKS)
-    name = parse_name(table)
+    name: str = table.text("name", MODEL_NAME_PATTERN)
+    if len(name) > MAX_NAME_LENGTH:
+        raise table.fail("name", f"must have at most {MAX_NAME_LENGTH} characters")
     engine = table.choice("engine", "compiled", "native", default="compiled")
     if engine == "native" and FRAMEWORKS[framework].is_program:
         raise table.fail("engine", f"must be compiled for {framework}: a program is loaded only to compile it")
@@ -130,12 +124,16 @@ def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
     return manifest
 
 
-def parse_name(table: Table) -> str:
-    """Take the model name, `<dataset>-<task>`; it must fit a metric's label and a path."""
-    name: str = table.text("name", MODEL_NAME_PATTERN)
-    if len(name) > MAX_NAME_LENGTH:
-        raise table.fail("name", f"must have at most {MAX_NAME_LENGTH} characters")
-    return name
+def parse_artifact(table: Table, framework: str) -> Artifact:
+    """Read `[artifact]`; raises `ManifestError` if it breaks a rule."""
+    file = table.text("file", FILE_PATTERN)
+    suffixes = FRAMEWORKS[framework].suffixes
+    if not file.endswith(suffixes):
+        raise table.fail("file", f"must end in {' or '.join(suffixes)} for {framework}")
+    architecture = table.text("architecture") if framework == "torch" else None
+    artifact = Artifact(file, table.text("sha256", re.compile(r"[0-9a-f]{64}")), architecture)
+    table.end()
+    return artifact
 
 
 def parse_input(table: Table) -> InputSpec:
@@ -156,10 +154,9 @@ def parse_input(table: Table) -> InputSpec:
 
 def parse_batch(table: Table) -> BatchSpec:
     """Read `[batch]`; every key has a default."""
-    default = BatchSpec()
     spec = BatchSpec(
-        max_size=table.whole("max_size", bounds.BATCH_SIZE, default=default.max_size),
-        max_delay_ms=table.number("max_delay_ms", bounds.BATCH_DELAY_MS, default=default.max_delay_ms),
+        table.whole("max_size", bounds.BATCH_SIZE, default=BatchSpec.max_size),
+        table.number("max_delay_ms", bounds.BATCH_DELAY_MS, default=BatchSpec.max_delay_ms),
     )
     table.end()
     return spec

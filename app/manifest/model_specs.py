@@ -1,10 +1,51 @@
-"""The network as its manifest describes it: its input, its batches, and the meaning of its output."""
+"""A model as its manifest describes it: its artifact, its input, its batches, and the meaning of its output."""
 
 import math
 from dataclasses import dataclass
 
 from app.config.settings import DEFAULT_BATCH_SIZE
 from app.manifest.bounds import BATCH_DELAY_MS, BATCH_SIZE, read_number, read_whole
+
+
+@dataclass(frozen=True)
+class Framework:
+    """The artifacts of a framework.
+
+    Attributes:
+        suffixes: an artifact's name ends in one of them.
+        is_program: whether loading the artifact can run code, or read and write files; only a trusted one is loaded.
+        companion: suffix of a second file that an artifact may have, after the artifact's whole name.
+    """
+
+    suffixes: tuple[str, ...]
+    is_program: bool = False
+    companion: str | None = None
+
+
+FRAMEWORKS = {
+    "torch": Framework((".safetensors", ".pt", ".pth")),
+    "keras": Framework((".keras", ".h5")),
+    "torchscript": Framework((".pt", ".pth", ".torchscript"), is_program=True),
+    "torch_export": Framework((".pt2",), is_program=True),
+    "onnx": Framework((".onnx",), is_program=True, companion=".data"),
+    "saved_model": Framework((".savedmodel",), is_program=True),
+}
+"""By the word in `framework = "…"` of `model.toml`; `app.engines.base.ENGINES` has the engine of each."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The file of the model itself.
+
+    Attributes:
+        file: its name in the model folder; for a SavedModel the name of a folder.
+        sha256: as `app.repository.artifact_files.hash_artifact` computes it.
+        architecture: the PyTorch network that the weights belong to; None for an artifact that holds its network.
+    """
+
+    file: str
+    sha256: str
+    architecture: str | None
 
 
 @dataclass(frozen=True)
@@ -49,8 +90,7 @@ class BatchSpec:
         max_size: most pictures in a batch.
         max_delay_ms: how long a batch waits for more pictures under load; a lone caller's picture never waits.
 
-    Raises:
-        OutOfBoundsError: a number is out of its bounds, so that no batch of billions can be made in any way.
+    Raises `OutOfBoundsError`, so that no batch of billions can be made in any way.
     """
 
     max_size: int = DEFAULT_BATCH_SIZE

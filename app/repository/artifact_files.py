@@ -5,7 +5,7 @@ from pathlib import Path
 
 from app.engines.compile_report import hash_files
 from app.errors import IntegrityError
-from app.manifest.artifact import FRAMEWORKS
+from app.manifest.model_specs import FRAMEWORKS
 from app.repository.model_content import list_content
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from app.config.settings import Settings
 from app.errors import SignatureError
 from app.handlers.handler_archive import is_archive
-from app.manifest.artifact import FRAMEWORKS
 from app.manifest.model_manifest import MANIFEST_FILE, ModelManifest, read_document
+from app.manifest.model_specs import FRAMEWORKS
 from app.repository.model_folder import ModelFolder
 from app.repository.signing import TrustedKey, verify_content, verify_folder
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.config.java_properties import parse_properties
+from app.config.torchserve_properties import parse_properties
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,8 @@ from typing import get_args
 import pytest
 
 from app.config.cpu_count import count_cores
-from app.config.removed_settings import REMOVED
 from app.config.setting_types import PROJECT_ROOT, Address, parse_address
-from app.config.settings import SETTINGS, Settings, read_settings
+from app.config.settings import REMOVED, SETTINGS, Settings, read_settings
 from app.config.settings_document import GROUPS, describe_settings
 from app.errors import SettingsError
 

@@ -9,9 +9,9 @@ import pytest
 
 from app.config.setting_types import PROJECT_ROOT
 from app.errors import ManifestError
-from app.manifest.artifact import FRAMEWORKS
 from app.manifest.bounds import show
 from app.manifest.model_manifest import MAX_MANIFEST_BYTES, ModelManifest, parse_manifest, read_manifest
+from app.manifest.model_specs import FRAMEWORKS
 
 SHIPPED = sorted((PROJECT_ROOT / "models").glob("*/*/model.toml"))
 VALID = """

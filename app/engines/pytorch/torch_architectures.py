@@ -38,7 +38,6 @@ EFFICIENTNET_STAGES = (
 STEM_CHANNELS = 32
 HEAD_CHANNELS = 1280
 BATCH_NORM_EPS = 1e-3
-BATCH_NORM_MOMENTUM = 0.01
 
 
 class SamePadConv2d(nn.Conv2d):
@@ -66,7 +65,7 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups:
 
 def normalization(channels: int) -> nn.BatchNorm2d:
     """Build the batch normalization with EfficientNet's constants."""
-    return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
+    return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPS, momentum=0.01)
 
 
 class InvertedBottleneck(nn.Module):
@@ -92,12 +91,7 @@ class InvertedBottleneck(nn.Module):
 class EfficientNetLite(nn.Module):
     """EfficientNet-Lite: EfficientNet without squeeze-and-excitation, ReLU6 throughout, stem and head never scaled.
 
-    Args:
-        width: channel multiplier of the stages.
-        depth: multiplier of the repeats; the first and last stage keep theirs.
-        classes: number of outputs.
-        dropout: probability of dropping a feature before the classifier, in training only.
-
+    `width` multiplies the channels of the stages, `depth` their repeats; the first and last stage repeat as they are.
     Source: tensorflow/tpu, models/official/efficientnet/lite.
     """
 
@@ -147,17 +141,9 @@ def from_torchvision(name: str) -> Callable[[int], nn.Module]:
     return build
 
 
-TORCHVISION_CLASSIFIERS = (
-    "densenet121",
-    "densenet161",
-    "efficientnet_b0",
-    "mobilenet_v3_small",
-    "resnet18",
-    "resnet50",
-)
-
+TORCHVISION = ("densenet121", "densenet161", "efficientnet_b0", "mobilenet_v3_small", "resnet18", "resnet50")
 ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
-    **{name: from_torchvision(name) for name in TORCHVISION_CLASSIFIERS},
+    **{name: from_torchvision(name) for name in TORCHVISION},
     "efficientnet_lite0": lambda classes: EfficientNetLite(1.0, 1.0, classes),
     "efficientnet_lite1": lambda classes: EfficientNetLite(1.0, 1.1, classes),
     "efficientnet_lite2": lambda classes: EfficientNetLite(1.1, 1.2, classes),

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from app.errors import IntegrityError
 
-SAFETENSORS_SUFFIX = ".safetensors"
-
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read an artifact's tensors by name; its suffix says how, and there is no second try in another way.
@@ -20,16 +18,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         IntegrityError: it is not of that format, holds more than named tensors, or one that declares more than it has.
     """
-    if path.suffix != SAFETENSORS_SUFFIX:
-        return read_state_dict(path)
+    if path.suffix != ".safetensors":
+        return _read_state_dict(path)
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:
         raise IntegrityError(f"{path.name} cannot be read as safetensors: {error}") from error
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a state dict; raises `IntegrityError` as `read_weights`."""
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         weights: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, OSError) as error:
@@ -37,11 +34,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not weights:
         raise IntegrityError(f"{path.name} is no state dict: it does not hold tensors by name")
     for name, tensor in weights.items():
-        check_tensor(path.name, name, tensor)
+        _check_tensor(path.name, name, tensor)
     return dict(weights)
 
 
-def check_tensor(file: str, name: Any, tensor: Any) -> None:
+def _check_tensor(file: str, name: Any, tensor: Any) -> None:
     """Refuse an entry that is not a plain tensor; one of stride 0 may declare a million times what it has."""
     if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
         raise IntegrityError(f"{file} is no state dict: it holds {str(name)[:80]}, which is not a tensor by its name")

@@ -16,7 +16,6 @@ from app.errors import IntegrityError
 
 MAX_CALLS = 20_000
 """Layers that one call of a model may call. The largest model of keras.applications calls 1200."""
-CONSTANT = "_CONSTANT_VALUE"
 
 Call = tuple[str, int]
 """A layer's name, and the number of the call as the config counts it."""
@@ -25,12 +24,7 @@ Call = tuple[str, int]
 def check_keras_2(file: str, config: Any) -> None:
     """Refuse a config that could run code, that never ends, or whose scores would not be the trained model's.
 
-    Args:
-        file: name of the model file, for the message.
-        config: the whole model as Keras 2 wrote it, from JSON.
-
-    Raises:
-        IntegrityError: the config breaks a rule, or is none of Keras 2.
+    Raises `IntegrityError`, which names `file`, if the config breaks a rule or is none of Keras 2.
     """
     try:
         tables = list(find_tables(config))
@@ -76,10 +70,7 @@ def check_dtype(file: str, table: dict[str, Any]) -> None:
 
 
 def check_order(file: str, config: dict[str, Any]) -> None:
-    """Refuse a functional model whose calls wait for each other or for a call that is not there.
-
-    Keras 2 would wait for ever.
-    """
+    """Refuse a functional model whose calls wait for each other, or for one that is not there: Keras 2 would hang."""
     layers = config["layers"]
     if len({layer["name"] for layer in layers}) != len(layers):
         raise IntegrityError(f"{file} holds two layers with one name in one model")
@@ -104,7 +95,7 @@ def check_order(file: str, config: dict[str, Any]) -> None:
 def find_calls(data: Any) -> Iterator[Call]:
     """Yield every call whose output stands in the arguments of another, by position or by name."""
     if isinstance(data, list) and len(data) in (3, 4) and isinstance(data[0], str):
-        if data[0] != CONSTANT:
+        if data[0] != "_CONSTANT_VALUE":
             yield data[0], int(data[1])
         data = data[3:]
     if isinstance(data, dict | list):

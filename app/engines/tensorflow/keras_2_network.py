@@ -15,7 +15,6 @@ from app.engines.tensorflow.keras_2_checks import read_layers
 from app.engines.tensorflow.keras_classes import LEGACY_MODELS, find_tables
 from app.errors import IntegrityError
 
-LAYERS, WEIGHTS = "layer_names", "weight_names"
 SEEDS = ("StateVar", "seed_generator_state")
 """State of random numbers, which some versions kept among the weights of layers that work in training alone."""
 ACTIVATIONS = {"relu6": tf.nn.relu6}
@@ -23,14 +22,7 @@ ACTIVATIONS = {"relu6": tf.nn.relu6}
 
 
 def load_keras_2(path: Path, config: Any) -> Any:
-    """Build the network of a checked file.
-
-    Args:
-        path: the `.h5` file.
-        config: the file's config, which `check_keras_2` found to be harmless.
-
-    Returns:
-        A `tf_keras.Model`.
+    """Build the `tf_keras.Model` of a `.h5` file, whose config `check_keras_2` found to be harmless.
 
     Raises:
         IntegrityError: the file does not say how large the input is, or its weights are not those of its layers.
@@ -38,20 +30,17 @@ def load_keras_2(path: Path, config: Any) -> Any:
     """
     network = tf_keras.models.model_from_json(json.dumps(config), custom_objects=ACTIVATIONS)
     if not network.inputs:
-        network.build(read_input_shape(config))
+        network.build(_read_input_shape(config))
     with h5py.File(path, "r") as file:
-        set_weights(network, config, file["model_weights"])
+        _set_weights(network, config, file["model_weights"])
     for layer in network.submodules:
         if isinstance(layer, tf_keras.layers.Normalization):
             layer.finalize_state()
     return network
 
 
-def read_input_shape(config: Any) -> list[Any]:
-    """Return the input's shape where Keras 2 does not find it itself, for any number of pictures.
-
-    A Sequential may say it, or only the first layer of the first model in it.
-    """
+def _read_input_shape(config: Any) -> list[Any]:
+    """Find the input's shape where Keras 2 does not: a Sequential may say it, or only the first layer in it."""
     shapes = (table.get("build_input_shape") or table.get("batch_input_shape") for table in find_tables(config))
     shape = next(filter(None, shapes), None)
     if shape is None:
@@ -59,50 +48,42 @@ def read_input_shape(config: Any) -> list[Any]:
     return [None, *(shape["items"] if isinstance(shape, dict) else shape)[1:]]
 
 
-def set_weights(network: Any, config: Any, group: h5py.Group) -> None:
-    """Give every layer of a network its weights.
+def _set_weights(network: Any, config: Any, group: h5py.Group) -> None:
+    """Give every layer its weights; raise `IntegrityError` unless they are exactly those that the network needs.
 
     tf-keras' own reader goes by order alone. A base that was thawed in part could get its statistics as its factors.
-
-    Args:
-        network: the `tf_keras.Model`.
-        config: its config.
-        group: the file's weights, one group for each of the outermost layers.
-
-    Raises:
-        IntegrityError: the file's weights are not exactly those that the network needs.
     """
-    saved = {name: read_names(group[name], WEIGHTS) for name in read_names(group, LAYERS)}
     own = "top_level_model_weights"
-    saved |= {own: read_names(group[own], WEIGHTS)} if own in group else {}
+    names = [*_read_names(group, "layer_names"), *([own] if own in group else [])]
+    saved = {name: _read_names(group[name], "weight_names") for name in names}
     for layer in read_layers(config["config"]):
         name = layer["config"]["name"]
-        fill(name, group.get(name), saved.pop(name, []), list_variables(network, layer))
+        _fill(name, group.get(name), saved.pop(name, []), _list_variables(network, layer))
     left = [name for name, weights in saved.items() if weights]
     if left:
         raise IntegrityError(f"the file holds weights of {left[0]:.60}, which the model has no place for")
 
 
-def list_variables(network: Any, spec: Any) -> list[Any]:
+def _list_variables(network: Any, spec: Any) -> list[Any]:
     """Return the variables of a network's layer in the order in which Keras 2 wrote them, learned ones first."""
-    layers = list(list_layers(network, spec))
+    layers = list(_list_layers(network, spec))
     learned = [variable for layer in layers for variable in layer.trainable_weights]
     return learned + [variable for layer in layers for variable in layer.non_trainable_weights]
 
 
-def list_layers(network: Any, spec: Any) -> Iterator[Any]:
+def _list_layers(network: Any, spec: Any) -> Iterator[Any]:
     """Yield a network's layer, or the layers of the model that it is, in the order of the config."""
     if spec["class_name"] == "InputLayer":
         return
     layer = network.get_layer(spec["config"]["name"])
     if spec["class_name"] in LEGACY_MODELS:
         for inner in read_layers(spec["config"]):
-            yield from list_layers(layer, inner)
+            yield from _list_layers(layer, inner)
     else:
         yield layer
 
 
-def read_names(group: h5py.Group, key: str) -> list[str]:
+def _read_names(group: h5py.Group, key: str) -> list[str]:
     """Return a list of names; a long list lies in several attributes, numbered from 0."""
     parts = [group.attrs[key]] if key in group.attrs else []
     while f"{key}{len(parts)}" in group.attrs:
@@ -110,14 +91,14 @@ def read_names(group: h5py.Group, key: str) -> list[str]:
     return [name.decode() if isinstance(name, bytes) else str(name) for part in parts for name in part]
 
 
-def fill(name: str, group: Any, weights: Sequence[str], variables: Sequence[Any]) -> None:
+def _fill(name: str, group: Any, weights: Sequence[str], variables: Sequence[Any]) -> None:
     """Give the variables of one of the outermost layers their weights."""
-    weights = [weight for weight in weights if last_part(weight) not in SEEDS]
-    variables = [variable for variable in variables if last_part(variable.name) not in SEEDS]
+    weights = [weight for weight in weights if _last_part(weight) not in SEEDS]
+    variables = [variable for variable in variables if _last_part(variable.name) not in SEEDS]
     by_name = {variable.name: variable for variable in variables}
     if len(by_name) == len(variables) == len(weights) and by_name.keys() == set(weights):
         variables = [by_name[weight] for weight in weights]
-    elif [last_part(weight) for weight in weights] != [last_part(variable.name) for variable in variables]:
+    elif [_last_part(weight) for weight in weights] != [_last_part(variable.name) for variable in variables]:
         raise IntegrityError(f"the weights of {name:.60} are not those that its layers need")
     for weight, variable in zip(weights, variables, strict=True):
         values = group.get(weight)
@@ -128,6 +109,6 @@ def fill(name: str, group: Any, weights: Sequence[str], variables: Sequence[Any]
         variable.assign(values[()])
 
 
-def last_part(weight: str) -> str:
+def _last_part(weight: str) -> str:
     """Return what a weight is to its layer, such as `kernel`."""
     return weight.rpartition("/")[2].removesuffix(":0")

@@ -12,11 +12,10 @@ from typing import Any
 import h5py
 
 from app.engines.tensorflow.keras_2_checks import check_keras_2
-from app.engines.tensorflow.keras_classes import find_classes, is_allowed_in_hdf5, refuse_class
+from app.engines.tensorflow.keras_classes import check_listed, is_allowed_in_hdf5
 from app.errors import IntegrityError
 
-CONFIG_ATTRIBUTE, WEIGHTS_GROUP = "model_config", "model_weights"
-VERSION_ATTRIBUTE, BACKEND_ATTRIBUTE = "keras_version", "backend"
+CONFIG_ATTRIBUTE = "model_config"
 MAX_CONFIG_BYTES = 8 * 1024 * 1024
 MAX_ATTRIBUTE_BYTES = 1024 * 1024
 MAX_EXPANSION = 100
@@ -27,34 +26,27 @@ BUILT_IN_FILTERS = frozenset((h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, 
 
 
 def check_hdf5(path: Path) -> Any:
-    """Look a whole file through before Keras loads it.
+    """Look a whole file through before Keras loads it; raise `IntegrityError` if it is not a whole, harmless model.
 
-    Returns:
-        The config of a Keras 2 model, for tf-keras; None if Keras 3 wrote the file and can read it.
-
-    Raises:
-        IntegrityError: the file is not a whole model, or it holds something that is not allowed.
+    Returns the config of a Keras 2 model, for tf-keras; None if Keras 3 wrote the file and can read it.
     """
     try:
         with h5py.File(path, "r") as file:
             check_members(path.name, file)
             config = json.loads(read_config(path.name, file))
             version = read_version(path.name, file)
-        classes = list(find_classes(config))
+        if version == "3":
+            check_listed(path.name, config, is_allowed_in_hdf5)
+            return None
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise IntegrityError(f"{path.name} is not an HDF5 file of Keras: {error}") from error
-    if version == "2":
-        check_keras_2(path.name, config)
-        return config
-    for module, name in classes:
-        if not is_allowed_in_hdf5(module, name):
-            raise refuse_class(path.name, module, name)
-    return None
+    check_keras_2(path.name, config)
+    return config
 
 
 def read_version(name: str, file: h5py.File) -> str:
     """Return the first figure of the Keras version that wrote a file; raises `IntegrityError` if it is none we read."""
-    values = [file.attrs.get(key, "") for key in (VERSION_ATTRIBUTE, BACKEND_ATTRIBUTE)]
+    values = [file.attrs.get(key, "") for key in ("keras_version", "backend")]
     version, backend = (str(value.decode() if isinstance(value, bytes) else value) for value in values)
     if version[:2] not in ("2.", "3."):
         raise IntegrityError(f"{name} was written by Keras {version or '1':.20}; load and save it with Keras 2")
@@ -65,7 +57,7 @@ def read_version(name: str, file: h5py.File) -> str:
 
 def read_config(name: str, file: h5py.File) -> str:
     """Return the text of the model's config; a file of weights alone has none."""
-    if CONFIG_ATTRIBUTE not in file.attrs or not isinstance(file.get(WEIGHTS_GROUP), h5py.Group):
+    if CONFIG_ATTRIBUTE not in file.attrs or not isinstance(file.get("model_weights"), h5py.Group):
         raise IntegrityError(f"{name} holds no whole model; save it with model.save, not save_weights")
     text = file.attrs[CONFIG_ATTRIBUTE]
     if len(text) > MAX_CONFIG_BYTES:

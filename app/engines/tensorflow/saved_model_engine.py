@@ -1,33 +1,53 @@
-"""Runs a TensorFlow SavedModel: the reference that its compiled model is compared with.
+"""Runs TensorFlow's functions, and a SavedModel as one.
 
-Loading one can write files, and running it read them: a confined process alone does it, with what the operator trusts.
+Loading a SavedModel can write files, and running it read them: a confined process alone does it, with what the operator
+trusts.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino
+from numpy.typing import NDArray
 
-from app.arrays import InputBatch, Scores
-from app.engines.network_input import NHWC, find_layout, shape_of, split_batch, take_pixels
+from app.arrays import Scores
+from app.engines.network_input import NHWC, find_layout, shape_of
+from app.engines.reference_engine import ReferenceEngine
 from app.engines.tensorflow.tensorflow_setup import limit_threads, tf
-from app.errors import InferenceError, IntegrityError
+from app.errors import IntegrityError
 from app.manifest.model_manifest import ModelManifest
 
-SIGNATURE = "serving_default"
 
+class TensorFlowEngine(ReferenceEngine):
+    """A network as one `tf.function` of float32 [N, H, W, 3]."""
 
-class SavedModelEngine:
-    """The signature `serving_default`, float32 [N, H, W, 3] in and one output, behind its normalization."""
+    framework = f"tensorflow {tf.__version__}"
+    FAULTS = (tf.errors.OpError,)
 
     def __init__(self, folder: Path, manifest: ModelManifest, threads: int) -> None:
-        self._path = folder / manifest.artifact.file
-        self._spec = manifest.input
-        self._threads = threads
-        self._takes_one = False
-        self._loaded: Any = None
-        self.function: Any = None
+        super().__init__(folder, manifest, threads)
+        self._layout = NHWC
+
+    def make_function(self, network: Callable[[Any], Any]) -> Any:
+        """Make a network a function that is traced once."""
+        count = 1 if self._takes_one else None
+        pictures = tf.TensorSpec([count, *shape_of(-1, self._spec, NHWC)[1:]], tf.float32)
+        return tf.function(network, input_signature=[pictures])
+
+    def _call(self, pixels: NDArray[np.float32]) -> Scores:
+        scores: Scores = self.network(pixels).numpy()
+        return scores
+
+    def _convert(self) -> openvino.Model:
+        """Read the function's graph with OpenVINO's own reader; no SavedModel is written."""
+        shape = shape_of(1 if self._takes_one else -1, self._spec, NHWC)
+        return openvino.convert_model(self.network, input=shape)
+
+
+class SavedModelEngine(TensorFlowEngine):
+    """The signature `serving_default`, float32 [N, H, W, 3] in and one output."""
 
     def load(self) -> None:
         """Load the signature.
@@ -36,54 +56,22 @@ class SavedModelEngine:
             IntegrityError: TensorFlow cannot load it, or the signature is not there or takes something else.
         """
         limit_threads(self._threads)
+        file = self._path.name
         try:
-            self._loaded = tf.saved_model.load(self._path)
+            self._loaded = tf.saved_model.load(self._path)  # kept, since it owns the signature's variables
         except (OSError, ValueError, KeyError, AttributeError, tf.errors.OpError) as error:
-            raise IntegrityError(f"TensorFlow cannot load {self._path.name}: {error}") from error
-        signature = self._loaded.signatures.get(SIGNATURE)
+            raise IntegrityError(f"TensorFlow cannot load {file}: {error}") from error
+        signature = self._loaded.signatures.get("serving_default")
         if signature is None:
-            raise IntegrityError(f"{self._path.name} has no signature {SIGNATURE}")
+            raise IntegrityError(f"{file} has no signature serving_default")
         inputs = signature.structured_input_signature[1]
         if len(inputs) != 1 or len(signature.structured_outputs) != 1:
-            raise IntegrityError(f"{self._path.name} has not one input and one output")
+            raise IntegrityError(f"{file} has not one input and one output")
         ((name, given),) = inputs.items()
-        if given.dtype != tf.float32:
-            raise IntegrityError(f"{self._path.name} does not take float32")
-        shape = given.shape.as_list()
-        find_layout(self._path.name, shape, self._spec, NHWC)
-        self._takes_one = shape[0] == 1
-        self.function = self._normalize_before(signature, name)
-
-    def _normalize_before(self, signature: Any, name: str) -> Any:
-        mean, std = (np.array(values, dtype=np.float32) for values in (self._spec.mean, self._spec.std))
         (output,) = signature.structured_outputs
-
-        def normalize_and_infer(pixels: Any) -> Any:
-            return signature(**{name: (pixels - mean) / std})[output]
-
-        count = 1 if self._takes_one else None
-        wanted = tf.TensorSpec([count, *shape_of(-1, self._spec, NHWC)[1:]], tf.float32)
-        return tf.function(normalize_and_infer, input_signature=[wanted])
-
-    def infer(self, batch: InputBatch) -> Scores:
-        """Infer."""
-        assert self.function is not None, "load() comes first"
-        parts = split_batch(batch.astype(np.float32), self._takes_one)
-        try:
-            scores: Scores = np.concatenate([self.function(part).numpy() for part in parts])
-        except tf.errors.OpError as error:
-            raise InferenceError("The model failed.") from error
-        return scores
-
-    def to_openvino(self) -> openvino.Model:
-        """Read the function's graph with OpenVINO's own reader."""
-        shape = shape_of(1 if self._takes_one else -1, self._spec, NHWC)
-        return take_pixels(openvino.convert_model(self.function, input=shape), NHWC)
-
-    def describe(self) -> str:
-        """Return the framework's name and version."""
-        return f"tensorflow {tf.__version__}"
-
-    def close(self) -> None:
-        """Free the model."""
-        self.function = self._loaded = None
+        if given.dtype != tf.float32:
+            raise IntegrityError(f"{file} does not take float32")
+        shape = given.shape.as_list()
+        find_layout(file, shape, self._spec, NHWC)
+        self._takes_one = shape[0] == 1
+        self.network = self.make_function(lambda pixels: signature(**{name: pixels})[output])

@@ -211,17 +211,13 @@ class Settings:
         if ("tls_certificate" in values) != ("tls_key" in values):
             raise SettingsError("SCANCER_TLS_CERTIFICATE and SCANCER_TLS_KEY go together: one of them is not set.")
         settings = cls(**values, ts_remarks=tuple(remarks))
-        settings.check_auth()
-        return settings
-
-    def check_auth(self) -> None:
-        """Raise `SettingsError` if nobody is asked for a password where other machines can reach the server."""
-        far = [str(address) for address in self.addresses if not address.is_loopback]
-        if self.auth == "off" and far:
+        far = [str(address) for address in settings.addresses if not address.is_loopback]
+        if settings.auth == "off" and far:
             raise SettingsError(
                 f"SCANCER_AUTH=off is not allowed while other machines can reach {', '.join(far)}: "
                 "every address must be a loopback one."
             )
+        return settings
 
     @property
     def addresses(self) -> tuple[Address, ...]:

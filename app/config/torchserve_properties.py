@@ -37,7 +37,6 @@ TAKEN_REMARKS = {
     "only if it says `initial_workers`, or its archive `minWorkers`",
     "job_queue_size": "it counts for compiled models, in each worker; a handler's queue is the `jobQueueSize` of its "
     "archive's `model-config.yaml`, or else 100",
-    "max_request_size": "",
     "default_response_timeout": "a registration's `response_timeout` and `model-config.yaml` go before the first",
     "allowed_urls": "patterns of `file:` allow nothing; private hosts need SCANCER_PRIVATE_HOSTS too; "
     "absent means none, where TorchServe allows all",
@@ -238,7 +237,7 @@ def describe_keys() -> str:
     rows = ["| key | here |", "| --- | --- |"]
     for key, names in TAKEN.items():
         settings = " and ".join(f"`SCANCER_{name.upper()}`" for name in names)
-        remark = TAKEN_REMARKS[key]
+        remark = TAKEN_REMARKS.get(key, "")
         rows.append(f"| `{key}` | taken: {settings}{'; ' if remark else ''}{remark} |")
     rows.append(f"| `{FROM_ENVIRONMENT}` | taken: with `true`, variables `TS_<KEY>` win over the file |")
     for keys, advice in PASSED.items():

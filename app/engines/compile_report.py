@@ -25,8 +25,6 @@ class CompileReport:
         graph_sha256: of the manifest's parts that were folded in (`ModelManifest.graph_sha256`).
         ir_sha256: of `model.xml` and `model.bin`, in this order, as one stream.
         max_probability_difference: largest one seen between the compiled model and the framework.
-        tolerance: the bound it was held to.
-        images: how many images were compared.
         framework, converter: name and version of what computed the reference, and of what converted.
     """
 

@@ -32,7 +32,6 @@ class Int8Report:
         auc_f32, auc_int8: of the positive class, or the mean over the classes where there are more than two.
         auc_drop: the first less the second.
         auc_drop_low, auc_drop_high: its 95 % interval.
-        max_probability_change: largest change of a probability.
         decisions_changed: how many pictures are given another class.
         ms_f32, ms_int8: median milliseconds of inference a picture on one core, a few pictures each in turn.
     """
@@ -88,8 +87,7 @@ def read_int8_report(model_folder: Path, manifest: ModelManifest, f32: CompileRe
     `f32` is the valid report of the compiled model.
 
     Raises:
-        CompiledModelError: there is none, or it was made from another artifact, manifest or compiled model, or was
-            changed since.
+        CompiledModelError: there is none, it was made from other files than these, or it was changed since.
     """
     folder = model_folder / INT8_FOLDER
     try:

@@ -33,8 +33,7 @@ def shape_of(count: int, spec: InputSpec, layout: str) -> list[int]:
 def find_layout(file: str, shape: Sequence[int | None], spec: InputSpec, *layouts: str) -> str:
     """Tell which of the layouts a network's input has, from its shape, in which None is any number.
 
-    Raises:
-        IntegrityError: it takes no pictures of the manifest's size in any of them, or a fixed number of several.
+    Raises `IntegrityError` if it takes no pictures of the manifest's size, or a fixed number of several.
     """
     for layout in layouts:
         wanted = shape_of(-1, spec, layout)

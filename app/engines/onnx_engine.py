@@ -22,11 +22,7 @@ class OnnxEngine(ReferenceEngine):
     )
 
     def load(self) -> None:
-        """Load the model.
-
-        Raises:
-            IntegrityError: ONNX Runtime cannot load it, or it has not one input of pictures and one output.
-        """
+        """Load the model; raises `IntegrityError` if it cannot be loaded, or has not one input and one output."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 4  # what it cannot load, it says in its error

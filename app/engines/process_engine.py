@@ -34,13 +34,11 @@ def runs_natively(manifest: ModelManifest) -> bool:
     return manifest.engine == "native"
 
 
-def send_array(channel: Channel, array: NDArray[Any]) -> None:
-    """Send an array."""
+def _send_array(channel: Channel, array: NDArray[Any]) -> None:
     channel.send({"shape": array.shape}, [array.tobytes()])
 
 
-def read_array(message: Message, dtype: type[np.generic]) -> NDArray[Any]:
-    """Read a message of `send_array`; raises `ValueError` if the shape is of another number of bytes."""
+def _read_array(message: Message, dtype: type[np.generic]) -> NDArray[Any]:
     return np.frombuffer(message.blobs[0], dtype).reshape(message.header["shape"])
 
 
@@ -100,10 +98,10 @@ class ProcessEngine:
                 self.load()
             assert self._channel is not None, "load() opens it"
             self._channel.connection.settimeout(self._settings.response_timeout_s)
-            send_array(self._channel, batch)
+            _send_array(self._channel, batch)
             reply = self._channel.receive()
             if "error" not in reply.header:
-                return read_array(reply, np.float32)
+                return _read_array(reply, np.float32)
         except (*LOST, ValueError, ModelProcessError) as error:
             self.close()
             log.error("model process lost", extra={"model": self._manifest.name, "reason": repr(error)})
@@ -133,11 +131,11 @@ def serve(descriptor: int, folder: Path, framework: str, threads: int) -> None:
     channel.send({"ready": True})
     while True:
         try:
-            batch = read_array(channel.receive(), np.uint8)
+            batch = _read_array(channel.receive(), np.uint8)
         except EOFError:
             return
         try:
-            send_array(channel, engine.infer(batch))
+            _send_array(channel, engine.infer(batch))
         except InferenceError as error:
             channel.send({"error": error.message})
 

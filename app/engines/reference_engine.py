@@ -21,14 +21,14 @@ class ReferenceEngine(ABC):
     """What the framework raises when a network fails."""
     framework: str
     """The framework's name and version, once the network is loaded."""
+    _layout = NCHW
+    _takes_one = False  # whether the network takes a single picture at a time
 
     def __init__(self, folder: Path, manifest: ModelManifest, threads: int) -> None:
         self._manifest = manifest
         self._path = folder / manifest.artifact.file
         self._spec = manifest.input
         self._threads = threads
-        self._layout = NCHW
-        self._takes_one = False  # whether the network takes a single picture at a time
         self.network: Any = None
 
     @abstractmethod

@@ -11,9 +11,7 @@ from app.manifest.bounds import Bound, read_number, read_whole
 class Table:
     """A TOML table whose keys are taken one by one; every method raises `ManifestError` with the key's name.
 
-    Args:
-        values: keys and values of the table.
-        path: stands before a key in a message, e.g. `model.toml: output.`
+    `path` stands before a key in a message, e.g. `model.toml: output.`
     """
 
     def __init__(self, values: Mapping[str, Any], path: str) -> None:

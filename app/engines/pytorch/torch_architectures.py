@@ -6,6 +6,7 @@ model folder, so that loading a model cannot run code which came with it.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
@@ -118,11 +119,11 @@ class EfficientNetLite(nn.Module):
         return logits
 
 
-def scale_channels(channels: int, width: float, divisor: int = 8) -> int:
-    """Scale a channel count and round it to a multiple of `divisor`, never more than 10 % down."""
+def scale_channels(channels: int, width: float) -> int:
+    """Scale a channel count and round it to a multiple of 8, never more than 10 % down."""
     scaled = channels * width
-    rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * scaled else rounded
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 def import_torchvision() -> ModuleType:
@@ -131,19 +132,15 @@ def import_torchvision() -> ModuleType:
     return import_module("torchvision")
 
 
-def from_torchvision(name: str) -> Callable[[int], nn.Module]:
-    """Make a builder of one of torchvision's classifiers, without weights; nothing is downloaded."""
-
-    def build(classes: int) -> nn.Module:
-        network: nn.Module = import_torchvision().models.get_model(name, weights=None, num_classes=classes)
-        return network
-
-    return build
+def build_from_torchvision(name: str, classes: int) -> nn.Module:
+    """Build one of torchvision's classifiers, without weights; nothing is downloaded."""
+    network: nn.Module = import_torchvision().models.get_model(name, weights=None, num_classes=classes)
+    return network
 
 
 TORCHVISION = ("densenet121", "densenet161", "efficientnet_b0", "mobilenet_v3_small", "resnet18", "resnet50")
 ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
-    **{name: from_torchvision(name) for name in TORCHVISION},
+    **{name: partial(build_from_torchvision, name) for name in TORCHVISION},
     "efficientnet_lite0": lambda classes: EfficientNetLite(1.0, 1.0, classes),
     "efficientnet_lite1": lambda classes: EfficientNetLite(1.0, 1.1, classes),
     "efficientnet_lite2": lambda classes: EfficientNetLite(1.1, 1.2, classes),

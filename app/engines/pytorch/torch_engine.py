@@ -35,9 +35,7 @@ class TorchEngine(ReferenceEngine):
     def load(self) -> None:
         """Build the named architecture and fill it with the artifact's weights.
 
-        Raises:
-            ManifestError: the architecture is not in the project's list.
-            IntegrityError: the weights are not of this architecture, or not those of a network alone.
+        Raises `ManifestError` if the architecture is not listed, `IntegrityError` if the weights are not of it.
         """
         torch.set_num_threads(self._threads)
         name = self._manifest.artifact.architecture

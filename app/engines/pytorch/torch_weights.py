@@ -15,8 +15,7 @@ from app.errors import IntegrityError
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read an artifact's tensors by name; its suffix says how, and there is no second try in another way.
 
-    Raises:
-        IntegrityError: it is not of that format, holds more than named tensors, or one that declares more than it has.
+    Raises `IntegrityError` if it is not of that format, or holds more than named tensors of numbers.
     """
     if path.suffix != ".safetensors":
         return _read_state_dict(path)

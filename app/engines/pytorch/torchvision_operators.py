@@ -4,8 +4,7 @@ import importlib.machinery
 
 import torch
 
-NAMESPACE = "torchvision"
-OPERATORS = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]  # torch ships no annotation
+OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # torch ships no annotation
 """Keeps the declared schemas alive."""
 
 
@@ -17,7 +16,7 @@ def declare_operators() -> None:
     """
     if hasattr(torch.ops.torchvision, "nms"):
         return
-    spec = importlib.machinery.PathFinder.find_spec(NAMESPACE)
+    spec = importlib.machinery.PathFinder.find_spec("torchvision")
     if spec is None:  # not installed: importing it will say so
         return
     library = importlib.machinery.PathFinder.find_spec("_C", spec.submodule_search_locations)

@@ -56,8 +56,7 @@ def load_network(path: Path) -> Any:
 
     Raises:
         FrameworkMissingError: Keras 2 wrote the file, and tf-keras is not installed.
-        IntegrityError: the file holds something that is not allowed, Keras cannot load it, or the network has not one
-            input and one output.
+        IntegrityError: the file is not allowed, cannot be loaded, or has not one input and one output.
     """
     try:
         network = _load_checked(path)

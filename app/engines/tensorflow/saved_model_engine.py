@@ -5,7 +5,6 @@ trusts.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,14 @@ from app.engines.network_input import NHWC, find_layout, shape_of
 from app.engines.reference_engine import ReferenceEngine
 from app.engines.tensorflow.tensorflow_setup import limit_threads, tf
 from app.errors import IntegrityError
-from app.manifest.model_manifest import ModelManifest
 
 
 class TensorFlowEngine(ReferenceEngine):
     """A network as one `tf.function` of float32 [N, H, W, 3]."""
 
+    _layout = NHWC
     framework = f"tensorflow {tf.__version__}"
     FAULTS = (tf.errors.OpError,)
-
-    def __init__(self, folder: Path, manifest: ModelManifest, threads: int) -> None:
-        super().__init__(folder, manifest, threads)
-        self._layout = NHWC
 
     def make_function(self, network: Callable[[Any], Any]) -> Any:
         """Make a network a function that is traced once."""
@@ -50,11 +45,7 @@ class SavedModelEngine(TensorFlowEngine):
     """The signature `serving_default`, float32 [N, H, W, 3] in and one output."""
 
     def load(self) -> None:
-        """Load the signature.
-
-        Raises:
-            IntegrityError: TensorFlow cannot load it, or the signature is not there or takes something else.
-        """
+        """Load the signature; raises `IntegrityError` if it cannot be loaded, is absent or takes something else."""
         limit_threads(self._threads)
         file = self._path.name
         try:

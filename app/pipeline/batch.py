@@ -3,8 +3,9 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
-from types import TracebackType
 
 import numpy as np
 
@@ -62,42 +63,53 @@ class BatchRunner:
         self._came = threading.Condition(self._lock)
         self._engine_lock = threading.Lock()
         self._jobs: deque[Job] = deque()
-        self._arriving = 0
+        self._arriving: set[object] = set()
         self._last_load = 1
         self._last_ended = 0.0
         self._needed_s = 0.0  # what a batch took lately
         self._is_led = False
         self._is_closed = False
 
-    def arrival(self) -> "Arrival":
-        """Announce pictures: `with runner.arrival() as arrival: … arrival.infer(batch)`."""
-        return Arrival(self)
-
-    def infer(self, batch: InputBatch, patience: Patience = ENDLESS) -> tuple[Scores, float, float]:
-        """Infer pictures that nothing announced; see `Arrival.infer`."""
-        with self.arrival() as arrival:
-            return arrival.infer(batch, patience)
+    @contextmanager
+    def arrival(self) -> Iterator[object]:
+        """Announce pictures that are being decoded. `infer` redeems this; leaving the `with` takes it back."""
+        announcement = object()
+        with self._lock:
+            self._arriving.add(announcement)
+        try:
+            yield announcement
+        finally:
+            if announcement in self._arriving:
+                with self._lock:
+                    self._arriving.remove(announcement)
+                    self._came.notify()
 
     @property
     def waiting(self) -> int:
         """How many callers wait for the next batch."""
         return len(self._jobs)
 
-    def announce(self) -> None:
-        """Say that pictures are being decoded."""
-        with self._lock:
-            self._arriving += 1
+    def infer(
+        self, batch: InputBatch, patience: Patience = ENDLESS, announcement: object = None
+    ) -> tuple[Scores, float, float]:
+        """Infer the pictures, perhaps together with others'.
 
-    def retract(self) -> None:
-        """Say that they do not come."""
-        with self._lock:
-            self._arriving -= 1
-            self._came.notify()
+        Args:
+            batch: uint8, [N, H, W, 3].
+            patience: how long the caller waits. Pictures of one who does not are not inferred.
+            announcement: what `arrival` gave for these pictures; None: nothing announced them.
 
-    def infer_announced(self, job: Job) -> tuple[Scores, float, float]:
-        """Infer what was announced; see `Arrival.infer`."""
+        Returns:
+            The scores, float32 [N, outputs]; seconds waited in the queue; seconds inferring.
+
+        Raises:
+            ServiceUnavailableError: the queue is full, or the model was closed.
+            DeadlineError: the caller waits no longer.
+            InferenceError: the engine failed.
+        """
+        job = Job(batch, patience)
         with self._lock:
-            self._arriving -= 1
+            self._arriving.discard(announcement)
             self._came.notify()
             if len(self._jobs) >= self._queue_size:
                 raise ServiceUnavailableError("Too many requests wait for this model; try again shortly.")
@@ -140,7 +152,10 @@ class BatchRunner:
                     job.error = InferenceError("The model failed.")
                 job.wake.release()
             with self._lock:
-                self._last_load, self._last_ended = len(jobs) + len(self._jobs) + self._arriving, time.perf_counter()
+                self._last_load, self._last_ended = (
+                    len(jobs) + len(self._jobs) + len(self._arriving),
+                    time.perf_counter(),
+                )
                 self._is_led = bool(self._jobs)
                 if self._jobs:
                     self._jobs[0].is_leader = True
@@ -226,42 +241,3 @@ class BatchRunner:
         with self._engine_lock:
             self._is_closed = True
             self._engine.close()
-
-
-class Arrival:
-    """Pictures that were announced: either they come, by `infer`, or leaving the `with` takes the word back."""
-
-    __slots__ = ("_is_pending", "_runner")
-
-    def __init__(self, runner: BatchRunner) -> None:
-        self._runner = runner
-        self._is_pending = True
-
-    def __enter__(self) -> "Arrival":
-        self._runner.announce()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._is_pending:
-            self._runner.retract()
-
-    def infer(self, batch: InputBatch, patience: Patience = ENDLESS) -> tuple[Scores, float, float]:
-        """Infer the pictures, perhaps together with others'.
-
-        Args:
-            batch: uint8, [N, H, W, 3].
-            patience: how long the caller waits. Pictures of one who does not are not inferred.
-
-        Returns:
-            The scores, float32 [N, outputs]; seconds waited in the queue; seconds inferring.
-
-        Raises:
-            ServiceUnavailableError: the queue is full, or the model was closed.
-            DeadlineError: the caller waits no longer.
-            InferenceError: the engine failed.
-        """
-        job = Job(batch, patience)
-        self._is_pending = False
-        return self._runner.infer_announced(job)

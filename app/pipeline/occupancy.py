@@ -10,30 +10,24 @@ class Occupancy:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._left = threading.Condition()
         self._users = 0
         self._is_retired = False
-        self._idle = threading.Event()
 
     def enter(self) -> bool:
         """Keep the model from being let go until `leave`; False if it is too late for that."""
-        with self._lock:
-            if self._is_retired:
-                return False
-            self._users += 1
-            return True
+        with self._left:
+            self._users += not self._is_retired
+            return not self._is_retired
 
     def leave(self) -> None:
         """Take back an `enter`."""
-        with self._lock:
+        with self._left:
             self._users -= 1
-            if self._is_retired and not self._users:
-                self._idle.set()
+            self._left.notify_all()
 
     def retire(self, timeout_s: float) -> None:
         """Let nobody enter any more, and wait for those who have."""
-        with self._lock:
+        with self._left:
             self._is_retired = True
-            if not self._users:
-                self._idle.set()
-        self._idle.wait(timeout_s)
+            self._left.wait_for(lambda: not self._users, timeout_s)

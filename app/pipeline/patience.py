@@ -54,11 +54,7 @@ ENDLESS = Patience()
 
 
 class Turn:
-    """One caller's turn at decoding; what it took is given back at the end of the `with`.
-
-    Args:
-        patience: how long the caller waits for it.
-    """
+    """One caller's turn at decoding; what it took is given back at the end of the `with`."""
 
     __slots__ = ("_holds", "_patience")
 

@@ -32,12 +32,7 @@ PROBABILITY_SLACK = 1e-3
 def to_probabilities(scores: Scores, spec: OutputSpec) -> Probabilities:
     """Turn scores into probabilities: by the activation, unless the network applies it itself.
 
-    Args:
-        scores: float32, [N, outputs].
-        spec: gives activation, classes, and whether the scores are logits or probabilities.
-
-    Returns:
-        float64, [N, classes], 0 to 1, each row sums to 1.
+    Takes float32 [N, outputs]; returns float64 [N, classes], 0 to 1, each row sums to 1.
 
     Raises:
         InferenceError: the shape is wrong, a score is not finite, or a score that should be a probability is none.
@@ -58,14 +53,8 @@ def to_probabilities(scores: Scores, spec: OutputSpec) -> Probabilities:
 def complete(exact: Probabilities) -> Probabilities:
     """Complete probabilities that the network returned: add the class it leaves out, or bring the sum to exactly 1.
 
-    Args:
-        exact: float64, [N, outputs]; one output is the probability of the positive class.
-
-    Returns:
-        float64, [N, classes], 0 to 1, each row sums to 1.
-
-    Raises:
-        InferenceError: the numbers are no probabilities.
+    Takes float64 [N, outputs], one output being the positive class; returns float64 [N, classes]. Raises
+    `InferenceError` if the numbers are no probabilities.
     """
     if not are_probabilities(exact):
         raise InferenceError("The model returned no valid scores.")
@@ -86,10 +75,6 @@ def are_probabilities(exact: Probabilities) -> bool:
 def check_scores(scores: Scores, spec: OutputSpec) -> None:
     """Refuse scores that contradict the manifest on whether the network applies its activation itself.
 
-    Args:
-        scores: float32, [N, outputs], for any pictures.
-        spec: the manifest's `[output]`.
-
     Raises:
         ManifestError: the manifest says probabilities and the scores are none, or it says logits and the scores are
             probabilities of several classes.
@@ -108,12 +93,7 @@ def check_scores(scores: Scores, spec: OutputSpec) -> None:
 
 
 def decide(probabilities: Probabilities, spec: OutputSpec) -> Decision:
-    """Decide for one picture: by the threshold if there is one, else for the most probable class.
-
-    Args:
-        probabilities: float64, [classes], 0 to 1, one row of `to_probabilities`.
-        spec: gives classes, positive class and threshold.
-    """
+    """Decide by the threshold if there is one, else for the most probable class; takes a row of `to_probabilities`."""
     values = [float(value) for value in probabilities]
     if spec.positive_class is None or spec.threshold is None:
         index = max(range(len(values)), key=values.__getitem__)

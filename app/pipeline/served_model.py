@@ -69,7 +69,7 @@ def is_one_colour(pixels: RGBImage) -> bool:
     return bool(pixels[0].tobytes() == colour * width and pixels.tobytes() == colour * (width * height))
 
 
-class ServedModel:
+class ServedModel(Occupancy):
     """One version of a model, ready to answer.
 
     Attributes:
@@ -80,28 +80,24 @@ class ServedModel:
     """
 
     def __init__(self, manifest: ModelManifest, engine: Engine, limits: ImageLimits, queue_size: int) -> None:
+        super().__init__()
         self.manifest = manifest
         self._limits = limits
         self.places = queue_size + manifest.batch.max_size
         self._runner = BatchRunner(engine, self.places, manifest.batch)
-        self._occupancy = Occupancy()
 
     def predict(self, upload: Upload, patience: Patience = ENDLESS) -> tuple[Prediction, Timing]:
         """Classify one picture: bytes in, answer out.
-
-        Args:
-            upload: the picture.
-            patience: how long the caller waits.
 
         Raises:
             RequestError: the picture cannot be taken; see `decode`.
             ServiceError: the queue is full, or the engine failed.
         """
-        with self._runner.arrival() as arrival:
+        with self._runner.arrival() as announcement:
             started = time.perf_counter()
             picture = self.understand(upload, patience)
             decode_s = time.perf_counter() - started
-            scores, queue_s, inference_s = arrival.infer(picture.pixels[np.newaxis], patience)
+            scores, queue_s, inference_s = self._runner.infer(picture.pixels[np.newaxis], patience, announcement)
         probabilities = to_probabilities(scores, self.manifest.output)
         decision = decide(probabilities[0], self.manifest.output)
         return Prediction(decision, picture), Timing(decode_s, queue_s, inference_s)
@@ -117,11 +113,8 @@ class ServedModel:
             pixels = preprocess(image.pixels, spec)
         (width, height), conversions = image.size, image.conversions
         if pixels.shape[:2] != (height, width):
-            way = (
-                "resized"
-                if spec.short_side_px is None
-                else f"resized to a shorter side of {spec.short_side_px} and cut"
-            )
+            side = spec.short_side_px
+            way = "resized" if side is None else f"resized to a shorter side of {side} and cut"
             conversions += (f"{way} from {width}x{height} to {pixels.shape[1]}x{pixels.shape[0]}",)
         warnings = ("The picture shows a single colour; the answer means nothing.",) if is_one_colour(pixels) else ()
         return Picture(pixels, width, height, image.format, image.mode, conversions, warnings)
@@ -131,21 +124,19 @@ class ServedModel:
     ) -> tuple[list[Prediction | AnsweredError], Timing]:
         """Classify several pictures as one batch; one that cannot be taken gets its own error, in its place.
 
-        Args:
-            uploads: pictures, or the errors that reading them from the request already gave.
-            patience: how long the caller waits.
+        `uploads` holds pictures, or the errors that reading them from the request already gave.
 
         Raises:
             ServiceError: the queue is full, the deadline passed, or the engine failed: then no picture has an answer.
         """
-        with self._runner.arrival() as arrival:
+        with self._runner.arrival() as announcement:
             started = time.perf_counter()
             pictures = [self._try_to_understand(upload, patience) for upload in uploads]
             decode_s = time.perf_counter() - started
             batch = [picture.pixels for picture in pictures if isinstance(picture, Picture)]
             if not batch:
                 return [picture for picture in pictures if isinstance(picture, AnsweredError)], Timing(decode_s, 0, 0)
-            scores, queue_s, inference_s = arrival.infer(np.stack(batch), patience)
+            scores, queue_s, inference_s = self._runner.infer(np.stack(batch), patience, announcement)
         rows = iter(to_probabilities(scores, self.manifest.output))
         answers = [
             Prediction(decide(next(rows), self.manifest.output), picture) if isinstance(picture, Picture) else picture
@@ -175,17 +166,9 @@ class ServedModel:
         with suppress(ServiceUnavailableError):
             self._runner.infer(np.zeros((1, spec.height_px, spec.width_px, 3), dtype=np.uint8))
 
-    def enter(self) -> bool:
-        """Keep the model from being let go until `leave`; False if it is too late for that."""
-        return self._occupancy.enter()
-
-    def leave(self) -> None:
-        """Take back an `enter`."""
-        self._occupancy.leave()
-
     def retire(self, timeout_s: float) -> None:
         """Let nobody enter any more, wait for those who have, then close."""
-        self._occupancy.retire(timeout_s)
+        super().retire(timeout_s)
         self.close()
 
     def close(self) -> None:

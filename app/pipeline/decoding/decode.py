@@ -58,11 +58,7 @@ class PatientFile(io.BytesIO):
         self._turn = turn
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read on.
-
-        Raises:
-            DeadlineError: the caller no longer waits.
-        """
+        """Read on; raises `DeadlineError` if the caller no longer waits."""
         self._turn.check()
         return super().read(size)
 
@@ -110,12 +106,7 @@ def decode(
 
 
 def find_format(body: bytes) -> ImageFormat:
-    """Name the format of a file by its first bytes.
-
-    Raises:
-        BadRequestError: the body is empty.
-        UnsupportedMediaError: the body is no picture, or of another format.
-    """
+    """Name the format of a file by its first bytes; raises as `decode` does for an empty or foreign body."""
     if not body:
         raise BadRequestError("The body is empty; send one picture.")
     for file_format in FORMATS:

@@ -32,7 +32,8 @@ TURNS = {
 class ImageFormat:
     """A file format. `decode` calls the methods in the order in which they stand here.
 
-    Each method may raise an error of `DAMAGE` for a broken file. A new format is one file with a subclass, which
+    Each method may raise an error of `DAMAGE` for a broken file, and `UnsupportedImageError` or `DamagedImageError` to
+    refuse it. A new format is one file with a subclass, which
     overrides what differs, and one entry in `decode.FORMATS`.
 
     Attributes:
@@ -44,27 +45,15 @@ class ImageFormat:
     signature: ClassVar[re.Pattern[bytes]]
 
     def check_file(self, body: bytes, limits: ImageLimits) -> None:
-        """Check what Pillow skips, and what costs too much once Pillow opens the file.
-
-        Raises:
-            UnsupportedImageError, DamagedImageError: the file is refused.
-        """
+        """Check what Pillow skips, and what costs too much once Pillow opens the file."""
 
     def check_header(self, image: ImageFile.ImageFile, limits: ImageLimits) -> None:
-        """Check an opened file before its pixels are decoded; `decode` has checked its size.
-
-        Raises:
-            UnsupportedImageError, DamagedImageError: the file is refused.
-        """
+        """Check an opened file before its pixels are decoded; `decode` has checked its size."""
         if getattr(image, "is_animated", False):
             raise UnsupportedImageError(SEVERAL_FRAMES)
 
     def reduce_scale(self, image: ImageFile.ImageFile, min_size: tuple[int, int]) -> int:
-        """Prepare decoding at a reduced scale, if the format can and the picture stays as large as `min_size`.
-
-        Returns:
-            The number that divides each side; 1 for the full size.
-        """
+        """Prepare decoding at a reduced scale that keeps `min_size`; return what divides each side, 1 for full size."""
         return 1
 
     def load(self, image: ImageFile.ImageFile, body: bytes, is_turned: bool) -> tuple[Image.Image, int]:
@@ -72,9 +61,6 @@ class ImageFormat:
 
         Returns:
             The upright picture, and the EXIF orientation it was turned from; `UPRIGHT` if it was not turned.
-
-        Raises:
-            UnsupportedImageError, DamagedImageError: the file is refused.
         """
         image.load()
         return turn_upright(image, is_turned)

@@ -13,11 +13,7 @@ class ImageLimits:
     max_side_px: int = 16_384
 
     def check(self, width_px: int, height_px: int) -> None:
-        """Refuse a picture that is too large.
-
-        Raises:
-            UnsupportedImageError: the picture is over a limit.
-        """
+        """Raise `UnsupportedImageError` if the picture is over a limit."""
         if width_px * height_px > self.max_pixels or max(width_px, height_px) > self.max_side_px:
             raise UnsupportedImageError(
                 f"The picture has {width_px} x {height_px} pixels; at most {self.max_pixels} in all and "

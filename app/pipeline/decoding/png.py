@@ -81,10 +81,7 @@ def check_rows(image: Image.Image, body: bytes) -> None:
     """Check that a loaded PNG has all its rows.
 
     Pillow leaves missing rows black. So the pixel data is inflated a second time only if the last row is black, or if
-    the rows are interlaced.
-
-    Raises:
-        DamagedImageError: rows are missing.
+    the rows are interlaced. Raises `DamagedImageError` if rows are missing.
     """
     is_interlaced = bool(image.info.get("interlace"))
     if not is_interlaced and is_last_row_lit(image):

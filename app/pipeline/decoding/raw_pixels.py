@@ -19,14 +19,8 @@ less than 1e-4. Another normalization, or a picture resized in floating point, m
 def wrap_pixels(pixels: RGBImage, limits: ImageLimits, turn: Turn) -> DecodedImage:
     """Treat pixels as a decoded picture.
 
-    Args:
-        pixels: uint8, [H, W, 3], RGB, 0 to 255, of any size.
-        limits: the limits for files, which hold for pixels too.
-        turn: taken before the pixels are copied.
-
-    Raises:
-        UnsupportedImageError: the picture is over the limits.
-        DeadlineError: the caller no longer waits.
+    Takes uint8 [H, W, 3], RGB, 0 to 255, of any size; `turn` is taken before the pixels are copied. Raises
+    `UnsupportedImageError` over the limits, `DeadlineError` if the caller no longer waits.
     """
     height_px, width_px, _ = pixels.shape
     limits.check(width_px, height_px)
@@ -37,12 +31,7 @@ def wrap_pixels(pixels: RGBImage, limits: ImageLimits, turn: Turn) -> DecodedIma
 def denormalize(values: NDArray[np.float32], spec: InputSpec) -> InputBatch:
     """Turn normalized values back into pixels. A compiled model takes pixels, and normalizes them itself.
 
-    Args:
-        values: float32, [N, H, W, 3], RGB, (pixel - mean) / std.
-        spec: gives mean and std.
-
-    Returns:
-        uint8, [N, H, W, 3], RGB, 0 to 255.
+    Takes float32 [N, H, W, 3], RGB, (pixel - mean) / std; returns uint8 of the same shape, RGB, 0 to 255.
 
     Raises:
         BadRequestError: a value comes from no whole pixel, so rounding it would answer for another picture; or the

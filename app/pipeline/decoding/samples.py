@@ -20,15 +20,7 @@ class SampleKind:
 
 
 def to_rgb(image: Image.Image, kind: SampleKind) -> tuple[Image.Image, list[str]]:
-    """Bring a picture to 8-bit RGB.
-
-    Args:
-        image: a loaded picture, of any mode.
-        kind: how its file stores samples.
-
-    Returns:
-        The picture in mode RGB, and the steps in order; plain RGB takes none.
-    """
+    """Bring a loaded picture of any mode to 8-bit RGB; also return the steps in order, none for plain RGB."""
     mode, steps = image.mode, []
     if mode.startswith("I;16"):
         image = scale_to_8_bits(image, 2**kind.bits - 1, kind.is_white_zero)

@@ -46,13 +46,7 @@ def cut_middle(
     """Resize a picture by its shorter side and cut out its middle.
 
     The result is that of torchvision's `Resize(short_side_px)` and `CenterCrop(size)`. The longer side is rounded down.
-    A margin that ends in a half is rounded to the even number.
-
-    Args:
-        image: mode RGB, any size.
-        size: width and height of the result; at most `short_side_px`.
-        short_side_px: length of the shorter side after resizing.
-        resample: the filter.
+    A margin that ends in a half is rounded to the even number. `size` is width and height, at most `short_side_px`.
     """
     short, long = sorted(image.size)
     long_px = int(short_side_px * long / short)

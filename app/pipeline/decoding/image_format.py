@@ -59,8 +59,7 @@ class ImageFormat:
     def load(self, image: ImageFile.ImageFile, body: bytes, is_turned: bool) -> tuple[Image.Image, int]:
         """Decode the pixels, check that none is missing, and turn them upright if `is_turned`.
 
-        Returns:
-            The upright picture, and the EXIF orientation it was turned from; `UPRIGHT` if it was not turned.
+        Returns the picture, and the EXIF orientation it was turned from; `UPRIGHT` if it was not turned.
         """
         image.load()
         return turn_upright(image, is_turned)

@@ -115,8 +115,7 @@ def count_inflated_bytes(size: tuple[int, int], body: bytes, passes: tuple[tuple
 def scale_colour_key(image: Image.Image, bits: int) -> None:
     """Scale the transparent grey as Pillow scales the pixels, because Pillow compares the two.
 
-    Raises:
-        UnsupportedImageError: 16-bit samples have a transparent colour, which their high bytes no longer tell apart.
+    Raises `UnsupportedImageError` for a transparent colour of 16 bits, which the high bytes no longer tell apart.
     """
     key = image.info.get("transparency")
     if image.mode == "L" and key is not None:

@@ -37,13 +37,7 @@ def to_rgb(image: Image.Image, kind: SampleKind) -> tuple[Image.Image, list[str]
 
 
 def scale_to_8_bits(image: Image.Image, largest: int, white_is_zero: bool) -> Image.Image:
-    """Scale grey to 8-bit RGB.
-
-    Args:
-        image: mode I;16 or I;16B.
-        largest: the value that becomes 255. Smaller values are scaled and rounded, not cut.
-        white_is_zero: whether 0 means white; the picture is then inverted.
-    """
+    """Scale grey, mode I;16 or I;16B, to 8-bit RGB: `largest` becomes 255, smaller values are scaled and rounded."""
     samples = np.asarray(image).astype(np.uint32)
     scaled = (samples * 255 + largest // 2) // largest
     return Image.fromarray((255 - scaled if white_is_zero else scaled).astype(np.uint8)).convert("RGB")

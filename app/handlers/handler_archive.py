@@ -19,8 +19,7 @@ FILE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 """Longer names are no files: the system would refuse to look them up."""
 MAX_FILE_BYTES = 1024 * 1024
 MAX_YAML_NODES, MAX_YAML_BRACKETS = 10_000, 1_000
-FILE_KEYS = ("serializedFile", "modelFile", "requirementsFile", "configFile")
-LIMIT_KEYS = {
+LIMIT_KEYS = {  # by field of `PoolLimits`: the key in `model-config.yaml`
     "min_workers": "minWorkers",
     "max_workers": "maxWorkers",
     "batch_size": "batchSize",
@@ -29,20 +28,14 @@ LIMIT_KEYS = {
     "startup_timeout_s": "startupTimeout",
     "queue_size": "jobQueueSize",
 }
-"""By field of `PoolLimits`: the key in `model-config.yaml`."""
 
 
 @dataclass(frozen=True)
 class PoolLimits:
     """The processes of a handler, and how requests are batched; names and defaults are TorchServe's.
 
-    Attributes:
-        min_workers, max_workers: least and greatest number of processes.
-        batch_size: most requests that a process gets together.
-        max_batch_delay_ms: how long a batch waits for more requests.
-        response_timeout_s: a process that takes longer for a batch is ended.
-        startup_timeout_s: a process that takes longer to load the model is ended.
-        queue_size: requests that may wait; one more is refused.
+    A process gets at most `batch_size` requests together. It is ended if it takes longer than `startup_timeout_s` to
+    load the model, or than `response_timeout_s` for a batch. When `queue_size` requests wait, one more is refused.
     """
 
     min_workers: int = 1
@@ -67,13 +60,10 @@ class HandlerArchive:
     """An unpacked archive, ready to be run.
 
     Attributes:
-        path: the folder.
-        name, version: the registry's name and version of the model.
-        manifest: content of `MAR-INF/MANIFEST.json`, which handlers read.
+        name, version: the registry's, which may differ from the archive's own.
+        manifest, config: content of `MAR-INF/MANIFEST.json` and `model-config.yaml`, which handlers read.
         module: name of the handler's module, without `.py`.
         function: name of the module's entry function; `handle` if the archive names none.
-        config: content of `model-config.yaml`, which handlers read.
-        limits: processes and batches, from `config` and the defaults.
         identity: differs between two archives that lie, one after the other, in one place.
         envelope: one of `ENVELOPES`.
     """
@@ -119,17 +109,7 @@ def is_archive(folder: Path) -> bool:
 
 
 def read_archive(folder: Path, name: str, version: str, default: PoolLimits = TORCHSERVE_LIMITS) -> HandlerArchive:
-    """Read an unpacked archive.
-
-    Args:
-        folder: holds `MAR-INF/`.
-        name: the model's name here; the archive may have another.
-        version: the model's version here.
-        default: limits where the archive sets none.
-
-    Raises:
-        ManifestError: it is malformed; the message says where.
-    """
+    """Read an unpacked archive; `default` holds where it sets no limits. Raises `ManifestError` if it is malformed."""
     manifest = read_json(folder / MANIFEST_PATH)
     model = manifest.get("model")
     if not isinstance(model, dict) or not model.get("modelName") or not model.get("modelVersion"):
@@ -141,7 +121,7 @@ def read_archive(folder: Path, name: str, version: str, default: PoolLimits = TO
     found = HANDLER_PATTERN.fullmatch(str(model.get("handler", "")))
     if not found:
         raise ManifestError(f"{MANIFEST_PATH}: handler must be NAME, NAME.py or NAME.py:FUNCTION")
-    for key in FILE_KEYS:
+    for key in ("serializedFile", "modelFile", "requirementsFile", "configFile"):
         file = model.get(key)
         if file and not (isinstance(file, str) and FILE_PATTERN.fullmatch(file) and (folder / file).exists()):
             raise ManifestError(f"{MANIFEST_PATH}: {key} must be the name of a file in the archive")
@@ -209,16 +189,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_limits(config: Mapping[str, Any], default: PoolLimits) -> PoolLimits:
-    """Read the processes and batches of `model-config.yaml`; `default` fills what it leaves out.
-
-    Raises:
-        OutOfBoundsError: a number is none, or is out of its bounds.
-    """
+    """Read the limits in `model-config.yaml`; `default` fills what it leaves out. Raises `OutOfBoundsError`."""
     given = {
         field: read_whole(f"model-config.yaml: {key}", config[key], POOL_BOUNDS[field])
         for field, key in LIMIT_KEYS.items()
         if key in config
     }
-    least = given.get("min_workers", default.min_workers)
-    most = max(least, given.get("max_workers", 1))
-    return replace(default, **given | {"max_workers": most})
+    given["max_workers"] = max(given.get("min_workers", default.min_workers), given.get("max_workers", 1))
+    return replace(default, **given)

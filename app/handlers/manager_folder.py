@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from app.config.settings import Settings
@@ -49,11 +49,8 @@ def sweep(settings: Settings) -> None:
 
 def end_manager(folder: Path) -> None:
     """Have the manager end with all its processes, wait for that, and remove what a killed one left."""
-    with suppress(*LOST):
-        channel = connect(folder / SOCKET_FILE)
-        with suppress(*LOST):
-            channel.send({"operation": "stop"})
-        channel.close()
+    with suppress(*LOST), closing(connect(folder / SOCKET_FILE)) as channel:
+        channel.send({"operation": "stop"})
     deadline = time.monotonic() + END_S
     while has_manager(folder) and time.monotonic() < deadline:
         time.sleep(PAUSE_S)

@@ -21,22 +21,15 @@ from app.pipeline.patience import LATE, Patience
 if TYPE_CHECKING:
     from app.handlers.client.pool_client import PoolClient
 
-EXPLAINING_PACKAGE = "captum"
-"""TorchServe's default handler explains with it; an operator installs it."""
-
 
 def require_captum() -> None:
-    """Raise `HandlerFaultError` if nothing here could explain."""
-    if find_spec(EXPLAINING_PACKAGE) is None:
+    """Raise `HandlerFaultError` without captum, with which TorchServe's default handler explains."""
+    if find_spec("captum") is None:
         raise HandlerFaultError(NO_CAPTUM)
 
 
 class Explainer:
-    """Lends the program. One that could not be started is started anew for the next caller.
-
-    Args:
-        archive: is compiled; one process of it is enough.
-        find_pools: where it is started.
+    """Lends the program of a compiled archive. One that could not be started is started anew for the next caller.
 
     Thread safety: all methods may be called from any thread.
     """
@@ -52,12 +45,7 @@ class Explainer:
 
     @contextmanager
     def lend(self, patience: Patience) -> Iterator[HandlerModel]:
-        """Lend the program for one request, and wait for its start if need be.
-
-        Raises:
-            HandlerFaultError: it cannot be started.
-            DeadlineError: the caller waits no longer.
-        """
+        """Lend the program for one request, started if need be; raises `HandlerFaultError` or `DeadlineError`."""
         handler = self._find(patience)
         if not handler.enter():
             raise HandlerFaultError("The program that explains is being ended.")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from app.errors import HandlerFaultError, ModelProcessError, ServiceUnavailableError
@@ -21,6 +22,11 @@ NO_DESCRIBER = 'Model "{}" has no worker to serve describe request. Please use s
 class HandlerModel(Occupancy):
     """Answers requests through the pool of its model.
 
+    Attributes:
+        has_envelope: whether requests reach the program through an envelope.
+        places: requests that may be in work or wait: as many as the workers take at a time, and its queue.
+        timeout_ms: how long an answer may take at least; the pool tells of a handler that is too slow a moment before.
+
     Thread safety: all methods may be called from any thread.
     """
 
@@ -28,63 +34,33 @@ class HandlerModel(Occupancy):
         super().__init__()
         self._archive = archive
         self._pools = pools
-
-    @property
-    def name(self) -> str:
-        """Model name."""
-        return self._archive.name
-
-    @property
-    def version(self) -> str:
-        """Version."""
-        return self._archive.version
-
-    @property
-    def has_envelope(self) -> bool:
-        """Whether requests reach the program through an envelope."""
-        return self._archive.has_envelope
-
-    @property
-    def places(self) -> int:
-        """Requests that may be in work or wait: as many as the workers take at a time, and its queue."""
-        limits = self._archive.limits
-        return limits.queue_size + limits.batch_size * limits.max_workers
-
-    @property
-    def timeout_ms(self) -> int:
-        """How long an answer may take at least: a handler that is too slow is told of by the pool, a moment before."""
-        return int(self._archive.limits.response_timeout_s * 1000) + MARGIN_MS
+        self.name, self.version, self.has_envelope = archive.name, archive.version, archive.has_envelope
+        limits = archive.limits
+        self.places = limits.queue_size + limits.batch_size * limits.max_workers
+        self.timeout_ms = int(limits.response_timeout_s * 1000) + MARGIN_MS
 
     def predict(
         self, request: Mapping[str, Any], parts: Sequence[bytes], patience: Patience, version: str | None = None
     ) -> "Answer":
-        """Have one request answered; see `PoolClient.predict`. `version` is what the caller said of it.
-
-        Raises:
-            ServiceUnavailableError: there is no worker, or too many requests wait.
-            DeadlineError: the caller waits no longer.
-        """
-        answer = self._pools.predict(self._archive, request, parts, patience)
-        if answer is None:
-            raise ServiceUnavailableError(describe_lack_of_workers(self.name, version))
-        return answer
+        """Do as `open`, but wait for all of the answer."""
+        answer = self.open(request, parts, patience, version)
+        return answer if isinstance(answer, tuple) else answer.read_whole()
 
     def open(
         self, request: Mapping[str, Any], parts: Sequence[bytes], patience: Patience, version: str | None = None
     ) -> "Answer | AnswerStream":
-        """Have one request answered, in parts if the program gives it so; raises as `predict`."""
+        """Have one request answered, in parts if the program gives it so; see `PoolClient.open`.
+
+        `version` is the one that the caller named, for the message. Raises `DeadlineError`, or
+        `ServiceUnavailableError` if there is no worker or too many requests wait.
+        """
         answer = self._pools.open(self._archive, request, parts, patience)
         if answer is None:
             raise ServiceUnavailableError(describe_lack_of_workers(self.name, version))
         return answer
 
     def describe_itself(self, request_id: str, patience: Patience) -> dict[str, Any] | None:
-        """Return what the handler's `describe_handle` says of the model; nothing where it has none.
-
-        Raises:
-            HandlerFaultError: the handler failed.
-            ServiceUnavailableError, DeadlineError: as `predict`.
-        """
+        """Return what the handler's `describe_handle` says; raises `HandlerFaultError` if it failed, else as `open`."""
         request = {"id": request_id, "headers": {"describe": "True"}, "parts": []}
         answer = self._pools.predict(self._archive, request, [], patience)
         if answer is None:
@@ -92,11 +68,11 @@ class HandlerModel(Occupancy):
         header, body = answer
         if "error" in header:
             raise HandlerFaultError(header["error"])
-        try:
+        with suppress(ValueError, RecursionError):
             document = json.loads(body)
-        except (ValueError, RecursionError):
-            return {}
-        return document if isinstance(document, dict) or document is None else {}
+            if document is None or isinstance(document, dict):
+                return document
+        return {}
 
     def describe(self) -> dict[str, Any]:
         """Return the pool's workers and waiting requests; empty while there is none."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 from app.errors import BrokenAnswerError, DeadlineError
@@ -14,15 +15,10 @@ LOOK_S = 0.5
 
 
 class AnswerStream:
-    """An answer of which the first part has come: iterate once, or read it whole, and close it in any case.
+    """An answer whose first part has come: iterate once and close it, or read it whole.
 
-    Args:
-        channel: to the manager; closing the stream closes it, by which the manager knows that nobody waits.
-        first: the first part.
-        patience: how long the caller waits for the last one.
-
-    Attributes:
-        header: status, phrase and headers as the handler had set them for the first part; the end's once that came.
+    Closing it closes the channel to the manager, which so learns that nobody waits. `header` has the status, phrase and
+    headers that the handler had set for the first part; those of the last part once that came.
 
     Thread safety: one thread at a time.
     """
@@ -34,11 +30,7 @@ class AnswerStream:
         self.header: dict[str, Any] = first.header[PART]
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the parts as they come.
-
-        Raises:
-            BrokenAnswerError: the last one will not come; the message is the reason.
-        """
+        """Yield the parts as they come; raises `BrokenAnswerError` with the reason if the last one will not come."""
         yield self._first
         is_last = False
         while not is_last:
@@ -53,14 +45,15 @@ class AnswerStream:
             yield body
 
     def read_whole(self) -> Answer:
-        """Wait for the last part, and return all as one; raises `DeadlineError` if the caller waits no longer."""
+        """Wait for the last part, close, and return all as one; raises `DeadlineError` if that takes too long."""
         bodies, is_last = [self._first], False
-        while not is_last:
+        with closing(self):
             try:
-                is_last, body = self._receive()
+                while not is_last:
+                    is_last, body = self._receive()
+                    bodies.append(body)
             except LOST:
                 return fail(500, WORKER_DIED)
-            bodies.append(body)
         return self.header, b"" if "error" in self.header else b"".join(bodies)
 
     def _receive(self) -> tuple[bool, bytes]:

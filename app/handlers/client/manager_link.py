@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 from app.config.setting_types import PROJECT_ROOT
@@ -25,10 +26,7 @@ MAX_PATH_BYTES = 100  # sockaddr_un holds 108 on Linux, 104 on macOS
 class ManagerLink:
     """Keeps a connection open by which the manager knows that this HTTP worker is there, and the other way round.
 
-    Args:
-        settings: where the manager's folder lies, and how much it logs.
-        client: the name that this HTTP worker has there.
-        list_orders: what a new manager must be told.
+    `client` is the name that this HTTP worker has there; `list_orders` returns what a new manager must be told.
 
     Thread safety: all methods may be called from any thread.
     """
@@ -50,28 +48,21 @@ class ManagerLink:
 
     def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Send a message and return the reply; raises what is in `LOST` if there is no manager."""
-        channel = self.connect()
-        try:
+        with closing(self.connect()) as channel:
             channel.send(message)
             return channel.receive().header
-        finally:
-            channel.close()
 
     def revive(self, patience: Patience = ENDLESS) -> None:
         """Be attached to a manager that knows what was registered here; start one if there is none.
 
-        Raises:
-            ModelProcessError: it cannot be started.
-            DeadlineError: others were at it until the caller waited no longer.
+        Raises `ModelProcessError` if it cannot be started, `DeadlineError` if others were at it for too long.
         """
         if not patience.acquire(self._lock):
             raise DeadlineError(LATE)
         try:
             if self._is_closed.is_set() or (self._attachment is not None and not self._attachment.is_at_end()):
                 return
-            if self._attachment is not None:
-                self._attachment.close()
-                self._attachment = None
+            self._drop_attachment()
             self._attachment = self._attach()
             self.tell_all()
         finally:
@@ -95,6 +86,9 @@ class ManagerLink:
                 self._attachment.shut_down()
         if self._watcher is not None:
             self._watcher.join()
+        self._drop_attachment()
+
+    def _drop_attachment(self) -> None:
         if self._attachment is not None:
             self._attachment.close()
             self._attachment = None
@@ -140,13 +134,8 @@ class ManagerLink:
     def _start_unless_started(self) -> None:
         """Start a manager unless one has the folder, here or in another HTTP worker."""
         if (self.manager is None or self.manager.poll() is not None) and not has_manager(self.folder):
-            command = [
-                sys.executable,
-                "-m",
-                "app.handlers.manager.pool_manager",
-                str(self.folder),
-                self._settings.log_level,
-            ]
+            module = "app.handlers.manager.pool_manager"
+            command = [sys.executable, "-m", module, str(self.folder), self._settings.log_level]
             self.manager = subprocess.Popen(command, cwd=PROJECT_ROOT, stderr=find_log(), start_new_session=True)
 
 

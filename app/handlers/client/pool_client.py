@@ -4,7 +4,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -37,11 +37,7 @@ class PoolClient:
         self.link = ManagerLink(settings, self._name, self._list_orders)
 
     def register(self, archive: HandlerArchive) -> None:
-        """Have a model's pool made, unless it is there, and wait until its workers are ready.
-
-        Raises:
-            ModelProcessError: a worker, or the manager, cannot be started; the message is the reason.
-        """
+        """Have a model's pool made, and wait until its workers are ready; raises `ModelProcessError` if not."""
         reply = self._order({"operation": "register", **self._make_order(archive)})
         if "error" in reply:
             raise ModelProcessError(reply["error"])
@@ -49,11 +45,7 @@ class PoolClient:
             self._registered[archive.key] = archive
 
     def scale(self, archive: HandlerArchive, **limits: float) -> None:
-        """Change fields of the model's `PoolLimits` while it runs; returns when the workers are as asked.
-
-        Raises:
-            ModelProcessError: a new worker cannot be started, or the model has no pool.
-        """
+        """Change fields of the model's `PoolLimits`, and wait until the workers are so; raises `ModelProcessError`."""
         with self._lock:
             known = self._registered.get(archive.key, archive)
             # `limits` are fields by their names.
@@ -75,11 +67,7 @@ class PoolClient:
         return []
 
     def unregister(self, archive: HandlerArchive) -> None:
-        """Let the model's pool go, which ends when all HTTP workers have.
-
-        Raises:
-            ModelProcessError: the manager is lost, and the pool with it.
-        """
+        """Let the model's pool go, which ends when all HTTP workers have; raises `ModelProcessError`."""
         with self._lock:
             self._registered.pop(archive.key, None)
         self._order({"operation": "unregister", "key": archive.key, "client": self._name})
@@ -92,12 +80,9 @@ class PoolClient:
     def predict(
         self, archive: HandlerArchive, request: Mapping[str, Any], parts: Sequence[bytes], patience: Patience
     ) -> Answer | None:
-        """Have a request answered, and wait for all of the answer; else as `open`."""
-        opened = self.open(archive, request, parts, patience)
-        if isinstance(opened, AnswerStream):
-            with closing(opened):
-                return opened.read_whole()
-        return opened
+        """Do as `open`, but wait for all of the answer."""
+        answer = self.open(archive, request, parts, patience)
+        return answer.read_whole() if isinstance(answer, AnswerStream) else answer
 
     def open(
         self, archive: HandlerArchive, request: Mapping[str, Any], parts: Sequence[bytes], patience: Patience
@@ -108,14 +93,10 @@ class PoolClient:
             archive: the model's.
             request: its `id`, its `headers`, and of each part `name` and `type`.
             parts: the bytes of the parts.
-            patience: how long the caller waits.
+            patience: how long the caller waits; `DeadlineError` is raised after that.
 
         Returns:
-            The answer, or the stream of it if the handler gives it in parts; None if there is no worker, or too many
-            requests wait.
-
-        Raises:
-            DeadlineError: the caller waits no longer.
+            The answer, or a stream if the handler gives it in parts; None without a worker, or if too many wait.
         """
         message = {"operation": "predict", "key": archive.key, "request": request}
         reply = self._try_predict(message, parts, patience)
@@ -177,17 +158,9 @@ class PoolClient:
             return [self._make_order(each) for each in self._registered.values()]
 
     def _order(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Send a message of management and wait for the reply, also of a new manager if the first one dies.
-
-        Raises:
-            ModelProcessError: there is no manager.
-        """
-        self.link.revive()
-        try:
-            return self.link.ask(message)
-        except LOST:
+        """Send a message of management and wait for the reply, also of a new manager if the first one dies."""
+        for _ in range(2):
             self.link.revive()
-        try:
-            return self.link.ask(message)
-        except LOST as error:
-            raise ModelProcessError("the manager of handlers is lost") from error
+            with suppress(*LOST):
+                return self.link.ask(message)
+        raise ModelProcessError("the manager of handlers is lost")

@@ -8,10 +8,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-METRIC_NAME, LABEL_NAME = (
-    re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,199}"),
-    re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]{0,99}"),
-)
+METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,199}")
+LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]{0,99}")
 KINDS = ("counter", "gauge", "histogram")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Upper bounds of a histogram's buckets; those of the Java library that TorchServe uses."""
@@ -62,16 +60,13 @@ class HandlerMetrics:
                 numbers = [float(value) for value in values]
             except (TypeError, ValueError):
                 continue
-            if series is not None and all(math.isfinite(number) for number in numbers):
-                self._add(series, numbers)
-
-    def _add(self, series: Series, numbers: list[float]) -> None:
-        key = series.name, series.labels
-        if key not in self._series and len(self._series) >= MAX_SERIES:
-            return
-        known = self._series.setdefault(key, series)
-        if known.kind == series.kind:
-            known.add(numbers)
+            if series is None or not all(math.isfinite(number) for number in numbers):
+                continue
+            key = series.name, series.labels
+            if key in self._series or len(self._series) < MAX_SERIES:
+                known = self._series.setdefault(key, series)
+                if known.kind == series.kind:
+                    known.add(numbers)
 
     def list_series(self) -> list[dict[str, Any]]:
         """Return the series, for another process."""

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 BUFFER_BYTES = 1024 * 1024
 OnPart = Callable[[int, dict[str, Any], bytes], None]
 """Called with the place of a request in its batch, and header and body of a part of its answer."""
+OnParts = Callable[[Message], None]
 
 
 class HandlerLostError(Exception):
@@ -32,12 +33,7 @@ class HandlerUnaskedError(HandlerLostError):
 
 
 class HandlerProcess:
-    """A process with a loaded handler.
-
-    Attributes:
-        started_at: `time.time()` of its start.
-        in_force: what it is confined by, in words.
-    """
+    """A process with a loaded handler; `in_force` is what it is confined by, in words."""
 
     def __init__(self, archive: HandlerArchive, memory_bytes: int, threads: int) -> None:
         self._archive = archive
@@ -61,11 +57,7 @@ class HandlerProcess:
         return self._reader is not None and self._reader.at_eof()
 
     async def start(self) -> None:
-        """Start the process and wait until the handler is loaded.
-
-        Raises:
-            HandlerLostError: the handler cannot be loaded; the message is its reason.
-        """
+        """Start the process and wait until the handler is loaded; raises `HandlerLostError` with the reason if not."""
         try:
             ours, theirs = socket.socketpair()
             with theirs:
@@ -75,7 +67,7 @@ class HandlerProcess:
             await self.end()
             raise HandlerLostError(f"no process can be started: {error.strerror}") from error
         order = {"archive": self._archive.to_json(), "memory_bytes": self._memory_bytes}
-        reply, _ = await self._ask(order, (), self._archive.limits.startup_timeout_s)
+        reply, _ = await self._ask(order, (), self._archive.limits.startup_timeout_s, lambda _: None)
         if "error" in reply:
             await self.end()
             raise HandlerLostError(f"{reply['error']} ({reply.get('at')})")
@@ -99,11 +91,7 @@ class HandlerProcess:
     async def predict(
         self, requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes], timeout_s: float, on_part: OnPart
     ) -> Message:
-        """Have a batch answered.
-
-        Raises:
-            HandlerLostError: it was not, or not to its end; the process is ended.
-        """
+        """Have a batch answered; raises `HandlerLostError`, and ends the process, if it was not, or not to its end."""
 
         def hand_out(message: Message) -> None:
             parts = message.header[PARTS]
@@ -122,11 +110,7 @@ class HandlerProcess:
         return reply
 
     async def _ask(
-        self,
-        header: Mapping[str, Any],
-        blobs: Sequence[bytes],
-        timeout_s: float,
-        on_parts: Callable[[Message], None] = lambda _: None,
+        self, header: Mapping[str, Any], blobs: Sequence[bytes], timeout_s: float, on_parts: OnParts
     ) -> Message:
         assert self._reader is not None, "start() makes it"
         assert self._writer is not None, "as above"
@@ -134,7 +118,7 @@ class HandlerProcess:
             async with asyncio.timeout(timeout_s):
                 self._writer.write(encode(header, blobs))
                 await self._writer.drain()
-                return await self._read_reply(on_parts)
+                return await read_reply(self._reader, on_parts)
         except TimeoutError:
             await self.end()
             raise HandlerLostError(f"took longer than {timeout_s:g} s") from None
@@ -144,19 +128,6 @@ class HandlerProcess:
         except (EOFError, OSError, BrokenMessageError) as error:
             code = await self.end()
             raise HandlerLostError(f"{type(error).__name__}, process ended with {code}") from error
-
-    async def _read_reply(self, on_parts: Callable[[Message], None]) -> Message:
-        """Read the answers, and all that comes before them; together they may be as long as one message."""
-        assert self._reader is not None, "start() makes it"
-        size = 0
-        while True:
-            message = await read_message(self._reader)
-            size += sum(len(blob) for blob in message.blobs)
-            if size > MAX_MESSAGE_BYTES:
-                raise BrokenMessageError("the parts are too long")
-            if PARTS not in message.header:
-                return message
-            on_parts(message)
 
     async def wait(self) -> int:
         """Wait until the process has ended; return its code."""
@@ -174,6 +145,19 @@ class HandlerProcess:
             with suppress(ProcessLookupError, PermissionError):  # it has ended already
                 os.killpg(self._process.pid, signal.SIGKILL)
         return await self._process.wait()
+
+
+async def read_reply(reader: asyncio.StreamReader, on_parts: OnParts) -> Message:
+    """Read the answers, and all that comes before them; together they may be as long as one message."""
+    size = 0
+    while True:
+        message = await read_message(reader)
+        size += sum(len(blob) for blob in message.blobs)
+        if size > MAX_MESSAGE_BYTES:
+            raise BrokenMessageError("the parts are too long")
+        if PARTS not in message.header:
+            return message
+        on_parts(message)
 
 
 def make_environment(threads: int) -> dict[str, str]:

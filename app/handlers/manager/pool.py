@@ -6,8 +6,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from app.errors import OutOfBoundsError
@@ -15,18 +15,7 @@ from app.handlers.handler_answers import WORKER_DIED, Answer, fail
 from app.handlers.handler_archive import HandlerArchive, PoolLimits
 from app.handlers.manager.handler_metrics import HandlerMetrics
 from app.handlers.manager.handler_process import HandlerLostError, HandlerProcess, HandlerUnaskedError
-from app.handlers.manager.slots import (
-    Job,
-    NoWorkerError,
-    Slot,
-    SlotState,
-    StartError,
-    back_off,
-    count_alike,
-    hand_out,
-    hand_part,
-    settle,
-)
+from app.handlers.manager.slots import Job, NoWorkerError, Slot, SlotState, StartError, back_off, count_alike
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +26,12 @@ LONE_DELAY_S = 0.005
 class Pool:
     """Runs one model's handler in as many processes as are asked for.
 
-    Args:
-        archive: the unpacked archive.
-        memory_bytes: most address space of a process.
-        threads: of a process, for its framework.
+    A process has at most `memory_bytes` of address space, and `threads` for its framework.
     """
 
     def __init__(self, archive: HandlerArchive, memory_bytes: int, threads: int) -> None:
         self._archive = archive
+        self._named = {"model": archive.name, "version": archive.version}
         self.limits = archive.limits
         self._memory_bytes = memory_bytes
         self._threads = threads
@@ -60,10 +47,7 @@ class Pool:
         """Take other limits, start or retire workers to fit, and wait until new workers have loaded the model.
 
         The limits are checked here, since nothing confines this process: whoever asks for it, no more workers start
-        than the bounds allow.
-
-        Raises:
-            StartError: a limit is out of its bounds, or a worker could not load the model.
+        than the bounds allow. Raises `StartError` if a limit is out of bounds, or a worker could not load the model.
         """
         try:
             limits.check()
@@ -76,16 +60,12 @@ class Pool:
         for slot in self._slots[limits.max_workers :]:
             self._retire(slot)
         faults = [await asyncio.shield(slot.settled) for slot in started]
-        reason = next((fault for fault in faults if fault is not None), None)
-        if reason is not None:
-            raise StartError(reason)
+        for fault in faults:
+            if fault is not None:
+                raise StartError(fault)
 
     def submit(self, request: Mapping[str, Any], blobs: list[bytes], on_part: Callable[[Answer], None]) -> Job:
-        """Put a request in line; `on_part` is called with what comes of its answer before the end.
-
-        Raises:
-            NoWorkerError: there is no worker, or the line is full.
-        """
+        """Put a request in line; raises `NoWorkerError` if there is no worker, or the line is full."""
         if not self._has_hope() or len(self._jobs) >= self.limits.queue_size:
             raise NoWorkerError
         job = Job(request, blobs, asyncio.get_running_loop().create_future(), on_part)
@@ -130,7 +110,7 @@ class Pool:
         self._refuse_waiting()
 
     def _has_hope(self) -> bool:
-        return any(slot.state is not SlotState.FAILED for slot in self._slots if not slot.is_retired)
+        return any(slot.state is not SlotState.FAILED for slot in self._slots)
 
     def _refuse_waiting(self) -> None:
         while self._jobs:
@@ -148,7 +128,6 @@ class Pool:
         """Have a worker end: at once if it is idle, else with the batch that it works on."""
         self._slots.remove(slot)
         slot.is_retired = True
-        slot.state = SlotState.UNLOADING
         if slot.task is not None and not slot.is_busy:
             slot.task.cancel()
         if not self._slots:
@@ -161,7 +140,10 @@ class Pool:
             while not slot.is_retired:
                 slot.process = HandlerProcess(self._archive, self._memory_bytes, self._threads)
                 try:
-                    await self._start(slot)
+                    await slot.process.start()
+                    slot.state = SlotState.READY
+                    log.info("handler started", extra=self._named | {"reason": ", ".join(slot.process.in_force)})
+                    slot.settle(None)
                     pauses = back_off()
                     await self._work(slot, slot.process)
                 except HandlerLostError as error:
@@ -171,30 +153,15 @@ class Pool:
                 if not slot.is_retired:
                     await asyncio.sleep(next(pauses))
         finally:
-            settle(slot, "it was told to end before it had started")
-
-    async def _start(self, slot: Slot) -> None:
-        assert slot.process is not None, "_keep() makes it"
-        if slot.state is not SlotState.FAILED:
-            slot.state = SlotState.STARTING
-        try:
-            await slot.process.start()
-        except HandlerLostError:
-            slot.state = SlotState.FAILED
-            if not self._has_hope():
-                self._refuse_waiting()
-            raise
-        slot.state = SlotState.READY
-        extra = {"model": self._archive.name, "version": self._archive.version}
-        log.info("handler started", extra=extra | {"reason": ", ".join(slot.process.in_force)})
-        settle(slot, None)
+            slot.settle("it was told to end before it had started")
 
     def _note_loss(self, slot: Slot, error: HandlerLostError) -> None:
-        if slot.state is SlotState.READY:
-            slot.state = SlotState.STARTING
-        extra = {"model": self._archive.name, "version": self._archive.version, "reason": str(error)}
-        log.error("handler process lost", extra=extra)
-        settle(slot, str(error))
+        """Note that a process ended at its work, or while it loaded the model: then there may be no worker left."""
+        slot.state = SlotState.STARTING if slot.state is SlotState.READY else SlotState.FAILED
+        if not self._has_hope():
+            self._refuse_waiting()
+        log.error("handler process lost", extra=self._named | {"reason": str(error)})
+        slot.settle(str(error))
 
     async def _work(self, slot: Slot, process: HandlerProcess) -> None:
         """Give a process batch after batch; returns when the slot is retired."""
@@ -208,16 +175,15 @@ class Pool:
     async def _next_batch(self, process: HandlerProcess, ended: "asyncio.Task[int]") -> list[Job]:
         """Wait for a batch, or raise `HandlerLostError` if the process ends meanwhile."""
         taking = asyncio.create_task(self._take_batch())
-        is_taken = False
         try:
             await asyncio.wait((taking, ended), return_when=asyncio.FIRST_COMPLETED)
-            if ended.done() or process.is_gone:
-                raise HandlerLostError(f"it ended by itself with {await ended}")
-            is_taken = True
-            return taking.result()
-        finally:
-            if not is_taken:
-                self._take_back(taking)
+        except asyncio.CancelledError:
+            self._take_back(taking)
+            raise
+        if ended.done() or process.is_gone:
+            self._take_back(taking)
+            raise HandlerLostError(f"it ended by itself with {await ended}")
+        return taking.result()
 
     def _take_back(self, taking: "asyncio.Task[list[Job]]") -> None:
         """Stop waiting for a batch; one that is there already goes back to the head of the line."""
@@ -237,11 +203,9 @@ class Pool:
         async with self._gathering:  # one worker gathers at a time, so that two do not share what is one batch
             while not self._is_batch_ready():
                 self._arrived.clear()
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(self._next_look_s()):
                         await self._arrived.wait()
-                except TimeoutError:
-                    pass
             count = count_alike(self._jobs, self.limits.batch_size)
             batch = [self._jobs.popleft() for _ in range(count)]
             self._in_work += count
@@ -263,22 +227,25 @@ class Pool:
         requests, blobs = [job.request for job in batch], [blob for job in batch for blob in job.blobs]
         slot.is_busy = True
         started = time.monotonic()
+
+        def hand_part(place: int, header: dict[str, Any], body: bytes) -> None:
+            batch[place].hand_part((header, body))
+
         try:
-            reply = await process.predict(requests, blobs, self.limits.response_timeout_s, partial(hand_part, batch))
+            reply = await process.predict(requests, blobs, self.limits.response_timeout_s, hand_part)
         except HandlerUnaskedError:
             self._put_back(batch)
             raise
         except (HandlerLostError, asyncio.CancelledError):
-            hand_out(batch, [fail(500, WORKER_DIED)] * len(batch))
+            for job in batch:
+                job.finish(fail(500, WORKER_DIED))
             raise
         finally:
             self._in_work -= len(batch)
             slot.is_busy = False
         if reply.header.get("fault"):
-            extra = {"model": self._archive.name, "version": self._archive.version, "reason": reply.header["fault"]}
-            log.error("handler failed", extra=extra)
+            log.error("handler failed", extra=self._named | {"reason": reply.header["fault"]})
         self.metrics.take(reply.header.get("metrics"))
         worked_s = time.monotonic() - started
-        times = [{"queue_s": started - job.arrived, "handler_s": worked_s} for job in batch]
-        headers = [header | took for header, took in zip(reply.header["answers"], times, strict=True)]
-        hand_out(batch, list(zip(headers, reply.blobs, strict=True)))
+        for job, header, body in zip(batch, reply.header["answers"], reply.blobs, strict=True):
+            job.finish((header | {"queue_s": started - job.arrived, "handler_s": worked_s}, body))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.handlers.handler_answers import PART
+from app.handlers.handler_answers import PART, Answer
 from app.handlers.handler_archive import HandlerArchive
 from app.handlers.manager.pool import Pool
 from app.handlers.manager.slots import NoWorkerError, StartError
@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 BUFFER_BYTES = 1024 * 1024
 LINGER_S = 10.0
 """How long a pool, and this process, stay without an HTTP worker: one that died is replaced within that."""
-Reply = tuple[dict[str, Any], list[bytes]]
-NO_WORKER: dict[str, Any] = {"no_worker": True}
+Header = dict[str, Any]
+Reply = tuple[Header, list[bytes]]
+NO_WORKER: Header = {"no_worker": True}
 
 
 class Manager:
@@ -43,11 +44,11 @@ class Manager:
         self._linger_s = linger_s
         self._pools: dict[str, Pool] = {}
         self._holders: defaultdict[str, set[str]] = defaultdict(set)
-        self._starting: dict[str, asyncio.Task[str | None]] = {}
+        self._starts: dict[str, asyncio.Task[str | None]] = {}
         self._attached: set[str] = set()
         self._sweeps: set[asyncio.Task[None]] = set()
         self._is_told_to_end = asyncio.Event()
-        self._operations: dict[str, Callable[[Message], Awaitable[Reply]]] = {
+        self._operations: dict[str, Callable[[Header], Awaitable[Header]]] = {
             "register": self._register,
             "restore": self._restore,
             "scale": self._scale,
@@ -74,7 +75,6 @@ class Manager:
         self._sweep_later()
 
     def _leave(self, client: str) -> None:
-        """Note that an HTTP worker has gone."""
         self._attached.discard(client)
         for holders in self._holders.values():
             holders.discard(client)
@@ -99,11 +99,16 @@ class Manager:
         try:
             while True:
                 message = await read_message(reader)
-                if message.header.get("operation") == "attach":
+                operation = message.header["operation"]
+                reply: Reply = {}, []
+                if operation == "predict":
+                    reply = await self._predict(message, reader, writer)
+                elif operation == "attach":
                     client = message.header["client"]
                     self._attached.add(client)
-                header, blobs = await self._reply(message, reader, writer)
-                writer.write(encode(header, blobs))
+                else:
+                    reply = await self._operations[operation](message.header), []
+                writer.write(encode(*reply))
                 await writer.drain()
         except (EOFError, OSError, BrokenMessageError):  # the HTTP worker, or its caller, has gone
             pass
@@ -114,41 +119,29 @@ class Manager:
             if client is not None:
                 self._leave(client)
 
-    async def _reply(self, message: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Reply:
-        operation = message.header.get("operation")
-        if operation == "predict":
-            return await self._predict(message, reader, writer)
-        if operation == "attach":
-            return {}, []
-        return await self._operations[str(operation)](message)
-
-    async def _stop(self, _: Message) -> Reply:
+    async def _stop(self, _: Header) -> Header:
         self._is_told_to_end.set()
-        return {}, []
+        return {}
 
-    async def _register(self, message: Message) -> Reply:
+    async def _register(self, order: Header) -> Header:
         """Hold a model's pool, made if need be; answers when its workers are ready."""
-        key = message.header["key"]
-        self._hold(message.header)
-        if key in self._starting:  # all who ask meanwhile get the same answer
-            fault = await asyncio.shield(self._starting[key])
-            if fault is not None:
-                return {"error": fault}, []
-        return {}, []
+        self._hold(order)
+        fault = await asyncio.shield(self._starts[order["key"]])  # all who ask get the same answer
+        return {} if fault is None else {"error": fault}
 
-    async def _restore(self, message: Message) -> Reply:
+    async def _restore(self, message: Header) -> Header:
         """Hold pools that an earlier manager had; answers at once, for requests may wait in their lines already."""
-        for order in message.header["orders"]:
+        for order in message["orders"]:
             self._hold(order, is_restored=True)
-        return {}, []
+        return {}
 
-    def _hold(self, order: dict[str, Any], is_restored: bool = False) -> None:
+    def _hold(self, order: Header, is_restored: bool = False) -> None:
         key = order["key"]
         self._holders[key].add(order["client"])
         if key not in self._pools:
             pool = Pool(HandlerArchive.from_json(order["archive"]), order["memory_bytes"], order["threads"])
             self._pools[key] = pool
-            self._starting[key] = asyncio.create_task(self._start(key, pool, is_restored))
+            self._starts[key] = asyncio.create_task(self._start(key, pool, is_restored))
 
     async def _start(self, key: str, pool: Pool, is_restored: bool) -> str | None:
         """Start a pool's workers; return why they cannot be started. One that was served before tries on."""
@@ -160,51 +153,51 @@ class Manager:
             if self._pools.get(key) is pool:
                 await self._end_pool(key)
             return str(error)
-        finally:
-            if self._starting.get(key) is asyncio.current_task():
-                del self._starting[key]
         return None
 
     async def _end_pool(self, key: str) -> None:
         self._holders.pop(key, None)
+        self._starts.pop(key, None)
         pool = self._pools.pop(key, None)
         if pool is not None:
             await pool.close()
 
-    async def _scale(self, message: Message) -> Reply:
-        pool = self._pools.get(message.header["key"])
+    async def _scale(self, message: Header) -> Header:
+        pool = self._pools.get(message["key"])
         if pool is None:
-            return NO_WORKER, []
+            return NO_WORKER
         try:
-            await pool.scale(replace(pool.limits, **message.header["limits"]))
+            await pool.scale(replace(pool.limits, **message["limits"]))
         except StartError as error:
-            return {"error": str(error)}, []
-        return {}, []
+            return {"error": str(error)}
+        return {}
 
-    async def _describe(self, message: Message) -> Reply:
-        pool = self._pools.get(message.header["key"])
-        return (NO_WORKER if pool is None else pool.describe()), []
+    async def _describe(self, message: Header) -> Header:
+        pool = self._pools.get(message["key"])
+        return NO_WORKER if pool is None else pool.describe()
 
-    async def _list_metrics(self, _: Message) -> Reply:
-        return {"series": [series for pool in self._pools.values() for series in pool.metrics.list_series()]}, []
+    async def _list_metrics(self, _: Header) -> Header:
+        return {"series": [series for pool in self._pools.values() for series in pool.metrics.list_series()]}
 
-    async def _unregister(self, message: Message) -> Reply:
+    async def _unregister(self, message: Header) -> Header:
         """Let a pool go; it ends when all have who held it, and each does so when its own requests are answered."""
-        holders = self._holders[message.header["key"]]
-        holders.discard(message.header["client"])
+        holders = self._holders[message["key"]]
+        holders.discard(message["client"])
         if not holders:
-            await self._end_pool(message.header["key"])
-        return {}, []
+            await self._end_pool(message["key"])
+        return {}
 
     async def _predict(self, message: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Reply:
         """Answer one request, parts of its answer at once; raises `EOFError` if its caller goes meanwhile."""
         pool = self._pools.get(message.header["key"])
         if pool is None:
             return {"unknown": True}, []
+
+        def send_part(part: Answer) -> None:
+            writer.write(encode({PART: part[0]}, [part[1]]))
+
         try:
-            job = pool.submit(
-                message.header["request"], message.blobs, lambda part: writer.write(encode({PART: part[0]}, [part[1]]))
-            )
+            job = pool.submit(message.header["request"], message.blobs, send_part)
         except NoWorkerError:
             return NO_WORKER, []
         going = asyncio.create_task(reader.read(1))  # nothing is sent before the answer has come
@@ -223,17 +216,14 @@ class Manager:
         return {"answer": header}, [body]
 
 
-def main() -> int:
+def main() -> None:
     """Hold the lock and serve; end at once if another process has it."""
     folder = Path(sys.argv[1])
     configure_logs(sys.argv[2])
-    lock = take_lock(folder)
-    if lock is None:
-        return 0
-    asyncio.run(Manager().serve(folder / SOCKET_FILE))
-    shutil.rmtree(folder, ignore_errors=True)  # before the lock goes, so that it is no other manager's
-    return 0
+    if take_lock(folder) is not None:
+        asyncio.run(Manager().serve(folder / SOCKET_FILE))
+        shutil.rmtree(folder, ignore_errors=True)  # before the lock goes, so that it is no other manager's
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -21,7 +21,6 @@ class SlotState(StrEnum):
 
     STARTING = "STARTING"
     READY = "READY"
-    UNLOADING = "UNLOADING"
     FAILED = "FAILED"
 
 
@@ -43,6 +42,16 @@ class Job:
     on_part: Callable[[Answer], None]
     arrived: float = field(default_factory=time.monotonic)
 
+    def hand_part(self, part: Answer) -> None:
+        """Give the caller the next part of the answer, unless the caller has gone."""
+        if not self.answer.done():
+            self.on_part(part)
+
+    def finish(self, answer: Answer) -> None:
+        """Give the caller the answer, unless the caller has gone."""
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
 
 def count_alike(jobs: Sequence[Job], most: int) -> int:
     """How many of the requests that have waited longest make one batch: a handler looks at the first one's headers
@@ -56,9 +65,7 @@ def count_alike(jobs: Sequence[Job], most: int) -> int:
 class Slot:
     """A worker's place: the process in it changes when it dies.
 
-    Attributes:
-        number: counts the places of a pool, for whoever lists them.
-        settled: done when the first start has succeeded or failed; holds the reason in the latter case.
+    `settled` is done when the first start has succeeded or failed; it holds the reason in the latter case.
     """
 
     number: int
@@ -69,6 +76,11 @@ class Slot:
     is_retired: bool = False
     is_busy: bool = False
 
+    def settle(self, fault: str | None) -> None:
+        """Note how the first start went, if it is not noted yet."""
+        if not self.settled.done():
+            self.settled.set_result(fault)
+
 
 def back_off() -> Iterator[float]:
     """Yield TorchServe's pauses before a worker is started again, in seconds: 0, 1, 1, 2, 3, 5, 8 and so on."""
@@ -76,22 +88,3 @@ def back_off() -> Iterator[float]:
     while True:
         yield min(last, MAX_BACK_OFF_S)
         last, following = following, last + following
-
-
-def settle(slot: Slot, fault: str | None) -> None:
-    """Note how a slot's first start went, if it is not noted yet."""
-    if not slot.settled.done():
-        slot.settled.set_result(fault)
-
-
-def hand_part(batch: list[Job], place: int, header: dict[str, Any], body: bytes) -> None:
-    """Give a request the next part of its answer, unless its caller has gone."""
-    if not batch[place].answer.done():
-        batch[place].on_part((header, body))
-
-
-def hand_out(batch: list[Job], answers: list[Answer]) -> None:
-    """Give each request its answer; those whose callers have gone need none."""
-    for job, answer in zip(batch, answers, strict=True):
-        if not job.answer.done():
-            job.answer.set_result(answer)

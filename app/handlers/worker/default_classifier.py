@@ -7,15 +7,14 @@ from typing import Any
 from app.handlers.handler_archive import HandlerArchive
 from app.handlers.worker.handler_loading import find_class, import_handler, make_context, prepare_path
 
-DEFAULT_HANDLER, DEFAULT_FUNCTION = "image_classifier", "handle"
-TORCHSCRIPT_SUFFIX = ".pt"
+DEFAULT_HANDLER = "image_classifier"
 CLASSES_ANSWERED = 5
 
 
 def find_obstacle(archive: HandlerArchive) -> str:
     """Say why an archive must be answered by its own handler; empty if it need not."""
     model, path = archive.manifest["model"], archive.path
-    if (archive.module, archive.function) != (DEFAULT_HANDLER, DEFAULT_FUNCTION):
+    if (archive.module, archive.function) != (DEFAULT_HANDLER, "handle"):
         return f"its handler is not {DEFAULT_HANDLER}"
     if (path / f"{DEFAULT_HANDLER}.py").exists() or (path / DEFAULT_HANDLER).exists():
         return f"it brings an {DEFAULT_HANDLER} of its own"
@@ -23,7 +22,7 @@ def find_obstacle(archive: HandlerArchive) -> str:
         return f"requests come in the envelope {archive.envelope}"
     if not model.get("serializedFile"):
         return "it has no weights"
-    if not model.get("modelFile") and not str(model["serializedFile"]).endswith(TORCHSCRIPT_SUFFIX):
+    if not model.get("modelFile") and not str(model["serializedFile"]).endswith(".pt"):
         return "its weights are neither TorchScript nor those of a model file"
     if not archive.limits.min_workers:
         return "it has no workers"
@@ -31,26 +30,18 @@ def find_obstacle(archive: HandlerArchive) -> str:
 
 
 class DefaultClassifier:
-    """The default handler with an archive's model, run eagerly: the reference. Only a confined process makes one.
+    """The default handler with an archive's model, run eagerly: the reference.
 
-    Raises:
-        Exception: whatever the archive's program raises.
+    Only a confined process makes one, since it runs the archive's program and raises whatever that raises. `network` is
+    the loaded `torch.nn.Module`, in evaluation mode; `framework` names what runs it, with the version.
     """
 
     def __init__(self, archive: HandlerArchive) -> None:
         prepare_path(archive.path)
         self._handler: Any = find_class(import_handler(archive))()
         self._handler.initialize(make_context(archive))
-
-    @property
-    def network(self) -> Any:
-        """The loaded `torch.nn.Module`, in evaluation mode."""
-        return self._handler.model
-
-    @property
-    def framework(self) -> str:
-        """Name and version of what runs it."""
-        return f"torch {version('torch')}"
+        self.network: Any = self._handler.model
+        self.framework = f"torch {version('torch')}"
 
     def infer(self, pictures: Sequence[bytes]) -> Any:
         """Return what the model makes of picture files, as `postprocess` gets it: scores, if all is well."""

@@ -19,12 +19,7 @@ Close = Callable[[list[Any]], Any]
 
 
 class Opened(NamedTuple):
-    """A request out of its envelope.
-
-    Attributes:
-        rows: the handler's input for the request.
-        close: makes the answer from the items that the handler returns for those rows; None if the item is the answer.
-    """
+    """The handler's rows for a request; `close` makes the answer from their items, None if the item is the answer."""
 
     rows: list[Any]
     close: Close | None = None
@@ -38,13 +33,7 @@ class Wrapped(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What an answer may state about its request and model.
-
-    Attributes:
-        request_id: the id that the server gave the request.
-        is_explained: whether an explanation is asked for.
-        model: the part of the archive's manifest that names the model.
-    """
+    """What an answer may state about its request and model; `model` is that part of the archive's manifest."""
 
     request_id: str
     is_explained: bool
@@ -133,11 +122,7 @@ def read_instance(instance: Any, place: str) -> Any:
 
 
 def read_tensor(tensor: Any) -> dict[str, Any]:
-    """Bring the data of an input to its shape, as nested lists; a BYTES input counts by its first element.
-
-    Raises:
-        BadRequestError: the input is malformed, or its data are not as many as its shape says.
-    """
+    """Bring an input's data to its shape, as nested lists; of BYTES the first counts. Raises `BadRequestError`."""
     import numpy as np  # only this envelope needs it
 
     if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str) or not tensor.get("data"):
@@ -156,32 +141,28 @@ def read_tensor(tensor: Any) -> dict[str, Any]:
 
 
 def write_tensors(names: Sequence[str], items: Sequence[Any]) -> list[dict[str, Any]]:
-    """Write items as flat tensors; raises `ValueError` or `TypeError` if one is no tensor, or there are too many."""
-    if len(items) > len(names):
-        raise ValueError("there are more outputs than inputs to name them after")
-    return [write_tensor(name, item) for name, item in zip(names, items, strict=False)]
+    """Write items as flat tensors; numpy finds the type of their elements, and texts and objects are BYTES.
 
-
-def write_tensor(name: str, item: Any) -> dict[str, Any]:
-    """Write one item; numpy finds the type of its elements, and texts and all others are BYTES."""
+    Raises `ValueError` or `TypeError` if an item is no tensor, or there are too many.
+    """
     import numpy as np  # as above
 
-    values = np.array(item).flatten()
-    datatype = DATATYPES.get(values.dtype.name) or (BYTES if values.dtype.kind in "OU" else None)
-    if datatype is None:
-        raise TypeError("the protocol has no such element")
-    return {"name": name, "datatype": datatype, "data": values.tolist(), "shape": [values.size]}
+    if len(items) > len(names):
+        raise ValueError("there are more outputs than inputs to name them after")
+    tensors = []
+    for name, item in zip(names, items, strict=False):
+        values = np.array(item).flatten()
+        datatype = BYTES if values.dtype.kind in "OU" else DATATYPES.get(values.dtype.name)
+        if datatype is None:
+            raise TypeError("the protocol has no such element")
+        tensors.append({"name": name, "datatype": datatype, "data": values.tolist(), "shape": [values.size]})
+    return tensors
 
 
 def share_out(items: Any, opened: Sequence[Opened]) -> Any:
-    """Give each request the items of its own rows.
+    """Give each request the items of its own rows; all requests came out of the same envelope.
 
-    Args:
-        items: what the handler returned for the rows of all requests.
-        opened: the requests, all out of the same envelope.
-
-    Returns:
-        An item for each request. A value that is no list, or that cannot be shared out, stays as it is.
+    What is no list, or empty, or needs no closing, stays as it is. A wrong number of items makes an empty list.
     """
     if not isinstance(items, list) or not items or opened[0].close is None:
         return items

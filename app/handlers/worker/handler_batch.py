@@ -4,26 +4,21 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
+from app.errors import BadRequestError
 from app.handlers.handler_answers import INVALID, Answer, fail
 from app.handlers.worker.envelopes import Wrapped
 
-FAILED = "Prediction failed"
-WRONG_LENGTH = "number of batch response mismatched"
-UNSUPPORTED = "Unsupported model output data type."
-BAD_REQUEST = "BadRequestException"
-OUT_OF_MEMORY = "Out of resources"
 MEMORY_WORDS = ("CUDA", "DefaultCPUAllocator")
 
 
 def make_data(requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]) -> list[dict[str, Any]]:
     """Make what a handler calls `data`: a dict for each request, a key for each part of it.
 
-    Args:
-        requests: each with `parts`, of which each has a `name` and a `type`.
-        blobs: the bytes of all parts of all requests, in order.
+    A request has `parts`, each with `name` and `type`; `blobs` are the bytes of all parts, in order.
     """
     rest = iter(blobs)
     return [
@@ -34,22 +29,20 @@ def make_data(requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]) -> 
 def decode_part(content_type: str | None, value: bytes) -> Any:
     """Decode a part by its content type: JSON, text, or else bytes, which a handler may change."""
     kind = (content_type or "").partition(";")[0].strip().lower()
-    try:
+    with suppress(ValueError, RecursionError):
         if kind == "application/json":
             return json.loads(value)
         if kind.startswith("text/"):
             return value.decode()
-    except (ValueError, RecursionError):
-        return bytearray(value)
     return bytearray(value)
 
 
 def make_answers(items: Any, context: Any, count: int) -> list[Answer]:
     """Turn the items that a handler returned for `count` requests into answers."""
     if not isinstance(items, list):
-        return fail_all(HTTPStatus.SERVICE_UNAVAILABLE, INVALID, count)
+        return [fail(HTTPStatus.SERVICE_UNAVAILABLE, INVALID)] * count
     if len(items) != count:
-        return fail_all(HTTPStatus.SERVICE_UNAVAILABLE, WRONG_LENGTH, count)
+        return [fail(HTTPStatus.SERVICE_UNAVAILABLE, "number of batch response mismatched")] * count
     return [make_answer(item, context, index) for index, item in enumerate(items)]
 
 
@@ -58,7 +51,7 @@ def make_answer(item: Any, context: Any, index: int) -> Answer:
     try:
         body = encode_item(item)
     except (TypeError, ValueError, RuntimeError):  # numpy's and PyTorch's too
-        return fail(HTTPStatus.SERVICE_UNAVAILABLE, UNSUPPORTED)
+        return fail(HTTPStatus.SERVICE_UNAVAILABLE, "Unsupported model output data type.")
     return make_header(context, index), body
 
 
@@ -87,19 +80,14 @@ def encode_item(item: Any) -> bytes:
 
 def refuse(message: str) -> Answer:
     """Make the answer to a malformed request, which no handler gets."""
-    return fail(HTTPStatus.BAD_REQUEST, message)[0] | {"type": BAD_REQUEST}, b""
+    return fail(HTTPStatus.BAD_REQUEST, message)[0] | {"type": BadRequestError.type}, b""
 
 
-def fail_all(status: int, message: str, count: int) -> list[Answer]:
-    """Make the same failure for each request of a batch."""
-    return [fail(status, message)] * count
-
-
-def describe_failure(error: BaseException) -> tuple[int, str]:
-    """Return status and message for a handler's error; only a `PredictionException` shows callers its own text."""
+def make_failures(error: BaseException, count: int) -> list[Answer]:
+    """Answer requests whose handler raised an error; only a `PredictionException` shows callers its own text."""
     code, message = getattr(error, "error_code", None), getattr(error, "message", None)
     if type(error).__name__ == "PredictionException" and code is not None:
-        return int(code), str(message)
+        return [fail(int(code), str(message))] * count
     if isinstance(error, MemoryError) or any(word in str(error) for word in MEMORY_WORDS):
-        return HTTPStatus.INSUFFICIENT_STORAGE, OUT_OF_MEMORY
-    return HTTPStatus.SERVICE_UNAVAILABLE, FAILED
+        return [fail(HTTPStatus.INSUFFICIENT_STORAGE, "Out of resources")] * count
+    return [fail(HTTPStatus.SERVICE_UNAVAILABLE, "Prediction failed")] * count

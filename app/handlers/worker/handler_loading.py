@@ -1,9 +1,8 @@
 """Finds the entry point of an archive's handler, by TorchServe's rules."""
 
 import importlib
-import importlib.machinery
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,26 +10,19 @@ from typing import Any
 from app.handlers.handler_archive import HandlerArchive
 
 TS_PACKAGE = Path(__file__).resolve().parent / "ts-package"
-STOCK = "ts.torch_handler."
 HandleFunction = Callable[[list[dict[str, Any]], Any], Any]
 
 
 class TorchvisionFinder:
     """Prepares the first import of torchvision, by whomever, for a CPU build of PyTorch."""
 
-    @classmethod
-    def find_spec(
-        cls,
-        name: str,
-        path: Sequence[str] | None = None,  # noqa: ARG003  # Python's signature
-        target: ModuleType | None = None,  # noqa: ARG003  # as above
-    ) -> importlib.machinery.ModuleSpec | None:
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
         """Find nothing; called before the finders that do."""
         if name == "torchvision":
             from app.engines.pytorch.torchvision_operators import declare_operators
 
             declare_operators()
-        return None
 
 
 def prepare_path(folder: Path) -> None:
@@ -47,35 +39,27 @@ def make_context(archive: HandlerArchive) -> Any:
     from ts import __version__
     from ts.context import Context
 
-    return Context(
-        archive.name,
-        str(archive.path),
-        dict(archive.manifest),
-        archive.limits.batch_size,
-        None,
-        __version__,
-        model_yaml_config=dict(archive.config),
-    )
+    folder, batch_size, gpu = str(archive.path), archive.limits.batch_size, None
+    context = Context(archive.name, folder, dict(archive.manifest), batch_size, gpu, __version__)
+    context.model_yaml_config = dict(archive.config)
+    return context
 
 
 def load_handler(archive: HandlerArchive, context: Any) -> HandleFunction:
     """Import the handler, have it load its model, and return what answers a batch.
 
     A function of the named module is the entry point; it is called once without data, so that it can load its model.
-    Else it is the method `handle` of the one class that the module defines.
-
-    Raises:
-        Exception: whatever the handler raises.
+    Else it is the method `handle` of the one class that the module defines. Raises whatever the handler raises.
     """
     module = import_handler(archive)
     entry: HandleFunction | None = getattr(module, archive.function, None)
-    if entry is not None:
+    if entry is None:
+        service = find_class(module)()
+        service.initialize(context)
+        entry = service.handle
+    else:
         entry(None, context)  # type: ignore[arg-type]  # TorchServe's way to say "load"
-        return entry
-    service = find_class(module)()
-    service.initialize(context)
-    handle: HandleFunction = service.handle
-    return handle
+    return entry
 
 
 def import_handler(archive: HandlerArchive) -> ModuleType:
@@ -83,18 +67,13 @@ def import_handler(archive: HandlerArchive) -> ModuleType:
     try:
         return importlib.import_module(archive.module)
     except ModuleNotFoundError as error:
-        # Another module that is missing is the handler's own trouble, and is told as such.
-        if error.name != archive.module:
+        if error.name != archive.module:  # another module that is missing is the handler's own trouble
             raise
-    return importlib.import_module(STOCK + archive.module)
+    return importlib.import_module(f"ts.torch_handler.{archive.module}")
 
 
 def find_class(module: ModuleType) -> type[Any]:
-    """Return the class that a module defines as its handler.
-
-    Raises:
-        ValueError: it defines none, or several.
-    """
+    """Return the class that a module defines as its handler; raises `ValueError` if it defines none, or several."""
     from ts.utils.util import list_classes_from_module
 
     classes = list_classes_from_module(module)

@@ -18,15 +18,7 @@ from app.errors import BadRequestError
 from app.handlers.handler_answers import Answer
 from app.handlers.handler_archive import HandlerArchive
 from app.handlers.worker.envelopes import OPENERS, Asked, Opened, share_out
-from app.handlers.worker.handler_batch import (
-    describe_failure,
-    encode_item,
-    fail_all,
-    make_answers,
-    make_data,
-    make_header,
-    refuse,
-)
+from app.handlers.worker.handler_batch import encode_item, make_answers, make_data, make_failures, make_header, refuse
 from app.handlers.worker.handler_loading import HandleFunction, load_handler, make_context, prepare_path
 from app.processes.confinement import confine
 from app.processes.frames import PARTS, Channel
@@ -36,12 +28,7 @@ TRUE = "True"
 
 
 class HandlerService:
-    """A loaded handler.
-
-    Args:
-        archive: the unpacked archive.
-        send: sends a message before that of the answers.
-    """
+    """A loaded handler; `send` sends a message before that of the answers."""
 
     def __init__(self, archive: HandlerArchive, send: Callable[[Mapping[str, Any], Sequence[bytes]], None]) -> None:
         self._archive = archive
@@ -50,36 +37,40 @@ class HandlerService:
         self._receivers: dict[tuple[int, str], int] = {}
         self._context = make_context(archive)
         self._handle: HandleFunction = load_handler(archive, self._context)
+        self._context.send_parts = self._send_parts
 
-    def answer(self, requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]) -> tuple[list[Answer], str | None]:
-        """Answer a batch; also return where the handler failed, if it did: never what it said, which may quote data.
+    def answer(
+        self, requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """Answer a batch; the message also tells the metrics, and where the handler failed but not its words.
 
         A request that is not in its envelope is answered that, and the handler sees the others alone.
         """
-        rows = make_data(requests, blobs)
-        opened = [self._open(request, row) for request, row in zip(requests, rows, strict=True)]
-        sound = [place for place, each in enumerate(opened) if isinstance(each, Opened)]
-        if not sound:
-            return [each for each in opened if not isinstance(each, Opened)], None
-        with self._lock:
-            self._receivers = {(index, requests[place]["id"]): place for index, place in enumerate(sound)}
-        answers, fault = self._answer_opened(
-            [requests[place] for place in sound], [each for each in opened if isinstance(each, Opened)]
-        )
-        with self._lock:
-            self._receivers = {}
-        rest = iter(answers)
-        return [next(rest) if isinstance(each, Opened) else each for each in opened], fault
+        answers: dict[int, Answer] = {}
+        opened: dict[int, Opened] = {}
+        for place, (request, row) in enumerate(zip(requests, make_data(requests, blobs), strict=True)):
+            try:
+                opened[place] = self._open(request, row)
+            except BadRequestError as error:
+                answers[place] = refuse(error.message)
+        fault = None
+        if opened:
+            receivers = {(index, requests[place]["id"]): place for index, place in enumerate(opened)}
+            with self._lock:
+                self._receivers = receivers
+            made, fault = self._answer_opened([requests[place] for place in opened], list(opened.values()))
+            with self._lock:
+                self._receivers = {}
+            answers.update(zip(opened, made, strict=True))
+        headers = [answers[place][0] for place in range(len(requests))]
+        bodies = [answers[place][1] for place in range(len(requests))]
+        return {"answers": headers, "fault": fault, "metrics": self._context.metrics.take()}, bodies
 
-    def _open(self, request: Mapping[str, Any], row: dict[str, Any]) -> Opened | Answer:
+    def _open(self, request: Mapping[str, Any], row: dict[str, Any]) -> Opened:
         """Take a request out of its envelope; one for the handler's own description has none."""
         headers = request["headers"]
         name = NO_ENVELOPE if headers.get("describe") == TRUE else self._archive.envelope
-        asked = Asked(request["id"], headers.get("explain") == TRUE, self._archive.manifest["model"])
-        try:
-            return OPENERS[name](row, asked)
-        except BadRequestError as error:
-            return refuse(error.message)
+        return OPENERS[name](row, Asked(request["id"], headers.get("explain") == TRUE, self._archive.manifest["model"]))
 
     def _answer_opened(
         self, requests: Sequence[Mapping[str, Any]], opened: Sequence[Opened]
@@ -88,12 +79,11 @@ class HandlerService:
 
         self._context.request_ids = {index: request["id"] for index, request in enumerate(requests)}
         self._context.metrics.request_ids = self._context.request_ids
-        self._context.send_parts = self._send_parts
         self._context.request_processor = [RequestProcessor(request["headers"]) for request in requests]
         try:
             items = self._handle([row for each in opened for row in each.rows], self._context)
         except Exception as error:  # noqa: BLE001  # whatever a handler raises is its callers' answer
-            return fail_all(*describe_failure(error), len(requests)), locate(error)
+            return make_failures(error, len(requests)), locate(error)
         answers = make_answers(share_out(items, opened), self._context, len(requests))
         return answers, next((header["error"] for header, _ in answers if "error" in header), None)
 
@@ -110,22 +100,12 @@ class HandlerService:
                 headers = [[places[index], make_header(self._context, index)] for index in mine]
                 self._send({PARTS: headers}, [bodies[index] for index in mine])
 
-    def take_metrics(self) -> list[Any]:
-        """Return what the handler's metrics have become since the last batch."""
-        metrics: list[Any] = self._context.metrics.take()
-        return metrics
-
 
 def locate(error: BaseException) -> str:
     """Say of which type an error is and where it was raised, and nothing that it says itself."""
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[-3:]]
     return f"{type(error).__name__} at {' > '.join(places)}"
-
-
-def describe_fault(error: BaseException) -> str:
-    """Say why a handler could not be loaded; no request's data is there yet, so its own words may be told."""
-    return f"{type(error).__name__}: {error}"[:MAX_REASON_LENGTH]
 
 
 def serve(channel: Channel) -> None:
@@ -141,7 +121,8 @@ def serve(channel: Channel) -> None:
     try:
         service = HandlerService(archive, channel.send)
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a handler raises is the reason
-        channel.send({"error": describe_fault(error), "at": locate(error)})
+        # No request's data is there yet, so the error's own words may be told.
+        channel.send({"error": f"{type(error).__name__}: {error}"[:MAX_REASON_LENGTH], "at": locate(error)})
         return
     channel.send({"ready": True, "in_force": in_force})
     while True:
@@ -149,9 +130,7 @@ def serve(channel: Channel) -> None:
             batch, blobs = channel.receive()
         except EOFError:
             return
-        answers, fault = service.answer(batch["requests"], blobs)
-        reply = {"answers": [header for header, _ in answers], "fault": fault, "metrics": service.take_metrics()}
-        channel.send(reply, [body for _, body in answers])
+        channel.send(*service.answer(batch["requests"], blobs))
 
 
 if __name__ == "__main__":

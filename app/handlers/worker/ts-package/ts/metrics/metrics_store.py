@@ -9,7 +9,8 @@ from ts.metrics.metric_type_enum import MetricTypes
 
 MAX_SERIES = 1000
 """A handler that makes a label of each request's text must not fill the memory."""
-MODEL_NAME, LEVEL = "ModelName", "Level"
+COUNTER, GAUGE = MetricTypes.COUNTER, MetricTypes.GAUGE
+Dimensions = Iterable[Dimension] | None
 Update = tuple[str, str, str, tuple[str, ...], tuple[str, ...]]
 """Name, kind and unit of a metric, and names and values of a series' labels."""
 
@@ -36,9 +37,9 @@ class Metric:
         if key not in self.pending and len(self.pending) >= MAX_SERIES:
             return
         values = self.pending.setdefault(key, [])
-        if self.metric_type is MetricTypes.COUNTER:
+        if self.metric_type is COUNTER:
             values[:] = [sum(values) + float(value)]
-        elif self.metric_type is MetricTypes.GAUGE:
+        elif self.metric_type is GAUGE:
             values[:] = [float(value)]
         elif len(values) < MAX_SERIES:
             values.append(float(value))
@@ -64,11 +65,7 @@ class MetricsStore:
         return taken
 
     def add_metric_to_cache(
-        self,
-        metric_name: str,
-        unit: str = "",
-        dimension_names: Sequence[str] = (),
-        metric_type: MetricTypes = MetricTypes.COUNTER,
+        self, metric_name: str, unit: str = "", dimension_names: Sequence[str] = (), metric_type: MetricTypes = COUNTER
     ) -> Metric:
         """Return the metric of this name and kind, made if need be."""
         key = metric_name, metric_type
@@ -76,7 +73,7 @@ class MetricsStore:
             self.cache[key] = Metric(metric_name, metric_type, unit, tuple(dimension_names), self._pending)
         return self.cache[key]
 
-    def get_metric(self, metric_name: str, metric_type: MetricTypes = MetricTypes.COUNTER) -> Metric:
+    def get_metric(self, metric_name: str, metric_type: MetricTypes = COUNTER) -> Metric:
         """Return a metric; raises `KeyError` if there is none of this name and kind."""
         return self.cache[metric_name, metric_type]
 
@@ -86,28 +83,26 @@ class MetricsStore:
         value: float,
         unit: str = "",
         idx: Any = None,  # noqa: ARG002  # TorchServe's parameter
-        dimensions: Iterable[Dimension] | None = None,
-        metric_type: MetricTypes = MetricTypes.COUNTER,
+        dimensions: Dimensions = None,
+        metric_type: MetricTypes = COUNTER,
     ) -> None:
         """Take a value of a metric of any kind."""
-        labels = self._complete(dimensions or ())
-        metric = self.add_metric_to_cache(name, unit, [each.name for each in labels], metric_type)
+        self._take(name, value, unit, dimensions, metric_type, is_of_model=bool(self.request_ids))
+
+    def _take(
+        self, name: str, value: float, unit: str, dimensions: Dimensions, kind: MetricTypes, is_of_model: bool
+    ) -> None:
+        """Take a value, with the labels that every metric has where the handler gives none."""
+        labels = list(dimensions or ())
+        names = {each.name for each in labels}
+        if is_of_model and "ModelName" not in names:
+            labels.append(Dimension("ModelName", self.model_name))
+        if "Level" not in names:
+            labels.append(Dimension("Level", "Model" if is_of_model else "Error"))
+        metric = self.add_metric_to_cache(name, unit, [each.name for each in labels], kind)
         metric.add_or_update(value, [each.value for each in labels])
 
-    def _complete(self, dimensions: Iterable[Dimension], is_error: bool = False) -> list[Dimension]:
-        """Add the labels that every metric has, where the handler does not."""
-        labels = list(dimensions)
-        names = {each.name for each in labels}
-        is_of_model = bool(self.request_ids) and not is_error
-        if is_of_model and MODEL_NAME not in names:
-            labels.append(Dimension(MODEL_NAME, self.model_name))
-        if LEVEL not in names:
-            labels.append(Dimension(LEVEL, "Model" if is_of_model else "Error"))
-        return labels
-
-    def add_counter(
-        self, name: str, value: float, idx: Any = None, dimensions: Iterable[Dimension] | None = None
-    ) -> None:
+    def add_counter(self, name: str, value: float, idx: Any = None, dimensions: Dimensions = None) -> None:
         """Add to a counter."""
         self.add_metric(name, value, "count", idx, dimensions)
 
@@ -117,8 +112,8 @@ class MetricsStore:
         value: float,
         idx: Any = None,
         unit: str = "ms",
-        dimensions: Iterable[Dimension] | None = None,
-        metric_type: MetricTypes = MetricTypes.GAUGE,
+        dimensions: Dimensions = None,
+        metric_type: MetricTypes = GAUGE,
     ) -> None:
         """Set a time, in milliseconds unless another unit is named."""
         self.add_metric(name, value, unit, idx, dimensions, metric_type)
@@ -129,25 +124,18 @@ class MetricsStore:
         value: float,
         idx: Any = None,
         unit: str = "MB",
-        dimensions: Iterable[Dimension] | None = None,
-        metric_type: MetricTypes = MetricTypes.GAUGE,
+        dimensions: Dimensions = None,
+        metric_type: MetricTypes = GAUGE,
     ) -> None:
         """Set a size, in megabytes unless another unit is named."""
         self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
     def add_percent(
-        self,
-        name: str,
-        value: float,
-        idx: Any = None,
-        dimensions: Iterable[Dimension] | None = None,
-        metric_type: MetricTypes = MetricTypes.GAUGE,
+        self, name: str, value: float, idx: Any = None, dimensions: Dimensions = None, metric_type: MetricTypes = GAUGE
     ) -> None:
         """Set a percentage."""
         self.add_metric(name, value, "percent", idx, dimensions, metric_type)
 
-    def add_error(self, name: str, value: float, dimensions: Iterable[Dimension] | None = None) -> None:
+    def add_error(self, name: str, value: float, dimensions: Dimensions = None) -> None:
         """Count an error."""
-        labels = self._complete(dimensions or (), is_error=True)
-        metric = self.add_metric_to_cache(name, "", [each.name for each in labels])
-        metric.add_or_update(value, [each.value for each in labels])
+        self._take(name, value, "", dimensions, COUNTER, is_of_model=False)

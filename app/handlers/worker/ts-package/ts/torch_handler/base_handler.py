@@ -38,11 +38,7 @@ class BaseHandler(ABC):  # noqa: B024  # TorchServe's is abstract without an abs
     model_yaml_config: dict[str, Any] | None = None
 
     def initialize(self, context: Any) -> None:
-        """Load the model that the manifest names, and the names of its classes.
-
-        Raises:
-            RuntimeError: the manifest names no file that can be loaded.
-        """
+        """Load the model that the manifest names, and its classes' names; raises `RuntimeError` if it names none."""
         self.context, self.manifest = context, context.manifest
         self.model_yaml_config = context.model_yaml_config or {}
         folder, named = Path(context.system_properties["model_dir"]), context.manifest["model"]
@@ -82,12 +78,7 @@ class BaseHandler(ABC):  # noqa: B024  # TorchServe's is abstract without an abs
         return onnxruntime.InferenceSession(model_path, providers=["CPUExecutionProvider"])
 
     def _load_pickled_model(self, model_dir: str, model_file: str, model_pt_path: str | None) -> Any:
-        """Build the one class that the archive's model file defines, and fill it with the weights.
-
-        Raises:
-            ValueError: the file does not define exactly one class.
-            FileNotFoundError: there is no such file.
-        """
+        """Fill the one class of the archive's model file with the weights; raises `ValueError` if it has not one."""
         path = Path(model_dir) / model_file
         if not path.is_file():
             raise FileNotFoundError(f"Missing the {model_file} file")
@@ -124,21 +115,20 @@ class BaseHandler(ABC):  # noqa: B024  # TorchServe's is abstract without an abs
         if self._is_describe():
             return [self.describe_handle()]
         ready = self.preprocess(data)
-        is_asked_why = self._is_explain()
-        answers = self.explain_handle(ready, data) if is_asked_why else self.postprocess(self.inference(ready))
+        is_explained = self._is_explain()
+        answers = self.explain_handle(ready, data) if is_explained else self.postprocess(self.inference(ready))
         context.metrics.add_time("HandlerTime", round((time.perf_counter() - started) * 1000, 2))
         return answers
 
     def explain_handle(self, data_preprocess: Any, raw_data: Any) -> list[Any]:
         """Answer with explanations, a list of one item a request, which the handler's `get_insights` makes."""
-        row = raw_data[0]
-        inputs: Any = row
+        row = inputs = raw_data[0]
         if isinstance(row, dict):
             inputs = row.get("data") or row.get("body") or row
-        asked = row.get("target") if isinstance(row, dict) else None
-        if asked is None and isinstance(inputs, dict):
-            asked = inputs.get("target")
-        self.target = int(asked) if asked is not None else 0
+        targets = [
+            each["target"] for each in (row, inputs) if isinstance(each, dict) and each.get("target") is not None
+        ]
+        self.target = int(targets[0]) if targets else 0
         explained: list[Any] = self.get_insights(data_preprocess, inputs, self.target)
         return explained
 

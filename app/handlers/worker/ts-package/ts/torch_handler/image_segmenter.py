@@ -3,22 +3,15 @@
 from typing import Any
 
 import torch
-from torchvision import transforms
 
+from ts.torch_handler.image_classifier import ImageClassifier
 from ts.torch_handler.vision_handler import VisionHandler
 
 
 class ImageSegmenter(VisionHandler):
     """Answers each picture with the most probable class of every pixel and its probability, [H][W][2]."""
 
-    image_processing = transforms.Compose(
-        [
-            transforms.Resize(256),
-            transforms.CenterCrop(224),
-            transforms.ToTensor(),
-            transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
-        ]
-    )
+    image_processing = ImageClassifier.image_processing
 
     def postprocess(self, data: Any) -> list[Any]:
         """Turn the model's `out`, logits [N, classes, H, W], into classes and probabilities."""

@@ -32,16 +32,9 @@ def list_classes_from_module(module: ModuleType, parent_class: type | None = Non
 
 
 def load_label_mapping(mapping_file_path: str) -> dict[str, str] | None:
-    """Read an `index_to_name.json`.
+    """Read an `index_to_name.json`: names by the class's index as a string; of a list of names the last counts.
 
-    Args:
-        mapping_file_path: of the file; None is returned where it is absent.
-
-    Returns:
-        Names by the class's index as a string. Of a list of names the last counts.
-
-    Raises:
-        ValueError, TypeError: the file is not of this form.
+    Returns None where there is no file; raises `ValueError` or `TypeError` if it is not of this form.
     """
     path = Path(mapping_file_path)
     if not path.is_file():
@@ -63,11 +56,11 @@ def map_class_to_label(
     mapping: Mapping[str, str] | None = None,
     lbl_classes: Iterable[Sequence[int]] | None = None,
 ) -> list[dict[str, float]]:
-    """Give probabilities the names of their classes.
+    """Give probabilities the names of their classes; a class without a name is called by its index.
 
     Args:
         probs: a row for each picture.
-        mapping: names by the class's index as a string; a class without one is called by its index.
+        mapping: names by the class's index as a string.
         lbl_classes: the classes that the columns of each row stand for; without it the first, the second and so on.
     """
     if not isinstance(probs, Sequence):

@@ -1,7 +1,4 @@
-"""The program of an archive that is compiled, started when an explanation is first asked for.
-
-A compiled model has no gradients to explain by.
-"""
+"""The program of an archive that is compiled: it explains, since a compiled model has no gradients to explain by."""
 
 import threading
 import time
@@ -29,7 +26,7 @@ def require_captum() -> None:
 
 
 class Explainer:
-    """Lends the program of a compiled archive. One that could not be started is started anew for the next caller.
+    """Lends the program, which is started for the first caller, and anew for the next one if it could not be.
 
     Thread safety: all methods may be called from any thread.
     """

@@ -76,10 +76,9 @@ class HandlerModel(Occupancy):
 
     def describe(self) -> dict[str, Any]:
         """Return the pool's workers and waiting requests; empty while there is none."""
-        try:
+        with suppress(ModelProcessError):
             return self._pools.describe(self._archive)
-        except ModelProcessError:
-            return {}
+        return {}
 
 
 def describe_lack_of_workers(name: str, version: str | None) -> str:

@@ -87,16 +87,10 @@ class PoolClient:
     def open(
         self, archive: HandlerArchive, request: Mapping[str, Any], parts: Sequence[bytes], patience: Patience
     ) -> Answer | AnswerStream | None:
-        """Have a request answered.
+        """Have a request answered; returns a stream if the handler gives the answer in parts.
 
-        Args:
-            archive: the model's.
-            request: its `id`, its `headers`, and of each part `name` and `type`.
-            parts: the bytes of the parts.
-            patience: how long the caller waits; `DeadlineError` is raised after that.
-
-        Returns:
-            The answer, or a stream if the handler gives it in parts; None without a worker, or if too many wait.
+        Returns None if there is no worker, or too many requests wait; raises `DeadlineError` if the caller waits no
+        longer. `request` has an `id`, `headers`, and of each part `name` and `type`; `parts` are the bytes.
         """
         message = {"operation": "predict", "key": archive.key, "request": request}
         reply = self._try_predict(message, parts, patience)

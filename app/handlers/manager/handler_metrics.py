@@ -5,6 +5,7 @@ A handler's process may send anything: names that Prometheus refuses, and series
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,33 +52,31 @@ class HandlerMetrics:
 
     def take(self, updates: Any) -> None:
         """Add what a process sent; updates that `MetricsStore.take` cannot have made are skipped."""
-        if not isinstance(updates, list):
-            return
-        for update in updates:
-            try:
+        for update in updates if isinstance(updates, list) else ():
+            with suppress(TypeError, ValueError):
                 (name, kind, unit, names, labels), values = update
                 series = make_series(name, kind, unit, list(zip(names, labels, strict=True)))
-                numbers = [float(value) for value in values]
-            except (TypeError, ValueError):
-                continue
-            if series is None or not all(math.isfinite(number) for number in numbers):
-                continue
-            key = series.name, series.labels
-            if key in self._series or len(self._series) < MAX_SERIES:
-                known = self._series.setdefault(key, series)
-                if known.kind == series.kind:
-                    known.add(numbers)
+                self._add(series, [float(value) for value in values])
+
+    def _add(self, series: Series, values: list[float]) -> None:
+        key = series.name, series.labels
+        if all(math.isfinite(value) for value in values) and (key in self._series or len(self._series) < MAX_SERIES):
+            known = self._series.setdefault(key, series)
+            if known.kind == series.kind:
+                known.add(values)
 
     def list_series(self) -> list[dict[str, Any]]:
         """Return the series, for another process."""
         return [vars(series) for series in self._series.values()]
 
 
-def make_series(name: Any, kind: Any, unit: Any, labels: list[tuple[Any, Any]]) -> Series | None:
-    """Make a series without values; None if Prometheus would refuse its names."""
-    if not METRIC_NAME.fullmatch(name) or kind not in KINDS or len(labels) > MAX_LABELS:
-        return None
-    if not all(LABEL_NAME.fullmatch(label) for label, _ in labels) or len(dict(labels)) < len(labels):
-        return None
+def make_series(name: Any, kind: Any, unit: Any, labels: list[tuple[Any, Any]]) -> Series:
+    """Make a series without values; raises `ValueError` or `TypeError` if Prometheus would refuse its names."""
+    if not METRIC_NAME.fullmatch(name) or kind not in KINDS:
+        raise ValueError("the metric has no name or no kind")
+    if len(labels) > MAX_LABELS or len(dict(labels)) < len(labels):
+        raise ValueError("the labels are too many, or two have one name")
+    if not all(LABEL_NAME.fullmatch(label) for label, _ in labels):
+        raise ValueError("a label has no name")
     told = tuple((label, str(value)[:MAX_LABEL_LENGTH]) for label, value in labels)
     return Series(name, kind, str(unit)[:MAX_LABEL_LENGTH].replace("\n", " "), told)

@@ -43,13 +43,9 @@ class HandlerProcess:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._is_ended = False
+        self.process_id: int | None = None
         self.started_at = time.time()
         self.in_force: list[str] = []
-
-    @property
-    def process_id(self) -> int | None:
-        """Of the process; None before it is started."""
-        return self._process.pid if self._process else None
 
     @property
     def is_gone(self) -> bool:
@@ -63,6 +59,7 @@ class HandlerProcess:
             with theirs:
                 self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=BUFFER_BYTES)
                 self._process = await self._spawn(theirs)
+                self.process_id = self._process.pid
         except OSError as error:
             await self.end()
             raise HandlerLostError(f"no process can be started: {error.strerror}") from error

@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from app.errors import OutOfBoundsError
+from app.errors import ModelProcessError
 from app.handlers.handler_answers import WORKER_DIED, Answer, fail
 from app.handlers.handler_archive import HandlerArchive, PoolLimits
 from app.handlers.manager.handler_metrics import HandlerMetrics
 from app.handlers.manager.handler_process import HandlerLostError, HandlerProcess, HandlerUnaskedError
-from app.handlers.manager.slots import Job, NoWorkerError, Slot, SlotState, StartError, back_off, count_alike
+from app.handlers.manager.slots import Job, NoWorkerError, Slot, SlotState, back_off, count_alike
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +47,9 @@ class Pool:
         """Take other limits, start or retire workers to fit, and wait until new workers have loaded the model.
 
         The limits are checked here, since nothing confines this process: whoever asks for it, no more workers start
-        than the bounds allow. Raises `StartError` if a limit is out of bounds, or a worker could not load the model.
+        than the bounds allow. Raises `OutOfBoundsError`, or `ModelProcessError` if a worker cannot load the model.
         """
-        try:
-            limits.check()
-        except OutOfBoundsError as error:
-            raise StartError(error.message) from error
+        limits.check()
         self.limits = limits
         self._archive = replace(self._archive, limits=limits)
         self._arrived.set()
@@ -62,7 +59,7 @@ class Pool:
         faults = [await asyncio.shield(slot.settled) for slot in started]
         for fault in faults:
             if fault is not None:
-                raise StartError(fault)
+                raise ModelProcessError(fault)
 
     def submit(self, request: Mapping[str, Any], blobs: list[bytes], on_part: Callable[[Answer], None]) -> Job:
         """Put a request in line; raises `NoWorkerError` if there is no worker, or the line is full."""
@@ -156,7 +153,7 @@ class Pool:
             slot.settle("it was told to end before it had started")
 
     def _note_loss(self, slot: Slot, error: HandlerLostError) -> None:
-        """Note that a process ended at its work, or while it loaded the model: then there may be no worker left."""
+        """Note that a process has ended; if it was loading the model, nobody may be left for those who wait."""
         slot.state = SlotState.STARTING if slot.state is SlotState.READY else SlotState.FAILED
         if not self._has_hope():
             self._refuse_waiting()
@@ -201,23 +198,22 @@ class Pool:
     async def _take_batch(self) -> list[Job]:
         """Wait for requests, and for more of them as long as that is worth it."""
         async with self._gathering:  # one worker gathers at a time, so that two do not share what is one batch
-            while not self._is_batch_ready():
+            while (wait_s := self._find_wait_s()) != 0:
                 self._arrived.clear()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._next_look_s()):
+                    async with asyncio.timeout(wait_s):
                         await self._arrived.wait()
             count = count_alike(self._jobs, self.limits.batch_size)
             batch = [self._jobs.popleft() for _ in range(count)]
             self._in_work += count
             return batch
 
-    def _is_batch_ready(self) -> bool:
-        return bool(self._jobs) and (len(self._jobs) >= self.limits.batch_size or self._next_look_s() == 0)
-
-    def _next_look_s(self) -> float | None:
-        """Seconds until the oldest request waits no longer for company; None while there is none."""
+    def _find_wait_s(self) -> float | None:
+        """Seconds until the oldest request waits no longer for company; None while there is no request."""
         if not self._jobs:
             return None
+        if len(self._jobs) >= self.limits.batch_size:
+            return 0.0
         delay_s = self.limits.max_batch_delay_ms / 1000
         if len(self._jobs) + self._in_work == 1:
             delay_s = min(delay_s, LONE_DELAY_S)

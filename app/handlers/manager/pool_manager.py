@@ -15,10 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from app.errors import ModelFolderError
 from app.handlers.handler_answers import PART, Answer
 from app.handlers.handler_archive import HandlerArchive
 from app.handlers.manager.pool import Pool
-from app.handlers.manager.slots import NoWorkerError, StartError
+from app.handlers.manager.slots import NoWorkerError
 from app.handlers.manager_folder import take_lock
 from app.logs import configure_logs
 from app.processes.frames import SOCKET_FILE, BrokenMessageError, Message, encode, read_message
@@ -147,12 +148,12 @@ class Manager:
         """Start a pool's workers; return why they cannot be started. One that was served before tries on."""
         try:
             await pool.scale(pool.limits)
-        except StartError as error:
+        except ModelFolderError as error:
             if is_restored:
                 return None
             if self._pools.get(key) is pool:
                 await self._end_pool(key)
-            return str(error)
+            return error.message
         return None
 
     async def _end_pool(self, key: str) -> None:
@@ -168,8 +169,8 @@ class Manager:
             return NO_WORKER
         try:
             await pool.scale(replace(pool.limits, **message["limits"]))
-        except StartError as error:
-            return {"error": str(error)}
+        except ModelFolderError as error:
+            return {"error": error.message}
         return {}
 
     async def _describe(self, message: Header) -> Header:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from app.handlers.handler_answers import Answer
@@ -26,10 +26,6 @@ class SlotState(StrEnum):
 
 class NoWorkerError(Exception):
     """Nobody is there to take a request, or too many wait already."""
-
-
-class StartError(Exception):
-    """A worker could not be started; the message is the handler's reason."""
 
 
 @dataclass(eq=False)
@@ -57,8 +53,11 @@ def count_alike(jobs: Sequence[Job], most: int) -> int:
     """How many of the requests that have waited longest make one batch: a handler looks at the first one's headers
     to know whether an answer, an explanation or its own description is wanted, and makes the latter two one at a time.
     """
-    is_plain = [not any(job.request["headers"].get(name) == "True" for name in SPECIAL) for job in islice(jobs, most)]
-    return 1 if not is_plain[0] else (is_plain.index(False) if False in is_plain else len(is_plain))
+
+    def is_plain(job: Job) -> bool:
+        return not any(job.request["headers"].get(name) == "True" for name in SPECIAL)
+
+    return max(1, len(list(takewhile(is_plain, islice(jobs, most)))))
 
 
 @dataclass(eq=False)

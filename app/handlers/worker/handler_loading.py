@@ -1,6 +1,6 @@
 """Finds the entry point of an archive's handler, by TorchServe's rules."""
 
-import importlib
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,20 +64,17 @@ def load_handler(archive: HandlerArchive, context: Any) -> HandleFunction:
 
 def import_handler(archive: HandlerArchive) -> ModuleType:
     """Import the archive's own module, or the default handler of that name."""
-    try:
-        return importlib.import_module(archive.module)
-    except ModuleNotFoundError as error:
-        if error.name != archive.module:  # another module that is missing is the handler's own trouble
-            raise
-    return importlib.import_module(f"ts.torch_handler.{archive.module}")
+    is_own = importlib.util.find_spec(archive.module) is not None
+    return importlib.import_module(archive.module if is_own else f"ts.torch_handler.{archive.module}")
 
 
 def find_class(module: ModuleType) -> type[Any]:
     """Return the class that a module defines as its handler; raises `ValueError` if it defines none, or several."""
     from ts.utils.util import list_classes_from_module
 
-    classes = list_classes_from_module(module)
-    able = [each for each in classes if hasattr(each, "initialize") and hasattr(each, "handle")]
+    able = [
+        each for each in list_classes_from_module(module) if hasattr(each, "initialize") and hasattr(each, "handle")
+    ]
     if len(able) != 1:
         raise ValueError(
             f"Expected only one class in custom service code or a function entry point, found {len(able)} classes "

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,9 @@ class HandlerArchive:
 
 def is_archive(folder: Path) -> bool:
     """Whether a folder is an unpacked archive; one that cannot be looked at is none."""
-    try:
+    with suppress(OSError):
         return (folder / MANIFEST_PATH).is_file()
-    except OSError:
-        return False
+    return False
 
 
 def read_archive(folder: Path, name: str, version: str, default: PoolLimits = TORCHSERVE_LIMITS) -> HandlerArchive:

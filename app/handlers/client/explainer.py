@@ -26,7 +26,7 @@ def require_captum() -> None:
 
 
 class Explainer:
-    """Lends the program, which is started for the first caller, and anew for the next one if it could not be.
+    """Lends the program. The first caller has it started; if that fails, the next caller has it started anew.
 
     Thread safety: all methods may be called from any thread.
     """

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 from app.config.setting_types import PROJECT_ROOT
@@ -141,7 +141,6 @@ class ManagerLink:
 
 def find_log() -> int | None:
     """The descriptor that this process logs to; None for its standard error."""
-    try:
+    with suppress(OSError, ValueError):
         return sys.stderr.fileno()
-    except (OSError, ValueError):
-        return None
+    return None

@@ -147,7 +147,6 @@ class PoolClient:
         }
 
     def _list_orders(self) -> list[dict[str, Any]]:
-        """What a new manager must know."""
         with self._lock:
             return [self._make_order(each) for each in self._registered.values()]
 

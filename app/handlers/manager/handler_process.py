@@ -16,8 +16,6 @@ from app.config.settings import PREFIX
 from app.handlers.handler_archive import HandlerArchive
 from app.processes.frames import MAX_MESSAGE_BYTES, PARTS, BrokenMessageError, Message, encode, read_message
 
-log = logging.getLogger(__name__)
-
 BUFFER_BYTES = 1024 * 1024
 OnPart = Callable[[int, dict[str, Any], bytes], None]
 """Called with the place of a request in its batch, and header and body of a part of its answer."""

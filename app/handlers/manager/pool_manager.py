@@ -1,11 +1,10 @@
 """The process that holds all pools of a server: `python -m app.handlers.manager.pool_manager FOLDER LOG_LEVEL`.
 
-There is one a server, started by whichever HTTP worker needs it first, and kept by a lock file. It listens on a Unix
+The HTTP worker that needs it first starts it; a lock in FOLDER keeps it the only one of the server. It listens on a
 socket in FOLDER, and ends when gunicorn does, or a while after the last HTTP worker has gone.
 """
 
 import asyncio
-import logging
 import shutil
 import signal
 import sys
@@ -23,8 +22,6 @@ from app.handlers.manager.slots import NoWorkerError
 from app.handlers.manager_folder import take_lock
 from app.logs import configure_logs
 from app.processes.frames import SOCKET_FILE, BrokenMessageError, Message, encode, read_message
-
-log = logging.getLogger(__name__)
 
 BUFFER_BYTES = 1024 * 1024
 LINGER_S = 10.0
@@ -111,10 +108,8 @@ class Manager:
                     reply = await self._operations[operation](message.header), []
                 writer.write(encode(*reply))
                 await writer.drain()
-        except (EOFError, OSError, BrokenMessageError):  # the HTTP worker, or its caller, has gone
-            pass
-        except asyncio.CancelledError:  # this process ends; Python 3.11 would log it as a fault
-            pass
+        except (EOFError, OSError, BrokenMessageError, asyncio.CancelledError):
+            pass  # the HTTP worker or its caller has gone, or this process ends: Python 3.11 would log that as a fault
         finally:
             writer.close()
             if client is not None:

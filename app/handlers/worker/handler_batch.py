@@ -12,8 +12,6 @@ from app.errors import BadRequestError
 from app.handlers.handler_answers import INVALID, Answer, fail
 from app.handlers.worker.envelopes import Wrapped
 
-MEMORY_WORDS = ("CUDA", "DefaultCPUAllocator")
-
 
 def make_data(requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]) -> list[dict[str, Any]]:
     """Make what a handler calls `data`: a dict for each request, a key for each part of it.
@@ -88,6 +86,6 @@ def make_failures(error: BaseException, count: int) -> list[Answer]:
     code, message = getattr(error, "error_code", None), getattr(error, "message", None)
     if type(error).__name__ == "PredictionException" and code is not None:
         return [fail(int(code), str(message))] * count
-    if isinstance(error, MemoryError) or any(word in str(error) for word in MEMORY_WORDS):
+    if isinstance(error, MemoryError) or any(word in str(error) for word in ("CUDA", "DefaultCPUAllocator")):
         return [fail(HTTPStatus.INSUFFICIENT_STORAGE, "Out of resources")] * count
     return [fail(HTTPStatus.SERVICE_UNAVAILABLE, "Prediction failed")] * count

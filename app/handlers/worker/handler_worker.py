@@ -42,9 +42,9 @@ class HandlerService:
     def answer(
         self, requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]
     ) -> tuple[dict[str, Any], list[bytes]]:
-        """Answer a batch; the message also tells the metrics, and where the handler failed but not its words.
+        """Answer a batch. The reply tells where the handler failed, not what it said: that may quote data.
 
-        A request that is not in its envelope is answered that, and the handler sees the others alone.
+        A request that is not in its envelope is refused, and the handler sees the others alone.
         """
         answers: dict[int, Answer] = {}
         opened: dict[int, Opened] = {}
@@ -55,11 +55,9 @@ class HandlerService:
                 answers[place] = refuse(error.message)
         fault = None
         if opened:
-            receivers = {(index, requests[place]["id"]): place for index, place in enumerate(opened)}
-            with self._lock:
-                self._receivers = receivers
+            self._receivers = {(index, requests[place]["id"]): place for index, place in enumerate(opened)}
             made, fault = self._answer_opened([requests[place] for place in opened], list(opened.values()))
-            with self._lock:
+            with self._lock:  # no part is sent once the answers are made
                 self._receivers = {}
             answers.update(zip(opened, made, strict=True))
         headers = [answers[place][0] for place in range(len(requests))]

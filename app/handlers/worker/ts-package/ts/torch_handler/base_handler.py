@@ -1,7 +1,6 @@
 """The handler that others extend: loads a model, and answers in three steps."""
 
 import importlib.util
-import logging
 import time
 from abc import ABC
 from pathlib import Path
@@ -11,9 +10,6 @@ import torch
 
 from ts.utils.util import PredictionException, list_classes_from_module, load_label_mapping
 
-logger = logging.getLogger(__name__)
-
-LABELS_FILE = "index_to_name.json"
 TRUE = "True"
 UNAVAILABLE = 503
 
@@ -38,7 +34,7 @@ class BaseHandler(ABC):  # noqa: B024  # TorchServe's is abstract without an abs
     model_yaml_config: dict[str, Any] | None = None
 
     def initialize(self, context: Any) -> None:
-        """Load the model that the manifest names, and its classes' names; raises `RuntimeError` if it names none."""
+        """Load the model that the manifest names, and its classes' names; raises `RuntimeError` if it cannot."""
         self.context, self.manifest = context, context.manifest
         self.model_yaml_config = context.model_yaml_config or {}
         folder, named = Path(context.system_properties["model_dir"]), context.manifest["model"]
@@ -57,28 +53,24 @@ class BaseHandler(ABC):  # noqa: B024  # TorchServe's is abstract without an abs
         if isinstance(self.model, torch.nn.Module):
             self.model.to(self.device)
             self.model.eval()
-        self.mapping = load_label_mapping(str(folder / LABELS_FILE))
+        self.mapping = load_label_mapping(str(folder / "index_to_name.json"))
         self.initialized = True
 
     def get_device(self) -> torch.device:
         """Return the GPU of this worker, if it has one, else the CPU."""
         gpu = self.context.system_properties.get("gpu_id") if self.context else None
-        if gpu is not None and torch.cuda.is_available():
-            return torch.device(f"cuda:{gpu}")
-        return torch.device("cpu")
+        return torch.device("cpu" if gpu is None or not torch.cuda.is_available() else f"cuda:{gpu}")
 
     def _load_torchscript_model(self, model_pt_path: str) -> Any:
-        """Load a TorchScript file."""
         return torch.jit.load(model_pt_path, map_location=self.device or "cpu")  # type: ignore[no-untyped-call]  # torch ships no annotation
 
     def _load_onnx_model(self, model_path: str) -> Any:
-        """Load an ONNX file with onnxruntime, which must be installed."""
         import onnxruntime  # only where an operator installed it
 
         return onnxruntime.InferenceSession(model_path, providers=["CPUExecutionProvider"])
 
     def _load_pickled_model(self, model_dir: str, model_file: str, model_pt_path: str | None) -> Any:
-        """Fill the one class of the archive's model file with the weights; raises `ValueError` if it has not one."""
+        """Fill the one class that the archive's model file defines with the weights."""
         path = Path(model_dir) / model_file
         if not path.is_file():
             raise FileNotFoundError(f"Missing the {model_file} file")
@@ -125,10 +117,8 @@ class BaseHandler(ABC):  # noqa: B024  # TorchServe's is abstract without an abs
         row = inputs = raw_data[0]
         if isinstance(row, dict):
             inputs = row.get("data") or row.get("body") or row
-        targets = [
-            each["target"] for each in (row, inputs) if isinstance(each, dict) and each.get("target") is not None
-        ]
-        self.target = int(targets[0]) if targets else 0
+        asked = [each.get("target") for each in (row, inputs) if isinstance(each, dict)]
+        self.target = next((int(target) for target in asked if target is not None), 0)
         explained: list[Any] = self.get_insights(data_preprocess, inputs, self.target)
         return explained
 
@@ -141,10 +131,8 @@ class BaseHandler(ABC):  # noqa: B024  # TorchServe's is abstract without an abs
         return None
 
     def _is_explain(self) -> bool:
-        """Whether an explanation is asked for."""
         self.explain = self.context is not None and self.context.get_request_header(0, "explain") == TRUE
         return self.explain
 
     def _is_describe(self) -> bool:
-        """Whether the model's own description is asked for."""
         return self.context is not None and self.context.get_request_header(0, "describe") == TRUE

@@ -56,12 +56,10 @@ def map_class_to_label(
     mapping: Mapping[str, str] | None = None,
     lbl_classes: Iterable[Sequence[int]] | None = None,
 ) -> list[dict[str, float]]:
-    """Give probabilities the names of their classes; a class without a name is called by its index.
+    """Give probabilities, a row for each picture, the names of their classes.
 
-    Args:
-        probs: a row for each picture.
-        mapping: names by the class's index as a string.
-        lbl_classes: the classes that the columns of each row stand for; without it the first, the second and so on.
+    `mapping` has names by the class's index as a string; a class without one is called by its index. `lbl_classes` are
+    the classes that the columns of each row stand for; without it the first, the second and so on.
     """
     if not isinstance(probs, Sequence):
         raise TypeError("probs must be a list of lists of probabilities")

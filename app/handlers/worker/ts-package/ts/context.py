@@ -5,6 +5,8 @@ from typing import Any
 
 from ts.metrics.metrics_store import MetricsStore
 
+NO_PHRASE = ""
+
 
 class RequestProcessor:
     """One request of the batch: its headers, and the status and headers of its answer."""
@@ -44,6 +46,10 @@ class RequestProcessor:
         """Return the headers set so far."""
         return self._response_header
 
+    def get_response_header(self, key: str) -> str | None:
+        """Return a header set so far."""
+        return self._response_header.get(key)
+
 
 class Context:
     """The context of a handler; `idx` is a request's place in the batch."""
@@ -62,7 +68,7 @@ class Context:
     ) -> None:
         self.model_name = model_name
         self.manifest = manifest
-        self.system_properties = {
+        self._system_properties = {
             "model_dir": model_dir,
             "gpu_id": gpu,
             "batch_size": batch_size,
@@ -75,6 +81,11 @@ class Context:
         self.metrics = metrics or MetricsStore({}, model_name)
         self.model_yaml_config = {} if model_yaml_config is None else model_yaml_config
         self.send_parts: Callable[[Mapping[int, tuple[str, Any]]], None] = lambda parts: None  # noqa: ARG005  # for nobody
+
+    @property
+    def system_properties(self) -> dict[str, Any]:
+        """Where the model lies, and on what it runs."""
+        return self._system_properties
 
     def set_response_content_type(self, idx: int, value: str) -> None:
         """Set the content type of an answer."""
@@ -100,11 +111,11 @@ class Context:
         """Return the id of the sequence that a request belongs to, which is never any here."""
         return str(self.get_request_header(idx, "ts_request_sequence_id") or "")
 
-    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
+    def set_response_status(self, code: int = 200, phrase: str = NO_PHRASE, idx: int = 0) -> None:
         """Set the status of an answer."""
         self.request_processor[idx].report_status(code, phrase)
 
-    def set_all_response_status(self, code: int = 200, phrase: str = "") -> None:
+    def set_all_response_status(self, code: int = 200, phrase: str = NO_PHRASE) -> None:
         """Set the status of every answer of the batch."""
         for processor in self.request_processor:
             processor.report_status(code, phrase)

@@ -1,6 +1,7 @@
 """The handler that others extend: loads a model, and answers in three steps."""
 
 import importlib.util
+import logging
 import time
 from abc import ABC
 from pathlib import Path
@@ -12,6 +13,7 @@ from ts.utils.util import PredictionException, list_classes_from_module, load_la
 
 TRUE = "True"
 UNAVAILABLE = 503
+logger = logging.getLogger(__name__)
 
 
 class BaseHandler(ABC):  # noqa: B024  # TorchServe's is abstract without an abstract method

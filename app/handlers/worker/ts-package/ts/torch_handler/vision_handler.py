@@ -29,6 +29,8 @@ class VisionHandler(BaseHandler, ABC):
     def initialize(self, context: Any) -> None:
         """Load the model; prepare explanations where captum is installed."""
         super().initialize(context)
+        if not context.system_properties.get("limit_max_image_pixels", True):
+            Image.MAX_IMAGE_PIXELS = None
         try:
             from captum.attr import IntegratedGradients
         except ImportError:

@@ -9,12 +9,7 @@ from app.errors import BadRequestError
 def decode_base64(text: Any, field: str) -> bytes:
     """Decode base64 of the standard alphabet; white space is skipped, since `base64 FILE` breaks its lines.
 
-    Args:
-        text: a value of a request.
-        field: where the value stands, for the error; e.g. `instances[2].data`.
-
-    Raises:
-        BadRequestError: the value is no text, or no base64.
+    Raises `BadRequestError` with the field's place, e.g. `instances[2].data`, if the value is no text or no base64.
     """
     if not isinstance(text, str):
         raise BadRequestError(f"{field} must be a text: a file as base64.")

@@ -1,52 +1,4 @@
-"""All errors of this project, as one tree: its branches say whose fault an error is.
-
-    ScancerError
-    ├── RequestError                    the caller's: answered with its status and message
-    │   ├── BadRequestError             400  BadRequestException
-    │   ├── UnauthorizedError           401  UnauthorizedException
-    │   ├── ForbiddenError              403  ForbiddenException
-    │   ├── ResourceNotFoundError       404  ResourceNotFoundException
-    │   ├── ModelNotFoundError          404  ModelNotFoundException
-    │   ├── ModelVersionNotFoundError   404  ModelVersionNotFoundException
-    │   ├── InvalidModelError           400  InvalidModelException
-    │   ├── DownloadError               400  DownloadArchiveException
-    │   ├── InvalidModelVersionError    403  InvalidModelVersionException
-    │   ├── MethodNotAllowedError       405  MethodNotAllowedException
-    │   ├── ConflictError               409  ConflictStatusException
-    │   ├── BodyTooLargeError           413  BodyTooLargeException
-    │   ├── UnsupportedMediaError       415  UnsupportedMediaException
-    │   ├── DamagedImageError           422  DamagedImageException
-    │   ├── UnsupportedImageError       422  UnsupportedImageException
-    │   └── TooManyLoginsError          429  TooManyLoginsException
-    ├── ServiceError                    ours: answered with its status and a message without inner details
-    │   ├── InferenceError              500  InternalServerException
-    │   ├── ModelStartError             500  InternalServerException, with its message
-    │   ├── HandlerFaultError           503  InternalServerException, with its message
-    │   ├── ServiceUnavailableError     503  ServiceUnavailableException
-    │   ├── UnloadTimeoutError          408  RequestTimeoutException
-    │   ├── DeadlineError               504  GatewayTimeoutException
-    │   └── DiskFullError               507  InsufficientStorageException
-    ├── BrokenAnswerError               ends a connection in the middle of an answer
-    └── OperatorError                   the operator's: stops a command, or is a model's reason; no caller sees it
-        ├── SettingsError
-        ├── UsersError
-        ├── PicturesError
-        ├── EvaluationError
-        ├── StateStoreError
-        └── ModelFolderError
-            ├── ManifestError
-            │   └── OutOfBoundsError
-            ├── IntegrityError
-            ├── CompiledModelError
-            │   └── NotCompiledNowError
-            ├── FrameworkMissingError
-            ├── ModelProcessError
-            │   └── ProcessStartError
-            └── ModelFileError          a model is refused when it is added
-                ├── ArchiveError
-                ├── ModelFormatError
-                ├── SignatureError
-                └── ModelExistsError
+"""All errors of this project. Its branches say whose fault an error is: the caller's, ours, or the operator's.
 
 The `type` texts are TorchServe's where it has the status too, because clients compare them.
 """
@@ -65,16 +17,12 @@ class ScancerError(Exception):
 
 
 class AnsweredError(ScancerError):
-    """An error that an HTTP caller may see.
-
-    A subclass names its HTTP status and its `type` text as keywords of its class line, or inherits them.
-    """
+    """An error that an HTTP caller may see; a subclass names its status and `type` as keywords, or inherits them."""
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     type: ClassVar[str] = "InternalServerException"
 
     def __init_subclass__(cls, status: HTTPStatus | None = None, type: str | None = None) -> None:
-        """Note the status and the type that the class line names."""
         super().__init_subclass__()
         cls.status = status or cls.status
         cls.type = type or cls.type
@@ -153,7 +101,7 @@ class TooManyLoginsError(RequestError, status=HTTPStatus.TOO_MANY_REQUESTS, type
 
 
 class ServiceError(AnsweredError):
-    """The request is sound, but the service cannot answer it."""
+    """The request is sound, but the service cannot answer it. The caller sees no inner details."""
 
 
 class InferenceError(ServiceError):
@@ -185,7 +133,7 @@ class DiskFullError(ServiceError, status=HTTPStatus.INSUFFICIENT_STORAGE, type="
 
 
 class OperatorError(ScancerError):
-    """The operator must mend something in the installation."""
+    """The operator must mend something in the installation. It stops a command, or is a model's reason."""
 
 
 class SettingsError(OperatorError):

@@ -10,19 +10,8 @@ from pathlib import Path
 from typing import Any
 
 FIELDS = (
-    "request_id",
-    "user",
-    "method",
-    "rule",
-    "status",
-    "model",
-    "version",
-    "outcome",
-    "images",
-    "bytes",
-    "sha256",
-    "ms",
-    "reason",
+    *("request_id", "user", "method", "rule", "status", "model", "version"),
+    *("outcome", "images", "bytes", "sha256", "ms", "reason"),
 )
 """What a line may carry besides time, level, logger and message; anything else given as `extra` is dropped."""
 

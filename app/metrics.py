@@ -1,8 +1,7 @@
 """Every Prometheus collector, declared once.
 
 Import this module only where an app is made: `prometheus_client` decides on its multi-process mode when it is first
-imported. Under gunicorn each worker writes to files below `PROMETHEUS_MULTIPROC_DIR`, and any worker answers with the
-sum: `Metrics.collect` is the one way from the collectors to whoever shows them.
+imported.
 """
 
 import os
@@ -20,14 +19,13 @@ from app.routes import is_prediction
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
-OTHER = "other"
 FAILED = "failed"
 """The one stage of a prediction that got no answer: the whole time of its request."""
 
 
 def name_method(method: str) -> str:
     """Return an HTTP method by its name, or `other`: a caller may send any word as one."""
-    return method if method in METHODS else OTHER
+    return method if method in METHODS else "other"
 
 
 @lru_cache(maxsize=4096)
@@ -41,11 +39,7 @@ Labels = Mapping[str, str]
 
 
 class Totals:
-    """Sums over the series of families.
-
-    Args:
-        families: what `Metrics.collect` returned.
-    """
+    """Sums over the series of the families that `Metrics.collect` returned."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._samples: dict[str, list[tuple[Labels, float]]] = defaultdict(list)
@@ -54,7 +48,7 @@ class Totals:
                 self._samples[sample.name].append((sample.labels, sample.value))
 
     def sum_by(self, name: str, find_key: Callable[[Labels], Key | None]) -> dict[Key, float]:
-        """Sum a sample's values by the key that `find_key` makes from their labels; None for a value skips it."""
+        """Sum a sample's values by the key that `find_key` makes from their labels; the key None skips a value."""
         sums: dict[Key, float] = defaultdict(float)
         for labels, value in self._samples[name]:
             key = find_key(labels)
@@ -67,52 +61,52 @@ class Metrics:
     """The collectors of one app. Labels take values from closed sets only: no raw path, method or model name."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "scancer_requests_total",
             "HTTP requests by route rule, method, status, model and version.",
             ("rule", "method", "status", "model", "version"),
-            registry=self.registry,
+            registry=registry,
         )
         self.request_seconds = Histogram(
             "scancer_request_seconds",
             "Whole time of an HTTP request in the worker, by route rule.",
             ("rule",),
             buckets=SECONDS,
-            registry=self.registry,
+            registry=registry,
         )
         self.predictions = Counter(
             "scancer_predictions_total",
             "Predictions by model, version and class.",
             ("model", "version", "class"),
-            registry=self.registry,
+            registry=registry,
         )
         self.prediction_seconds = Histogram(
             "scancer_prediction_seconds",
             "Time of one prediction request by route rule and stage: decode, queue, inference, whole; or else failed.",
             ("rule", "model", "version", "stage"),
             buckets=SECONDS,
-            registry=self.registry,
+            registry=registry,
         )
         self.model_state = Gauge(
             "scancer_model_state",
             "Workers in which the model version is in this state.",
             ("model", "version", "state"),
             multiprocess_mode="livesum",
-            registry=self.registry,
+            registry=registry,
         )
         self.model_load_seconds = Gauge(
             "scancer_model_load_seconds",
             "Time that loading the model version took in the worker in which it took longest.",
             ("model", "version"),
             multiprocess_mode="livemax",
-            registry=self.registry,
+            registry=registry,
         )
         self.refused = Counter(
             "scancer_refused_total",
             "Requests turned away before they reached the application, by reason.",
             ("reason",),
-            registry=self.registry,
+            registry=registry,
         )
 
     def count_request(self, rule: str, method: str, status: int, model: str, version: str, seconds: float) -> None:
@@ -139,7 +133,7 @@ class Metrics:
             self.observe_prediction(rule, model, version, {FAILED: seconds})
 
     def collect(self) -> list[Metric]:
-        """Return every family: summed over the workers of the server, or this process's own where there is none."""
+        """Return every family: summed over the workers of the server, or this process's own outside a server."""
         if MULTIPROCESS_VARIABLE not in os.environ:
             return list(self.registry.collect())
         every = CollectorRegistry()

@@ -1,10 +1,8 @@
 """The one table of routes: where each is served, what it costs, and whether its body is read as it comes.
 
-Metrics, surfaces, admission and the reading of bodies ask this table. A test compares it with the views, so a route
-that is missing here, or is here alone, fails the check.
+A test compares the table with the views, so a route that is missing here, or is here alone, fails the check.
 """
 
-from collections.abc import Mapping
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -28,21 +26,14 @@ class Cost(Enum):
 
 
 class Route(NamedTuple):
-    """One row of the table.
-
-    Attributes:
-        rule: the path, as Flask writes it.
-        methods: by which it is asked; `HEAD` goes with `GET`.
-        surfaces: where it is served.
-        cost: what a request keeps busy.
-        is_streamed: whether the view reads a body as it comes, unless it is JSON: models are too large for memory.
-    """
+    """One row of the table; `rule` is the path as Flask writes it."""
 
     rule: str
     methods: tuple[str, ...]
     surfaces: frozenset[Surface]
     cost: Cost = Cost.NOTHING
     is_streamed: bool = False
+    """Whether the view reads a body as it comes, unless it is JSON: models are too large for memory."""
 
     @property
     def predicts(self) -> bool:
@@ -50,8 +41,8 @@ class Route(NamedTuple):
         return self.cost in (Cost.INFERENCE, Cost.EXPLANATION)
 
 
-GET, POST, PUT, DELETE, OPTIONS = ("GET", "HEAD"), ("POST",), ("PUT",), ("DELETE",), ("OPTIONS",)
-POST_PUT = (*POST, *PUT)
+GET, POST, PUT, OPTIONS = ("GET", "HEAD"), ("POST",), ("PUT",), ("OPTIONS",)
+POST_PUT, PUT_DELETE = (*POST, *PUT), (*PUT, "DELETE")
 ASKED, MANAGED, SCRAPED = (frozenset((surface,)) for surface in Surface)
 BOTH, ALL = ASKED | MANAGED, ASKED | MANAGED | SCRAPED
 
@@ -70,17 +61,14 @@ ROUTES = (
     Route("/explanations/<model_name>/<version>", POST_PUT, ASKED, Cost.EXPLANATION),
     Route("/v1/models/<model_name>:explain", POST, ASKED, Cost.EXPLANATION),
     Route("/models", POST, MANAGED, Cost.CHANGE, is_streamed=True),
-    Route("/models/<model_name>", PUT, MANAGED, Cost.CHANGE),
-    Route("/models/<model_name>", DELETE, MANAGED, Cost.CHANGE),
-    Route("/models/<model_name>/<version>", PUT, MANAGED, Cost.CHANGE),
-    Route("/models/<model_name>/<version>", DELETE, MANAGED, Cost.CHANGE),
+    Route("/models/<model_name>", PUT_DELETE, MANAGED, Cost.CHANGE),
+    Route("/models/<model_name>/<version>", PUT_DELETE, MANAGED, Cost.CHANGE),
     Route("/models/<model_name>/<version>/set-default", PUT, MANAGED, Cost.CHANGE),
     Route("/v2/repository/models/<model_name>/load", POST, BOTH, Cost.CHANGE),
     Route("/v2/repository/models/<model_name>/unload", POST, BOTH, Cost.CHANGE),
     Route("/predictions/<model_name>", OPTIONS, ASKED),
     Route("/models/<model_name>", OPTIONS, MANAGED),
-    Route("/", GET, BOTH),
-    Route("/", OPTIONS, BOTH),
+    Route("/", (*GET, *OPTIONS), BOTH),
     Route("/api-description", GET, BOTH),
     Route("/static/<path:filename>", GET, ALL),
     Route("/models", GET, BOTH),
@@ -110,20 +98,14 @@ ROUTES = (
 ROUTES_BY_NAME = {(route.rule, method): route for route in ROUTES for method in route.methods}
 OPEN_INFERENCE_PATHS = ("/v1/", "/v2")
 """How the paths of KServe's protocols begin: there an error is `{"error": "…"}`."""
-EXPLAINING_SHARE = 4
 CHANGE_PLACES = 16
 QUICK_THREADS = 8
 """Threads that no counted request takes: health, metrics and pages answer under any load."""
 
 
-def count_places(threads: int) -> Mapping[Cost, int]:
-    """Return how many requests of each cost may be in work or wait in a worker.
-
-    Args:
-        threads: of the settings, which bounds predictions; explanations get a fourth of it beside them.
-    """
-    explanations = max(1, threads // EXPLAINING_SHARE)
-    return {Cost.INFERENCE: threads, Cost.EXPLANATION: explanations, Cost.CHANGE: CHANGE_PLACES}
+def count_places(threads: int) -> dict[Cost, int]:
+    """Return how many requests of each cost may be in work or wait in a worker that has `threads` by its settings."""
+    return {Cost.INFERENCE: threads, Cost.EXPLANATION: max(1, threads // 4), Cost.CHANGE: CHANGE_PLACES}
 
 
 def count_threads(threads: int) -> int:

@@ -49,11 +49,7 @@ class UsersFile:
         self.path = instance / USERS_FILE
 
     def read(self) -> dict[str, User]:
-        """Return the users by name; none if there is no file.
-
-        Raises:
-            UsersError: a line is malformed.
-        """
+        """Return the users by name; none if there is no file. Raises `UsersError` for a malformed line."""
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -71,11 +67,7 @@ class UsersFile:
         return users
 
     def add(self, name: str, role: str, password: str) -> bool:
-        """Add a user, or give one a new password and role; return whether it is new.
-
-        Raises:
-            UsersError: the name, role or password is not allowed.
-        """
+        """Add a user, or give one a new password and role; return whether it is new. Raises `UsersError`."""
         if not NAME_PATTERN.fullmatch(name):
             raise UsersError(
                 "a name is 1 to 64 letters, digits, dots, dashes, underscores or @, a letter or digit first"
@@ -91,11 +83,7 @@ class UsersFile:
         return name not in users
 
     def remove(self, name: str) -> None:
-        """Remove a user.
-
-        Raises:
-            UsersError: there is no such user.
-        """
+        """Remove a user. Raises `UsersError` if there is none of this name."""
         with self._lock():
             users = self.read()
             if users.pop(name, None) is None:

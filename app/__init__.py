@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask import Flask
 
-    from app.api.request.routing import RoutedFlask
     from app.api.request.services import Services
     from app.config.settings import Settings
     from app.registry.model_entry import ModelEntry
@@ -16,33 +15,32 @@ __version__ = "0.1.0"
 def create_app(settings: "Settings | None" = None) -> "Flask":
     """Put the parts together and load the models. All imports stand in functions, so that `import app` is free.
 
-    Args:
-        settings: those of this process (`read_settings`) unless given.
-
-    Raises:
-        SettingsError: a setting is not allowed.
-        click.ClickException: the same, for a command of `flask`.
+    `settings` are those of this process (`read_settings`) unless given. Raises `SettingsError` if one is not allowed;
+    in a command of `flask`, `click.ClickException`.
     """
     import click
 
     from app import cli
     from app.api.blueprints import register_blueprints
-    from app.api.request.auth import Authenticator, register_auth
+    from app.api.request.auth import Authenticator
     from app.api.request.error_handlers import register_error_handlers
-    from app.api.request.observation import register_observation
+    from app.api.request.observation import Observation
     from app.api.request.places import Admission
-    from app.api.request.routing import Router
+    from app.api.request.routing import RoutedFlask, Router
+    from app.api.request.services import EXTENSION
     from app.logs import configure_logs
     from app.users import UsersFile
 
     settings = settings or find_settings()
-    app, services = make_flask(settings), make_services(settings)
-    services.install(app)
-    register_auth(app, Authenticator(UsersFile(settings.instance)), settings.auth == "on")
+    app, services = RoutedFlask(settings), make_services(settings)
+    app.extensions[EXTENSION] = services
+    app.extensions["asks_for_password"] = settings.auth == "on"
+    app.extensions["authenticator"] = Authenticator(UsersFile(settings.instance))
     register_error_handlers(app)
     register_blueprints(app, services.metrics)
     app.router = Router(app.url_map, settings)
-    register_observation(app, Admission(settings, services.registry), services.metrics)
+    admission = Admission(settings, services.registry)
+    app.wsgi_app = Observation(app, admission, services.metrics)  # type: ignore[method-assign]  # Flask's way to wrap
     cli.register_commands(app)
 
     # A command other than `flask run` serves nobody: adding a user must not wait for the models.
@@ -55,7 +53,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
 
 
 def find_settings() -> "Settings":
-    """Return the settings of this process; see `create_app` for what is raised."""
+    """Return the settings of this process."""
     import click
 
     from app.config.settings import read_settings
@@ -67,23 +65,6 @@ def find_settings() -> "Settings":
         if click.get_current_context(silent=True) is None:
             raise
         raise click.ClickException(error.message) from None  # `flask` prints the reason without a traceback
-
-
-def make_flask(settings: "Settings") -> "RoutedFlask":
-    """Make the application, without its routes."""
-    from app.api.request.bodies import MemoryRequest
-    from app.api.request.routing import RoutedFlask
-
-    app = RoutedFlask(__name__, static_folder="web/static", template_folder="web/templates")
-    app.request_class = MemoryRequest
-    app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
-    app.url_map.strict_slashes = False
-    app.config.update(
-        MAX_CONTENT_LENGTH=settings.max_body_bytes,
-        MAX_FORM_MEMORY_SIZE=settings.max_body_bytes,
-        MAX_FORM_PARTS=settings.max_images + 16,
-    )
-    return app
 
 
 def make_services(settings: "Settings") -> "Services":

@@ -27,11 +27,7 @@ WORKER_TIMEOUT_S, GRACE_S, KEEPALIVE_S = 60, 30, 5
 
 
 def make_config(settings: Settings) -> dict[str, Any]:
-    """Make gunicorn's options.
-
-    Raises:
-        SettingsError: at the start, a file of TLS cannot be used.
-    """
+    """Make gunicorn's options, and its hooks. Raises `SettingsError` if, at the start, a file of TLS cannot be used."""
     return {
         "bind": [str(address) for address in settings.addresses],
         "workers": settings.workers,
@@ -53,13 +49,6 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "accesslog": None,
         "logconfig_dict": make_log_config(settings.log_level),
         **configure_tls(settings),
-        **make_hooks(settings),
-    }
-
-
-def make_hooks(settings: Settings) -> dict[str, Any]:
-    """Return what gunicorn calls in the course of a server's life, by the names of its options."""
-    return {
         "on_starting": partial(on_starting, settings),
         "when_ready": partial(when_ready, settings),
         "on_reload": on_reload,
@@ -73,11 +62,7 @@ def make_hooks(settings: Settings) -> dict[str, Any]:
 
 
 def configure_tls(settings: Settings) -> dict[str, Any]:
-    """Make gunicorn's options of TLS, if there is a certificate.
-
-    Raises:
-        SettingsError: at the start, the files cannot be used.
-    """
+    """Make gunicorn's options of TLS, if there is a certificate. Raises `SettingsError` as `load_context` does."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return {}
     context = load_context(settings.tls_certificate, settings.tls_key)
@@ -99,11 +84,7 @@ def on_starting(settings: Settings, server: Any) -> None:
 
 
 def check_folders(settings: Settings) -> None:
-    """Make the instance folder, and find the models.
-
-    Raises:
-        SettingsError: a folder cannot be used.
-    """
+    """Make the instance folder, and find the models. Raises `SettingsError` if a folder cannot be used."""
     try:
         settings.instance.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -115,8 +96,7 @@ def check_folders(settings: Settings) -> None:
 def when_ready(settings: Settings, server: Any) -> None:
     """Make the folder of metrics, and log what an operator should know of this start.
 
-    Only here is it certain that no other server of these addresses uses the folder: they are bound. No worker is there
-    yet, and a reload does not come here.
+    Only here is it certain that no other server of these addresses uses the folder: they are bound.
     """
     try:
         server.metrics_folder = MetricsFolder(settings.instance)
@@ -170,18 +150,11 @@ def post_worker_init(settings: Settings, worker: Any) -> None:
     # Our lines say nothing of these (Python's logging guide, "Optimization").
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    share_heaps()
-    silence_native_libraries(settings.log_level)
-
-
-def share_heaps() -> None:
-    """Have all threads share two heaps where the C library is glibc, which would give every other thread its own.
-
-    A heap keeps the room of the largest picture that was ever decoded in it.
-    """
+    # glibc would give every other thread a heap of its own, which keeps the room of the largest picture decoded in it.
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
         libc.mallopt(M_ARENA_MAX, 2)
+    silence_native_libraries(settings.log_level)
 
 
 def silence_native_libraries(log_level: str) -> None:
@@ -200,8 +173,7 @@ def silence_native_libraries(log_level: str) -> None:
 def worker_exit(server: Any, worker: Any) -> None:
     """Let the worker's engines go, and with them the processes of natively run models."""
     if worker.wsgi is not None:
-        services = worker.wsgi.extensions["scancer"]
-        services.follower.close()
+        worker.wsgi.extensions["scancer"].follower.close()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

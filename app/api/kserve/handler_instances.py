@@ -20,8 +20,7 @@ from app.api.predict.handler_predictions import (
     read_headers,
     read_times,
 )
-from app.api.request.bodies import list_instances
-from app.api.request.inflate import read_plain_body
+from app.api.request.bodies import list_instances, read_plain_body
 from app.api.request.services import facts, services
 from app.base64_fields import decode_base64
 from app.errors import BadRequestError, HandlerFaultError

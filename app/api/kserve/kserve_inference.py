@@ -29,8 +29,7 @@ from app.api.predict.answers import SEVERAL, add_version_headers, json_text, mak
 from app.api.predict.classifier_predictions import make_answer, read_picture
 from app.api.predict.explanations import lend_explainer
 from app.api.request.auth import require
-from app.api.request.bodies import read_instances
-from app.api.request.inflate import read_plain_body
+from app.api.request.bodies import read_instances, read_plain_body
 from app.api.request.parameters import Parameters
 from app.api.request.services import NOTICE, RequestFacts, facts, services
 from app.errors import AnsweredError, BadRequestError

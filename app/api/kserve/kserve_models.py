@@ -10,7 +10,7 @@ import app
 from app.api.kserve.kserve_inference import LABEL, PROBABILITIES, read_flag
 from app.api.kserve.tensors import read_object
 from app.api.request.auth import require
-from app.api.request.inflate import read_plain_body
+from app.api.request.bodies import read_plain_body
 from app.api.request.services import NOTICE, facts, is_server_ready, services
 from app.errors import ServiceUnavailableError
 from app.manifest.model_manifest import ModelManifest

@@ -9,8 +9,8 @@ from flask.typing import ResponseReturnValue
 
 from app.api.kserve.tensors import read_object, read_parameters
 from app.api.request.auth import require
+from app.api.request.bodies import read_plain_body
 from app.api.request.changes import await_workers, lend_changes, refuse_other_sites
-from app.api.request.inflate import read_plain_body
 from app.api.request.services import facts
 from app.errors import BadRequestError, ModelStartError
 

@@ -12,9 +12,8 @@ from urllib.parse import parse_qsl
 from flask import Request, Response, request
 
 from app.api.predict.answers import JSON_TYPE, add_version_headers, read_patience
-from app.api.request.bodies import hold_chunked_body, read_body, refuse_compression
+from app.api.request.bodies import hold_chunked_body, read_body, read_plain_body, refuse_compression
 from app.api.request.error_handlers import make_error
-from app.api.request.inflate import read_plain_body
 from app.api.request.services import RequestFacts, facts, services
 from app.errors import BrokenAnswerError, DeadlineError
 from app.handlers.client.handler_model import HandlerModel

@@ -5,13 +5,14 @@ import logging
 import os
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from functools import wraps
 from http import HTTPStatus
+from operator import attrgetter
 from typing import Any, TypeVar, cast
 
-from flask import Flask, current_app, request
+from flask import current_app, request
 from flask_httpauth import HTTPBasicAuth
 from werkzeug.security import check_password_hash, generate_password_hash
 
@@ -61,20 +62,17 @@ def require(role: str) -> Callable[[View], View]:
 class Authenticator:
     """Verifies passwords, and remembers the verified ones for a while.
 
-    What is remembered is an HMAC under a key of this process: it proves a password again in microseconds where scrypt
-    takes more time than the model, and cannot be turned back. Only successes are kept. All is forgotten when the users
-    file changes.
+    It remembers an HMAC under a key of this process, which proves a password again in microseconds and cannot be
+    turned back; scrypt takes more time than the model. Only successes are kept, until the users file changes.
 
     Thread safety: all methods may be called from any thread.
     """
 
     def __init__(self, users_file: UsersFile, memory_s: float = LOGIN_MEMORY_S) -> None:
-        self._file = users_file
-        self._memory_s = memory_s
+        self._file, self._memory_s = users_file, memory_s
         self._key = os.urandom(32)
-        self._lock = threading.Lock()
-        self._hashing = threading.Lock()
-        self._waiting: dict[bytes, int] = {}
+        self._lock, self._hashing = threading.Lock(), threading.Lock()
+        self._waiting: Counter[bytes] = Counter()
         self._proofs: OrderedDict[bytes, tuple[User, float]] = OrderedDict()
         self._users: dict[str, User] = {}
         self._stamp: tuple[int, int, int] | None = None
@@ -90,11 +88,7 @@ class Authenticator:
         self._remember(self._prove("header", header), user)
 
     def verify(self, name: str, password: str) -> User | None:
-        """Return the user whose password this is, or None.
-
-        Raises:
-            TooManyLoginsError: too many passwords are being verified already.
-        """
+        """Return the user whose password this is, or None. Raises `TooManyLoginsError`."""
         if has_control_characters(name + password):
             return None
         self._refresh()
@@ -129,7 +123,7 @@ class Authenticator:
         with self._lock:
             if proof not in self._waiting and len(self._waiting) > MAX_WAITING:
                 raise TooManyLoginsError("Too many logins at a time; try again shortly.")
-            self._waiting[proof] = self._waiting.get(proof, 0) + 1
+            self._waiting[proof] += 1
         try:
             with self._hashing:
                 if self._find_remembered(proof) is not None:
@@ -140,9 +134,7 @@ class Authenticator:
                 return is_right
         finally:
             with self._lock:
-                self._waiting[proof] -= 1
-                if not self._waiting[proof]:
-                    del self._waiting[proof]
+                self._waiting -= Counter([proof])  # drops what comes to 0
 
     def _refresh(self) -> None:
         """Read the users file again if it is another one than last time."""
@@ -163,23 +155,13 @@ class Authenticator:
             self._proofs.clear()
 
 
-def register_auth(app: Flask, authenticator: Authenticator, asks_for_password: bool = True) -> None:
-    """Give the app its authenticator; it may be told to ask nobody (`SCANCER_AUTH=off`)."""
-    app.extensions["authenticator"] = authenticator
-    app.extensions["asks_for_password"] = asks_for_password
-
-
-def find_authenticator() -> Authenticator:
-    """The authenticator of the current app."""
-    return cast(Authenticator, current_app.extensions["authenticator"])
-
-
+@auth.verify_password  # type: ignore[untyped-decorator]  # it has no annotations
 def verify_password(name: str, password: str) -> User | None:
     """Return the user of the request's credentials."""
     # Flask-HTTPAuth takes the credentials of any scheme for Basic ones.
     if request.authorization is None or request.authorization.type != "basic" or not name:
         return None
-    authenticator = find_authenticator()
+    authenticator: Authenticator = current_app.extensions["authenticator"]
     user = authenticator.verify(name, password or "")
     if user is not None:
         authenticator.remember(request.environ["HTTP_AUTHORIZATION"], user)
@@ -187,11 +169,7 @@ def verify_password(name: str, password: str) -> User | None:
     return user
 
 
-def get_user_roles(user: User) -> list[str]:
-    """Return the roles of a verified user."""
-    return user.roles
-
-
+@auth.error_handler  # type: ignore[untyped-decorator]  # as above
 def refuse(status: int) -> None:
     """Answer 401 or 403 in the one error shape."""
     if status == 403:
@@ -199,6 +177,4 @@ def refuse(status: int) -> None:
     raise UnauthorizedError("A user name and password are needed, and must be right.")
 
 
-auth.verify_password(verify_password)
-auth.get_user_roles(get_user_roles)
-auth.error_handler(refuse)
+auth.get_user_roles(attrgetter("roles"))

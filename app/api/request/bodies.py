@@ -1,16 +1,20 @@
-"""Reads the files that a request carries: as a raw body, in a form, or in JSON."""
+"""Reads what a request carries: a raw body, which may be compressed, a form, or JSON."""
 
 import io
 import json
+import zlib
 from typing import IO, Any
 
-from flask import Request
+from flask import Request, request
 from gunicorn.http.errors import ParseException
 
+from app.api.request.services import services
 from app.base64_fields import decode_base64
 from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, UnsupportedMediaError
 
 STREAMS = "scancer.streams"
+# What zlib calls each format; "deflate" is zlib's own, with a header (RFC 9110, section 8.4.1.2).
+WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 JSON_HELP = 'send {"instances": [{"data": "<base64 of a picture>"}]}'
 
 
@@ -20,13 +24,7 @@ class MemoryRequest(Request):
     Werkzeug would write a form's file of over 500 kB to a temporary file. `SCANCER_MAX_BODY_BYTES` bounds the memory.
     """
 
-    def _get_file_stream(
-        self,
-        total_content_length: int | None,  # noqa: ARG002  # werkzeug's signature
-        content_type: str | None,  # noqa: ARG002  # as above
-        filename: str | None = None,  # noqa: ARG002  # as above
-        content_length: int | None = None,  # noqa: ARG002  # as above
-    ) -> IO[bytes]:
+    def _get_file_stream(self, *_: object, **_names: object) -> IO[bytes]:
         stream = io.BytesIO()
         self.environ.setdefault(STREAMS, []).append(stream)
         return stream
@@ -40,15 +38,11 @@ def read_files(request: Request) -> list[bytes | AnsweredError]:
 
 
 def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError]:
-    """Read the pictures of a prediction request, in order.
+    """Read the pictures of a prediction request, in order and not yet decoded.
 
-    Args:
-        request: its content type decides. `multipart/form-data` holds one picture in each file part, of any name;
-            `application/json` holds `{"instances": [{"data": "<base64>"}]}`. Any other body is one picture.
-        max_images: most pictures that are taken.
-
-    Returns:
-        The files, not yet decoded. In place of an instance that is no base64 stands its error.
+    The content type decides: `multipart/form-data` holds one picture in each file part, of any name, and
+    `application/json` holds `{"instances": [{"data": "<base64>"}]}`. Any other body is one picture. In place of an
+    instance that is no base64 stands its error.
 
     Raises:
         BadRequestError: no picture, too many, or a malformed body.
@@ -97,11 +91,7 @@ def read_body(request: Request) -> bytes:
 def hold_chunked_body(request: Request) -> None:
     """Read a body of unknown length into memory, so that its length is known.
 
-    Werkzeug would cut such a body at the limit and go on, as if the picture were damaged.
-
-    Raises:
-        BadRequestError: its chunks are malformed.
-        BodyTooLargeError: it is over the limit.
+    Werkzeug would cut such a body at the limit and go on, as if the picture were damaged. Raises as `read_body`.
     """
     if "CONTENT_LENGTH" in request.environ or not request.environ.get("wsgi.input_terminated"):
         return
@@ -144,3 +134,29 @@ def read_instance(instance: Any, index: int) -> bytes | AnsweredError:
         return decode_base64(members[key], f"instances[{index}].{key}")
     except BadRequestError as error:
         return error
+
+
+def read_plain_body() -> bytes:
+    """Read the whole body of the request at hand, and undo its compression (RFC 9110, section 8.4).
+
+    Raises:
+        UnsupportedMediaError: another encoding than gzip and deflate, or several.
+        BodyTooLargeError: more comes out than a body may have.
+        BadRequestError: the body is damaged or truncated, or something follows it.
+    """
+    body, max_bytes = read_body(request), services().settings.max_body_bytes
+    name = request.environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
+    if name == "identity":
+        return body
+    if name not in WINDOW_BITS:
+        raise UnsupportedMediaError("Bodies may be compressed with gzip or deflate, and with one of them.")
+    inflater = zlib.decompressobj(WINDOW_BITS[name])
+    try:
+        plain = inflater.decompress(body, max_bytes + 1)
+    except zlib.error:
+        raise BadRequestError(f"The body is not valid {name}.") from None
+    if len(plain) > max_bytes:
+        raise BodyTooLargeError(f"The body is larger than {max_bytes} bytes when it is not compressed.")
+    if not inflater.eof or inflater.unused_data:
+        raise BadRequestError(f"The {name} body is truncated, or something follows it.")
+    return plain

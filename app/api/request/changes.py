@@ -26,8 +26,7 @@ from app.registry.model_changes import Change, ModelChanges
 from app.registry.model_entry import State
 from app.state.worker_reports import read_reports
 
-FOLLOW_TIMEOUT_S = 120
-LOOK_S = 0.02
+FOLLOW_TIMEOUT_S, LOOK_S = 120, 0.02
 
 
 def refuse_other_sites() -> None:
@@ -69,8 +68,7 @@ def note(change: Change) -> Change:
 def await_workers(change: Change) -> bool:
     """Wait until every living worker has followed a change; return whether the version is ready in all of them.
 
-    Raises:
-        UnloadTimeoutError: a worker has not followed within two minutes.
+    Raises `UnloadTimeoutError` if a worker has not followed within two minutes.
     """
     instance, label = services().settings.instance, "/".join(change.key)
     deadline = time.monotonic() + FOLLOW_TIMEOUT_S

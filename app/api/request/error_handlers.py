@@ -23,7 +23,6 @@ from app.routes import OPEN_INFERENCE_PATHS
 
 log = logging.getLogger(__name__)
 
-REALM = "Scancer API"
 RETRY_AFTER_S = 1
 
 
@@ -36,7 +35,7 @@ def register_error_handlers(app: Flask) -> None:
             return answer_unexpected(error)
         response = make_error(error.to_json())
         if isinstance(error, UnauthorizedError):
-            response.headers["WWW-Authenticate"] = f'Basic realm="{REALM}", charset="UTF-8"'
+            response.headers["WWW-Authenticate"] = 'Basic realm="Scancer API", charset="UTF-8"'
         if isinstance(error, (ServiceUnavailableError, TooManyLoginsError)):
             response.headers["Retry-After"] = str(RETRY_AFTER_S)
         return response

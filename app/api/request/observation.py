@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
 from app.api.request.error_handlers import RETRY_AFTER_S, shape_error
-from app.api.request.places import Admission, Place
+from app.api.request.places import Admission
 from app.api.request.routing import RoutedFlask
 from app.api.request.services import RequestFacts, begin_facts, read_length
 from app.config.settings import ANSWER_DELAY_S
@@ -39,18 +39,11 @@ COMMON_HEADERS = [
 
 
 class Observation:
-    """The outermost layer of the application: what it does for a request, it does for each.
-
-    Args:
-        app: what it surrounds; `app.router` is asked for the route.
-        admission: lets requests in.
-        metrics: count them.
-    """
+    """The outermost layer of an app whose views are all registered; every request passes it."""
 
     def __init__(self, app: RoutedFlask, admission: Admission, metrics: Metrics) -> None:
         self._app, self._router = app.wsgi_app, app.router
-        self._admission = admission
-        self._metrics = metrics
+        self._admission, self._metrics = admission, metrics
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer a request; one that there is no room for never reaches Flask."""
@@ -72,20 +65,16 @@ class Observation:
         try:
             chunks = self._app(environ, start)
             if known.is_streamed:
-                end = partial(self._end, environ, place, known)
+                ends = [partial(self._record, environ, known)]
+                if place is not None:
+                    ends.insert(0, partial(self._admission.leave, place))
                 place = None  # it is kept until the last part is sent
-                return ClosingIterator(chunks, end)
+                return ClosingIterator(chunks, ends)
             self._record(environ, known)
             return chunks
         finally:
             if place is not None:
                 self._admission.leave(place)
-
-    def _end(self, environ: "WSGIEnvironment", place: Place | None, known: RequestFacts) -> None:
-        """Finish a request whose answer was sent in parts."""
-        if place is not None:
-            self._admission.leave(place)
-        self._record(environ, known)
 
     def _record(self, environ: "WSGIEnvironment", known: RequestFacts) -> None:
         """Count the request, and write its log line."""
@@ -127,8 +116,3 @@ def refuse(
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
     start_response("503 Service Unavailable", [*headers, ("Retry-After", str(RETRY_AFTER_S))])
     return [body]
-
-
-def register_observation(app: RoutedFlask, admission: Admission, metrics: Metrics) -> None:
-    """Surround an app whose views are all registered."""
-    app.wsgi_app = Observation(app, admission, metrics)  # type: ignore[method-assign]  # Flask's way to wrap itself

@@ -21,7 +21,7 @@ class Parameters:
 
     def extend(self, given: Mapping[str, Any]) -> "Parameters":
         """Return these parameters with others, which go first."""
-        return Parameters(self._given | {name: value for name, value in given.items() if value is not None})
+        return Parameters(self._given | Parameters(given)._given)
 
     def text(self, name: str, max_bytes: int) -> str | None:
         """Return a text of at most so many bytes in UTF-8; None if it is absent. An empty one is there."""

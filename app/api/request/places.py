@@ -20,16 +20,13 @@ if TYPE_CHECKING:
 MAX_BODIES = 24
 """Bodies of the largest size that requests in work or in line may hold together, in a worker."""
 FULL = "Too many requests wait; try again shortly."
-MODEL_FULL = "Too many requests wait for this model; try again shortly."
 
 
 class Place(NamedTuple):
     """What an admitted request has taken.
 
     Attributes:
-        cost: what it keeps busy.
         key: what its places are counted by: a version of a model and the cost.
-        body_bytes: of its body.
         entry: the version, whose model is lent; None for a request of no model.
     """
 
@@ -60,10 +57,9 @@ class Admission:
         self._lock = threading.Lock()
 
     def enter(self, match: Match, environ: "WSGIEnvironment", known: RequestFacts) -> Place | None:
-        """Take a place for a request, and note the model that is lent; None for a request that needs none.
+        """Take a place for a request that needs one, and note the model that is lent.
 
-        Raises:
-            ServiceUnavailableError: there is no room.
+        Raises `ServiceUnavailableError` if there is no room.
         """
         cost = match.route.cost
         if cost is Cost.NOTHING:
@@ -78,7 +74,7 @@ class Admission:
             return None
         if entry.holds is None:
             return None
-        in_words = MODEL_FULL
+        in_words = "Too many requests wait for this model; try again shortly."
         if entry.handler is not None:
             in_words = describe_lack_of_workers(entry.wanted.name, match.values.get("version"))
         try:

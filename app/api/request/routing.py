@@ -10,6 +10,7 @@ from werkzeug.datastructures import ImmutableDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, MapAdapter, Rule
 
+from app.api.request.bodies import MemoryRequest
 from app.config.settings import Settings
 from app.routes import ROUTES_BY_NAME, Route, Surface
 
@@ -21,13 +22,7 @@ MAX_REMEMBERED = 1024
 
 
 class Match(NamedTuple):
-    """Where a request goes.
-
-    Attributes:
-        route: its row of the table.
-        rule: Flask's name for the same.
-        values: the variable parts of the path, by name.
-    """
+    """Where a request goes: its row of the table, Flask's rule for the same, and the path's variable parts by name."""
 
     route: Route
     rule: Rule
@@ -38,11 +33,7 @@ class Router:
     """Finds routes, among those that are served on the port by which the request came.
 
     One server listens on all addresses. A port that is none of theirs (a test, the development server, a Unix socket)
-    serves every route.
-
-    Args:
-        url_map: of the app, complete.
-        settings: say which port serves what.
+    serves every route. `url_map` must be complete.
 
     Thread safety: all methods may be called from any thread.
     """
@@ -58,11 +49,7 @@ class Router:
         self._match = lru_cache(maxsize=MAX_REMEMBERED)(self._match_path)
 
     def match(self, environ: "WSGIEnvironment") -> Match:
-        """Find the route of a request.
-
-        Raises:
-            NotFound, MethodNotAllowed: there is none on this port, or none by this method.
-        """
+        """Find the route of a request. Raises `NotFound` or `MethodNotAllowed` if this port has none."""
         return self._match(environ.get("SERVER_PORT", ""), environ["REQUEST_METHOD"], environ["PATH_INFO"])
 
     def is_streamed(self, environ: "WSGIEnvironment") -> bool:
@@ -76,7 +63,11 @@ class Router:
 
     def _bind_port(self, port: str) -> MapAdapter:
         served = {surface for surface, number in self._ports.items() if str(number) == port} or set(Surface)
-        rules = [rule.empty() for rule in self._url_map.iter_rules() if find_route(rule).surfaces & served]
+        rules = [
+            rule.empty()
+            for rule in self._url_map.iter_rules()
+            if ROUTES_BY_NAME[rule.rule, min(rule.methods or ())].surfaces & served
+        ]
         return Map(rules, strict_slashes=False, merge_slashes=False).bind("localhost")
 
     def _match_path(self, port: str, method: str, path: str) -> Match:
@@ -90,20 +81,12 @@ def asks_management(settings: Settings) -> bool:
     return request.environ.get("SERVER_PORT") == str(settings.management_address.port)
 
 
-def find_route(rule: Rule) -> Route:
-    """Return the row of the table for one of Flask's rules; a rule's methods share one row."""
-    return ROUTES_BY_NAME[rule.rule, min(rule.methods or ())]
-
-
-REDIRECTS = range(300, 400)
-
-
 class PlainResponse(Response):
     """An answer that goes out as it is, where Flask would copy its headers and wrap its body first."""
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer; what is made while it is sent, redirects, or has no length yet takes Flask's way."""
-        is_plain = self.is_sequence and self.status_code not in REDIRECTS and "Content-Length" in self.headers
+        is_plain = self.is_sequence and self.status_code // 100 != 3 and "Content-Length" in self.headers
         if not is_plain or self._on_close or environ["REQUEST_METHOD"] == "HEAD":
             return super().__call__(environ, start_response)
         start_response(self.status, self.headers.to_wsgi_list())
@@ -111,12 +94,23 @@ class PlainResponse(Response):
 
 
 class RoutedFlask(Flask):
-    """Flask that asks the router, and leaves out what no view here needs."""
+    """Flask without its routes, that asks the router, and leaves out what no view here needs."""
 
     default_config = ImmutableDict({**Flask.default_config, "PROVIDE_AUTOMATIC_OPTIONS": False})
     """Flask's own, but here already: the files of the page get their route before an app can be configured."""
+    request_class = MemoryRequest
     response_class = PlainResponse
     router: Router
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("app", static_folder="web/static", template_folder="web/templates")
+        self.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
+        self.url_map.strict_slashes = False
+        self.config.update(
+            MAX_CONTENT_LENGTH=settings.max_body_bytes,
+            MAX_FORM_MEMORY_SIZE=settings.max_body_bytes,
+            MAX_FORM_PARTS=settings.max_images + 16,
+        )
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function: Flask would look several times a request whether it is a coroutine."""

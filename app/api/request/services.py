@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from flask import Flask, current_app, request
+from flask import current_app, request
 
 from app.config.settings import SERVER_IS_STOPPING, Settings
 from app.errors import AnsweredError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 EXTENSION = "scancer"
 FACTS = "scancer.facts"
-UNMATCHED = "unmatched"
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9-]{8,64}")
 NOTICE = "Research use only. Not for diagnosis."
 
@@ -37,10 +36,6 @@ class Services:
     changes: ModelChanges
     follower: ModelFollower
 
-    def install(self, app: Flask) -> None:
-        """Make the services reachable from the app's views."""
-        app.extensions[EXTENSION] = self
-
 
 @dataclass(slots=True)
 class RequestFacts:
@@ -48,15 +43,14 @@ class RequestFacts:
 
     Attributes:
         request_id: the caller's `X-Request-ID` if it is 8 to 64 letters, digits and dashes, else a new one.
-        started: when the request began, by `time.perf_counter`.
-        user: who asks, once the password is verified.
-        model, version: the model that is asked, once it is known to exist.
+        started: by `time.perf_counter`.
+        user: set once the password is verified.
+        model, version: set once the model is known to exist.
         outcome: the class of the answer, or the type of the error.
         images: the number of pictures in the request.
         is_streamed: whether the answer is sent in parts, and ends after the view.
-        status: the status of the answer, once it has begun.
-        lent: the version that was looked up for a prediction, or the error if there is none; see `find_lent`.
-        rule: the rule of the route. The path itself is the caller's text, and is neither logged nor counted.
+        lent: the version that was looked up for a prediction, or the error if there is none.
+        rule: of the route. The path itself is the caller's text, and is neither logged nor counted.
     """
 
     request_id: str
@@ -69,7 +63,7 @@ class RequestFacts:
     is_streamed: bool = False
     status: int = 0
     lent: ModelEntry | AnsweredError | None = None
-    rule: str = UNMATCHED
+    rule: str = "unmatched"
 
     def find_lent(self) -> ModelEntry:
         """Return the version that is lent for this prediction; raises the error if there is none."""

@@ -36,31 +36,20 @@ class StreamedAnswer:
 
 
 class Answer(NamedTuple):
-    """What goes back for one request.
-
-    Attributes:
-        text: status line, headers and body.
-        is_last: whether the connection ends with it.
-        delay_s: how long it is withheld.
-        streamed: what follows the headers, if the body is still being made.
-    """
+    """What goes back for one request; `text` is status line, headers and body, unless that is still being made."""
 
     text: bytes
     is_last: bool
+    """Whether the connection ends with it."""
     delay_s: float = 0.0
+    """How long it is withheld."""
     streamed: StreamedAnswer | None = None
 
 
 def call_application(app: WSGIApp, request: Request, is_last: bool) -> Answer:
     """Call the application and return its answer: whole, unless its length is not known yet.
 
-    Args:
-        app: a WSGI application.
-        request: a whole request.
-        is_last: whether the connection ends after the answer.
-
-    Raises:
-        ValueError: a header of the answer holds a line break.
+    Raises `ValueError` if a header of the answer holds a line break.
     """
     head: list[Any] = []
     written: list[bytes] = []
@@ -86,12 +75,7 @@ def call_application(app: WSGIApp, request: Request, is_last: bool) -> Answer:
 
 
 def can_be_streamed(head: Sequence[Any], request: Request) -> bool:
-    """Whether an answer has a body of unknown length, and the client need not know it.
-
-    Args:
-        head: status and headers; empty while the application has not given them.
-        request: the request.
-    """
+    """Whether an answer has a body of unknown length, and the client need not know it; `head` may be empty yet."""
     if not head or request.environ["SERVER_PROTOCOL"] != "HTTP/1.1" or request.environ["REQUEST_METHOD"] == "HEAD":
         return False
     return head[0][:3] not in BODILESS and all(name.lower() != "content-length" for name, _ in head[1])

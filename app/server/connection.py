@@ -36,11 +36,9 @@ class State(Enum):
 
 
 class Connection:
-    """A connection without blocking calls; whoever holds `lock` owns it.
+    """A connection without blocking calls; the thread that holds `lock` owns it.
 
     Attributes:
-        lock: held by the thread that works on the connection, or that closes it.
-        state: what is done with it.
         due: `time.monotonic()` at which a withheld answer is due for `release`; None if there is none.
         deadline: `time.monotonic()` by which the client must go on; passed, the connection is closed.
     """
@@ -51,7 +49,7 @@ class Connection:
         reader: RequestReader,
         idle_s: float,
         upload_s: float,
-        on_close: Callable[[int], None],
+        on_close: Callable[[int], object],
     ) -> None:
         self.fd = sock.fileno()
         self.lock = threading.Lock()
@@ -99,12 +97,7 @@ class Connection:
         return self.state is State.OPEN and self._is_free
 
     def serve(self, buffer: bytearray, answer: Callable[[Request], Answer]) -> None:
-        """Read what is there and answer each request that is whole.
-
-        Args:
-            buffer: of the calling thread.
-            answer: returns a request's answer.
-        """
+        """Read what is there, into the thread's buffer, and answer each request that is whole."""
         if self.deadline < time.monotonic() and (self.state is State.LINGERING or not self.is_idle):
             self.expire()  # the look round never owns a client that never pauses
             return
@@ -182,8 +175,7 @@ class Connection:
     def _wait_for_more(self, stream: StreamedBody) -> None:
         """Wait until more of a streamed body has come; the one place where a thread waits for its client.
 
-        Raises:
-            OSError: the client has gone, is too slow, or sends what is no HTTP.
+        Raises `OSError` if the client has gone, is too slow, or sends what is no HTTP.
         """
         self._tell_to_continue()
         buffer = bytearray(RECEIVE_BYTES)

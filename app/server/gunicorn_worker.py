@@ -1,8 +1,7 @@
 """A gunicorn worker whose threads share one epoll, so that only whole requests occupy a thread.
 
 gunicorn's own threads wait for the client they have accepted: a few clients that send slowly stop all others. Here a
-connection is read as its bytes come, by whichever thread is free, and a request is worked on once it is whole, by the
-thread that read its last byte. No request is handed from thread to thread, which also spares the processor.
+connection is read as its bytes come, by whichever thread is free. The thread that read a request's last byte answers.
 """
 
 import logging
@@ -42,12 +41,8 @@ RETRY_AFTER_S = 1
 HELD_BODIES = 8
 """Bodies of the largest size that may be held at a time while they come in."""
 # Reported once, then not again before it is armed anew. Absent on macOS, where gunicorn's own threads serve.
-READ, WRITE = (
-    (select.EPOLLIN | select.EPOLLONESHOT, select.EPOLLOUT | select.EPOLLONESHOT)
-    if hasattr(select, "epoll")
-    else (0, 0)
-)
-
+if hasattr(select, "epoll"):
+    READ, WRITE = select.EPOLLIN | select.EPOLLONESHOT, select.EPOLLOUT | select.EPOLLONESHOT
 
 RELOADS = mmap.mmap(-1, mmap.PAGESIZE)
 """How often the server was reloaded; shared by the arbiter, which counts, and the workers that it forks."""
@@ -110,7 +105,9 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             if self._stops_at is not None and time.monotonic() >= self._stops_at:
                 break
         self.alive = False
-        self._stop_listening()
+        for fd, listener in self._listeners.items():
+            self._epoll.unregister(fd)
+            listener.close()
         self._drain()
 
     def handle_exit(self, *_: Any) -> None:
@@ -133,7 +130,8 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             with connection.try_to_own() as is_owner:
                 if is_owner and connection.deadline < now:
                     connection.expire()
-        self._resume_listening()
+        while self._paused and len(self._connections) < self.cfg.worker_connections:
+            self._epoll.modify(self._paused.pop(), READ)
 
     def _have_idle_thread(self) -> None:
         """Start one more thread if none is idle, as far as there may be more."""
@@ -211,19 +209,11 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             client = self._tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
         base = make_base(server, peer, "http" if self._tls is None else "https")
         reader = RequestReader(base, self._max_body_bytes, self.is_streamed)
-        connection = Connection(client, reader, self._idle_s, self._upload_s, self._forget)
+        connection = Connection(
+            client, reader, self._idle_s, self._upload_s, lambda fd: self._connections.pop(fd, None)
+        )
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, READ)
-
-    def _forget(self, fd: int) -> None:
-        """Called before a connection's descriptor is closed, after which another may have the number."""
-        self._connections.pop(fd, None)
-
-    def _resume_listening(self) -> None:
-        """Accept again after there was no room."""
-        if self._paused and len(self._connections) < self.cfg.worker_connections:
-            while self._paused:
-                self._epoll.modify(self._paused.pop(), READ)
 
     def _serve(self, fd: int, buffer: bytearray) -> None:
         """Go on with a connection that has something to read, or room to write."""
@@ -233,13 +223,11 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         with connection.lock:
             if not connection.is_open():  # a report from before, or of another's number
                 return
-            is_served = False
             try:
                 connection.serve(buffer, self._answer)
-                is_served = True
-            finally:
-                if not is_served:
-                    connection.close()
+            except BaseException:
+                connection.close()
+                raise
             if connection.held_bytes > RECEIVE_BYTES and self._holds_too_much():
                 self.count_refusal("uploads")
                 connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", RETRY_AFTER_S)
@@ -274,11 +262,6 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         is_last = not (request.keeps_alive and self.alive)
         request.environ[SERVER_IS_STOPPING] = self._stops_at is not None
         return call_application(self.wsgi, request, is_last)
-
-    def _stop_listening(self) -> None:
-        for fd, listener in self._listeners.items():
-            self._epoll.unregister(fd)
-            listener.close()
 
     def _drain(self) -> None:
         """Answer what has begun, within gunicorn's grace; idle connections get a moment for one more request."""

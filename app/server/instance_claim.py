@@ -16,11 +16,10 @@ def claim_instance(settings: Settings) -> int:
     """Claim the instance folder for servers of these models; return the descriptor that holds the claim.
 
     Servers of the same models share the folder. The claim is a lock, so that it ends with the process in any case.
-
-    Raises:
-        SettingsError: a server of other models, or with another database, runs on the folder, or it cannot be written.
+    Raises `SettingsError` if a server of other models, or with another database, runs there, or it cannot be written.
     """
-    own = describe_server(settings)
+    database = hashlib.sha256(settings.database.encode()).hexdigest()  # the text holds a password
+    own = {"models": str(settings.models.absolute()), "database": database}
     try:
         descriptor, claim = share_lock(settings.instance / CLAIM_FILE, json.dumps(own).encode())
     except OSError as error:
@@ -35,12 +34,6 @@ def claim_instance(settings: Settings) -> int:
         f"SCANCER_INSTANCE={settings.instance} is in use by a server {other}; "
         "set SCANCER_INSTANCE to a folder of this server's own."
     )
-
-
-def describe_server(settings: Settings) -> dict[str, str]:
-    """Return what servers of one instance folder must have in common; a hash hides the database's password."""
-    database = hashlib.sha256(settings.database.encode()).hexdigest()
-    return {"models": str(settings.models.absolute()), "database": database}
 
 
 def is_alike(found: dict[str, str], own: dict[str, str]) -> bool:

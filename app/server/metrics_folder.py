@@ -1,10 +1,8 @@
 """The folder of the workers' metrics: files that `prometheus_client` maps into memory.
 
 A process that writes into such a file while the disk is full is ended by SIGBUS. So the folder lies in memory. The
-arbiter holds a lock on the folder while it lives: a folder without a lock was left by an arbiter that was killed.
-
-A worker's files bear a label, not its process number. When a worker has ended, the next one gets its label, opens its
-files and counts on from there. So there are never more files than workers that lived at a time, and no sum goes back.
+arbiter holds a lock on it: a folder without a lock was left by an arbiter that was killed. A worker's files bear a
+label, not its process number, so that the next worker counts on from there: no sum goes back.
 """
 
 import os
@@ -25,10 +23,8 @@ PREFIX = "scancer-metrics-"
 class MetricsFolder:
     """The folder of one arbiter, or the one that its operator names; its path is in the environment.
 
-    Make it before a worker starts: `prometheus_client` picks its multi-process mode when it is first imported.
-
-    Args:
-        fallback: where the folder lies on a system that has no folder in memory.
+    Make it before a worker starts: `prometheus_client` picks its multi-process mode when it is first imported. It lies
+    in `fallback` on a system that has no folder in memory.
     """
 
     def __init__(self, fallback: Path) -> None:
@@ -37,7 +33,9 @@ class MetricsFolder:
         # One of our own names comes from the arbiter that USR2 lets this one replace.
         if named and not Path(named).name.startswith(PREFIX):
             self.path = Path(named)
-            empty(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in self.path.glob("*.db"):
+                file.unlink(missing_ok=True)  # the totals of an earlier run, which would count again
             return
         place = MEMORY_FOLDER if os.access(MEMORY_FOLDER, os.W_OK | os.X_OK) else fallback
         sweep(place)
@@ -58,13 +56,6 @@ class MetricsFolder:
             os.close(self._lock)
 
 
-def empty(folder: Path) -> None:
-    """Make an operator's folder, without the totals of an earlier run, which would count again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.glob("*.db"):
-        file.unlink(missing_ok=True)
-
-
 def sweep(place: Path) -> None:
     """Remove this user's folders that no arbiter holds any more."""
     for folder in place.glob(f"{PREFIX}*"):
@@ -78,11 +69,7 @@ def sweep(place: Path) -> None:
 
 
 def choose_label(taken: Collection[str]) -> str:
-    """Choose the label of a new worker's files: one that no living worker has, and one that was used before if any.
-
-    Args:
-        taken: the labels of the workers that live.
-    """
+    """Choose the label of a new worker's files: the first that is not taken by a living one."""
     return next(label for number in count(1) if (label := f"{os.getpid()}-{number}") not in taken)
 
 

@@ -29,19 +29,14 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """A whole request.
-
-    Attributes:
-        environ: of the WSGI call; `wsgi.input` holds the body, `CONTENT_LENGTH` its length.
-        keeps_alive: whether the connection may go on after the answer.
-        is_oversized: whether its body is over the limit, and nobody will read it.
-        stream: its body, if that is read while the application asks for it.
-    """
+    """A whole request, as the environment of a WSGI call; `wsgi.input` holds the body, `CONTENT_LENGTH` its length."""
 
     environ: dict[str, Any]
     keeps_alive: bool
     is_oversized: bool
+    """Whether its body is over the limit, and nobody will read it."""
     stream: StreamedBody | None = None
+    """Its body, if that is read while the application asks for it."""
 
     @property
     def has_unread_body(self) -> bool:
@@ -62,13 +57,8 @@ class RequestReader:
     """Reads the requests of one connection, one after another.
 
     Bodies are held in memory. A request whose body is over the limit is handed over at once, without it: the
-    application answers 413, and the connection ends.
-
-    Args:
-        base: what the environments of all requests of the connection have in common.
-        max_body_bytes: limit of a body that is held.
-        is_streamed: tells by its environment whether a request's body is not held but read by the application as it
-            comes, and bounded there; the connection ends with such a request.
+    application answers 413, and the connection ends. Where `is_streamed` says so of a request's environment, the
+    application reads the body as it comes, and bounds it; the connection ends with such a request.
 
     Attributes:
         requests: those that are whole, in order.
@@ -84,14 +74,11 @@ class RequestReader:
         max_body_bytes: int,
         is_streamed: Callable[[Mapping[str, Any]], bool] = lambda _: False,
     ) -> None:
-        self._base = base
-        self._is_streamed = is_streamed
-        self._max_body_bytes = max_body_bytes
+        self._base, self._is_streamed, self._max_body_bytes = base, is_streamed, max_body_bytes
         self._parser = HttpRequestParser(self)
         self.requests: deque[Request] = deque()
         self.is_between = True
-        self.wants_continue = False
-        self._is_closed = False
+        self.wants_continue = self._is_closed = False
         self.refusal: Refusal | None = None
         self._begin()
 
@@ -101,8 +88,7 @@ class RequestReader:
         self._environ: dict[str, Any] | None = None
         self._body = io.BytesIO()
         self._stream: StreamedBody | None = None
-        self._head_bytes = 0
-        self.held_bytes = 0
+        self._head_bytes = self.held_bytes = 0
 
     def feed(self, data: memoryview) -> None:
         """Take what came next. Whole requests stay in `requests`, also if `refusal` is set by what follows them."""
@@ -221,13 +207,7 @@ class RequestReader:
 
 
 def make_base(server: tuple[str, int] | str, client: tuple[str, int] | str, scheme: str) -> dict[str, Any]:
-    """Make the part of the environment that all requests of a connection share.
-
-    Args:
-        server: our address and port, or the path of a Unix socket.
-        client: the same of the client.
-        scheme: http or https.
-    """
+    """Make the part of the environment that all requests of a connection share; a text is a Unix socket's path."""
     host, port = server[:2] if isinstance(server, tuple) else (server, "")
     remote, remote_port = client[:2] if isinstance(client, tuple) else ("", "")
     return {

@@ -1,7 +1,7 @@
 """Bodies that are read as they come, while the application asks for them: those of models are too large for memory.
 
-The thread that answers such a request waits for its client, which all others never do. So it is for the application to
-look at the password and the length first, and at how many of its threads wait like that.
+The thread that answers such a request waits for its client. So the application looks at the password and the length
+first, and at how many of its threads wait like that.
 """
 
 import time
@@ -12,11 +12,7 @@ LEAST_BYTES_PER_S = 64 * 1024
 
 
 class StreamedBody:
-    """A request's body, as `wsgi.input`.
-
-    Attributes:
-        is_whole: whether its last byte has come.
-    """
+    """A request's body, as `wsgi.input`; `is_whole` once its last byte has come."""
 
     def __init__(self) -> None:
         self.is_whole = False
@@ -39,11 +35,7 @@ class StreamedBody:
         return self._started + patience_s + self._received / LEAST_BYTES_PER_S
 
     def read(self, size: int = -1) -> bytes:
-        """Return at most `size` bytes, or all; none at the end.
-
-        Raises:
-            OSError: the client has gone, is too slow, or sends what is no HTTP.
-        """
+        """Return at most `size` bytes, or all; none at the end. Raises `OSError` as what `attach` was given."""
         while not self.is_whole and (size < 0 or not self._pending):
             self._wait_for_more()
         taken = bytes(self._pending[: size if size >= 0 else None])

@@ -16,11 +16,8 @@ def load_context(certificate: Path, key: Path) -> ssl.SSLContext:
     """Load both files; for the arbiter, at the start and at each reload.
 
     A reload must not end a server that runs, as when the files are being replaced just then: the certificate in use
-    stays, and the log says why. Workers get the context by being forked, so all have the same, and a client may resume
-    with one the session that it had with another.
-
-    Raises:
-        SettingsError: at the start, the files cannot be used.
+    stays, and the log says why. All workers inherit one context, so a client may resume with one the session that it
+    had with another. Raises `SettingsError` if, at the start, the files cannot be used.
     """
     try:
         _in_use[:] = [make_context(certificate, key)]
@@ -32,11 +29,7 @@ def load_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def make_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Make a context of TLS 1.2 and later for HTTP/1.1.
-
-    Raises:
-        SettingsError: a file cannot be read, is not what it should be, or one does not fit the other.
-    """
+    """Make a context of TLS 1.2 and later for HTTP/1.1. Raises `SettingsError` if a file cannot be used."""
     if b"-----BEGIN CERTIFICATE-----" not in read_file("SCANCER_TLS_CERTIFICATE", certificate):
         raise SettingsError(f"SCANCER_TLS_CERTIFICATE={certificate} holds no certificate in PEM form.")
     if b"PRIVATE KEY-----" not in read_file("SCANCER_TLS_KEY", key):
@@ -65,11 +58,7 @@ def make_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def read_file(name: str, path: Path) -> bytes:
-    """Read the file of a setting.
-
-    Raises:
-        SettingsError: it cannot be read.
-    """
+    """Read the file of a setting. Raises `SettingsError`."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask import Flask
 
-    from app.api.request.services import Services
     from app.config.settings import Settings
-    from app.registry.model_entry import ModelEntry
 
 __version__ = "0.1.0"
 
@@ -27,15 +25,14 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from app.api.request.observation import Observation
     from app.api.request.places import Admission
     from app.api.request.routing import RoutedFlask, Router
-    from app.api.request.services import EXTENSION
+    from app.api.request.services import EXTENSION, make_services
     from app.logs import configure_logs
     from app.users import UsersFile
 
     settings = settings or find_settings()
     app, services = RoutedFlask(settings), make_services(settings)
     app.extensions[EXTENSION] = services
-    app.extensions["asks_for_password"] = settings.auth == "on"
-    app.extensions["authenticator"] = Authenticator(UsersFile(settings.instance))
+    app.extensions["authenticator"] = Authenticator(UsersFile(settings.instance)) if settings.auth == "on" else None
     register_error_handlers(app)
     register_blueprints(app, services.metrics)
     app.router = Router(app.url_map, settings)
@@ -65,27 +62,3 @@ def find_settings() -> "Settings":
         if click.get_current_context(silent=True) is None:
             raise
         raise click.ClickException(error.message) from None  # `flask` prints the reason without a traceback
-
-
-def make_services(settings: "Settings") -> "Services":
-    """Make the parts that the views use: the models, what is wanted of them, and the metrics."""
-    from app.api.request.services import Services
-    from app.metrics import Metrics
-    from app.registry.model_changes import ModelChanges
-    from app.registry.model_entry import State
-    from app.registry.model_follower import ModelFollower
-    from app.registry.model_registry import ModelRegistry
-    from app.state.store_access import StoreAccess
-
-    metrics = Metrics()
-
-    def show_state(entry: "ModelEntry") -> None:
-        name, version = entry.folder.name, entry.folder.version
-        metrics.show_state(name, version, entry.state, State)
-        if entry.load_s is not None:
-            metrics.show_load(name, version, entry.load_s)
-
-    access = StoreAccess(settings)
-    registry = ModelRegistry(settings, show_state, lambda gone: metrics.show_state(gone.name, gone.version, "", State))
-    follower, changes = ModelFollower(settings, registry, access), ModelChanges(settings, access)
-    return Services(settings, registry.table, metrics, changes, follower)

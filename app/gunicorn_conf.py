@@ -94,11 +94,8 @@ def check_folders(settings: Settings) -> None:
 
 
 def when_ready(settings: Settings, server: Any) -> None:
-    """Make the folder of metrics, and log what an operator should know of this start.
-
-    Only here is it certain that no other server of these addresses uses the folder: they are bound.
-    """
-    try:
+    """Make the folder of metrics, and log what an operator should know of this start."""
+    try:  # no other server of these addresses uses the folder: they are bound
         server.metrics_folder = MetricsFolder(settings.instance)
     except OSError as error:
         sys.exit(f"scancer: the folder of metrics cannot be made: {error}")

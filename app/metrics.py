@@ -7,7 +7,7 @@ imported.
 import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
@@ -62,51 +62,40 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
+        count, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        measure = partial(Histogram, buckets=SECONDS, registry=registry)
+        self.requests = count(
             "scancer_requests_total",
             "HTTP requests by route rule, method, status, model and version.",
             ("rule", "method", "status", "model", "version"),
-            registry=registry,
         )
-        self.request_seconds = Histogram(
-            "scancer_request_seconds",
-            "Whole time of an HTTP request in the worker, by route rule.",
-            ("rule",),
-            buckets=SECONDS,
-            registry=registry,
+        self.request_seconds = measure(
+            "scancer_request_seconds", "Whole time of an HTTP request in the worker, by route rule.", ("rule",)
         )
-        self.predictions = Counter(
-            "scancer_predictions_total",
-            "Predictions by model, version and class.",
-            ("model", "version", "class"),
-            registry=registry,
+        self.predictions = count(
+            "scancer_predictions_total", "Predictions by model, version and class.", ("model", "version", "class")
         )
-        self.prediction_seconds = Histogram(
+        self.prediction_seconds = measure(
             "scancer_prediction_seconds",
             "Time of one prediction request by route rule and stage: decode, queue, inference, whole; or else failed.",
             ("rule", "model", "version", "stage"),
-            buckets=SECONDS,
-            registry=registry,
         )
-        self.model_state = Gauge(
+        self.model_state = gauge(
             "scancer_model_state",
             "Workers in which the model version is in this state.",
             ("model", "version", "state"),
             multiprocess_mode="livesum",
-            registry=registry,
         )
-        self.model_load_seconds = Gauge(
+        self.model_load_seconds = gauge(
             "scancer_model_load_seconds",
             "Time that loading the model version took in the worker in which it took longest.",
             ("model", "version"),
             multiprocess_mode="livemax",
-            registry=registry,
         )
-        self.refused = Counter(
+        self.refused = count(
             "scancer_refused_total",
             "Requests turned away before they reached the application, by reason.",
             ("reason",),
-            registry=registry,
         )
 
     def count_request(self, rule: str, method: str, status: int, model: str, version: str, seconds: float) -> None:

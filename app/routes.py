@@ -96,8 +96,6 @@ ROUTES = (
     Route("/metrics", GET, SCRAPED),
 )
 ROUTES_BY_NAME = {(route.rule, method): route for route in ROUTES for method in route.methods}
-OPEN_INFERENCE_PATHS = ("/v1/", "/v2")
-"""How the paths of KServe's protocols begin: there an error is `{"error": "…"}`."""
 CHANGE_PLACES = 16
 QUICK_THREADS = 8
 """Threads that no counted request takes: health, metrics and pages answer under any load."""

@@ -1,7 +1,6 @@
 """The users file: one `name:role:hash` a line, scrypt hashes, readable by its owner alone."""
 
 import re
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +45,7 @@ class UsersFile:
     """
 
     def __init__(self, instance: Path) -> None:
-        self.path = instance / USERS_FILE
+        self.path, self._lock_file = instance / USERS_FILE, instance / f"{USERS_FILE}.lock"
 
     def read(self) -> dict[str, User]:
         """Return the users by name; none if there is no file. Raises `UsersError` for a malformed line."""
@@ -77,21 +76,18 @@ class UsersFile:
         if not 1 <= len(password) <= MAX_PASSWORD_LENGTH or has_control_characters(password):
             raise UsersError(f"a password has 1 to {MAX_PASSWORD_LENGTH} characters and no control characters")
         user = User(name, role, generate_password_hash(password, HASH_METHOD))
-        with self._lock():
+        with hold_lock(self._lock_file):
             users = self.read()
             self._write({**users, name: user})
         return name not in users
 
     def remove(self, name: str) -> None:
         """Remove a user. Raises `UsersError` if there is none of this name."""
-        with self._lock():
+        with hold_lock(self._lock_file):
             users = self.read()
             if users.pop(name, None) is None:
                 raise UsersError(f"there is no user {name}")
             self._write(users)
-
-    def _lock(self) -> AbstractContextManager[None]:
-        return hold_lock(self.path.with_name(USERS_FILE + ".lock"))
 
     def _write(self, users: dict[str, User]) -> None:
         text = "".join(f"{user.name}:{user.role}:{user.password_hash}\n" for user in users.values())

@@ -47,10 +47,7 @@ class Answer(NamedTuple):
 
 
 def call_application(app: WSGIApp, request: Request, is_last: bool) -> Answer:
-    """Call the application and return its answer: whole, unless its length is not known yet.
-
-    Raises `ValueError` if a header of the answer holds a line break.
-    """
+    """Return the application's answer: whole, unless its length is not known yet. Raises as `write_answer`."""
     head: list[Any] = []
     written: list[bytes] = []
 
@@ -63,14 +60,14 @@ def call_application(app: WSGIApp, request: Request, is_last: bool) -> Answer:
     try:
         if can_be_streamed(head, request) and not written:
             headers = [*head[1], ("Transfer-Encoding", "chunked")]
-            text = write_answer(int(time.time()), head[0], headers, b"", omits_body, is_last, has_length=False)
+            text = write_answer(head[0], headers, b"", omits_body, is_last, has_length=False)
             streamed, chunks = StreamedAnswer(chunks), ()
             return Answer(text, is_last, streamed=streamed)
         written.extend(chunks)
     finally:
         close_chunks(chunks)
     status, headers = head
-    text = write_answer(int(time.time()), status, headers, b"".join(written), omits_body, is_last)
+    text = write_answer(status, headers, b"".join(written), omits_body, is_last)
     return Answer(text, is_last, request.environ.get(ANSWER_DELAY_S, 0.0))
 
 
@@ -88,7 +85,6 @@ def close_chunks(chunks: Iterable[bytes]) -> None:
 
 
 def write_answer(
-    second: int,
     status: str,
     headers: Iterable[tuple[str, str]],
     body: bytes,
@@ -96,8 +92,11 @@ def write_answer(
     is_last: bool,
     has_length: bool = True,
 ) -> bytes:
-    """Write an answer; its length is that of the body, unless the headers state one, or it has none."""
-    lines = [f"HTTP/1.1 {status}", make_date(second), f"Connection: {'close' if is_last else 'keep-alive'}"]
+    """Write an answer, with its body's length unless the headers state one.
+
+    Raises `ValueError` if a header holds a line break.
+    """
+    lines = [f"HTTP/1.1 {status}", make_date(int(time.time())), f"Connection: {'close' if is_last else 'keep-alive'}"]
     lines += [f"{name}: {value}" for name, value in headers]
     text = "\r\n".join(lines)
     if len(LINE_BREAK.findall(text)) != 2 * (len(lines) - 1):
@@ -122,5 +121,4 @@ def write_refusal(status: HTTPStatus, message: str, retry_after_s: int | None = 
     headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
     if retry_after_s is not None:
         headers.append(("Retry-After", str(retry_after_s)))
-    second = int(time.time())
-    return write_answer(second, f"{status.value} {status.phrase}", headers, body, omits_body=False, is_last=True)
+    return write_answer(f"{status.value} {status.phrase}", headers, body, omits_body=False, is_last=True)

@@ -36,12 +36,7 @@ class State(Enum):
 
 
 class Connection:
-    """A connection without blocking calls; the thread that holds `lock` owns it.
-
-    Attributes:
-        due: `time.monotonic()` at which a withheld answer is due for `release`; None if there is none.
-        deadline: `time.monotonic()` by which the client must go on; passed, the connection is closed.
-    """
+    """A connection without blocking calls; the thread that holds `lock` owns it."""
 
     def __init__(
         self,
@@ -54,8 +49,8 @@ class Connection:
         self.fd = sock.fileno()
         self.lock = threading.Lock()
         self.state = State.OPEN
-        self.due: float | None = None
-        self.deadline = time.monotonic() + upload_s
+        self.due: float | None = None  # `time.monotonic()` at which a withheld answer is to go out
+        self.deadline = time.monotonic() + upload_s  # passed, the connection is closed
         self._socket, self._reader, self._on_close = sock, reader, on_close
         self._idle_s, self._upload_s = idle_s, upload_s
         self._is_tls = isinstance(sock, ssl.SSLSocket)
@@ -135,7 +130,7 @@ class Connection:
     def _answer_one(self, request: Request, answer: Callable[[Request], Answer]) -> None:
         request.environ[CALLER_IS_GONE] = self.is_gone
         if request.stream is not None:
-            request.stream.attach(partial(self._wait_for_more, request.stream))
+            request.stream.wait_for_more = partial(self._wait_for_more, request.stream)
         text, is_last, delay_s, streamed = answer(request)
         if streamed is not None:
             text = self._send_as_made(text, streamed)
@@ -250,16 +245,13 @@ class Connection:
         if self.state is State.ENDING and self.due is None:
             self.close()
 
-    def _linger(self) -> None:
-        self.state, self.deadline = State.LINGERING, time.monotonic() + LINGER_S
-        try:
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.close()
-
     def _set_deadline(self) -> None:
         if self.state is State.REFUSING and self._is_free:
-            self._linger()
+            self.state, self.deadline = State.LINGERING, time.monotonic() + LINGER_S
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                self.close()
         if self.state in (State.LINGERING, State.CLOSED):
             return
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.version() is None:

@@ -37,7 +37,6 @@ STOP_LINGER_S = 2.0
 """How long a stopping worker keeps idle connections, for the request that a client may be sending just now."""
 STOP_MARGIN = 0.9
 """The part of its grace that a stopping worker uses, so that it ends before gunicorn would kill it."""
-RETRY_AFTER_S = 1
 HELD_BODIES = 8
 """Bodies of the largest size that may be held at a time while they come in."""
 # Reported once, then not again before it is armed anew. Absent on macOS, where gunicorn's own threads serve.
@@ -111,11 +110,8 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         self._drain()
 
     def handle_exit(self, *_: Any) -> None:
-        """On TERM say that we are not ready, and go on for a while: who balances the load must hear of it first.
-
-        On a reload other workers have taken over, so there is nothing to say.
-        """
-        if self._stops_at is None:
+        """On TERM say that we are not ready, and go on for a while: who balances the load must hear of it first."""
+        if self._stops_at is None:  # on a reload other workers have taken over, so there is nothing to say
             delay_s = self._stop_delay_s if count_reloads() == self._reloads else 0
             self._stops_at = time.monotonic() + delay_s
 
@@ -230,7 +226,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
                 raise
             if connection.held_bytes > RECEIVE_BYTES and self._holds_too_much():
                 self.count_refusal("uploads")
-                connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", RETRY_AFTER_S)
+                connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", retry_after_s=1)
             if connection.due is not None:
                 self._withheld.put(connection)
             else:

@@ -25,19 +25,13 @@ def claim_instance(settings: Settings) -> int:
     except OSError as error:
         raise SettingsError(f"SCANCER_INSTANCE={settings.instance} cannot be written: {error.strerror}.") from error
     found = json.loads(claim)
-    if is_alike(found, own):
+    theirs, ours = Path(found["models"]), Path(own["models"])
+    is_same_database = found["database"] == database
+    if is_same_database and (theirs == ours or (theirs.exists() and theirs.samefile(ours))):
         return descriptor
     os.close(descriptor)
-    is_of_others = found["database"] == own["database"]
-    other = f"of other models ({found['models']})" if is_of_others else "with another SCANCER_DATABASE"
+    other = f"of other models ({theirs})" if is_same_database else "with another SCANCER_DATABASE"
     raise SettingsError(
         f"SCANCER_INSTANCE={settings.instance} is in use by a server {other}; "
         "set SCANCER_INSTANCE to a folder of this server's own."
     )
-
-
-def is_alike(found: dict[str, str], own: dict[str, str]) -> bool:
-    """Whether two servers have the same models, by whatever path, and the same database."""
-    theirs, ours = Path(found["models"]), Path(own["models"])
-    is_same_folder = theirs == ours or (theirs.exists() and theirs.samefile(ours))
-    return is_same_folder and found["database"] == own["database"]

@@ -85,7 +85,7 @@ class RequestReader:
     def _begin(self) -> None:
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._environ: dict[str, Any] | None = None
+        self._environ: dict[str, Any] = {}
         self._body = io.BytesIO()
         self._stream: StreamedBody | None = None
         self._head_bytes = self.held_bytes = 0
@@ -192,7 +192,6 @@ class RequestReader:
 
     def _hand_over(self, is_oversized: bool) -> None:
         environ = self._environ
-        assert environ is not None, "the head comes before the body"
         self._body.seek(0)
         environ["wsgi.input"] = io.BytesIO() if is_oversized else self._body
         if self.held_bytes:  # also where the body came in chunks, without a length

@@ -19,11 +19,8 @@ class StreamedBody:
         self._pending = bytearray()
         self._received = 0
         self._started = time.monotonic()
-        self._wait_for_more: Callable[[], None] = lambda: None
-
-    def attach(self, wait_for_more: Callable[[], None]) -> None:
-        """Say what to call for more; it calls `add`, or has `is_whole` set, or raises `OSError`."""
-        self._wait_for_more = wait_for_more
+        self.wait_for_more: Callable[[], None] = lambda: None
+        """What is called for more; it calls `add`, or has `is_whole` set, or raises `OSError`."""
 
     def add(self, data: bytes) -> None:
         """Take what came next."""
@@ -35,9 +32,9 @@ class StreamedBody:
         return self._started + patience_s + self._received / LEAST_BYTES_PER_S
 
     def read(self, size: int = -1) -> bytes:
-        """Return at most `size` bytes, or all; none at the end. Raises `OSError` as what `attach` was given."""
+        """Return at most `size` bytes, or all; none at the end. Raises `OSError` as `wait_for_more`."""
         while not self.is_whole and (size < 0 or not self._pending):
-            self._wait_for_more()
+            self.wait_for_more()
         taken = bytes(self._pending[: size if size >= 0 else None])
         del self._pending[: len(taken)]
         return taken

@@ -30,10 +30,16 @@ def load_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 def make_context(certificate: Path, key: Path) -> ssl.SSLContext:
     """Make a context of TLS 1.2 and later for HTTP/1.1. Raises `SettingsError` if a file cannot be used."""
-    if b"-----BEGIN CERTIFICATE-----" not in read_file("SCANCER_TLS_CERTIFICATE", certificate):
-        raise SettingsError(f"SCANCER_TLS_CERTIFICATE={certificate} holds no certificate in PEM form.")
-    if b"PRIVATE KEY-----" not in read_file("SCANCER_TLS_KEY", key):
-        raise SettingsError(f"SCANCER_TLS_KEY={key} holds no private key in PEM form.")
+    for name, path, mark, what in (
+        ("SCANCER_TLS_CERTIFICATE", certificate, b"-----BEGIN CERTIFICATE-----", "certificate"),
+        ("SCANCER_TLS_KEY", key, b"PRIVATE KEY-----", "private key"),
+    ):
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise SettingsError(f"{name}={path} cannot be read: {error.strerror}.") from error
+        if mark not in text:
+            raise SettingsError(f"{name}={path} holds no {what} in PEM form.")
 
     def refuse_password() -> NoReturn:
         raise SettingsError(
@@ -55,11 +61,3 @@ def make_context(certificate: Path, key: Path) -> ssl.SSLContext:
             f"SCANCER_TLS_CERTIFICATE={certificate} and SCANCER_TLS_KEY={key} cannot be used: {error}."
         ) from error
     return context
-
-
-def read_file(name: str, path: Path) -> bytes:
-    """Read the file of a setting. Raises `SettingsError`."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SettingsError(f"{name}={path} cannot be read: {error.strerror}.") from error

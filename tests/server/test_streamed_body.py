@@ -36,7 +36,7 @@ def test_model_is_handed_over_with_its_head_and_none_of_it_is_held(text: bytes) 
     assert request.has_unread_body
     assert not request.keeps_alive
     rest = iter([text[at : at + 3] for at in range(start, len(text), 3)])
-    stream.attach(lambda: reader.feed(memoryview(next(rest))))
+    stream.wait_for_more = lambda: reader.feed(memoryview(next(rest)))
     assert b"".join(iter(partial(stream.read, 4), b"")) == b"0123456789" * 2
     assert stream.read() == b""
     assert not request.has_unread_body

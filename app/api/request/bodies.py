@@ -30,13 +30,6 @@ class MemoryRequest(Request):
         return stream
 
 
-def read_files(request: Request) -> list[bytes | AnsweredError]:
-    """Read the files of a form in the order in which they were sent; `request.files` groups them by name."""
-    parts = [part for _, part in request.files.items(multi=True)]
-    order = {id(stream): index for index, stream in enumerate(request.environ.get(STREAMS, []))}
-    return [part.read() for part in sorted(parts, key=lambda part: order[id(part.stream)])]
-
-
 def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError]:
     """Read the pictures of a prediction request, in order and not yet decoded.
 
@@ -44,18 +37,16 @@ def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError
     `application/json` holds `{"instances": [{"data": "<base64>"}]}`. Any other body is one picture. In place of an
     instance that is no base64 stands its error.
 
-    Raises:
-        BadRequestError: no picture, too many, or a malformed body.
-        UnsupportedMediaError: the body is compressed.
-        BodyTooLargeError, RequestEntityTooLarge: the body is over the limit.
+    Raises as `read_body`, and `BadRequestError` for no picture or too many, `UnsupportedMediaError` for compression.
     """
+    images: list[bytes | AnsweredError]
     refuse_compression(request, "the picture")
     kind = request.mimetype if "CONTENT_TYPE" in request.environ else ""
     if kind == "multipart/form-data":
         hold_chunked_body(request)
-        images = read_files(request)
-        if not images:
+        if not request.files:  # asking for them reads the form
             raise BadRequestError("The form holds no file; send the picture as a file part, e.g. -F image=@patch.png.")
+        images = [stream.getvalue() for stream in request.environ[STREAMS]]  # in order; `files` groups them by name
     elif kind == "application/json":
         images = read_instances(read_body(request))
     else:
@@ -74,9 +65,7 @@ def refuse_compression(request: Request, what: str) -> None:
 def read_body(request: Request) -> bytes:
     """Read the whole body.
 
-    Raises:
-        BadRequestError: its chunks are malformed.
-        BodyTooLargeError, RequestEntityTooLarge: it is over the limit.
+    Raises `BadRequestError` for malformed chunks, `BodyTooLargeError` or `RequestEntityTooLarge` over the limit.
     """
     hold_chunked_body(request)
     stream = request.environ["wsgi.input"]
@@ -139,10 +128,7 @@ def read_instance(instance: Any, index: int) -> bytes | AnsweredError:
 def read_plain_body() -> bytes:
     """Read the whole body of the request at hand, and undo its compression (RFC 9110, section 8.4).
 
-    Raises:
-        UnsupportedMediaError: another encoding than gzip and deflate, or several.
-        BodyTooLargeError: more comes out than a body may have.
-        BadRequestError: the body is damaged or truncated, or something follows it.
+    Raises as `read_body`, of what comes out too, and `UnsupportedMediaError` for other encodings than gzip and deflate.
     """
     body, max_bytes = read_body(request), services().settings.max_body_bytes
     name = request.environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()

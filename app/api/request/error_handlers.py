@@ -19,7 +19,6 @@ from app.errors import (
     TooManyLoginsError,
     UnauthorizedError,
 )
-from app.routes import OPEN_INFERENCE_PATHS
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ def make_error(error: dict[str, Any]) -> Response:
 
 def shape_error(error: dict[str, Any], path: str) -> dict[str, Any]:
     """Bring an error from TorchServe's shape to that of a path's protocol: KServe's protocols have another."""
-    return {"error": error["message"]} if path.startswith(OPEN_INFERENCE_PATHS) else error
+    return {"error": error["message"]} if path.startswith(("/v1/", "/v2")) else error
 
 
 def translate(error: HTTPException) -> AnsweredError:

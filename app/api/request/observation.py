@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
@@ -19,13 +19,11 @@ from app.config.settings import ANSWER_DELAY_S
 from app.errors import ServiceUnavailableError
 from app.metrics import Metrics, name_method
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
 log = logging.getLogger("app.access")
 
 REFUSAL_DELAY_S = 0.012
 """How long a refusal is withheld: clients that try again at once would take the processor from those being served."""
+LOGGED_FACTS = ("request_id", "user", "rule", "status", "model", "version", "outcome", "images")
 COMMON_HEADERS = [
     ("Cache-Control", "no-store"),
     ("X-Content-Type-Options", "nosniff"),
@@ -45,13 +43,15 @@ class Observation:
         self._app, self._router = app.wsgi_app, app.router
         self._admission, self._metrics = admission, metrics
 
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request; one that there is no room for never reaches Flask."""
         known = begin_facts(environ)
 
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             known.status = int(status[:3])
-            return start_response(status, add_common_headers(headers, known.request_id), exc_info)
+            own = {name for name, _ in headers}  # what an answer sets itself stays
+            common = [each for each in COMMON_HEADERS if each[0] not in own]
+            return start_response(status, [*headers, ("X-Request-ID", known.request_id), *common], exc_info)
 
         try:
             match = self._router.match(environ)
@@ -76,7 +76,7 @@ class Observation:
             if place is not None:
                 self._admission.leave(place)
 
-    def _record(self, environ: "WSGIEnvironment", known: RequestFacts) -> None:
+    def _record(self, environ: dict[str, Any], known: RequestFacts) -> None:
         """Count the request, and write its log line."""
         seconds = time.perf_counter() - known.started
         method, model, version = environ["REQUEST_METHOD"], known.model or "", known.version or ""
@@ -85,31 +85,12 @@ class Observation:
         if is_failure and known.outcome and known.model:  # else the status is a handler's own word
             self._metrics.count_failure(known.rule, method, model, version, seconds)
         if log.isEnabledFor(logging.INFO):
-            fields = {
-                "request_id": known.request_id,
-                "user": known.user,
-                "method": name_method(method),
-                "rule": known.rule,
-                "status": known.status,
-                "model": known.model,
-                "version": known.version,
-                "outcome": known.outcome,
-                "images": known.images,
-                "bytes": read_length(environ),
-                "ms": round(seconds * 1000, 2),
-            }
+            fields = {name: getattr(known, name) for name in LOGGED_FACTS}
+            fields |= {"method": name_method(method), "bytes": read_length(environ), "ms": round(seconds * 1000, 2)}
             log.info("request", extra={name: value for name, value in fields.items() if value is not None})
 
 
-def add_common_headers(headers: list[tuple[str, str]], request_id: str) -> list[tuple[str, str]]:
-    """Return the headers of an answer with the common ones; one that it sets itself stays."""
-    own = {name for name, _ in headers}
-    return [*headers, ("X-Request-ID", request_id), *(each for each in COMMON_HEADERS if each[0] not in own)]
-
-
-def refuse(
-    environ: "WSGIEnvironment", start_response: "StartResponse", error: ServiceUnavailableError
-) -> Iterable[bytes]:
+def refuse(environ: dict[str, Any], start_response: Callable[..., Any], error: ServiceUnavailableError) -> list[bytes]:
     """Answer 503 for a request that there is no room for, without Flask: under overload there are thousands of them."""
     environ[ANSWER_DELAY_S] = REFUSAL_DELAY_S
     body = json.dumps(shape_error(error.to_json(), "/" + environ["PATH_INFO"].lstrip("/"))).encode() + b"\n"

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from app.api.request.routing import Match
@@ -14,21 +14,13 @@ from app.registry.model_entry import ModelEntry
 from app.registry.serving_table import ServingTable
 from app.routes import Cost, count_places
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-
 MAX_BODIES = 24
 """Bodies of the largest size that requests in work or in line may hold together, in a worker."""
 FULL = "Too many requests wait; try again shortly."
 
 
 class Place(NamedTuple):
-    """What an admitted request has taken.
-
-    Attributes:
-        key: what its places are counted by: a version of a model and the cost.
-        entry: the version, whose model is lent; None for a request of no model.
-    """
+    """What an admitted request has taken; places are counted by `key`, and the model of `entry` is lent, if any."""
 
     cost: Cost
     key: tuple[object, ...]
@@ -49,14 +41,13 @@ class Admission:
     """
 
     def __init__(self, settings: Settings, registry: ServingTable) -> None:
-        self._registry = registry
-        self._max_body_bytes = settings.max_body_bytes
+        self._registry, self._max_body_bytes = registry, settings.max_body_bytes
         self._free = dict(count_places(settings.threads))
         self._free_bytes = MAX_BODIES * settings.max_body_bytes
         self._taken: dict[tuple[object, ...], int] = {}
         self._lock = threading.Lock()
 
-    def enter(self, match: Match, environ: "WSGIEnvironment", known: RequestFacts) -> Place | None:
+    def enter(self, match: Match, environ: dict[str, Any], known: RequestFacts) -> Place | None:
         """Take a place for a request that needs one, and note the model that is lent.
 
         Raises `ServiceUnavailableError` if there is no room.
@@ -106,7 +97,7 @@ class Admission:
             self._taken[place.key] = taken + 1
         return place
 
-    def _borrow(self, match: Match, environ: "WSGIEnvironment") -> ModelEntry:
+    def _borrow(self, match: Match, environ: dict[str, Any]) -> ModelEntry:
         """Look up the model that a request names; `/invocations` names it in the query, or means the only one."""
         name = match.values.get("model_name")
         if name is None:

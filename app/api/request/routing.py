@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from flask import Flask, Request, Response, request
 from flask.ctx import RequestContext
@@ -13,9 +13,6 @@ from werkzeug.routing import Map, MapAdapter, Rule
 from app.api.request.bodies import MemoryRequest
 from app.config.settings import Settings
 from app.routes import ROUTES_BY_NAME, Route, Surface
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 MAX_REMEMBERED = 1024
 """Paths whose match is remembered; each is a text of a caller, of 4 KiB at most."""
@@ -48,11 +45,11 @@ class Router:
         self._bind = lru_cache(maxsize=16)(self._bind_port)
         self._match = lru_cache(maxsize=MAX_REMEMBERED)(self._match_path)
 
-    def match(self, environ: "WSGIEnvironment") -> Match:
+    def match(self, environ: dict[str, Any]) -> Match:
         """Find the route of a request. Raises `NotFound` or `MethodNotAllowed` if this port has none."""
         return self._match(environ.get("SERVER_PORT", ""), environ["REQUEST_METHOD"], environ["PATH_INFO"])
 
-    def is_streamed(self, environ: "WSGIEnvironment") -> bool:
+    def is_streamed(self, environ: dict[str, Any]) -> bool:
         """Whether the view reads the body as it comes: a model's, not the parameters of a registration in JSON."""
         try:
             route = self.match(environ).route
@@ -84,7 +81,7 @@ def asks_management(settings: Settings) -> bool:
 class PlainResponse(Response):
     """An answer that goes out as it is, where Flask would copy its headers and wrap its body first."""
 
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer; what is made while it is sent, redirects, or has no length yet takes Flask's way."""
         is_plain = self.is_sequence and self.status_code // 100 != 3 and "Content-Length" in self.headers
         if not is_plain or self._on_close or environ["REQUEST_METHOD"] == "HEAD":
@@ -116,7 +113,7 @@ class RoutedFlask(Flask):
         """Return the function: Flask would look several times a request whether it is a coroutine."""
         return func
 
-    def request_context(self, environ: "WSGIEnvironment") -> RequestContext:
+    def request_context(self, environ: dict[str, Any]) -> RequestContext:
         """Make the context of one request."""
         return RoutedContext(self, environ)
 

@@ -5,7 +5,7 @@ import re
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 from flask import current_app, request
 
@@ -13,12 +13,11 @@ from app.config.settings import SERVER_IS_STOPPING, Settings
 from app.errors import AnsweredError
 from app.metrics import Metrics
 from app.registry.model_changes import ModelChanges
-from app.registry.model_entry import ModelEntry
+from app.registry.model_entry import ModelEntry, State
 from app.registry.model_follower import ModelFollower
+from app.registry.model_registry import ModelRegistry
 from app.registry.serving_table import ServingTable
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+from app.state.store_access import StoreAccess
 
 EXTENSION = "scancer"
 FACTS = "scancer.facts"
@@ -43,11 +42,8 @@ class RequestFacts:
 
     Attributes:
         request_id: the caller's `X-Request-ID` if it is 8 to 64 letters, digits and dashes, else a new one.
-        started: by `time.perf_counter`.
-        user: set once the password is verified.
-        model, version: set once the model is known to exist.
+        user, model, version: set once the password is verified, and the model is known to exist.
         outcome: the class of the answer, or the type of the error.
-        images: the number of pictures in the request.
         is_streamed: whether the answer is sent in parts, and ends after the view.
         lent: the version that was looked up for a prediction, or the error if there is none.
         rule: of the route. The path itself is the caller's text, and is neither logged nor counted.
@@ -73,12 +69,28 @@ class RequestFacts:
         return self.lent
 
 
+def make_services(settings: Settings) -> Services:
+    """Make the parts that the views use: the models, what is wanted of them, and the metrics."""
+    metrics = Metrics()
+
+    def show_state(entry: ModelEntry) -> None:
+        name, version = entry.folder.name, entry.folder.version
+        metrics.show_state(name, version, entry.state, State)
+        if entry.load_s is not None:
+            metrics.show_load(name, version, entry.load_s)
+
+    access = StoreAccess(settings)
+    registry = ModelRegistry(settings, show_state, lambda gone: metrics.show_state(gone.name, gone.version, "", State))
+    follower, changes = ModelFollower(settings, registry, access), ModelChanges(settings, access)
+    return Services(settings, registry.table, metrics, changes, follower)
+
+
 def services() -> Services:
     """Return the services of the current app."""
     return cast(Services, current_app.extensions[EXTENSION])
 
 
-def begin_facts(environ: "WSGIEnvironment") -> RequestFacts:
+def begin_facts(environ: dict[str, Any]) -> RequestFacts:
     """Note when a request began, and its id; called before anything else."""
     given = environ.get("HTTP_X_REQUEST_ID", "")
     is_theirs = REQUEST_ID_PATTERN.fullmatch(given) is not None
@@ -87,7 +99,7 @@ def begin_facts(environ: "WSGIEnvironment") -> RequestFacts:
     return known
 
 
-def read_length(environ: "WSGIEnvironment") -> int | None:
+def read_length(environ: dict[str, Any]) -> int | None:
     """Return the stated length of a request's body in bytes; None if it states none."""
     length = environ.get("CONTENT_LENGTH", "")
     return int(length) if length.isdecimal() else None

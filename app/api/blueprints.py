@@ -3,7 +3,7 @@
 from flask import Flask
 
 from app.api import models, openapi
-from app.api.kserve import kserve_configuration, kserve_inference, kserve_models, kserve_repository, kserve_statistics
+from app.api.kserve import kserve_inference, kserve_models, kserve_repository, kserve_statistics
 from app.api.management import management_endpoints
 from app.api.monitoring import exporter, health
 from app.api.predict import explanations, predictions
@@ -11,7 +11,7 @@ from app.metrics import Metrics
 
 VIEWS = (
     *(predictions, explanations),
-    *(kserve_inference, kserve_models, kserve_configuration, kserve_statistics, kserve_repository),
+    *(kserve_inference, kserve_models, kserve_statistics, kserve_repository),
     *(models, management_endpoints, health, openapi),
 )
 

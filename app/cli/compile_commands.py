@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from app.api.request.services import services
-from app.cli.model_choice import models_commands, read_trusted_archive, run_for_each
+from app.cli.model_choice import FOLDER, models_commands, read_trusted_archive, run_for_each
 from app.compiling.archive_compiler import compile_archive
 from app.compiling.folder_compiler import compile_in_process
 from app.engines.compile_report import CompileReport
@@ -21,7 +21,7 @@ from app.repository.model_folder import ModelFolder
 @click.option(
     "--int8",
     "pictures",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=FOLDER,
     help="Make an INT8 model of NAME instead, from this folder of labelled pictures. Each class has a sub-folder.",
 )
 def compile_models(name: str | None, pictures: Path | None) -> None:
@@ -38,7 +38,7 @@ def compile_models(name: str | None, pictures: Path | None) -> None:
 
 
 def compile_one(folder: ModelFolder) -> str:
-    """Compile a folder and return the result as text; raises `OperatorError` if that fails."""
+    """Compile a folder and return the result as text."""
     click.echo(f"compiling {folder.label} …")
     if folder.is_archive:
         return compile_one_archive(folder)
@@ -66,7 +66,7 @@ def describe(report: CompileReport) -> str:
 
 
 def quantize(folder: ModelFolder, pictures: Path) -> str:
-    """Quantize a folder, print its figures, and return how it is served; raises `OperatorError` if it is refused."""
+    """Quantize a folder, print its figures, and return how it is served. Raises CompiledModelError if it is refused."""
     click.echo(f"quantizing {folder.label} …")
     report = quantize_in_process(folder.path, pictures, services().settings)
     click.echo(describe_int8(report))

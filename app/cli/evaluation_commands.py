@@ -9,7 +9,7 @@ from typing import TextIO
 import click
 
 from app.api.request.services import services
-from app.cli.model_choice import models_commands
+from app.cli.model_choice import FOLDER, models_commands
 from app.errors import AnsweredError, EvaluationError, OperatorError
 from app.evaluation.best_version import Lead, choose_best, rank
 from app.evaluation.estimate import Estimate
@@ -29,7 +29,7 @@ from app.state.wanted import PlannedVersion
 @click.argument("name")
 @click.option(
     "--data",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=FOLDER,
     required=True,
     help="Folder of labelled pictures. Each class has a sub-folder, called 0, 1 … or by the name of the class.",
 )
@@ -40,11 +40,8 @@ def evaluate_model(name: str, data: Path) -> None:
     and specificity with their 95 % intervals, and writes a report for each version into the instance folder.
     """
     model, _, version = name.partition("/")
-    try:
-        plan = services().changes.plan()
-        chosen = [plan.find_version(model, version)] if version else list(plan.find_versions(model).values())
-    except (AnsweredError, OperatorError) as error:
-        raise click.ClickException(error.message) from None
+    plan = services().changes.plan()
+    chosen = [plan.find_version(model, version)] if version else list(plan.find_versions(model).values())
     evaluations = []
     for planned in chosen:
         try:
@@ -121,9 +118,7 @@ def describe_lead(lead: Lead) -> str:
 def find_best(name: str) -> str:
     """Return the best version of a model by its reports, and print its lead.
 
-    Raises:
-        ModelNotFoundError: there is no such model.
-        OperatorError: the reports are missing, out of date or not comparable, or the best version has no workers.
+    Raises EvaluationError if it has no workers, or if the reports are missing, out of date or not comparable.
     """
     plan = services().changes.plan()
     versions = plan.find_versions(name)

@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from app.api.request.services import services
-from app.cli.model_choice import choose_folder, models_commands
-from app.errors import DiskFullError, ModelFolderError, RequestError
+from app.cli.model_choice import FILE, choose_folders, explain, models_commands
 from app.exchange.model_format import ModelFormat, identify
 from app.exchange.model_importer import add_model
 from app.exchange.packing import pack_model
@@ -26,51 +25,39 @@ def pack_folder(name: str, output: Path | None) -> None:
     NAME packs the newest version of a model, NAME/VERSION packs that version. On another server, `models add` takes the
     archive.
     """
-    folder = choose_folder(name)
+    folder = choose_folders(name)[-1]
     target = output or Path(f"{folder.name}-{folder.version}.zip")
     try:
-        pack_model(folder, target)
-    except ModelFolderError as error:
-        raise click.ClickException(f"{folder.name}/{folder.version}: {error.message}") from None
+        with explain(folder.label):
+            pack_model(folder, target)
     except OSError as error:
         raise click.ClickException(f"{target} cannot be written: {error.strerror}") from None
-    click.echo(f"packed {folder.name}/{folder.version} as {target}: {target.stat().st_size} bytes")
+    click.echo(f"packed {folder.label} as {target}: {target.stat().st_size} bytes")
 
 
 @models_commands.command("add")
 @click.argument("source")
-@click.option(
-    "--manifest",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The model.toml of a weights file or program that is added alone.",
-)
+@click.option("--manifest", type=FILE, help="The model.toml of a weights file or program that is added alone.")
 def add_folder(source: str, manifest: Path | None) -> None:
     """Add a model to this server.
 
     SOURCE is an archive of `models pack`, an archive of TorchServe (.mar), a model folder, or an artifact with
     --manifest. Name it by its path, or by a URL that SCANCER_ALLOWED_URLS allows.
     """
-    settings = services().settings
-    try:
+    if not is_remote(source) and not Path(source).exists():
+        raise click.BadParameter(f"Path '{source}' does not exist.", param_hint="'SOURCE'")
+    with explain(f"{Path(source).name} is not added"):
         if is_remote(source):
-            with open_remote(source, settings) as file:
+            with open_remote(source, services().settings) as file:
                 click.echo(f"fetched {file.size} bytes, sha256 {file.sha256}")
                 done = add_what_it_is(file.path, forget_query(source), manifest, file.quarantine)
-        elif Path(source).exists():
-            done = add_what_it_is(Path(source), Path(source).name, manifest)
         else:
-            raise click.BadParameter(f"Path '{source}' does not exist.", param_hint="'SOURCE'")
-    except (ModelFolderError, RequestError, DiskFullError) as error:
-        raise click.ClickException(f"{Path(source).name} is not added: {error.message}") from None
+            done = add_what_it_is(Path(source), Path(source).name, manifest)
     click.echo(f"ok {done}")
 
 
 def add_what_it_is(source: Path, url: str, manifest: Path | None, own: Quarantine | None = None) -> str:
-    """Add a model, or register an archive of TorchServe as `POST /models` does, and return what was done.
-
-    Raises:
-        ModelFolderError, RequestError, DiskFullError: the model is refused, with the reason.
-    """
+    """Add a model, or register an archive of TorchServe as `POST /models` does, and return what was done."""
     if manifest is None and identify(source) is ModelFormat.MAR:
         changes = services().changes
         change = changes.register_file(source, url, Wishes(), own=own)
@@ -78,4 +65,4 @@ def add_what_it_is(source: Path, url: str, manifest: Path | None, own: Quarantin
             changes.scale(*change.key, 1, 1)
         return f"{'/'.join(change.key)}: added; a server that runs starts it within seconds"
     folder = add_model(source, services().settings, manifest, own)
-    return f"{folder.name}/{folder.version}: added and tried out"
+    return f"{folder.label}: added and tried out"

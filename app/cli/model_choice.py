@@ -2,6 +2,9 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import click
 from flask.cli import AppGroup
@@ -10,34 +13,51 @@ from app.api.request.services import services
 from app.compiling.archive_compiler import read_compiled
 from app.compiling.archive_manifest import hash_archive
 from app.engines.compile_report import IR_FILE
-from app.errors import ModelFolderError, OperatorError
+from app.errors import AnsweredError, ModelFolderError, OperatorError
 from app.handlers.handler_archive import HandlerArchive
 from app.handlers.worker.default_classifier import find_obstacle
 from app.repository.model_check import check_folder
 from app.repository.model_folder import ARCHIVE_FOLDER, CARD_FILE, ModelFolder, find_model_folders
 from app.repository.trust import require_trust
 
-models_commands = AppGroup("models", help="Add, check, compile, measure and sign models.")
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+"""Options that name something on disk which is there."""
 
 
-def choose_folders(name: str | None) -> Iterator[ModelFolder]:
-    """Yield the model folders of NAME or NAME/VERSION, or all of them without a name."""
-    wanted_name, _, wanted_version = (name or "").partition("/")
+class Commands(AppGroup):
+    """Commands that end with the message of an error, and without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the chosen command."""
+        with explain():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def explain(subject: str = "") -> Iterator[None]:
+    """End the command at an error with the error's message, after the `subject` if there is one."""
     try:
-        folders = find_model_folders(services().settings.models)
-    except ModelFolderError as error:
-        raise click.ClickException(error.message) from None
+        yield
+    except (AnsweredError, OperatorError) as error:
+        raise click.ClickException(f"{subject}: {error.message}" if subject else error.message) from None
+
+
+models_commands = Commands("models", help="Add, check, compile, measure and sign models.")
+
+
+def choose_folders(name: str | None) -> list[ModelFolder]:
+    """Return the model folders of NAME or NAME/VERSION, or all of them without a name, by name and version."""
+    wanted_name, _, wanted_version = (name or "").partition("/")
+    root = services().settings.models
     chosen = [
-        folder for folder in folders if wanted_name in ("", folder.name) and wanted_version in ("", folder.version)
+        folder
+        for folder in find_model_folders(root)
+        if wanted_name in ("", folder.name) and wanted_version in ("", folder.version)
     ]
     if not chosen:
-        raise click.ClickException(f"no model{f' {name}' if name else 's'} in {services().settings.models}")
-    yield from chosen
-
-
-def choose_folder(name: str) -> ModelFolder:
-    """Return the model folder NAME/VERSION, or the newest version of NAME."""
-    return list(choose_folders(name))[-1]
+        raise click.ClickException(f"no model{f' {name}' if name else 's'} in {root}")
+    return chosen
 
 
 def run_for_each(name: str | None, task: Callable[[ModelFolder], str]) -> None:
@@ -68,7 +88,7 @@ def list_models() -> None:
 
 
 def describe_folder(folder: ModelFolder) -> tuple[str, ...]:
-    """Return what the list says about a folder; raises `ManifestError`."""
+    """Return what the list says about a folder."""
     if folder.is_archive:
         return "archive", f"handler {folder.read_archive().module}"
     manifest = folder.read_manifest()
@@ -87,7 +107,7 @@ def check_models(name: str | None) -> None:
 
 
 def check(folder: ModelFolder) -> str:
-    """Check a folder and return the result as text; raises `ModelFolderError` with the first fault."""
+    """Check a folder and return the result as text. Raises ModelFolderError with the first fault."""
     if folder.is_archive:
         return check_archive(folder)
     return f"examples within {check_folder(folder, services().settings):.1e} of their expected scores"
@@ -105,7 +125,7 @@ def check_archive(folder: ModelFolder) -> str:
 
 
 def read_trusted_archive(folder: ModelFolder) -> HandlerArchive:
-    """Read an archive; raises `ModelFolderError` if it is malformed, or if its program may not be run here."""
+    """Read an archive. Raises ModelFolderError if it is malformed, or if its program may not be run here."""
     archive = folder.read_archive()
     require_trust(folder.path, folder.name, folder.version, services().settings)
     return archive

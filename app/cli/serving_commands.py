@@ -5,7 +5,6 @@ import click
 from app.api.request.services import services
 from app.cli.evaluation_commands import find_best
 from app.cli.model_choice import models_commands
-from app.errors import AnsweredError, OperatorError
 
 
 @models_commands.command("set-default")
@@ -19,11 +18,8 @@ def set_default_version(name: str, version: str | None, best: bool) -> None:
     """
     if best == (version is not None):
         raise click.UsageError("give a VERSION, or --best")
-    try:
-        version = version or find_best(name)
-        services().changes.set_default(name, version)
-    except (AnsweredError, OperatorError) as error:
-        raise click.ClickException(error.message) from None
+    version = version or find_best(name)
+    services().changes.set_default(name, version)
     click.echo(f"the default of {name} is {version}")
 
 
@@ -36,9 +32,6 @@ def remove_model(name: str) -> None:
     it among the models by hand.
     """
     model, _, version = name.partition("/")
-    try:
-        services().changes.unregister(model, version or None)
-        services().changes.sweep()
-    except (AnsweredError, OperatorError) as error:
-        raise click.ClickException(error.message) from None
+    services().changes.unregister(model, version or None)
+    services().changes.sweep()
     click.echo(f"removed {name}")

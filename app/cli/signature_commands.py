@@ -1,13 +1,11 @@
 """`flask models sign|verify|trust`: signs models, verifies signatures, and keeps the list of trusted keys."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from app.api.request.services import services
-from app.cli.model_choice import choose_folder, models_commands
+from app.cli.model_choice import FILE, choose_folders, explain, models_commands
 from app.config.settings import Settings
 from app.errors import ModelFolderError, ModelNotFoundError
 from app.exchange.archive_signing import sign_archive, verify_archive
@@ -27,23 +25,9 @@ def find_archive(name: str, settings: Settings) -> Path | None:
         return None
 
 
-@contextmanager
-def explain(subject: str) -> Iterator[None]:
-    """End the command with `subject` and the reason if a model or archive is refused."""
-    try:
-        yield
-    except ModelFolderError as error:
-        raise click.ClickException(f"{subject}: {error.message}") from None
-
-
 @models_commands.command("sign")
 @click.argument("name")
-@click.option(
-    "--key",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    required=True,
-    help="Private Ed25519 key, as `ssh-keygen -t ed25519` makes it.",
-)
+@click.option("--key", type=FILE, required=True, help="Private Ed25519 key, as `ssh-keygen -t ed25519` makes it.")
 def sign_model(name: str, key: Path) -> None:
     """Sign a model or an archive.
 
@@ -55,11 +39,9 @@ def sign_model(name: str, key: Path) -> None:
         with explain(f"{name} is not signed"):
             click.echo(f"signed {name}: {sign_archive(source, key, settings)}")
         return
-    folder = choose_folder(name)
-    try:
+    folder = choose_folders(name)[-1]
+    with explain(f"{folder.label} is not signed"):
         sign_folder(folder, key)
-    except ModelFolderError as error:
-        raise click.ClickException(f"{folder.label} is not signed: {error.message}") from None
     click.echo(f"signed {folder.label}")
 
 
@@ -72,25 +54,23 @@ def verify_model(name: str) -> None:
     SCANCER_STORE. The command ends with 1 unless a trusted key has signed it.
     """
     settings = services().settings
+    content = ""
     if (source := find_archive(name, settings)) is not None:
         with explain(name):
-            label, trusted = verify_archive(source, settings)
-        if trusted is None:
-            raise click.ClickException(f"{name} is not signed")
-        click.echo(f"ok {name}: {label}, signed by {trusted.name}")
-        return
-    folder = choose_folder(name)
-    try:
-        key = verify_folder(folder, services().settings.instance)
-    except ModelFolderError as error:
-        raise click.ClickException(f"{folder.label}: {error.message}") from None
+            label, key = verify_archive(source, settings)
+        content = f"{label}, "
+    else:
+        folder = choose_folders(name)[-1]
+        name = folder.label
+        with explain(name):
+            key = verify_folder(folder, settings.instance)
     if key is None:
-        raise click.ClickException(f"{folder.label} is not signed")
-    click.echo(f"ok {folder.label}: signed by {key.name}")
+        raise click.ClickException(f"{name} is not signed")
+    click.echo(f"ok {name}: {content}signed by {key.name}")
 
 
 @models_commands.command("trust")
-@click.argument("public_key", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False)
+@click.argument("public_key", type=FILE, required=False)
 def trust_public_key(public_key: Path | None) -> None:
     """Trust a key, or list the trusted keys.
 

@@ -3,13 +3,12 @@
 import sys
 
 import click
-from flask.cli import AppGroup
 
 from app.api.request.services import services
-from app.errors import OperatorError
+from app.cli.model_choice import Commands
 from app.users import ROLES, SHORT_PASSWORD_LENGTH, UsersFile
 
-users_commands = AppGroup("users", help="Add, remove and list the users of the API.")
+users_commands = Commands("users", help="Add, remove and list the users of the API.")
 
 
 @users_commands.command("add")
@@ -31,10 +30,7 @@ def add_user(name: str, role: str, password_stdin: bool) -> None:
         password = sys.stdin.readline().rstrip("\r\n")
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
-    try:
-        is_new = UsersFile(services().settings.instance).add(name, role, password)
-    except OperatorError as error:
-        raise click.ClickException(error.message) from None
+    is_new = UsersFile(services().settings.instance).add(name, role, password)
     click.echo(f"{'added' if is_new else 'changed'} {name} ({role})")
     if len(password) < SHORT_PASSWORD_LENGTH:
         click.echo(f"warning: the password has fewer than {SHORT_PASSWORD_LENGTH} characters", err=True)
@@ -44,19 +40,12 @@ def add_user(name: str, role: str, password_stdin: bool) -> None:
 @click.argument("name")
 def remove_user(name: str) -> None:
     """Remove a user."""
-    try:
-        UsersFile(services().settings.instance).remove(name)
-    except OperatorError as error:
-        raise click.ClickException(error.message) from None
+    UsersFile(services().settings.instance).remove(name)
     click.echo(f"removed {name}")
 
 
 @users_commands.command("list")
 def list_users() -> None:
     """List the users and their roles."""
-    try:
-        users = UsersFile(services().settings.instance).read()
-    except OperatorError as error:
-        raise click.ClickException(error.message) from None
-    for user in users.values():
+    for user in UsersFile(services().settings.instance).read().values():
         click.echo(f"{user.name}\t{user.role}")

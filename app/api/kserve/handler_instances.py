@@ -28,18 +28,12 @@ from app.handlers.client.handler_model import HandlerModel
 
 
 def answer_instances(handler: HandlerModel, is_explained: bool) -> Response:
-    """Answer every instance by a handler, in order; one that fails, fails the request.
-
-    Raises:
-        BadRequestError: the body is not of this shape, or holds too many instances.
-        HandlerFaultError: the handler failed.
-        ServiceUnavailableError, DeadlineError: as `HandlerModel.predict`.
-    """
+    """Answer every instance by a handler, in order; raises the error of the first that fails."""
     if handler.has_envelope:
         return answer_by_handler(handler, Call(is_explained=is_explained, is_document=True))
     known, service = facts(), services()
     known.model, known.version = handler.name, handler.version
-    patience = read_patience(known.started, service.settings, handler.timeout_ms)
+    patience = read_patience(handler.timeout_ms)
     headers, call, answers = read_headers(request, []), Call(is_explained=is_explained), []
     for parts in read_instance_parts(read_plain_body(), service.settings.max_images):
         asked = describe_request(headers, call, parts, known.request_id)
@@ -54,23 +48,14 @@ def answer_instances(handler: HandlerModel, is_explained: bool) -> Response:
 
 
 def answer_tensors(handler: HandlerModel, version: str | None) -> Response:
-    """Answer the Open Inference Protocol's JSON by a handler, through its envelope.
-
-    Raises:
-        BadRequestError: tensors follow the JSON.
-        ServiceUnavailableError, DeadlineError: as `HandlerModel.predict`.
-    """
+    """Answer the Open Inference Protocol's JSON by a handler, through its envelope. No tensors may follow the JSON."""
     if HEADER_LENGTH in request.headers:
         raise BadRequestError("This model takes no binary tensors: send their data as JSON.")
     return answer_by_handler(handler, Call(version, is_document=True))
 
 
 def read_instance_parts(body: bytes, most: int) -> list[list[Part]]:
-    """Read the instances, each as the parts of a request.
-
-    Raises:
-        BadRequestError: the body is not of this shape, or holds more than `most`.
-    """
+    """Read at most `most` instances, each as the parts of a request. Raises BadRequestError for any other body."""
     instances = list_instances(body)
     if len(instances) > most:
         raise BadRequestError(f"The request holds {len(instances)} instances; at most {most} are taken.")
@@ -93,11 +78,7 @@ def read_member(name: str, value: Any, place: str) -> Part:
 
 
 def read_answer(body: bytes) -> Any:
-    """Read an item of a handler: as JSON if it is JSON, else as text.
-
-    Raises:
-        HandlerFaultError: it is neither, so it has no place in JSON.
-    """
+    """Read an item of a handler: as JSON, or else as text. Raises HandlerFaultError if it is neither."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

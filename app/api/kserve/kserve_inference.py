@@ -141,11 +141,7 @@ def read_id(document: dict[str, Any]) -> str:
 
 
 def read_outputs(document: dict[str, Any]) -> list[RequestedOutput]:
-    """Return the outputs that the caller asks for; all outputs if it asks for none.
-
-    Raises:
-        BadRequestError: one that does not exist, one twice, or a parameter of a wrong type.
-    """
+    """Return the outputs that the caller asks for; all outputs if it asks for none."""
     all_binary = read_flag(read_parameters(document), "binary_data_output", default=False)
     asked = document.get("outputs") or [{"name": PROBABILITIES}, {"name": LABEL}]
     if not isinstance(asked, list) or not all(isinstance(each, dict) for each in asked):
@@ -176,11 +172,7 @@ def read_flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
 
 
 def read_pictures(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
-    """Find the pictures in a tensor: files, pixels of any size, or the network's own input.
-
-    Raises:
-        BadRequestError: there are none, too many, or the tensor is of another shape.
-    """
+    """Find the pictures in a tensor: files, pixels of any size, or the network's own input."""
     most = services().settings.max_images
     if tensor.datatype == "BYTES":
         pictures: Sequence[Upload] = tensor.to_elements(most)
@@ -216,12 +208,11 @@ def read_network_input(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]
 
 def predict_all(served: ServedModel, uploads: Sequence[Upload | AnsweredError]) -> list[Prediction]:
     """Classify pictures as one batch; raises the error of the first picture that cannot be taken."""
-    known, service = facts(), services()
-    most = service.settings.max_images
+    known, most = facts(), services().settings.max_images
     if len(uploads) > most:
         raise BadRequestError(f"The request holds {len(uploads)} pictures; at most {most} are taken.")
     known.images = len(uploads)
-    answers, timing = served.predict_many(uploads, read_patience(known.started, service.settings))
+    answers, timing = served.predict_many(uploads, read_patience())
     for place, answer in enumerate(answers, start=1):
         if isinstance(answer, AnsweredError):
             raise answer if len(answers) == 1 else type(answer)(f"Picture {place} of {len(answers)}: {answer.message}")

@@ -1,6 +1,8 @@
-"""Describes the server and its models in KServe's protocols: `/v2…`, and `GET /v1/models/<model_name>`."""
+"""Describes the server and its models in KServe's protocols: `/v2…`, and `GET /v1/models/<model_name>`.
 
-from http import HTTPStatus
+`…/config` is Triton's `ModelConfig`, whose shapes leave out the number of pictures.
+"""
+
 from typing import Any
 
 from flask import Blueprint, jsonify
@@ -12,9 +14,11 @@ from app.api.kserve.tensors import read_object
 from app.api.request.auth import require
 from app.api.request.bodies import read_plain_body
 from app.api.request.services import NOTICE, facts, is_server_ready, services
+from app.config.settings import Settings
 from app.errors import ServiceUnavailableError
 from app.manifest.model_manifest import ModelManifest
-from app.registry.model_entry import ModelEntry, State
+from app.manifest.model_specs import BatchSpec
+from app.registry.model_entry import ModelEntry, State, find_limits
 
 blueprint = Blueprint("open_models", __name__)
 
@@ -125,7 +129,7 @@ def list_repository() -> ResponseReturnValue:
 def show_readiness(model_name: str) -> ResponseReturnValue:
     """Answer whether a model is ready, in the words of KServe v1."""
     is_model_up = find_entry(model_name, None).state is State.READY
-    return jsonify({"name": model_name, "ready": is_model_up}), HTTPStatus.OK
+    return jsonify({"name": model_name, "ready": is_model_up})
 
 
 def find_entry(model_name: str, version: str | None) -> ModelEntry:
@@ -133,3 +137,56 @@ def find_entry(model_name: str, version: str | None) -> ModelEntry:
     entry = services().registry.get(model_name, version)
     facts().model, facts().version = entry.folder.name, entry.folder.version
     return entry
+
+
+@blueprint.get("/v2/models/<model_name>/config")
+@blueprint.get("/v2/models/<model_name>/versions/<version>/config")
+@require("predict")
+def configure_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
+    """Describe how a model is served: its tensors, its batches, and the number of its processes."""
+    entry = find_entry(model_name, version)
+    if entry.manifest is not None:
+        return jsonify(configure_classifier(entry, entry.manifest, services().settings))
+    if entry.archive is not None:
+        return jsonify(configure_handler(entry, services().settings))
+    raise ServiceUnavailableError(f'Model "{model_name}" cannot be read; see /models/{"/".join(entry.key)}.')
+
+
+def configure_classifier(entry: ModelEntry, manifest: ModelManifest, settings: Settings) -> dict[str, Any]:
+    """Describe a model that every worker of the server holds: ours, or a compiled archive."""
+    parameters = make_parameters(manifest)
+    return {
+        **make_common(entry, entry.engine or manifest.framework, settings.workers),
+        "max_batch_size": settings.max_images,
+        "dynamic_batching": make_batching(entry.wanted.choose_batch(manifest)),
+        "input": [{"name": "image", "data_type": "TYPE_STRING", "dims": [1]}],
+        "output": [
+            {"name": PROBABILITIES, "data_type": "TYPE_FP32", "dims": [len(manifest.output.classes)]},
+            {"name": LABEL, "data_type": "TYPE_STRING", "dims": []},
+        ],
+        "parameters": {name: {"string_value": str(value)} for name, value in parameters.items()},
+    }
+
+
+def configure_handler(entry: ModelEntry, settings: Settings) -> dict[str, Any]:
+    """Describe an archive that its handler answers for: it takes no tensors, only requests."""
+    limits = find_limits(entry, settings)
+    return {
+        **make_common(entry, "handler", limits.min_workers),
+        "max_batch_size": limits.batch_size,
+        "dynamic_batching": make_batching(BatchSpec(limits.batch_size, limits.max_batch_delay_ms)),
+        "input": [],
+        "output": [],
+    }
+
+
+def make_common(entry: ModelEntry, engine: str, count: int) -> dict[str, Any]:
+    """Make what every configuration has; `count` is the number of processes that serve the model."""
+    group = {"name": f"{entry.wanted.name}_0", "kind": "KIND_CPU", "count": count}
+    return {"name": entry.wanted.name, "platform": engine, "backend": engine, "instance_group": [group]}
+
+
+def make_batching(batch: BatchSpec) -> dict[str, Any]:
+    """Describe how requests that come together are inferred together."""
+    delay_us = round(batch.max_delay_ms * 1000)
+    return {"preferred_batch_size": [batch.max_size], "max_queue_delay_microseconds": delay_us}

@@ -60,11 +60,7 @@ class InputTensor:
             raise BadRequestError("A number is too large.") from None
 
     def to_elements(self, most: int) -> list[bytes]:
-        """Read the elements of a BYTES tensor.
-
-        Raises:
-            BadRequestError: they are more than `most`, do not fit the shape, or are malformed.
-        """
+        """Read the elements of a BYTES tensor, at most `most`. Raises BadRequestError if they are malformed."""
         count, *others = self.shape
         if max(others, default=1) > 1:
             raise BadRequestError("A BYTES input must have the shape [N] or [N, 1].")
@@ -94,12 +90,7 @@ def split_elements(data: memoryview, most: int) -> list[bytes]:
 def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
     """Split a request into its JSON and its binary part.
 
-    Args:
-        body: the whole of it.
-        header_length: the bytes of the JSON, as the header states them; None if all of the body is JSON.
-
-    Raises:
-        BadRequestError: the header is no whole number, or the JSON is no object.
+    `header_length` is the header's text for the bytes of the JSON; None if all of the body is JSON.
     """
     length = len(body)
     if header_length is not None:
@@ -133,15 +124,7 @@ def read_parameters(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_input(document: dict[str, Any], binary: memoryview) -> InputTensor:
-    """Read the one input of a request, by whatever name.
-
-    Args:
-        document: the request's JSON.
-        binary: the bytes that follow it.
-
-    Raises:
-        BadRequestError: there is no input, more than one, or it is malformed.
-    """
+    """Read the one input of a request, by whatever name; `binary` is what follows the JSON."""
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise BadRequestError("The request must have one input, which holds one picture or more.")
@@ -220,15 +203,7 @@ class OutputTensor:
 
 
 def write_answer(document: dict[str, Any], outputs: Sequence[OutputTensor]) -> tuple[bytes, int | None]:
-    """Write an answer.
-
-    Args:
-        document: the answer's JSON without its outputs.
-        outputs: the outputs, in order.
-
-    Returns:
-        The body, and the bytes of its JSON; None if all of it is JSON.
-    """
+    """Write an answer from its JSON and its outputs; return the body, and the bytes of its JSON (None: all of it)."""
     parts = [output.to_binary() if output.is_binary else b"" for output in outputs]
     tensors = [output.to_json(len(part)) for output, part in zip(outputs, parts, strict=True)]
     text = json.dumps({**document, "outputs": tensors}).encode()

@@ -28,14 +28,11 @@ def make_summary(entry: ModelEntry) -> dict[str, Any]:
 def make_description(entry: ModelEntry, versions: list[str], default: str) -> dict[str, Any]:
     """Describe a version: all that a caller needs to build a request and to read its answer.
 
-    Args:
-        entry: the version.
-        versions: all versions of the model, from old to new.
-        default: the default version. Links from the card of any other version name the version.
+    `versions` go from old to new. Links name the version unless it is the default.
     """
     name, version = entry.folder.name, entry.folder.version
     chosen: dict[str, Any] = {"model_name": name} if version == default else {"model_name": name, "version": version}
-    description: dict[str, Any] = {
+    description = {
         "name": name,
         "version": version,
         "versions": versions,
@@ -46,12 +43,16 @@ def make_description(entry: ModelEntry, versions: list[str], default: str) -> di
     }
     if entry.archive is not None:
         description |= make_handler(entry, chosen)
-    if entry.manifest is None:
-        return description
-    manifest = entry.manifest
-    if manifest.is_program:
-        description["programs"] = services().settings.programs
-    return description | {
+    if entry.manifest is not None:
+        description |= make_classifier(entry, entry.manifest, chosen)
+    return description
+
+
+def make_classifier(entry: ModelEntry, manifest: ModelManifest, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Describe a model that has a manifest: what it is for, what to send, and what comes back."""
+    spec, output = manifest.input, manifest.output
+    programs = {"programs": services().settings.programs} if manifest.is_program else {}
+    return programs | {
         "title": manifest.title,
         "description": manifest.description,
         "intended_use": manifest.intended_use,
@@ -60,8 +61,20 @@ def make_description(entry: ModelEntry, versions: list[str], default: str) -> di
         "engine": entry.engine,
         "artifact": {"file": manifest.artifact.file, "sha256": manifest.artifact.sha256},
         "compiled": make_compiled(entry),
-        "input": make_input(manifest),
-        "output": make_output(manifest),
+        "input": {
+            "formats": ACCEPTED,
+            "colour": "RGB",
+            "width_px": spec.width_px,
+            "height_px": spec.height_px,
+            "resize": describe_resize(spec),
+            "um_per_px": spec.um_per_px,
+        },
+        "output": {
+            "classes": list(output.classes),
+            "positive_class": output.positive_class,
+            "threshold": output.threshold,
+            "threshold_source": output.threshold_source,
+        },
         "metrics": {
             metric: {"value": value.value, "interval_95": [value.low, value.high], "n": value.n, "data": value.data}
             for metric, value in manifest.metrics.items()
@@ -115,19 +128,6 @@ def make_int8(report: Int8Report | None) -> dict[str, Any] | None:
     }
 
 
-def make_input(manifest: ModelManifest) -> dict[str, Any]:
-    """Describe what to send."""
-    spec = manifest.input
-    return {
-        "formats": ACCEPTED,
-        "colour": "RGB",
-        "width_px": spec.width_px,
-        "height_px": spec.height_px,
-        "resize": describe_resize(spec),
-        "um_per_px": spec.um_per_px,
-    }
-
-
 def describe_resize(spec: InputSpec) -> str:
     """Describe how a picture of another size is brought to the model's size."""
     if spec.short_side_px is None:
@@ -136,14 +136,3 @@ def describe_resize(spec: InputSpec) -> str:
         f"the shorter side is brought to {spec.short_side_px} with the {spec.resize} filter, and width and height are "
         "cut out of the middle"
     )
-
-
-def make_output(manifest: ModelManifest) -> dict[str, Any]:
-    """Describe what comes back."""
-    spec = manifest.output
-    return {
-        "classes": list(spec.classes),
-        "positive_class": spec.positive_class,
-        "threshold": spec.threshold,
-        "threshold_source": spec.threshold_source,
-    }

@@ -65,16 +65,12 @@ def describe_registered(name: str, version: str | None) -> ResponseReturnValue:
 
 
 def describe_customized(entry: ModelEntry, versions: list[str]) -> dict[str, Any] | None:
-    """Describe a model by the handler of its archive, or by our own description if it has no handler.
-
-    Raises:
-        ServiceUnavailableError: the model has no worker, or the handler failed.
-    """
+    """Describe a model by its handler, or by our own description if it has none; 503 where it has no worker."""
     service = services()
     name = entry.folder.name
     with service.registry.lend_handler(name, entry.folder.version) as handler:
         if handler is not None:
-            patience = read_patience(facts().started, service.settings, handler.timeout_ms)
+            patience = read_patience(handler.timeout_ms)
             return handler.describe_itself(facts().request_id, patience)
     if entry.served is None:
         raise ServiceUnavailableError(NO_DESCRIBER.format(name))
@@ -87,7 +83,7 @@ def register_model() -> ResponseReturnValue:
     """Register the model that `url` names or that is the body, and load it if it is to have workers."""
     given, settings = read_parameters(), services().settings
     url, wishes = given.text("url", MAX_URL_BYTES), read_wishes(given)
-    read_sha256(given)  # before anything is fetched
+    given.text("sha256", MAX_SHA256_BYTES)  # checked before anything is fetched
     if url is None:
         with translate_errors(), receive_model(request, settings) as received:
             if received is None:
@@ -121,13 +117,8 @@ def register_file(
     """Register a file that came over a network, if it is the one that the caller named by its SHA-256."""
     extra = {"request_id": facts().request_id, "bytes": file.size, "sha256": file.sha256}
     log.info("a model has come over the network", extra=extra)
-    file.check_sha256(read_sha256(given))
+    file.check_sha256(given.text("sha256", MAX_SHA256_BYTES))
     return note(services().changes.register_file(file.path, url, wishes, manifest, file.quarantine))
-
-
-def read_sha256(given: Parameters) -> str | None:
-    """Read the SHA-256 of the file that the caller wants; raises `BadRequestError`."""
-    return given.text("sha256", MAX_SHA256_BYTES)
 
 
 def read_wishes(given: Parameters) -> Wishes:

@@ -32,15 +32,7 @@ arrivals = threading.BoundedSemaphore(MAX_ARRIVALS)
 
 
 class ModelBody:
-    """A request's body, read piece by piece and counted.
-
-    Args:
-        environ: of the request.
-        limit: a body of more bytes is refused.
-
-    Raises:
-        BodyTooLargeError: the request states a larger length.
-    """
+    """A request's body, read piece by piece and counted; raises BodyTooLargeError above `limit` bytes."""
 
     def __init__(self, environ: dict[str, Any], limit: int) -> None:
         self._stream: IO[bytes] = environ["wsgi.input"]
@@ -58,12 +50,7 @@ class ModelBody:
         return not self._first
 
     def read(self, size: int = PIECE_BYTES) -> bytes:
-        """Return the next bytes, and none at the end.
-
-        Raises:
-            BodyTooLargeError: the body is larger than the limit.
-            BadRequestError: the client broke off.
-        """
+        """Return the next bytes, and none at the end; raises as `receive_model`."""
         piece, self._first = self._first[:size], self._first[size:]
         return piece or self._receive(size)
 
@@ -136,9 +123,7 @@ def fetch_model(url: str, settings: Settings) -> Iterator[IncomingFile]:
     Raises:
         ModelNotFoundError: the URL is not allowed.
         DownloadError: it cannot be downloaded.
-        ServiceUnavailableError: too many models come at a time.
-        ModelFolderError: it cannot be written.
-        DiskFullError: the disk is full.
+        ServiceUnavailableError, ModelFolderError, DiskFullError: as `receive_model`.
     """
     with admit_arrival(), open_remote(url, settings) as file:
         yield file

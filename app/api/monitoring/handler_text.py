@@ -13,12 +13,10 @@ OURS = "scancer_"
 
 
 def write_handler_metrics(series: Iterable[Mapping[str, Any]], wanted: frozenset[str]) -> str:
-    """Return the text.
+    """Write the series of all handlers, as `app.handlers.manager.handler_metrics.Series` has them.
 
-    Args:
-        series: of all handlers, as `app.handlers.manager.handler_metrics.Series` has them. A family that the server
-            itself writes is left out, and so is a series of another kind than the first of its name.
-        wanted: names of families; an empty set stands for all.
+    A family that the server itself writes is left out, and so is a series of another kind than the first of its name.
+    `wanted` names families; an empty set stands for all.
     """
     families: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for each in series:

@@ -91,12 +91,7 @@ class TorchServeMetrics:
         self._host_labels = [("Level", "Host"), ("Hostname", self._hostname)]
 
     def write(self, families: Iterable[Metric], wanted: frozenset[str]) -> str:
-        """Return the text.
-
-        Args:
-            families: all counts, summed over the workers.
-            wanted: names of families; an empty set stands for all.
-        """
+        """Write the counts of all workers; `wanted` names families, and an empty set stands for all."""
         lines: dict[str, list[Line]] = defaultdict(list)
         for line in self._list_lines(Totals(families)):
             lines[line.name].append(line)

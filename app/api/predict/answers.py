@@ -8,8 +8,8 @@ from typing import Any
 
 from flask import Response, request
 
-from app.api.request.services import NOTICE, RequestFacts, services
-from app.config.settings import CALLER_IS_GONE, Settings
+from app.api.request.services import NOTICE, RequestFacts, facts, services
+from app.config.settings import CALLER_IS_GONE
 from app.errors import AnsweredError, BadRequestError
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.patience import Patience, never
@@ -24,24 +24,18 @@ PROBABILITY_DIGITS = 6
 JSON = json.JSONEncoder(separators=(",", ":"))
 
 
-def read_patience(started: float, settings: Settings, needed_ms: int = 0) -> Patience:
+def read_patience(needed_ms: int = 0) -> Patience:
     """Read how long the caller of the current request waits, from `X-Request-Timeout-Ms`.
 
-    Args:
-        started: when the request began, by `time.perf_counter`.
-        settings: bound the time.
-        needed_ms: a bound above that of the settings, for a model that needs it.
-
-    Raises:
-        BadRequestError: the header is no whole number of milliseconds.
+    The settings bound the time, unless a model needs more. Raises BadRequestError for any other header than a number.
     """
     text = request.environ.get("HTTP_X_REQUEST_TIMEOUT_MS")
-    timeout_ms = max(settings.prediction_timeout_ms, needed_ms)
+    timeout_ms = max(services().settings.prediction_timeout_ms, needed_ms)
     if text is not None:
         if not re.fullmatch(r"[0-9]{1,9}", text):
             raise BadRequestError("X-Request-Timeout-Ms must be a whole number of milliseconds.")
         timeout_ms = min(timeout_ms, int(text))
-    return Patience(started + timeout_ms / 1000, request.environ.get(CALLER_IS_GONE, never))
+    return Patience(facts().started + timeout_ms / 1000, request.environ.get(CALLER_IS_GONE, never))
 
 
 def make_prediction(prediction: Prediction, manifest: ModelManifest, request_id: str) -> dict[str, Any]:

@@ -22,8 +22,7 @@ PICTURE_NAMES = ("data", "body")
 def read_picture(parts: Sequence[Part]) -> bytes:
     """Read the picture of a request's parts, or of an instance's: as bytes, or as base64 where it is text.
 
-    Raises:
-        BadRequestError: there is no picture, its text is no base64, or JSON stands in its place.
+    Raises BadRequestError if there is no picture, or JSON in its place.
     """
     part = choose_part(parts)
     value = decode_part(part.type, part.value)

@@ -13,15 +13,13 @@ from flask.typing import ResponseReturnValue
 from app.api.predict.answers import read_patience
 from app.api.predict.handler_predictions import Call, answer_by_handler
 from app.api.request.auth import require
-from app.api.request.services import facts, services
+from app.api.request.services import facts
 from app.errors import AnsweredError, BadRequestError, HandlerFaultError
 from app.handlers.client.explainer import require_captum
 from app.handlers.client.handler_model import HandlerModel
 from app.registry.model_entry import ModelEntry
 
 blueprint = Blueprint("explanations", __name__)
-
-MS_PER_S = 1000
 
 
 @blueprint.route("/explanations/<model_name>", methods=["POST", "PUT"])
@@ -42,7 +40,7 @@ def lend_explainer() -> Iterator[HandlerModel]:
         BadRequestError: the model is no archive.
         DeadlineError: the caller waits no longer.
     """
-    known, settings = facts(), services().settings
+    known = facts()
     entry = known.find_lent()
     if entry.handler is not None:
         yield entry.handler
@@ -51,7 +49,7 @@ def lend_explainer() -> Iterator[HandlerModel]:
         raise find_reason(entry)
     known.model, known.version = entry.key
     require_captum()
-    patience = read_patience(known.started, settings, int(entry.archive.limits.startup_timeout_s * MS_PER_S))
+    patience = read_patience(int(entry.archive.limits.startup_timeout_s * 1000))
     with entry.explainer.lend(patience) as handler:
         yield handler
 

@@ -66,13 +66,13 @@ def answer_by_handler(handler: HandlerModel, call: Call) -> Response:
         BadRequestError, BodyTooLargeError: as `read_body`.
         ServiceUnavailableError, DeadlineError: as `HandlerModel.predict`.
     """
-    known, service = facts(), services()
+    known = facts()
     known.model, known.version = handler.name, handler.version
-    patience = read_patience(known.started, service.settings, handler.timeout_ms)
+    patience = read_patience(handler.timeout_ms)
     parts = [Part("body", JSON_TYPE, read_plain_body())] if call.is_document else read_parts(request)
     asked = describe_request(read_headers(request, parts), call, parts, known.request_id)
     values = [part.value for part in parts]
-    record = partial(record_times, service.metrics, known)
+    record = partial(record_times, services().metrics, known)
     if call.is_document or request.environ["SERVER_PROTOCOL"] == "HTTP/1.0":
         answer: Answer | AnswerStream = handler.predict(asked, values, patience, call.version)
     else:
@@ -130,13 +130,7 @@ def pass_on(stream: AnswerStream, known: RequestFacts) -> Iterator[bytes]:
 
 
 def record_times(metrics: Metrics, known: RequestFacts, header: dict[str, Any]) -> None:
-    """Record where the time of an answer went; a failed one is counted elsewhere.
-
-    Args:
-        metrics: record it.
-        known: what is known of the request, which may be past.
-        header: of the answer, at its end.
-    """
+    """Record where the time of an answer went, by its header at the end; a failed one is counted elsewhere."""
     if known.outcome is None:
         stages = read_times(header) | {"whole": time.perf_counter() - known.started}
         metrics.observe_prediction(known.rule, known.model or "", known.version or "", stages)
@@ -149,12 +143,7 @@ def read_times(header: dict[str, Any]) -> dict[str, float]:
 
 
 def read_parts(request: Request) -> list[Part]:
-    """Read the body: each part of a form, or the whole as `body`.
-
-    Raises:
-        UnsupportedMediaError: it is compressed.
-        BadRequestError, BodyTooLargeError: as `read_body`.
-    """
+    """Read the body: each part of a form, or the whole as `body`; raises as `read_body`."""
     refuse_compression(request, "the body")
     kind = request.mimetype if "CONTENT_TYPE" in request.environ else ""
     if kind == "multipart/form-data":

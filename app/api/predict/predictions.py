@@ -11,7 +11,7 @@ from app.api.predict.answers import JSON_TYPE, SEVERAL, json_text, make_item, ma
 from app.api.predict.handler_predictions import Call, answer_by_handler, read_parts
 from app.api.request.auth import require
 from app.api.request.bodies import read_images
-from app.api.request.services import NOTICE, RequestFacts, Services, facts, services
+from app.api.request.services import NOTICE, RequestFacts, facts, services
 from app.errors import AnsweredError, ResourceNotFoundError
 from app.pipeline.patience import Patience
 from app.pipeline.served_model import ServedModel
@@ -41,24 +41,24 @@ def predict(version: str | None = None, url_path: str = "", **_: str) -> Respons
     `{"predictions": […]}` in request order, each a prediction or an error of its own.
     `Accept: text/plain` answers the class alone, one a line. `url_path` is for model archives alone.
     """
-    known, service = facts(), services()
+    known = facts()
     entry = known.find_lent()
     if entry.handler is not None:
         return answer_by_handler(entry.handler, Call(version, url_path))
     served = require_served(entry, version)
     if url_path and served.manifest.output.labels is None:
         raise ResourceNotFoundError("Requested resource is not found, please refer to API document.")
-    return answer(served, known, service)
+    return answer(served, known)
 
 
-def answer(served: ServedModel, known: RequestFacts, service: Services) -> ResponseReturnValue:
+def answer(served: ServedModel, known: RequestFacts) -> ResponseReturnValue:
     """Answer a request with a model that is lent for it."""
     manifest = served.manifest
     known.model, known.version = manifest.name, manifest.version
-    patience = read_patience(known.started, service.settings)
+    patience = read_patience()
     if manifest.output.labels is not None:
         return answer_as_archive(served, manifest.output.labels, patience, known)
-    images = read_images(request_ctx.request, service.settings.max_images)
+    images = read_images(request_ctx.request, services().settings.max_images)
     known.images = len(images)
     if len(images) == 1:
         return answer_one(served, images[0], patience, known)

@@ -1,8 +1,10 @@
 #!/bin/sh
-# Everything that must hold before a commit lands: format, lint, types, tests with branch coverage.
+# Everything that must hold before a commit lands: format, lint, types and tests.
 # Makes its own environment in .venv-check, so that it runs on a machine where nothing was prepared.
-#   sh tests/check.sh              all of it
-#   sh tests/check.sh -k decode    the same, with these options for pytest
+#   sh tests/check.sh              all of it; under 12 minutes on two cores
+#   sh tests/check.sh fast         only what needs no framework and no server; under 90 seconds
+#   sh tests/check.sh -k decode    either of them takes options for pytest
+# Where CI is set, branch coverage is measured too.
 set -eu
 cd "$(dirname "$0")/.."
 environment=.venv-check
@@ -12,24 +14,38 @@ python=${PYTHON:-python3}
   echo "check: Python 3.11, 3.12 or 3.13 is needed; name one: PYTHON=python3.12 sh tests/check.sh" >&2
   exit 1
 }
+tier=""
+if [ "${1:-}" = fast ]; then
+  tier="not slow and "
+  shift
+fi
 
 # Installs when the requirements are others than last time.
-wanted=$(cat requirements.txt tests/requirements.txt | cksum)
+wanted=$(cat requirements.txt tests/requirements.txt benchmarks/requirements.txt | cksum)
 if [ "$(cat "$environment/installed" 2>/dev/null)" != "$wanted" ]; then
   "$python" -m venv --clear "$environment"
-  "$bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
+  "$bin/python" -m pip install --quiet --disable-pip-version-check \
+    -r requirements.txt -r tests/requirements.txt -r benchmarks/requirements.txt
   echo "$wanted" >"$environment/installed"
 fi
-if command -v npm >/dev/null && [ ! -x node_modules/.bin/newman ]; then
+if [ -z "$tier" ] && command -v npm >/dev/null && [ ! -x node_modules/.bin/newman ]; then
   npm install --prefix . --no-save --no-audit --no-fund --loglevel=error newman@6.2.2 || [ -z "${CI:-}" ]
 fi
+
+# Runs the tests of an expression; it is no failure that there are none (5).
+run_tests() {
+  expression=$1
+  shift
+  "$bin/python" -m pytest ${CI:+--cov --cov-append --cov-report=} --durations=10 -ra -m "$expression" "$@" || [ $? -eq 5 ]
+}
 
 "$bin/ruff" format --check .
 "$bin/ruff" check .
 "$bin/mypy"
 if command -v shellcheck >/dev/null; then shellcheck get_started/*.sh tests/*.sh .ci/run; fi
 rm -f .coverage .coverage.*
-"$bin/python" -m pytest --cov --cov-report= --durations=10 -ra "$@"
-if [ "$#" -eq 0 ]; then
+run_tests "${tier}not alone" -n 2 --dist loadgroup "$@"
+run_tests "${tier}alone" "$@"
+if [ -n "${CI:-}" ] && [ "$#" -eq 0 ]; then
   "$bin/python" -m coverage report
 fi

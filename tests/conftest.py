@@ -2,6 +2,8 @@
 
 import base64
 import os
+import random
+import re
 import shutil
 import socket
 import subprocess
@@ -10,7 +12,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
@@ -26,7 +30,41 @@ USER, PASSWORD = "tester", "correct horse battery"
 MANAGER, MANAGER_PASSWORD = "keeper", "staple horse battery"
 DATA = PROJECT_ROOT.parent / "shared" / "data"
 START_TIMEOUT_S = 60
+TESTS = Path(__file__).parent
+SLOW_FOLDERS = {"benchmarks", "compiling", "e2e", "engines", "golden"}
+SLOW_FIXTURES = {"live", "pools", "serve_archives", "server"}
+"""Fixtures that start a server or the manager of handlers."""
+SLOW_MODULE = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
+WORKER, WORKERS = (
+    int(os.environ.get(f"PYTEST_XDIST_{name}", default).removeprefix("gw"))
+    for name, default in (("WORKER", "gw0"), ("WORKER_COUNT", "1"))
+)
+PORTS = range(20_000 + WORKER, 32_000, WORKERS)
+"""Each worker of pytest takes ports of its own, all below those that the kernel gives to outgoing connections."""
+next_ports = islice(cycle(PORTS), random.randrange(len(PORTS)), None)
 pytest_plugins = ["tests.handlers.fixtures"]
+
+
+def is_slow(path: Path) -> bool:
+    """Whether a whole file belongs to the slow tier."""
+    return bool(SLOW_FOLDERS & set(path.relative_to(TESTS).parts) or SLOW_MODULE.search(path.read_text("utf-8")))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out slow files of the fast tier unread: many import a framework."""
+    if "not slow" in config.option.markexpr and collection_path.suffix == ".py" and is_slow(collection_path):
+        return True
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow, and keep each file's tests on one worker of pytest, where they share their fixtures."""
+    for item in items:
+        if is_slow(item.path) or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(TESTS).as_posix()))
 
 
 def basic(user: str = USER, password: str = PASSWORD) -> dict[str, str]:
@@ -105,15 +143,13 @@ def pcam(models: Path) -> Path:
 
 
 def find_free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports that nobody listens on, and that no other call of this session or of its other workers returns."""
+    found: list[int] = []
+    while len(found) < count:
+        port = next(next_ports)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+    return found
 
 
 @dataclass

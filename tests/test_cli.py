@@ -173,6 +173,7 @@ def test_check_names_an_example_whose_score_moved(tmp_path: Path) -> None:
     assert "examples/synthetic-metastatic.png: a probability strays by" in done.stderr
 
 
+@pytest.mark.slow
 def test_compile_writes_a_report_of_one_model(tmp_path: Path) -> None:
     shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "pcam-classification")
     shutil.rmtree(tmp_path / "pcam-classification/1.0/compiled")
@@ -236,6 +237,7 @@ def test_short_password_is_taken_with_a_warning(tmp_path: Path) -> None:
     assert "fewer than 8 characters" in done.stderr
 
 
+@pytest.mark.slow
 def test_model_is_packed_signed_trusted_and_added_elsewhere(tmp_path: Path) -> None:
     shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "here/pcam-classification")
     (tmp_path / "there").mkdir()

@@ -17,7 +17,6 @@ import requests
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from tests.conftest import PASSWORD, USER, LiveServer
-from tests.engines.programs import write_onnx
 from tests.handlers.archives import make_archive
 
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
@@ -147,6 +146,7 @@ def test_figures_in_the_readme_are_those_of_the_manifests(name: str) -> None:
 GUIDE = textwrap.dedent((PROJECT_ROOT / "get_started/add_a_model.md").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "framework, file, artifact",
     [
@@ -161,11 +161,17 @@ def test_guide_to_adding_a_model_ends_in_ok(tmp_path: Path, framework: str, file
     text = textwrap.dedent(manifest[1])
     assert len(text.splitlines()) < 20
     (tmp_path / file).write_text(text)
-    source = PROJECT_ROOT / "models" / artifact if artifact else write_onnx(tmp_path)
+    if artifact:
+        source = PROJECT_ROOT / "models" / artifact
+    else:
+        from tests.engines.programs import write_onnx  # imports PyTorch
+
+        source = write_onnx(tmp_path)
     shutil.copy(source, tmp_path / tomllib.loads(text)["artifact"]["file"])
     run_guide(framework, tmp_path)
 
 
+@pytest.mark.slow
 def test_guide_to_adding_an_archive_ends_in_ok(tmp_path: Path) -> None:
     handler = {"scans.py": "def handle(data, context):\n    return ['normal'] * len(data)\n"}
     make_archive(tmp_path / "unpacked", "scans", "scans.py", handler)

@@ -16,6 +16,8 @@ from app.api.request.services import EXTENSION, Services
 from app.config.settings import Settings
 from tests.engines.programs import MANIFEST, PROGRAMS, write_folder, write_onnx
 
+pytestmark = pytest.mark.slow
+
 TEXT = MANIFEST.format(framework="onnx", file="network.onnx")
 
 

@@ -323,6 +323,7 @@ def test_errors_are_torchserves(shared: Manager, method: str, path: str, status:
     assert list(shared.versions()) == ["1.0"]
 
 
+@pytest.mark.slow
 def test_model_that_cannot_be_loaded_is_not_registered(manager: Manager) -> None:
     compiled = manager.settings.store / "two/compiled/model.xml"
     report = manager.settings.store / "two/compiled/report.json"

@@ -378,6 +378,18 @@ def test_compressed_body_is_answered_as_a_plain_one(name: str, compress: Any, cl
         ("br", b"{}", 415),
         ("gzip, gzip", gzip.compress(gzip.compress(b"{}")), 415),
     ],
+    ids=[
+        "gzip of too much",
+        "deflate of too much",
+        "gzip of zeros",
+        "gzip cut off",
+        "gzip and more",
+        "plain as gzip",
+        "empty as gzip",
+        "gzip as deflate",
+        "plain as br",
+        "gzip twice",
+    ],
 )
 def test_compressed_body_that_is_not_taken(name: str, body: bytes, status: int, client: FlaskClient) -> None:
     for path in (PATH, "/v1/models/pcam-classification:predict", "/v2/repository/index"):

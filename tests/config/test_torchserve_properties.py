@@ -211,6 +211,7 @@ def test_guide_lists_every_key_as_it_is() -> None:
     assert describe_keys() in guide
 
 
+@pytest.mark.slow
 def test_server_starts_from_the_file_and_names_each_key_in_one_line(instance: Path, tmp_path: Path) -> None:
     live = LiveServer(instance, tmp_path / "log", {"SCANCER_STOP_DELAY_S": "0"})
     addresses = zip(("inference", "management", "metrics"), live.ports, strict=True)

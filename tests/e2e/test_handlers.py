@@ -93,6 +93,7 @@ def list_pids(live: LiveServer, name: str = "slow") -> list[int]:
     return [each["pid"] for each in workers if each["status"] == "READY"]
 
 
+@pytest.mark.alone
 def test_four_workers_serve_four_at_a_time(live: LiveServer) -> None:
     started = time.monotonic()
     pids = ask_eight(live)
@@ -119,6 +120,7 @@ def test_killed_worker_is_back_within_five_seconds(live: LiveServer) -> None:
     assert within(5, lambda: len(set(list_pids(live)) - {before[0]}) == 4)
 
 
+@pytest.mark.alone
 def test_endless_handler_is_killed_at_its_timeout_and_health_answers_meanwhile(live: LiveServer) -> None:
     started = time.monotonic()
     with ThreadPoolExecutor() as threads:

@@ -111,6 +111,7 @@ class Load:
         return {version for started, _, version in self.answers if started > moment}
 
 
+@pytest.mark.alone
 def test_no_request_fails_while_versions_come_change_and_go(live: LiveServer, pcam_example: bytes) -> None:
     took: dict[str, float] = {}
 
@@ -139,6 +140,7 @@ def test_no_request_fails_while_versions_come_change_and_go(live: LiveServer, pc
     assert metric(live, "scancer_model_state", version="2.0", state="READY") == WORKERS
 
 
+@pytest.mark.alone
 def test_folder_that_is_put_there_is_served_by_every_worker_and_then_taken_away(live: LiveServer) -> None:
     folder = PROJECT_ROOT / live.environment["SCANCER_MODELS"] / NAME / "3.0"
     make_version(folder, "3.0")

@@ -387,6 +387,7 @@ def test_request_reaches_the_server_only_when_it_is_whole(
     assert len(broken.seen) == 1
 
 
+@pytest.mark.alone
 def test_half_sent_requests_of_two_hundred_callers_stop_nobody(proxy: Proxy, pcam_example: bytes) -> None:
     head = f"PUT {PCAM} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic()['Authorization']}\r\n"
     half_head, half_body = head.encode(), f"{head}Content-Length: {len(pcam_example)}\r\n\r\n".encode()

@@ -27,6 +27,8 @@ from tests.evaluation.tiny_model import write_pictures, write_tiny_model
 from tests.registry.loading import load_models, work_until
 from tests.test_cli import flask
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("dark", "bright")
 SOUND = Int8Report(
     artifact_sha256="a",

@@ -18,6 +18,8 @@ from app.processes.confined_process import run_confined
 from tests.exchange.compile_each import compile_each
 from tests.exchange.hostile import CANARY, HOSTILE, LOADED, Generator
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 SUFFIXES = (".keras", ".h5", ".safetensors")
 

@@ -67,6 +67,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_packed_model_is_added_and_compiled_here(pcam: Path, tmp_path: Path, empty: Settings) -> None:
     pack_model(ModelFolder(pcam), tmp_path / "a.zip")
     (pcam / "compiled/model.xml").unlink()
@@ -79,6 +80,7 @@ def test_packed_model_is_added_and_compiled_here(pcam: Path, tmp_path: Path, emp
     assert names(empty.models / "pcam-classification") == ["1.0"]
 
 
+@pytest.mark.slow
 def test_bare_keras_file_with_a_manifest_of_under_20_lines_answers(tmp_path: Path, empty: Settings) -> None:
     assert len(SHORT_MANIFEST.splitlines()) < 20
     manifest = write_manifest(tmp_path, SHORT_MANIFEST)
@@ -91,6 +93,7 @@ def test_bare_keras_file_with_a_manifest_of_under_20_lines_answers(tmp_path: Pat
     assert "sha256" not in manifest.read_text()
 
 
+@pytest.mark.slow
 def test_compiled_model_that_came_along_is_not_believed(pcam: Path, empty: Settings) -> None:
     shutil.copytree(pcam.parent.parent, empty.models.parent / "copy")
     other = (ISIC / "compiled/model.bin").read_bytes()
@@ -100,6 +103,7 @@ def test_compiled_model_that_came_along_is_not_believed(pcam: Path, empty: Setti
     assert (pcam / "compiled/model.bin").read_bytes() == other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, error, reason",
     [

@@ -25,7 +25,7 @@ from tests.engines.programs import PROGRAMS, write_folder
 from tests.repository.test_signing import make_key
 
 # TensorFlow's and Keras' own imports warn of what their dependencies will drop.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 OFF = "programs that no trusted key has signed are not run here; SCANCER_PROGRAMS=all trusts every one"
 
 

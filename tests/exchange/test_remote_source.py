@@ -411,6 +411,7 @@ def test_answer_that_is_not_a_whole_file_is_refused_and_leaves_nothing(
     assert list(settings.models.iterdir()) == []
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "answer",
     [
@@ -440,6 +441,7 @@ def count_resolving() -> int:
     return sum(thread.name == "resolve-host" for thread in threading.enumerate())
 
 
+@pytest.mark.alone
 def test_resolver_that_never_answers_is_left_in_time_and_few_are_waited_for(
     source: Source, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

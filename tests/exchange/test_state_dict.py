@@ -21,6 +21,8 @@ from app.exchange.model_importer import add_model
 from app.repository.model_check import check_folder
 from app.repository.model_folder import ModelFolder
 
+pytestmark = pytest.mark.slow
+
 PCAM = PROJECT_ROOT / "models/pcam-classification/1.0"
 
 

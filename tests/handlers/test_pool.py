@@ -134,6 +134,7 @@ def test_text_of_a_handlers_exception_is_in_no_log(start: Start, ask: Ask, capfd
     assert "secret" not in log
 
 
+@pytest.mark.alone
 def test_endless_loop_costs_another_model_nothing(start: Start, ask: Ask) -> None:
     bad, good = start(NAUGHTY, name="bad", responseTimeout=3), start(ECHO, name="good")
     with ThreadPoolExecutor() as threads:
@@ -146,6 +147,7 @@ def test_endless_loop_costs_another_model_nothing(start: Start, ask: Ask) -> Non
         assert error_of(hanging.result(10)) == DEAD
 
 
+@pytest.mark.alone
 def test_four_workers_serve_four_at_a_time(start: Start, ask: Ask) -> None:
     archive = start(SLOW, minWorkers=4, maxWorkers=4)
     started = time.monotonic()
@@ -156,6 +158,7 @@ def test_four_workers_serve_four_at_a_time(start: Start, ask: Ask) -> None:
     assert 0.6 <= took_s < 1.8  # two rounds of 300 ms; one worker would take 2.4 s
 
 
+@pytest.mark.alone
 def test_answer_tells_how_long_it_waited_and_was_worked_on(pools: PoolClient, start: Start) -> None:
     archive = start(SLOW)
     request = {"id": "id-1", "headers": {}, "parts": [{"name": "body", "type": "text/plain"}]}
@@ -190,6 +193,7 @@ def test_requests_that_come_together_are_one_batch(start: Start, ask: Ask) -> No
     assert time.monotonic() - started < 4
 
 
+@pytest.mark.alone
 def test_lone_request_does_not_wait_for_a_full_batch(start: Start, ask: Ask) -> None:
     archive = start(ECHO, batchSize=8, maxBatchDelay=20000)
     started = time.monotonic()

@@ -16,6 +16,8 @@ from PIL import Image
 from app.engines.pytorch.torchvision_operators import declare_operators
 from app.handlers.worker.handler_loading import TS_PACKAGE
 
+pytestmark = pytest.mark.slow
+
 NAMES = {
     "ts": ["__version__"],
     "ts.context": ["Context", "RequestProcessor"],

@@ -222,6 +222,7 @@ def test_unforeseen_error_of_a_batch_leaves_nobody_waiting() -> None:
     assert errors == {ZeroDivisionError, InferenceError}
 
 
+@pytest.mark.alone
 def test_late_caller_is_told_in_time_and_its_pictures_are_not_inferred() -> None:
     engine = HeldEngine()
     runner = BatchRunner(engine, 20, SPEC)

@@ -86,6 +86,7 @@ def test_reduced_scale_moves_no_pixel_of_the_models_input_by_more_than_two(mode:
     assert difference.mean() < 0.25
 
 
+@pytest.mark.alone
 def test_reduced_scale_takes_a_fraction_of_the_time() -> None:
     body = encode(Image.fromarray(scene(2400, 2000)).resize((4800, 4000)), "JPEG", quality=90)
     times_s = []
@@ -125,6 +126,7 @@ def test_turn_is_given_back_whatever_happens() -> None:
     assert not Turn._large.locked()
 
 
+@pytest.mark.alone
 def test_turn_that_comes_too_late_is_not_waited_for() -> None:
     with Turn() as first:
         first.take(5000, 5000)
@@ -135,6 +137,7 @@ def test_turn_that_comes_too_late_is_not_waited_for() -> None:
     assert not Turn._large.locked()
 
 
+@pytest.mark.alone
 def test_running_decode_stops_at_the_deadline_and_when_the_caller_goes() -> None:
     body = encode(Image.fromarray(crafted.samples(3, 3000, 3000, 3).astype(np.uint8)), "PNG")
     assert len(body) > LONG_BYTES

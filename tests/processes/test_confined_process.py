@@ -93,6 +93,7 @@ def test_reason_is_what_the_task_raised_and_the_last_20_lines_on_stderr_are_logg
     assert lines == [*(f"last line {number}" for number in range(11, 30)), "a library says goodbye"]
 
 
+@pytest.mark.slow
 def test_compilation_runs_within_the_memory_that_the_setting_gives(pcam: Path) -> None:
     report = (pcam / "compiled/report.json").read_text()
     with pytest.raises(CompiledModelError):

@@ -161,6 +161,7 @@ def test_changes_are_followed_within_a_second(followed: Followed, pcam_example: 
         followed.registry.table.get(NAME, "2.0")
 
 
+@pytest.mark.slow
 def test_version_that_is_compiled_takes_its_place_when_it_is_ready_whatever_was_said_meanwhile(
     followed: Followed, pcam_example: bytes
 ) -> None:

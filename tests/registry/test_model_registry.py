@@ -116,6 +116,7 @@ def test_model_that_comes_while_the_server_runs_counts_from_the_first_time_it_is
     registry.close()
 
 
+@pytest.mark.slow
 def test_model_that_is_being_compiled_counts_only_if_it_was_there_at_the_start(models: Path, tmp_path: Path) -> None:
     shutil.rmtree(models / "pcam-classification/1.0/compiled")
     manifest = models / "pcam-classification/1.0/model.toml"
@@ -159,6 +160,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["absent", "changed"])
 def test_model_without_a_valid_compiled_one_is_compiled_at_start(
     models: Path, pcam: Path, tmp_path: Path, name: str
@@ -195,6 +197,7 @@ def test_without_its_framework_the_reason_says_what_to_install(
     )
 
 
+@pytest.mark.slow
 def test_manifest_can_ask_for_the_native_engine_which_serves_in_a_process_of_its_own(
     models: Path, pcam: Path, tmp_path: Path, pcam_example: bytes
 ) -> None:

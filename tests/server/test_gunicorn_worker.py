@@ -18,6 +18,8 @@ import requests
 from app.routes import count_threads
 from tests.conftest import PASSWORD, USER, LiveServer, basic
 
+pytestmark = pytest.mark.slow
+
 PATH = "/predictions/pcam-classification"
 AUTH = (USER, PASSWORD)
 HEAD = f"PUT {PATH} HTTP/1.1\r\nHost: h\r\nAuthorization: {basic()['Authorization']}\r\nContent-Length: %d\r\n"
@@ -64,6 +66,7 @@ def predict(live: LiveServer, picture: bytes) -> requests.Response:
     return requests.put(live.inference + PATH, data=picture, auth=AUTH, timeout=10)
 
 
+@pytest.mark.alone
 def test_many_half_sent_requests_do_not_keep_others_waiting(live: LiveServer, pcam_example: bytes) -> None:
     predict(live, pcam_example)
     head = (HEAD % len(pcam_example) + "\r\n").encode()
@@ -280,6 +283,7 @@ def test_tls_from_gunicorns_own_options(instance: Path, tmp_path: Path, pcam_exa
         live.stop()
 
 
+@pytest.mark.alone
 def test_stopping_server_says_so_first_and_answers_on(instance: Path, tmp_path: Path, pcam_example: bytes) -> None:
     live = LiveServer(instance, tmp_path / "log", {"SCANCER_WORKERS": "2", "SCANCER_STOP_DELAY_S": "2"}).start()
     assert live.process is not None
@@ -324,6 +328,7 @@ def test_deadline_of_the_caller_is_kept(live: LiveServer, pcam_example: bytes) -
     assert ask("5000").status_code == 200
 
 
+@pytest.mark.alone
 def test_overload_is_turned_away_at_once_and_health_answers(
     instance: Path, tmp_path: Path, isic_example: bytes
 ) -> None:

@@ -102,6 +102,7 @@ def test_of_servers_that_start_at_once_some_win_and_all_of_one_repository(tmp_pa
     assert len({number % 2 for number, word in enumerate(said) if word == "claimed"}) == 1
 
 
+@pytest.mark.slow
 def test_server_of_other_models_starts_once_the_first_is_killed_and_commands_and_reloads_at_any_time(
     own_instance: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,8 @@ from app.errors import SettingsError
 from app.server.tls import make_context
 from tests.conftest import PASSWORD, USER, LiveServer
 
+pytestmark = pytest.mark.slow
+
 AUTH = (USER, PASSWORD)
 PATH = "/predictions/pcam-classification"
 WAIT_S = 30
@@ -124,6 +126,7 @@ def test_older_versions_are_refused(live: TLSServer) -> None:
     assert b"alert protocol version" in done.stderr
 
 
+@pytest.mark.alone
 def test_silent_clients_cost_the_others_nothing_and_are_let_go(live: TLSServer, pcam_example: bytes) -> None:
     first = begin_handshake()
     silent = [socket.create_connection(("localhost", live.ports[number % 3]), timeout=10) for number in range(80)]

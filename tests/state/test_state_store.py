@@ -23,7 +23,7 @@ ROUNDS = 200
 POSTGRES = Path("/usr/lib/postgresql")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | Path]:
     """A place for a store: a file, or the URL of a database that runs for this test."""
     if request.param == "sqlite":
@@ -198,6 +198,7 @@ def test_store_that_cannot_be_opened_says_so_without_its_address(tmp_path: Path)
         assert "secret" not in caught.value.message
 
 
+@pytest.mark.slow
 def test_killed_at_any_point_every_change_is_made_or_not_made(tmp_path: Path) -> None:
     """A process of its own forks the children: forking this one would take its threads along."""
     command = [sys.executable, "-m", "tests.registry.killed_changes", str(tmp_path), str(ROUNDS)]

@@ -9,14 +9,14 @@ import http.client
 import json
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.scale import choose, make_parser
 from benchmarks.server import MeasuredServer, make_headers, sum_cpu_s
 
-ROUNDS, REQUESTS = 5, 8
+ROUNDS, REQUESTS = choose((5, 8), (1, 2))
 OWN_HANDLER = """
 from ts.torch_handler.image_classifier import ImageClassifier
 
@@ -81,4 +81,9 @@ def main(models: Path, name: str, picture: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), sys.argv[2], Path(sys.argv[3]).read_bytes())
+    parser = make_parser(__doc__)
+    parser.add_argument("models", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("picture", type=Path)
+    options = parser.parse_args()
+    main(options.models.resolve(), options.name, options.picture.read_bytes())

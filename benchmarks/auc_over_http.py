@@ -3,13 +3,13 @@
 FOLDER holds `pcam.tar`, `isic.tar` and their manifests. Every picture of the main test sets is sent as a file.
 """
 
-import argparse
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.scale import IS_QUICK, choose, make_parser
 from benchmarks.server import MeasuredServer
 from training.evaluation import estimate_auc
 from training.image_folder import read_manifest
@@ -26,7 +26,7 @@ def is_in_main_test(name: str, row: dict[str, str]) -> bool:
 
 def read_pictures(data: Path, name: str) -> Iterator[tuple[int, bytes]]:
     """Yield label and file of each picture of the main test set."""
-    rows = [row for row in read_manifest(data, name).values() if is_in_main_test(name, row)]
+    rows = [row for row in read_manifest(data, name).values() if is_in_main_test(name, row)][:: choose(1, 100)]
     with tarfile.open(data / f"{name}.tar") as archive:
         for row in rows:
             handle = archive.extractfile(row["file"])
@@ -36,7 +36,7 @@ def read_pictures(data: Path, name: str) -> Iterator[tuple[int, bytes]]:
 
 def main() -> None:
     """Print a line a model; end with 1 if a floor is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     data = parser.parse_args().data
     missed = False
@@ -52,7 +52,7 @@ def main() -> None:
             auc = estimate_auc(np.array(labels), np.array(scores))
             missed |= auc.value < FLOORS[name]
             print(f"{name}-classification: AUC {auc.value:.4f} ({auc.low:.4f} to {auc.high:.4f}), {auc.n} pictures")
-    raise SystemExit(int(missed))
+    raise SystemExit(int(missed and not IS_QUICK))
 
 
 if __name__ == "__main__":

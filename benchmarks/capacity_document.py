@@ -7,7 +7,6 @@ from app.config.setting_types import PROJECT_ROOT
 from benchmarks.capacity_figures import (
     LOAD_S,
     MAX_OTHERS,
-    MODEL,
     PEAK_CONNECTIONS,
     REPEATS,
     ROUNDS,
@@ -16,7 +15,7 @@ from benchmarks.capacity_figures import (
     median_of,
 )
 from benchmarks.capacity_model import CORES, REQUESTS, SPARE, TOLERANCE, Compared, Need
-from benchmarks.simulation import Costs
+from benchmarks.simulation import MODEL, Costs
 
 DOCUMENT = PROJECT_ROOT / "benchmarks/capacity.md"
 TEXT = """# Capacity

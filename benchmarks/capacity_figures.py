@@ -19,23 +19,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from app.config.setting_types import PROJECT_ROOT
-from app.config.settings import MAX_BATCH_PICTURES
 from benchmarks.bare import measure_bare_beside_itself_ms, measure_bare_ms
 from benchmarks.open_loop import Load, Seen, make_arrivals, make_request
+from benchmarks.scale import choose
 from benchmarks.server import TICKS_PER_S, MeasuredServer
-from benchmarks.simulation import Costs
+from benchmarks.simulation import BATCH, MODEL, Costs
 
-MODEL, EXAMPLE = "pcam-classification", "synthetic-normal.png"
+EXAMPLE = "synthetic-normal.png"
 PATH = f"/predictions/{MODEL}"
 WORKERS = 2
-ROUNDS = 3
-PEAK_CONNECTIONS, PEAK_S = 8, 4.0
-LONE, LONE_OF_SEVERAL, PAUSE_S = 150, 20, 0.02
+ROUNDS = choose(3, 1)
+PEAK_CONNECTIONS, PEAK_S = 8, choose(4.0, 0.5)
+LONE, LONE_OF_SEVERAL, PAUSE_S = choose(150, 5), choose(20, 2), 0.02
 LOADS = (0.2, 0.45, 0.7)
 """Parts of the rate at which eight callers in a closed loop are answered."""
-LOAD_S = 12.0
-BARE_PREDICTIONS = 400
-MAX_OTHERS, REPEATS, REPEAT_PAUSE_S = 0.1, 8, 5.0
+LOAD_S = choose(12.0, 0.5)
+BARE_PREDICTIONS = choose(400, 10)
+MAX_OTHERS, REPEATS, REPEAT_PAUSE_S = 0.1, choose(8, 0), 5.0
 """Cores that other processes may take in a run; repeats that all runs together may have, each after a pause."""
 
 
@@ -112,7 +112,7 @@ def find_costs(figures: Figures) -> Costs:
     lone = figures.lone["1"]
     inference = [
         median_of(figures.lone[str(size)], lambda run: run.stages_s["inference"])
-        for size in range(1, MAX_BATCH_PICTURES + 1)
+        for size in range(1, BATCH.max_size + 1)
     ]
     change = [
         max(
@@ -184,7 +184,7 @@ class Measurement:
 
     def __init__(self, server: MeasuredServer, say: Callable[[str], None]) -> None:
         picture = (PROJECT_ROOT / "models" / MODEL / "1.0" / "examples" / EXAMPLE).read_bytes()
-        self._requests = [make_request(PATH, picture, count) for count in range(1, MAX_BATCH_PICTURES + 1)]
+        self._requests = [make_request(PATH, picture, count) for count in range(1, BATCH.max_size + 1)]
         self._server, self._say = server, say
         self._repeats = REPEATS
         self._figures = Figures()
@@ -223,7 +223,7 @@ class Measurement:
             figures.loads.setdefault(str(part), []).append(run)
 
     def _measure_mixed(self, load: Load, chance: random.Random) -> None:
-        sizes = list(range(1, MAX_BATCH_PICTURES + 1))
+        sizes = list(range(1, BATCH.max_size + 1))
         for _ in range(LONE_OF_SEVERAL):
             chance.shuffle(sizes)
             for size in sizes:

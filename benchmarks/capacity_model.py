@@ -4,11 +4,12 @@ import math
 from dataclasses import dataclass
 
 from benchmarks.capacity_figures import PEAK_CONNECTIONS, WORKERS, Figures, Run, median_of, quantile
+from benchmarks.scale import choose
 from benchmarks.simulation import Costs, Server
 
 CORES = WORKERS
 TOLERANCE = 0.2
-REQUESTS = 60_000
+REQUESTS = choose(60_000, 1000)
 """Simulated for each figure."""
 PER_DAY = (10_000, 1_000_000, 100_000_000)
 SECONDS_A_DAY = 86_400
@@ -72,7 +73,7 @@ class Model:
         p50, p99 = (quantile(seen.waits_s, part) * 1000 for part in (0.5, 0.99))
         return Waits(p50, p99, seen.refused / requests)
 
-    def find_peak_per_s(self, seconds: float = 60) -> float:
+    def find_peak_per_s(self, seconds: float = choose(60, 1)) -> float:
         """Rate of a closed loop, as it was measured too."""
         return Server(self._costs, self._connections, seed=0, cores=CORES).run_closed(PEAK_CONNECTIONS, seconds)
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from app.config.setting_types import PROJECT_ROOT
+from benchmarks.scale import make_parser
 from benchmarks.server import MeasuredServer
 
 MB = 1e6
@@ -16,6 +17,7 @@ def measure_folder_bytes(folder: Path) -> int:
 
 def main() -> None:
     """Print a line a figure."""
+    make_parser(__doc__).parse_args()
     body = (PROJECT_ROOT / "models/pcam-classification/1.0/examples/synthetic-normal.png").read_bytes()
     with MeasuredServer(workers="2") as server:
         print(f"gunicorn start to ready, two workers: {server.ready_s:.1f} s")

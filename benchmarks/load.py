@@ -11,7 +11,6 @@ wrk (Debian's package) makes the load. Password, log and metrics are on. What is
 Bare and served rounds take turns, and the best of each counts: other processes on the machine can only take away.
 """
 
-import argparse
 import os
 import re
 import shutil
@@ -30,12 +29,13 @@ from pathlib import Path
 
 from app.config.setting_types import PROJECT_ROOT
 from benchmarks.bare import measure_bare_ms, measure_decode_ms, measure_limit_per_s
+from benchmarks.scale import choose, make_parser
 from benchmarks.server import MeasuredServer, make_headers
 
 WORKERS = 2
-ROUNDS = 3
-BARE_PREDICTIONS = 400
-CONNECTIONS = (1, 2, 8, 32)
+ROUNDS = choose(3, 1)
+BARE_PREDICTIONS = choose(400, 10)
+CONNECTIONS = choose((1, 2, 8, 32), (2,))
 OVERLOAD = (8, 80)
 CASES = (
     ("pcam-classification", "synthetic-normal.png", "96x96 PNG"),
@@ -127,7 +127,7 @@ def measure_case(server: MeasuredServer, folder: Path, case: tuple[str, str, str
     model, example, what = case
     picture = PROJECT_ROOT / "models" / model / "1.0" / "examples" / example
     script, path = write_script(folder, picture), f"/predictions/{model}"
-    run_wrk(server, script, path, 8, 2)
+    run_wrk(server, script, path, 8, choose(2, 1))
     bare_ms, decode_ms, limits, loads = [], [], [], {connections: [] for connections in CONNECTIONS}
     for _ in range(ROUNDS):
         bare_ms.append(measure_bare_ms(model, BARE_PREDICTIONS))
@@ -172,9 +172,9 @@ def measure_overload(server: MeasuredServer, folder: Path, seconds: int) -> None
 
 def main() -> None:
     """Print everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=5, help="of each round")
-    parser.add_argument("--overload-seconds", type=int, default=60)
+    parser = make_parser(__doc__)
+    parser.add_argument("--seconds", type=int, default=choose(5, 1), help="of each round")
+    parser.add_argument("--overload-seconds", type=int, default=choose(60, 1))
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is needed: apt-get install wrk")

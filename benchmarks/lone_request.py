@@ -5,7 +5,6 @@ turns; the median of each counts.
 """
 
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import numpy as np
 
 from app.config.cpu_count import count_cores
 from benchmarks.bare import open_bare
+from benchmarks.scale import choose, make_parser
 from benchmarks.server import MeasuredServer, make_headers
 
-ROUNDS = 30
+ROUNDS = choose(30, 3)
 
 
 def main(models: Path, name: str, picture: bytes) -> None:
@@ -44,4 +44,9 @@ def main(models: Path, name: str, picture: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), sys.argv[2], Path(sys.argv[3]).read_bytes())
+    parser = make_parser(__doc__)
+    parser.add_argument("models", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("picture", type=Path)
+    options = parser.parse_args()
+    main(options.models.resolve(), options.name, options.picture.read_bytes())

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 from app.config.setting_types import PROJECT_ROOT
+from benchmarks.scale import choose, make_parser
 from benchmarks.server import MeasuredServer
 
-COPIES = 10
+COPIES = choose(10, 1)
 SOURCE = "pcam-classification"
 SETTLE_S = 1.0
 
@@ -35,6 +36,7 @@ def measure_memory_mb(pid: int) -> tuple[float, float]:
 
 def main() -> None:
     """Print a line without the copies, with them, and with one of them in use."""
+    make_parser(__doc__).parse_args()
     body = (PROJECT_ROOT / "models" / SOURCE / "1.0/examples/synthetic-normal.png").read_bytes()
     with tempfile.TemporaryDirectory() as name:
         models = Path(name)

@@ -10,10 +10,11 @@ import threading
 
 from app.config.setting_types import PROJECT_ROOT
 from benchmarks.bare import measure_bare_beside_itself_ms, measure_bare_ms
+from benchmarks.scale import choose, make_parser
 from benchmarks.server import MeasuredServer
 
-ROUNDS = 5
-PREDICTIONS = 600
+ROUNDS = choose(5, 1)
+PREDICTIONS = choose(600, 16)
 CONNECTIONS = (2, 8)
 WORKERS = 2
 CASES = (
@@ -40,6 +41,7 @@ def measure_server_ms(server: MeasuredServer, model: str, body: bytes, connectio
 
 def main() -> None:
     """Print a line a model and number of connections."""
+    make_parser(__doc__).parse_args()
     print(f"{os.cpu_count()} cores; best of {ROUNDS} rounds of {PREDICTIONS} predictions")
     with MeasuredServer(workers=str(WORKERS)) as server:
         for model, example, what in CASES:

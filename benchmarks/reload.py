@@ -15,11 +15,12 @@ import time
 from collections import Counter
 
 from app.config.setting_types import PROJECT_ROOT
+from benchmarks.scale import choose, make_parser
 from benchmarks.server import MeasuredServer, make_headers
 
 CLIENTS = 8
-RELOADED_PREDICTIONS = 2000
-RELOAD_EVERY_S, KILL_EVERY_S, KILLS_FOR_S = 1.5, 5.0, 60.0
+RELOADED_PREDICTIONS = choose(2000, 20)
+RELOAD_EVERY_S, KILL_EVERY_S, KILLS_FOR_S = 1.5, choose(5.0, 1.0), choose(60.0, 1.0)
 TOLERANCE = 1e-5
 MODEL = "pcam-classification"
 PICTURES = ("synthetic-normal.png", "synthetic-metastatic.png")
@@ -76,6 +77,7 @@ class Clients:
 
 def main() -> None:
     """Print what the clients got."""
+    make_parser(__doc__).parse_args()
     with MeasuredServer(workers="2") as server:
         with Clients(server) as clients:
             reloads = 0

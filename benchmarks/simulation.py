@@ -18,8 +18,13 @@ from typing import Any
 import simpy
 
 from app.api.request.observation import REFUSAL_DELAY_S
-from app.config.settings import MAX_BATCH_PICTURES, Settings
-from app.pipeline.batch import MAX_BATCH_DELAY_S, RECENT_S
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
+from app.manifest.model_manifest import read_manifest
+from app.pipeline.batch import RECENT_S
+
+MODEL = "pcam-classification"
+BATCH = read_manifest(PROJECT_ROOT / "models" / MODEL / "1.0").batch
 
 Steps = Generator[simpy.Event, Any, Any]
 
@@ -155,17 +160,17 @@ class Worker:
         came.succeed()
 
     def _is_complete(self) -> bool:
-        if len(self._jobs) >= MAX_BATCH_PICTURES:
+        if len(self._jobs) >= BATCH.max_size:
             return True
         is_recent = self._env.now - self._last_ended < RECENT_S
         return not self._arriving and (not is_recent or len(self._jobs) >= self._last_load)
 
     def _lead(self, noise: float) -> Steps:
         """Run the next batch, then hand on the lead."""
-        late = self._env.timeout(MAX_BATCH_DELAY_S)
+        late = self._env.timeout(BATCH.max_delay_ms / 1000)
         while not self._is_complete() and not late.processed:
             yield self._came | late
-        batch = [self._jobs.popleft() for _ in range(min(len(self._jobs), MAX_BATCH_PICTURES))]
+        batch = [self._jobs.popleft() for _ in range(min(len(self._jobs), BATCH.max_size))]
         size, is_change = len(batch), not self.batches or self.batches[-1] != len(batch)
         self.batches.append(size)
         cost_s = self._costs.inference_s[size - 1] + (self._costs.change_s[size - 1] if is_change else 0.0)
@@ -196,7 +201,7 @@ class Server:
         self._chance = random.Random(seed)
         self._noise = costs.noise
         settings = Settings()
-        places = settings.queue_size + MAX_BATCH_PICTURES
+        places = settings.queue_size + BATCH.max_size
         shared = Cores(self._env, cores, costs.beside)
         self._workers = [Worker(self._env, shared, costs, places) for _ in connections]
         self._idle = [worker for worker, count in zip(self._workers, connections, strict=True) for _ in range(count)]

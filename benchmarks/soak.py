@@ -1,6 +1,5 @@
 """Memory, open files and threads of the workers over many predictions of mixed sizes: `python -m benchmarks.soak`."""
 
-import argparse
 import io
 import threading
 from collections import Counter
@@ -11,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from app.config.setting_types import PROJECT_ROOT
+from benchmarks.scale import choose, make_parser
 from benchmarks.server import MeasuredServer, make_headers
 
 CONNECTIONS = 8
-WARM_UP = 10_000
+WARM_UP = choose(10_000, 80)
 SIZES = (
     (96, 96, "PNG"),
     (96, 96, "JPEG"),
@@ -82,8 +82,8 @@ def look(server: MeasuredServer) -> list[tuple[float, int, int]]:
 
 def main() -> None:
     """Print what the workers hold after the first ten thousand, and in the end."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--predictions", type=int, default=100_000)
+    parser = make_parser(__doc__)
+    parser.add_argument("--predictions", type=int, default=choose(100_000, 160))
     options = parser.parse_args()
     with MeasuredServer(workers="2") as server:
         statuses = run(server, WARM_UP)

@@ -14,10 +14,12 @@ import numpy as np
 from PIL import Image
 
 from app.config.setting_types import PROJECT_ROOT
+from benchmarks.scale import choose, make_parser
 from benchmarks.server import MeasuredServer
 
-ROUNDS = 3
-PREDICTIONS = 300
+ROUNDS = choose(3, 1)
+PREDICTIONS = choose(300, 10)
+LARGE_PREDICTIONS = choose(12, 3)
 CASES = (
     ("pcam-classification", "synthetic-normal.png", "96x96 PNG"),
     ("isic-classification", "synthetic-benign.jpg", "600x450 JPEG"),
@@ -62,12 +64,14 @@ def measure(server: MeasuredServer, model: str, body: bytes, count: int) -> list
 
 def main() -> None:
     """Print a table; of each case the round that took least in all."""
-    print(f"{os.cpu_count()} cores; ms a prediction, best of {ROUNDS} rounds of {PREDICTIONS} (12 of the largest)")
+    make_parser(__doc__).parse_args()
+    print(f"{os.cpu_count()} cores; ms a prediction, best of {ROUNDS} rounds")
+    print(f"{PREDICTIONS} predictions a round, {LARGE_PREDICTIONS} of the largest picture")
     print(f"{HEADER}\n{re.sub('[^|]+', ' --- ', HEADER)}")
     with MeasuredServer(workers="1") as server:
         for model, example, what in CASES:
             if example is None:
-                body, count = make_large_jpeg(), 12
+                body, count = make_large_jpeg(), LARGE_PREDICTIONS
             else:
                 body = (PROJECT_ROOT / "models" / model / "1.0" / "examples" / example).read_bytes()
                 count = PREDICTIONS

@@ -6,7 +6,6 @@ workers of one thread each; ours asks for a password and logs. They run side by 
 `wrk -t1 -c8`. The best rate and CPU time of the rounds count, and the median of the waiting times.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -22,10 +21,11 @@ from app.config.setting_types import PROJECT_ROOT
 from benchmarks.bare import measure_bare_ms
 from benchmarks.load import Load, run_wrk, write_script
 from benchmarks.peers.peer import Case, Peer, PeerServer, Setup, start_peer
+from benchmarks.scale import choose, make_parser
 from benchmarks.server import MeasuredServer, find_free_ports, make_headers
 
-ROUNDS, CONNECTIONS, WARM_UP_S = 3, 8, 5
-CHECKS = 20  # of each picture
+ROUNDS, CONNECTIONS, WARM_UP_S = choose(3, 1), 8, choose(5, 1)
+CHECKS = choose(20, 2)  # of each picture
 RANDOM_MODEL, RANDOM_SIDE_PX, RANDOM_CLASSES = "random-weights", 96, 3
 
 
@@ -129,9 +129,9 @@ def run_pair(peer: Peer, setup: Setup, seconds: int) -> None:
 
 def compare(description: str, prepare: Callable[[Setup], Peer], shipped: Case = PCAM) -> None:
     """The command of a peer's module."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(description)
     parser.add_argument("--environment", type=Path, required=True, help="the peer's own")
-    parser.add_argument("--seconds", type=int, default=10, help="of each round")
+    parser.add_argument("--seconds", type=int, default=choose(10, 1), help="of each round")
     parser.add_argument("--batch-size", type=int, default=8, help="the peer's")
     parser.add_argument("--delay-ms", type=int, default=5, help="how long the peer gathers a batch")
     parser.add_argument("--random", metavar="ARCHITECTURE", help="random weights at 96x96 instead of the shipped model")

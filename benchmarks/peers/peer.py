@@ -1,12 +1,12 @@
 """A peer: another server, set up in its own environment and folder, started, asked and stopped."""
 
+import http.client
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +18,10 @@ from app.config.setting_types import PROJECT_ROOT
 from benchmarks.server import sum_cpu_s
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 120, 30
-EAGER_FILES = ("eager_model.py", "torch_architectures.py", "model.toml", "model.safetensors")
+LAST_LINES = 30
+ENGINE = PROJECT_ROOT / "app/engines/pytorch"
+NETWORK_FILES = ("torch_architectures.py", "torchvision_operators.py")
+EAGER_FILES = ("eager_model.py", *NETWORK_FILES, "model.toml", "model.safetensors")
 """What a server of a PyTorch model needs of ours."""
 
 
@@ -54,10 +57,17 @@ class Setup:
         return self.environment / "bin" / name
 
     def copy_files(self, *names: str) -> Path:
-        """Lay out files of this package, of the engines and of the model; return where."""
+        """Lay out files of this package, of PyTorch's engine and of the model; return where.
+
+        A peer cannot import `app`, so the engine's files are changed to import each other from where they lie.
+        """
         for name in names:
-            homes = Path(__file__).parent, PROJECT_ROOT / "app/engines", self.case.folder
-            shutil.copy(next(home / name for home in homes if (home / name).exists()), self.folder)
+            home = ENGINE if name in NETWORK_FILES else Path(__file__).parent
+            source = home / name if (home / name).exists() else self.case.folder / name
+            shutil.copy(source, self.folder)
+            if home == ENGINE:
+                text = source.read_text(encoding="utf-8").replace("from app.engines.pytorch.", "from ")
+                (self.folder / name).write_text(text, encoding="utf-8")
         return self.folder
 
 
@@ -98,7 +108,7 @@ class PeerServer:
         """User and system time of all its processes so far."""
         return sum_cpu_s(self.pids())
 
-    def ask(self, picture: bytes) -> dict[str, float]:
+    def ask(self, picture: bytes, timeout_s: float = START_TIMEOUT_S) -> dict[str, float]:
         """Send one picture."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.ports[0]}{self.peer.path}",
@@ -106,27 +116,41 @@ class PeerServer:
             headers=self.peer.headers,
             method="POST",
         )
-        with urllib.request.urlopen(request, timeout=START_TIMEOUT_S) as answer:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             return self.peer.decode(json.loads(answer.read()))
 
     def stop(self) -> None:
-        """Stop all of it; what does not stop when asked is killed."""
-        pids = self.pids()
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
-        try:
-            self.process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        for pid in pids:
+        """Ask all of its processes to end, and kill those that have not within `STOP_TIMEOUT_S`."""
+        strays = set(self.pids())  # a process may have left the group
+        ends = time.monotonic() + STOP_TIMEOUT_S
+        signal_group(self.process.pid, signal.SIGTERM)
+        while self.process.poll() is None and time.monotonic() < ends:
+            time.sleep(0.05)
+        while signal_group(self.process.pid, 0) and time.monotonic() < ends:
+            time.sleep(0.05)
+        signal_group(self.process.pid, signal.SIGKILL)
+        for pid in strays - {self.process.pid}:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def signal_group(group: int, number: int) -> bool:
+    """Send a signal to a group of processes; return whether there is one."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextmanager
 def start_peer(peer: Peer, setup: Setup, picture: bytes) -> Iterator[tuple[PeerServer, float]]:
-    """Start a peer, wait for its first answer, and stop it in the end; yields it and the seconds it took."""
+    """Start a peer, wait for its first answer, and stop it in the end; yields it and the seconds it took.
+
+    Raises:
+        RuntimeError: the peer ended or gave no answer; the message holds the last lines of its log.
+    """
     log_file = setup.folder / "log"
     started = time.monotonic()
     with log_file.open("wb") as log:
@@ -134,20 +158,30 @@ def start_peer(peer: Peer, setup: Setup, picture: bytes) -> Iterator[tuple[PeerS
             peer.command,
             stdout=log,
             stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **peer.settings},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(setup.folder), **peer.settings},
             cwd=setup.folder,
             start_new_session=True,
         )
     server = PeerServer(peer, process, setup.ports)
     try:
-        while True:
-            try:
-                server.ask(picture)
-                break
-            except (urllib.error.URLError, ConnectionError) as error:
-                if process.poll() is not None or time.monotonic() > started + START_TIMEOUT_S:
-                    raise RuntimeError(log_file.read_text()[-5000:]) from error
-                time.sleep(0.05)
+        wait_until_answered(server, log_file, picture)
         yield server, time.monotonic() - started
     finally:
         server.stop()
+
+
+def wait_until_answered(server: PeerServer, log_file: Path, picture: bytes) -> None:
+    """Ask until the first answer comes; see `start_peer`."""
+    ends = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            server.ask(picture, max(1.0, ends - time.monotonic()))
+            return
+        except (OSError, http.client.HTTPException) as error:
+            code = server.process.poll()
+            if code is None and time.monotonic() < ends:
+                time.sleep(0.05)
+                continue
+            what = f"gave no answer within {START_TIMEOUT_S} s ({error})" if code is None else f"ended with code {code}"
+            lines = log_file.read_text(errors="replace").splitlines()[-LAST_LINES:]
+            raise RuntimeError("\n".join([f"{server.peer.distribution} {what}; its log ends so:", *lines])) from error

@@ -18,6 +18,8 @@ from app.config.setting_types import PROJECT_ROOT
 from app.config.settings_document import describe_settings
 from tests.handlers.archives import make_archive, make_tiny
 
+pytestmark = pytest.mark.slow  # each command is a process of its own
+
 
 def flask(*arguments: str, text: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **{f"SCANCER_{name.upper()}": value for name, value in settings.items()}}
@@ -173,7 +175,6 @@ def test_check_names_an_example_whose_score_moved(tmp_path: Path) -> None:
     assert "examples/synthetic-metastatic.png: a probability strays by" in done.stderr
 
 
-@pytest.mark.slow
 def test_compile_writes_a_report_of_one_model(tmp_path: Path) -> None:
     shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "pcam-classification")
     shutil.rmtree(tmp_path / "pcam-classification/1.0/compiled")
@@ -237,7 +238,6 @@ def test_short_password_is_taken_with_a_warning(tmp_path: Path) -> None:
     assert "fewer than 8 characters" in done.stderr
 
 
-@pytest.mark.slow
 def test_model_is_packed_signed_trusted_and_added_elsewhere(tmp_path: Path) -> None:
     shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "here/pcam-classification")
     (tmp_path / "there").mkdir()

@@ -163,7 +163,6 @@ def start(folder: Path, known: Path, numbers: dict[str, Any], is_archive: bool =
 
 def stop(app: Flask) -> None:
     app.extensions["scancer"].follower.close()
-    app.extensions["scancer"].registry.close()
 
 
 @pytest.mark.parametrize("is_archive", [False, True], ids=["folder", "archive"])

@@ -268,6 +268,7 @@ def add_and_be_killed(models: Path, source: Path, point: int) -> subprocess.Comp
     return subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_process_that_is_killed_at_any_point_leaves_nothing_or_all(pcam: Path, tmp_path: Path) -> None:
     whole = {path.name: path.stat().st_size for path in pcam.rglob("*") if path.is_file()}
     models = tmp_path / "target"

@@ -66,6 +66,7 @@ def test_shrinking_antialiases() -> None:
     assert np.abs(found[:, 1:-1].astype(int) - 128).max() <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
     [(300, 260), (260, 301), (224, 224), (256, 256), (257, 999), (1000, 333), (7, 5), (1, 1), (90, 1390)],

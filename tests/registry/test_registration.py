@@ -114,6 +114,7 @@ def is_registered(settings: Settings) -> bool:
     return bool(token)
 
 
+@pytest.mark.slow
 def test_upload_and_delete_of_one_version_at_once_leave_one_of_two_states(app: Flask, settings: Settings) -> None:
     seen: Counter[tuple[int, int]] = Counter()
     was_there = False
@@ -240,6 +241,7 @@ def test_registration_writes_a_model_once(settings: Settings, source: str) -> No
     assert (settings.models / NAME / "1.0/weights.bin").read_bytes() == files["weights.bin"]
 
 
+@pytest.mark.slow
 def test_artifact_that_was_uploaded_is_the_file_in_its_place(
     changes: ModelChanges, settings: Settings, tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_new_worker_gets_the_label_of_one_that_has_ended_or_one_of_its_own() -> 
     assert choose_label({first, third}) == second
 
 
+@pytest.mark.slow
 def test_twenty_workers_after_each_other_leave_the_files_of_one_and_all_their_counts(tmp_path: Path) -> None:
     for number in range(20):
         told, _ = count_once(tmp_path, "1-1", number).communicate(timeout=60)
@@ -122,6 +123,7 @@ def test_workers_at_one_time_count_apart_and_are_summed(tmp_path: Path) -> None:
     living.communicate("\n", timeout=60)
 
 
+@pytest.mark.slow
 def test_reloads_leave_the_sums_and_no_more_files_also_while_the_models_are_away(
     instance: Path, tmp_path: Path
 ) -> None:

@@ -221,7 +221,10 @@ def test_broken_folder_put_there_meanwhile_takes_no_server_out(manager: Manager)
     folder.mkdir(parents=True)
     (folder / "model.toml").write_text('name = "broken"')
     deadline = time.monotonic() + 20
-    while manager.client.get("/models/broken-x", headers=MANAGE).status_code == 404 and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        shown = manager.client.get("/models/broken-x", headers=MANAGE).json
+        if shown.get("state", "LOADING") != "LOADING":
+            break
         time.sleep(0.1)
     ready = manager.client.get("/health/ready")
     assert (ready.status_code, ready.json) == (

@@ -80,6 +80,7 @@ def test_middle_is_cut_out_as_torchvisions_transforms_do(size: tuple[int, int]) 
     assert (preprocess(picture, spec) == np.asarray(expected)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(16, 320), (600, 20), (1, 5000), (16384, 1)], ids=str)
 def test_middle_of_a_line_is_cut_out_without_resizing_all_of_it(size: tuple[int, int]) -> None:
     """Of the first two the whole is small enough to compare with; that of the last would have a billion pixels."""

@@ -44,7 +44,8 @@ run_tests() {
 "$bin/mypy"
 if command -v shellcheck >/dev/null; then shellcheck get_started/*.sh tests/*.sh .ci/run; fi
 rm -f .coverage .coverage.*
-run_tests "${tier}not alone" -n 2 --dist loadgroup "$@"
+# A file's tests share their fixtures in one process. Files stay in order: the longest folders come first.
+run_tests "${tier}not alone" -n 2 --dist loadfile --no-loadscope-reorder "$@"
 run_tests "${tier}alone" "$@"
 if [ -n "${CI:-}" ] && [ "$#" -eq 0 ]; then
   "$bin/python" -m coverage report

@@ -1,6 +1,5 @@
 """Requests of a user who may manage, made up from the document: each answer is as documented, the server lives on."""
 
-import os
 import resource
 import shutil
 from collections.abc import Iterator
@@ -54,12 +53,10 @@ def load_schema() -> schemathesis.BaseSchema:
 
 
 def make_version(folder: Path, version: str) -> None:
-    """Lay out a version of the shipped model; its weights are links."""
-    shutil.copytree(PROJECT_ROOT / "models" / NAME / "1.0", folder, copy_function=os.link)
+    """Lay out a version of the shipped model."""
+    shutil.copytree(PROJECT_ROOT / "models" / NAME / "1.0", folder)
     manifest = folder / "model.toml"
-    text = manifest.read_text().replace('version = "1.0"', f'version = "{version}"')
-    manifest.unlink()
-    manifest.write_text(text)
+    manifest.write_text(manifest.read_text().replace('version = "1.0"', f'version = "{version}"'))
 
 
 def count_served(live: LiveServer) -> int:

@@ -20,6 +20,7 @@ from benchmarks.peers.keras_flask import ISIC
 from benchmarks.peers.peer import EAGER_FILES, Peer, Setup, start_peer
 from benchmarks.server import find_free_ports
 from tests.conftest import basic
+from tests.handlers.fixtures import has_ended
 
 ENVIRONMENT = Path(sys.prefix)
 EAGER_PEERS = ("bentoml", "litserve", "mlserver", "ray_serve", "torchserve")
@@ -94,7 +95,7 @@ def test_peer_that_ends_says_why_and_what_it_started_is_stopped(setup: Setup, mo
         start_peer(Peer("broken", ["sh", "-c", script], "/"), setup, b""),
     ):
         pass
-    assert_ended(setup.folder / "child")
+    assert has_ended(int((setup.folder / "child").read_text()))
 
 
 def test_peer_that_never_answers_says_what_it_logged_and_is_stopped(
@@ -114,16 +115,7 @@ def test_peer_that_never_answers_says_what_it_logged_and_is_stopped(
         start_peer(Peer("silent", [sys.executable, "-c", code], "/"), setup, b""),
     ):
         pass
-    assert_ended(setup.folder / "child")
-
-
-def assert_ended(file: Path) -> None:
-    """A process that nobody has waited for yet counts as ended."""
-    try:
-        status = Path(f"/proc/{int(file.read_text())}/status").read_text()
-    except FileNotFoundError:
-        return
-    assert "State:\tZ" in status
+    assert has_ended(int((setup.folder / "child").read_text()))
 
 
 @pytest.mark.parametrize("name", [*EAGER_PEERS, "keras_flask"])

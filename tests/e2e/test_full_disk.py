@@ -117,6 +117,7 @@ def test_new_worker_reads_what_is_wanted_from_a_full_disk(small_disk_server: Liv
     assert register(live) == 507
 
 
+@pytest.mark.alone
 def test_metrics_outlive_a_reload_and_their_folder_no_server(small_disk_server: LiveServer) -> None:
     live = small_disk_server
     wait_for_ready_workers(live, 2)

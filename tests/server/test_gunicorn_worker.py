@@ -375,6 +375,7 @@ def test_overload_is_turned_away_at_once_and_health_answers(
     assert float(count[1]) == len(refused)
 
 
+@pytest.mark.alone
 def test_client_that_never_stops_sending_is_left(live: LiveServer, pcam_example: bytes) -> None:
     connections = [connect(live) for _ in range(count_threads(2) + 1)]  # more than there are threads
     ends = [0.0] * len(connections)

@@ -1,8 +1,7 @@
 """Compiles archives of TorchServe's default classifier: the reference is its handler, which runs the network eagerly.
 
-The archive's `model.py` is a program, so `compile_here` is for a confined process only. The comparison covers the
-handler as a whole, from a picture's file to the probabilities. What is made lies in a folder of the archive's whose
-name begins with a dot: no archive that is registered brings one along.
+The archive's `model.py` is a program, so `compile_here` is for a confined process only. The result lies in a hidden
+folder, which no archive that is registered brings along.
 """
 
 import io
@@ -26,7 +25,7 @@ from app.handlers.handler_archive import HandlerArchive, read_archive, read_json
 from app.handlers.worker.default_classifier import DefaultClassifier
 from app.manifest.model_manifest import ModelManifest
 from app.processes.confined_process import run_confined
-from app.repository.model_folder import ARCHIVE_FOLDER, EXAMPLES_FOLDER, ModelFolder
+from app.repository.model_folder import ARCHIVE_FOLDER, ModelFolder
 from app.repository.staging import COMPILING_PATTERN
 
 FRAMEWORK = "torch"
@@ -42,15 +41,8 @@ def compile_archive(
 ) -> tuple[ModelManifest, CompileReport]:
     """Return manifest and report of an archive's compiled model, which is made unless it is there.
 
-    Args:
-        archive: names the default classifier; see `find_obstacle`.
-        settings: instance folder, for the lock that keeps two processes from compiling the same, and limits.
-        only_if_invalid: leave a valid compiled model as it is, and do not try again what failed, as long as the
-            archive, OpenVINO and the limits stay as they were.
-
-    Raises:
-        FrameworkMissingError: PyTorch is not installed here.
-        CompiledModelError: the conversion failed, took too long, or strays too far from the handler.
+    With `only_if_invalid`, a valid compiled model stays, and what failed is not tried again as long as the archive,
+    OpenVINO and the limits stay as they were. Raises `FrameworkMissingError` or `CompiledModelError`.
     """
     sha256 = hash_archive(archive)
     timeout_s = min(settings.compile_timeout_s, MAX_SECONDS)
@@ -102,24 +94,13 @@ def note_refusal(archive: HandlerArchive, attempt: list[object]) -> Iterator[Non
 
 
 def compile_here(path: str, name: str, version: str, sha256: str) -> None:
-    """Compile an archive in this process, and put the result into its `.compiled/`.
-
-    Args:
-        path: the archive's folder.
-        name: of the model.
-        version: of the model.
-        sha256: of the archive's files.
-
-    Raises:
-        CompiledModelError: the scores differ, or are none.
-        Exception: whatever the archive's program, PyTorch or OpenVINO raise.
-    """
+    """Compile an archive, whose files have this SHA-256, into its `.compiled/`; what its program raises passes."""
     from app.engines.pytorch.torch_engine import (
         convert_network,  # before the archive's modules can take the place of others
     )
 
     archive = read_archive(Path(path), name, version)
-    files = [*make_pictures(), *read_examples(archive.path)]
+    files = [*make_pictures(), *ModelFolder(archive.path).read_examples().values()]
     classifier = DefaultClassifier(archive)
     scores = np.concatenate([to_scores(classifier.infer(files[rows]), len(files[rows])) for rows in split(len(files))])
     labels = classifier.name_classes(scores.shape[1])
@@ -152,8 +133,3 @@ def make_pictures() -> list[bytes]:
         Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
         pictures.append(buffer.getvalue())
     return pictures
-
-
-def read_examples(path: Path) -> list[bytes]:
-    """The example pictures that an archive brings along."""
-    return [(path / EXAMPLES_FOLDER / name).read_bytes() for name in ModelFolder(path).find_examples()]

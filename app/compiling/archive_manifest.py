@@ -36,13 +36,7 @@ def hash_archive(archive: HandlerArchive) -> str:
 
 
 def make_manifest(archive: HandlerArchive, labels: Sequence[str], sha256: str) -> ModelManifest:
-    """Make the manifest.
-
-    Args:
-        archive: names the default handler.
-        labels: of its classes, in output order.
-        sha256: of its files.
-    """
+    """Make the manifest of an archive; `labels` are its classes in output order, `sha256` is of its files."""
     return ModelManifest(
         name=archive.name,
         version=archive.version,
@@ -70,10 +64,7 @@ def make_batch(archive: HandlerArchive) -> BatchSpec:
 
 
 def tell_apart(labels: Sequence[str]) -> tuple[str, ...]:
-    """Make labels into names of classes, each there once: of those that are alike the later ones get their index.
-
-    ImageNet has two cranes: a bird and a machine.
-    """
+    """Make labels into names of classes; a repeated one gets its index. ImageNet has two cranes: bird and machine."""
     names: dict[str, None] = {}
     for index, label in enumerate(labels):
         name = label

@@ -3,6 +3,7 @@
 A reference comes from a model folder (`folder_compiler.py`) or from an archive (`archive_compiler.py`).
 """
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from app.pipeline.postprocess import to_probabilities
 from app.pipeline.preprocess import preprocess
 from app.processes.locks import hold_lock
 from app.repository.model_folder import ModelFolder
-from app.repository.staging import COMPILING_PATTERN, stage, sweep_staging
+from app.repository.staging import COMPILING_PATTERN, stage
 
 RANDOM_SEED = 0
 COARSE_PX = 8
@@ -40,12 +41,9 @@ class Reference:
     """A model in its own framework: what is compiled, and what the compiled model must agree with.
 
     Attributes:
-        manifest: of the version.
         to_openvino: returns the network as an `openvino.Model` that takes pixels.
-        pictures: uint8, [N, height, width, 3].
-        scores: of these pictures, by the framework.
-        title: how messages call what computed the scores.
-        framework: name and version of what computed the scores.
+        pictures: uint8, [N, height, width, 3]; `scores` are what the framework computes of them.
+        title: how messages call what computed the scores; `framework` is its name and version.
         compiled: the folder that the compiled model goes to.
         files: text files to be written beside the IR, by name.
     """
@@ -62,23 +60,17 @@ class Reference:
 
 @contextmanager
 def hold_compilation(folder: ModelFolder, pattern: str, settings: Settings) -> Iterator[None]:
-    """Keep other processes from compiling a version, and remove what killed ones have left.
-
-    Args:
-        folder: of the version.
-        pattern: of the staging folder's name.
-        settings: instance folder, where the lock lies.
-    """
+    """Keep other processes from compiling a version, and remove the staging folders that killed ones have left."""
     with hold_lock(settings.instance / f"compile-{folder.name}-{folder.version}.lock"):
-        sweep_staging(folder.path, pattern)
+        for left in folder.path.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
         yield
 
 
 def write_compiled(reference: Reference, folder: Path) -> CompileReport:
-    """Write a reference's compiled model into the folder of its version, unless it strays from the reference.
+    """Write a reference's compiled model into the folder of its version.
 
-    Raises:
-        CompiledModelError: a probability differs by more than `TOLERANCE`, or the folder cannot be written.
+    Raises `CompiledModelError` if a probability strays by more than `TOLERANCE`, or if the folder cannot be written.
     """
     manifest = reference.manifest
     with stage(folder, COMPILING_PATTERN, reference.compiled) as staging:

@@ -16,9 +16,9 @@ from app.errors import CompiledModelError
 from app.manifest.model_manifest import ModelManifest, read_manifest
 from app.pipeline.postprocess import check_scores
 from app.processes.confined_process import run_confined
-from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
+from app.repository.model_folder import ModelFolder
+from app.repository.signing import require_trusted_artifact
 from app.repository.staging import COMPILING_PATTERN
-from app.repository.trust import require_trusted_artifact
 
 if TYPE_CHECKING:
     from app.engines.reference_engine import ReferenceEngine
@@ -29,15 +29,8 @@ RANDOM_PICTURES = 32
 def compile_in_process(folder: Path, settings: Settings, only_if_invalid: bool = False) -> CompileReport:
     """Compile one model version in a confined process and read its report.
 
-    Args:
-        folder: of the version.
-        settings: instance folder, for the lock that keeps two processes from compiling the same, and limits.
-        only_if_invalid: leave a valid compiled model, which another process may have made meanwhile, as it is.
-
-    Raises:
-        FrameworkMissingError: the model's framework is not installed here.
-        SignatureError: the artifact is a program that is not trusted.
-        CompiledModelError: the conversion failed, took too long, or strays too far from the framework.
+    With `only_if_invalid`, a valid compiled model stays; another process may have made it meanwhile. Raises
+    `FrameworkMissingError`, `SignatureError` for a program that is not trusted, or `CompiledModelError`.
     """
     manifest = read_manifest(folder)
     require_trusted_artifact(ModelFolder(folder), manifest, settings)
@@ -58,12 +51,7 @@ def has_valid_report(folder: Path, manifest: ModelManifest) -> bool:
 
 
 def compile_model(folder: Path | str) -> CompileReport:
-    """Compile one model version in this process, and put the result into its `compiled/`.
-
-    Raises:
-        ModelFolderError: the folder cannot be read or written, or the compiled model strays from the framework.
-        RequestError: an example picture cannot be read.
-    """
+    """Compile one model version in this process into its `compiled/`. Raises `ModelFolderError` or `RequestError`."""
     path = Path(folder)
     manifest = read_manifest(path)
     ModelFolder(path).verify_artifact(manifest)
@@ -86,5 +74,5 @@ def make_comparison_batch(manifest: ModelManifest, folder: Path) -> InputBatch:
     """Seeded random pictures and the model's examples: uint8, [N, height, width, 3]."""
     spec = manifest.input
     drawn = draw_pictures([(spec.width_px, spec.height_px)] * RANDOM_PICTURES)
-    examples = (folder / EXAMPLES_FOLDER / name for name in ModelFolder(folder).find_examples())
-    return np.stack([*drawn, *(read_picture(example.read_bytes(), spec) for example in examples)])
+    examples = ModelFolder(folder).read_examples().values()
+    return np.stack([*drawn, *(read_picture(example, spec) for example in examples)])

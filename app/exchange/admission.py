@@ -7,10 +7,9 @@ import numpy as np
 
 from app.compiling.folder_compiler import compile_in_process
 from app.config.settings import Settings
-from app.engines.base import Engine, build_engine
 from app.engines.compile_report import COMPILED_FOLDER
 from app.engines.int8_report import INT8_FOLDER
-from app.engines.process_engine import ProcessEngine, runs_natively
+from app.engines.process_engine import runs_natively
 from app.errors import AnsweredError, IntegrityError, ModelFormatError
 from app.exchange.model_format import ModelFormat, Trust, identify
 from app.exchange.quarantine import Arrival
@@ -18,12 +17,10 @@ from app.exchange.unpacking import find_limits, verify_zip
 from app.handlers.handler_archive import HandlerArchive
 from app.manifest.model_manifest import MANIFEST_FILE, ModelManifest
 from app.pipeline.postprocess import check_scores, to_probabilities
-from app.repository.artifact_files import list_artifact
-from app.repository.model_check import EXPECTED_FILE, check_folder, read_expected
-from app.repository.model_content import list_content
+from app.repository.model_check import EXPECTED_FILE, build_serving_engine, check_folder, read_expected
+from app.repository.model_content import list_artifact, list_content
 from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
-from app.repository.signing import SIGNATURE_FILE
-from app.repository.trust import require_trust, require_trusted_artifact, verify_trusted
+from app.repository.signing import SIGNATURE_FILE, require_trust, require_trusted_artifact, verify_trusted
 
 WEIGHTS = (ModelFormat.KERAS, ModelFormat.HDF5, ModelFormat.SAFETENSORS, ModelFormat.STATE_DICT)
 PROGRAMS = (ModelFormat.TORCHSCRIPT, ModelFormat.PT2, ModelFormat.ONNX, ModelFormat.SAVED_MODEL)
@@ -53,9 +50,7 @@ OTHER_FILES = re.compile(
 def admit(arrival: Arrival, settings: Settings) -> None:
     """Check a model. Unless it is a folder of `SCANCER_STORE` or has a program of its own, compile it and try it out.
 
-    Raises:
-        ModelFolderError: it is not taken; the message is the first reason.
-        OSError: it cannot be read or written.
+    Raises `ModelFolderError` with the first reason against it, or `OSError`.
     """
     folder, manifest = arrival.folder, arrival.manifest
     if isinstance(manifest, HandlerArchive):
@@ -107,18 +102,11 @@ def check_artifact(folder: ModelFolder, manifest: ModelManifest, settings: Setti
 
 
 def try_out(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> None:
-    """Compare the examples with their expected scores; without examples, see that the model answers at all.
-
-    Raises:
-        IntegrityError: the model does not answer, or answers with other scores.
-    """
+    """Compare the examples with their scores; without examples, see that the model answers. Raises `IntegrityError`."""
     if (folder.path / EXAMPLES_FOLDER).is_dir():
         check_folder(folder, settings)
         return
-    if runs_natively(manifest):
-        engine: Engine = ProcessEngine(folder.path, manifest, settings)
-    else:
-        engine = build_engine("openvino", folder.path, manifest, settings.inference_threads)
+    engine = build_serving_engine(folder, manifest, settings)
     try:
         engine.load()
         grey = np.full((1, manifest.input.height_px, manifest.input.width_px, 3), 128, np.uint8)

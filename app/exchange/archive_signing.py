@@ -1,8 +1,7 @@
 """Signs and verifies TorchServe's archives: the signature is of the files in one, however they are packed.
 
-The signature of a file `model.mar` is a file beside it, `model.mar.signature.json`; of a folder, and of an archive that
-has it inside, it is `signature.json`. The unpacked archive takes it along to its place among the models, and it is
-verified there at every start.
+The signature of a file `model.mar` is `model.mar.signature.json` beside it. A folder, or an archive that brings one,
+has it inside as `signature.json`; there an unpacked archive is verified at every start.
 """
 
 import shutil
@@ -33,11 +32,7 @@ def bring_signature(source: Path, folder: Path) -> None:
 
 
 def sign_archive(source: Path, key: Path, settings: Settings) -> str:
-    """Sign an archive; return the name and version in the signature.
-
-    Raises:
-        ModelFolderError: it is no archive of TorchServe's, or the key cannot be used.
-    """
+    """Sign an archive; return the name and version in the signature. Raises `ModelFolderError`."""
     with open_archive(source, settings) as (folder, name, version):
         document = make_signature(folder, name, version, key)
     write_file(find_signature(source), document)
@@ -47,8 +42,7 @@ def sign_archive(source: Path, key: Path, settings: Settings) -> str:
 def verify_archive(source: Path, settings: Settings) -> tuple[str, TrustedKey | None]:
     """Verify an archive's signature; return name and version, and the trusted key, or None if it is not signed.
 
-    Raises:
-        ModelFolderError: it is no archive of TorchServe's, or the signature does not hold.
+    Raises `ModelFolderError`: it is no archive of TorchServe's, or the signature does not hold.
     """
     with open_archive(source, settings) as (folder, name, version):
         bring_signature(source, folder)

@@ -1,8 +1,7 @@
 """Tells what a file is from its content, never from its name, and whether loading it can run code.
 
-It loads nothing and proves nothing. What looks harmless here is still loaded in a confined process, by the loader that
-the manifest and the suffix name, which checks the file as a whole. A mistake here may refuse a good file, but lets no
-bad one run.
+It loads nothing. A confined process still checks a file as a whole when it loads it. A mistake here may refuse a good
+file, but lets no bad one run.
 """
 
 import pickletools
@@ -39,7 +38,7 @@ class Trust(StrEnum):
 
 
 class ModelFormat(Enum):
-    """A format, with its name for people and its trust."""
+    """A format: its title in messages, with the article, and what loading a file of it may do."""
 
     SAFETENSORS = ("safetensors", Trust.DATA)
     STATE_DICT = ("a PyTorch state dict", Trust.DATA)
@@ -59,15 +58,8 @@ class ModelFormat(Enum):
     ARCHIVE = ("an archive of another kind", Trust.NEVER)
     UNKNOWN = ("of no known format", Trust.NEVER)
 
-    @property
-    def title(self) -> str:
-        """The format's name in messages, with its article."""
-        return self.value[0]
-
-    @property
-    def trust(self) -> Trust:
-        """What loading a file of the format may do."""
-        return self.value[1]
+    def __init__(self, title: str, trust: Trust) -> None:
+        self.title, self.trust = title, trust
 
 
 # A pickle begins with its protocol. Without one, it begins with an opcode that opens a call or a container.
@@ -92,28 +84,23 @@ ZIP_MARKS = (
     ({"constants.pkl"}, ModelFormat.TORCHSCRIPT),
 )
 """Names that only one kind of zip archive holds; the first row that is found decides."""
+FOLDER_MARKS = (
+    (MANIFEST_FILE, ModelFormat.FOLDER),
+    (HANDLER_MANIFEST, ModelFormat.MAR),
+    ("saved_model.pb", ModelFormat.SAVED_MODEL),
+)
 
 
 def identify(path: Path) -> ModelFormat:
-    """Tell what a file or folder is.
-
-    Returns:
-        The format; `UNKNOWN` for a damaged archive.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Tell what a file or folder is; `UNKNOWN` for a damaged archive. Raises `OSError`."""
     return identify_folder(path) if path.is_dir() else identify_file(path)
 
 
 def identify_folder(folder: Path) -> ModelFormat:
     """Tell what a folder is."""
-    if (folder / MANIFEST_FILE).is_file():
-        return ModelFormat.FOLDER
-    if (folder / HANDLER_MANIFEST).is_file():
-        return ModelFormat.MAR
-    if (folder / "saved_model.pb").is_file():
-        return ModelFormat.SAVED_MODEL
+    for mark, found in FOLDER_MARKS:
+        if (folder / mark).is_file():
+            return found
     if any(identify_file(path) is ModelFormat.OPENVINO for path in sorted(folder.glob("*.xml"))):
         return ModelFormat.OPENVINO
     return ModelFormat.UNKNOWN
@@ -139,7 +126,9 @@ def identify_zip(file: BinaryIO) -> ModelFormat:
         for marks, found in ZIP_MARKS:
             if marks & (members.keys() | inner_names):
                 return found
-        if members.keys() >= KERAS_MARKS and all(is_of_keras(name) for name in members):
+        if members.keys() >= KERAS_MARKS and all(
+            name in KERAS_MEMBERS or name.startswith("assets/") for name in members
+        ):
             return ModelFormat.KERAS
         pickles = [info for name, info in members.items() if name.endswith("/data.pkl")]
         if not pickles:
@@ -148,11 +137,6 @@ def identify_zip(file: BinaryIO) -> ModelFormat:
         return ModelFormat.STATE_DICT if holds_tensors else ModelFormat.TORCH_PICKLE
     except ArchiveError:
         return ModelFormat.UNKNOWN
-
-
-def is_of_keras(name: str) -> bool:
-    """Whether a `.keras` file may hold a member of this name."""
-    return name in KERAS_MEMBERS or name.startswith("assets/")
 
 
 def has_only_tensors(archive: ZipFile, info: ZipInfo) -> bool:

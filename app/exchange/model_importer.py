@@ -29,10 +29,9 @@ from app.manifest.model_manifest import (
 )
 from app.manifest.model_specs import FRAMEWORKS
 from app.processes.atomic import synchronize_tree
-from app.repository.artifact_files import hash_artifact, list_companions
-from app.repository.model_content import copy_content
+from app.repository.model_content import copy_content, hash_artifact, list_companions
 from app.repository.model_folder import ModelFolder
-from app.repository.trust import require_trusted_artifact
+from app.repository.signing import require_trusted_artifact
 
 ARTIFACT_TABLE = re.compile(r"^[ \t]*\[[ \t]*artifact[ \t]*\][ \t]*(#.*)?$", re.MULTILINE)
 NAME_LINE = re.compile(r"^name[ \t]*=.*$", re.MULTILINE)
@@ -42,22 +41,16 @@ UNPACKED = "unpacked"
 def add_model(
     source: Path, settings: Settings, manifest: Path | None = None, own: Quarantine | None = None
 ) -> ModelFolder:
-    """Add a model version to the model repository.
+    """Add a model version to the model repository; return its folder there.
 
     Args:
         source: an archive that `pack_model` wrote, a folder that holds a `model.toml`, or the artifact alone: a file,
             or the folder of a SavedModel. The content decides, not the name.
-        settings: the model repository, limits, whether programs are run, and how models are compiled.
+        settings: the model repository, limits, and which programs are run.
         manifest: the `model.toml` of an artifact alone; its `sha256` may be left out.
-        own: the quarantine that the source lies in; without one, a new one is used.
+        own: the quarantine that the source lies in; None: a new one is used.
 
-    Returns:
-        The folder in the model repository.
-
-    Raises:
-        ModelFolderError: it is not taken; the message is the reason, and nothing of it is left.
-        ModelExistsError: the version exists already; the model itself is not at fault.
-        DiskFullError: the disk is full.
+    Raises `ModelFolderError` with the reason, `ModelExistsError` or `DiskFullError`; nothing of the model is left then.
     """
     with use_quarantine(settings.models, own) as quarantine:
         arrival = bring_in(source, manifest, quarantine, settings)
@@ -69,19 +62,10 @@ def add_model(
 
 
 def bring(source: Path, manifest: Path | None, quarantine: Quarantine, settings: Settings, name: str | None) -> Arrival:
-    """Bring a model that is to be registered into quarantine.
+    """Bring a model that is to be registered into quarantine; raises `ModelFolderError` or `OSError`.
 
-    Args:
-        source: what `add_model` takes, an archive with a program of its own, or a folder of `SCANCER_STORE`.
-        manifest: as for `add_model`.
-        quarantine: the source is unpacked here; it may lie here already.
-        settings: as for `add_model`.
-        name: replaces the model's own name. An archive gets it here, any other model by `rename`, since its signature
-            is of its own name.
-
-    Raises:
-        ModelFolderError: it is no model, or may not have this name.
-        OSError: it cannot be read or written.
+    The source is what `add_model` takes, an archive with a program of its own, or a folder of `SCANCER_STORE`. An
+    archive gets `name` here. Any other model gets it by `rename`, since its signature is of its own name.
     """
     if source.is_dir():
         return bring_folder(source, quarantine, name)
@@ -140,10 +124,8 @@ def lay_out(source: Path, manifest: Path | None, target: Path, limits: ArchiveLi
     if manifest is None:
         raise ModelFormatError(f"{source.name} comes without a manifest; name one")
     document = read_document(manifest)
-    artifact, framework = document.get("artifact"), document.get("framework")
-    name = artifact.get("file") if isinstance(artifact, dict) else None
-    if not isinstance(name, str) or not FILE_PATTERN.fullmatch(name):
-        name = "model"  # parse_manifest will say what is wrong
+    name = find_file_name(document) or "model"
+    framework = document.get("framework")
     target.mkdir()
     shutil.copyfile(manifest, target / MANIFEST_FILE)
     if source.is_dir():
@@ -164,23 +146,22 @@ def read_with_sha256(folder: Path) -> dict[str, Any]:
     """Read a manifest, and add the artifact's SHA-256 if it is left out; other faults are left to `parse_manifest`."""
     path = folder / MANIFEST_FILE
     document = read_document(path)
-    artifact, framework = document.get("artifact"), document.get("framework")
-    if not isinstance(artifact, dict) or "sha256" in artifact or framework not in FRAMEWORKS:
-        return document
-    name = artifact.get("file")
-    if not isinstance(name, str) or not FILE_PATTERN.fullmatch(name) or not (folder / name).exists():
+    name, framework = find_file_name(document), document.get("framework")
+    if name is None or framework not in FRAMEWORKS or "sha256" in document["artifact"] or not (folder / name).exists():
         return document
     line = f'\nsha256 = "{hash_artifact(folder / name, framework)}"'
     return rewrite(path, ARTIFACT_TABLE, lambda found: found[0] + line)
 
 
-def rename(arrival: Arrival, name: str | None, settings: Settings) -> Arrival:
-    """Give an admitted model another name than its own; None leaves it as it is.
+def find_file_name(document: dict[str, Any]) -> str | None:
+    """The artifact's name in a manifest; None if it is missing or not allowed, which `parse_manifest` will refuse."""
+    artifact = document.get("artifact")
+    name = artifact.get("file") if isinstance(artifact, dict) else None
+    return name if isinstance(name, str) and FILE_PATTERN.fullmatch(name) else None
 
-    Raises:
-        ModelFolderError: it is a program that was signed under its own name.
-        OSError: it cannot be written.
-    """
+
+def rename(arrival: Arrival, name: str | None, settings: Settings) -> Arrival:
+    """Give an admitted model another name; None leaves it as it is. Raises `ModelFolderError` or `OSError`."""
     folder = arrival.folder
     if name is None or name == folder.name:
         return arrival

@@ -15,13 +15,9 @@ UNIX = 3
 
 
 def pack_model(folder: ModelFolder, output: Path) -> None:
-    """Write a model folder to the zip archive `output`, which is replaced in one step.
+    """Write a model folder to the zip archive `output` in one step; raises `ModelFolderError` or `OSError`.
 
     Weights hardly shrink, so nothing is compressed: the bytes then depend on the folder alone, on no library's version.
-
-    Raises:
-        ModelFolderError: the folder is not whole, or holds what no archive may hold.
-        OSError: it cannot be read or written.
     """
     folder.verify_artifact(folder.read_manifest())
     limits = ArchiveLimits(bytes=0)

@@ -1,22 +1,30 @@
 """Keeps a model that somebody brings until it is found good, in a dot-folder of the model repository.
 
-Everything that takes long happens here without any lock: receiving, unpacking, compiling, trying out. The model is
-written once, and then renamed to its place, which only works within one file system. A process that is killed leaves
-its quarantine behind, unlocked; whoever starts, or brings a model, sweeps it away.
+All that takes long happens here without any lock. The model is written once, and then renamed to its place, which only
+works within one file system. A killed process leaves its quarantine behind, unlocked, for the next to sweep away.
 """
 
 import errno
+import hashlib
+import hmac
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from app.config.settings import MIB
-from app.errors import CompiledModelError, DiskFullError, ManifestError, ModelExistsError, ModelFileError
+from app.config.settings import MIB, Settings
+from app.errors import (
+    CompiledModelError,
+    DiskFullError,
+    InvalidModelError,
+    ManifestError,
+    ModelExistsError,
+    ModelFileError,
+)
 from app.handlers.handler_archive import HandlerArchive
 from app.manifest.model_manifest import ModelManifest
 from app.processes.atomic import synchronize
@@ -31,12 +39,9 @@ CANNOT_BE_USED = "the model cannot be read or written"
 
 @dataclass(frozen=True)
 class Arrival:
-    """A model in quarantine.
+    """A model in quarantine, in `ready/<name>/<version>` under the name and version that it is to have.
 
-    Attributes:
-        folder: `<quarantine>/ready/<name>/<version>`, under the name and version that the model is to have.
-        manifest: of the model, or of the archive that has a program of its own.
-        is_from_store: whether it is a folder of `SCANCER_STORE`: what is compiled in it is the operator's own.
+    `is_from_store` says that it is a folder of `SCANCER_STORE`: what is compiled in it is the operator's own.
     """
 
     folder: ModelFolder
@@ -50,14 +55,10 @@ class Arrival:
 
 
 class Quarantine:
-    """A new folder in the model repository that is gone when the context ends.
+    """A new, locked folder in the model repository, at `path`; it is gone when the context ends.
 
-    Attributes:
-        path: of the folder; locked for as long as its process lives.
-
-    Raises:
-        ManifestError: there is no model repository.
-        ModelFileError, DiskFullError: in place of every error of the file system within the context.
+    Raises `ManifestError` if there is no model repository. Every error of the file system in the context becomes
+    `ModelFileError` or `DiskFullError`.
     """
 
     path: Path
@@ -95,11 +96,7 @@ class Quarantine:
         return ModelFolder(root.rename(folder))
 
     def publish(self, folder: ModelFolder) -> ModelFolder:
-        """Move `<name>/<version>` into the model repository in one step; its files must be synchronized before.
-
-        Raises:
-            ModelExistsError: something lies in its place already.
-        """
+        """Move `<name>/<version>`, whose files are synchronized, to its place, or raise `ModelExistsError`."""
         name = self._models / folder.name
         try:
             rename_either(folder.path, name)
@@ -128,14 +125,9 @@ def rename_either(folder: Path, name: Path) -> None:
             continue
 
 
-@contextmanager
-def use_quarantine(models: Path, own: Quarantine | None = None) -> Iterator[Quarantine]:
+def use_quarantine(models: Path, own: Quarantine | None = None) -> AbstractContextManager[Quarantine]:
     """Use a quarantine that the caller keeps, or else a new one; raises as `Quarantine`."""
-    if own is not None:
-        yield own
-        return
-    with Quarantine(models) as new:
-        yield new
+    return Quarantine(models) if own is None else nullcontext(own)
 
 
 def sweep(models: Path) -> None:
@@ -145,3 +137,45 @@ def sweep(models: Path) -> None:
         if lock is not None:
             shutil.rmtree(left, ignore_errors=True)
             os.close(lock)
+
+
+class IncomingFile:
+    """A file in quarantine that grows as it comes over a network; `path` is its own, whatever the sender calls it."""
+
+    def __init__(self, quarantine: Quarantine) -> None:
+        self.quarantine = quarantine
+        self.path = quarantine.path / "model"
+        self.size = 0
+        self._digest = hashlib.sha256()
+        self._file = self.path.open("xb")
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the bytes so far, in hex."""
+        return self._digest.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        """Add the next bytes; the caller sees to the limit."""
+        self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+
+    def close(self) -> None:
+        """Have every byte in the file."""
+        self._file.close()
+
+    def check_sha256(self, wanted: str | None) -> None:
+        """Raise `InvalidModelError` if the file is not the one that the caller names."""
+        if wanted is not None and not hmac.compare_digest(wanted.lower().encode(), self.sha256.encode()):
+            raise InvalidModelError("the model is not the one that sha256 names")
+
+
+@contextmanager
+def open_incoming(settings: Settings) -> Iterator[IncomingFile]:
+    """Open an empty file in a new quarantine; both are gone when the context ends. Raises as `Quarantine`."""
+    with Quarantine(settings.models) as quarantine:
+        file = IncomingFile(quarantine)
+        try:
+            yield file
+        finally:
+            file.close()

@@ -1,9 +1,7 @@
 """Fetches a model from a URL that the operator allows, and connects to no host that the operator would not expect.
 
-The server may reach hosts that its callers cannot reach, and must not reach them for a caller. So a URL is read
-strictly and must match `SCANCER_ALLOWED_URLS` as a whole. Its host is resolved once. Every address must be of the
-internet, unless `SCANCER_PRIVATE_HOSTS` names the host. The connection goes to an address that was checked. Redirects
-and proxies are not followed.
+The server may reach hosts that its callers cannot. So a URL must match `SCANCER_ALLOWED_URLS` as a whole, its host is
+resolved once, and a connection goes to a checked address. Redirects and proxies are not followed.
 """
 
 import http.client
@@ -21,7 +19,7 @@ from typing import Any
 
 from app.config.settings import Settings
 from app.errors import DownloadError, ModelNotFoundError
-from app.exchange.incoming_file import IncomingFile, open_incoming
+from app.exchange.quarantine import IncomingFile, open_incoming
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 URL = re.compile(
@@ -46,14 +44,7 @@ RESOLVERS = threading.BoundedSemaphore(4)
 
 @dataclass(frozen=True)
 class RemoteModel:
-    """A URL that may be fetched.
-
-    Attributes:
-        scheme: `http` or `https`.
-        host: a name in lower case, or an address in its shortest form.
-        port: the URL's, or the scheme's.
-        target: path and query, as a request names them.
-    """
+    """A URL that may be fetched: its host in lower case or as the shortest address; its target is path and query."""
 
     scheme: str
     host: str
@@ -67,11 +58,7 @@ def is_remote(url: str) -> bool:
 
 
 def parse_url(url: str, patterns: tuple[str, ...]) -> RemoteModel:
-    """Read a URL that one of the patterns matches as a whole.
-
-    Raises:
-        ModelNotFoundError: none does, or it is no plain URL; the texts are TorchServe's.
-    """
+    """Read a URL that a pattern matches as a whole; else raises `ModelNotFoundError`, with texts of TorchServe's."""
     if ".." in url:
         raise ModelNotFoundError(f"Relative path is not allowed in url: {url}")
     found = URL.fullmatch(url)
@@ -120,13 +107,9 @@ def find_addresses(remote: RemoteModel, settings: Settings, resolve: Resolve, de
 
 
 def ask_resolver(remote: RemoteModel, resolve: Resolve, deadline: float) -> list[Any]:
-    """Return a resolver's answers about the host, none if it does not know the host.
+    """Return a resolver's answers about the host, none if it does not know the host; raises `DownloadError`.
 
-    A thread asks. If the resolver takes too long, the thread is left alone and keeps its place among `RESOLVERS` until
-    the resolver gives up.
-
-    Raises:
-        DownloadError: it takes too long.
+    A thread asks. One that waits too long is left alone, and keeps its place among `RESOLVERS` until its call ends.
     """
     answers: SimpleQueue[list[Any]] = SimpleQueue()
 
@@ -185,7 +168,10 @@ def download(remote: RemoteModel, settings: Settings, file: IncomingFile, resolv
     deadline = time.monotonic() + DOWNLOAD_TIMEOUT_S
     try:
         with connect(remote, find_addresses(remote, settings, resolve, deadline), deadline) as plain:
-            sock = wrap(plain, remote) if remote.scheme == "https" else plain
+            sock = plain
+            if remote.scheme == "https":  # the certificate must be of this host; `SSL_CERT_FILE` may name authorities
+                context = ssl.create_default_context()
+                sock = context.wrap_socket(plain, server_hostname=remote.host, do_handshake_on_connect=False)
             with sock, cut_at(sock, deadline):
                 if isinstance(sock, ssl.SSLSocket):
                     sock.do_handshake()
@@ -194,12 +180,6 @@ def download(remote: RemoteModel, settings: Settings, file: IncomingFile, resolv
         raise DownloadError("its host's certificate is not that of the host, or not trusted here") from None
     except (TimeoutError, http.client.HTTPException, ssl.SSLError, ConnectionError):
         raise DownloadError(LATE if time.monotonic() > deadline else "its host broke off") from None
-
-
-def wrap(sock: socket.socket, remote: RemoteModel) -> socket.socket:
-    """Prepare TLS: the certificate must be of the URL's host; `SSL_CERT_FILE` may name the authorities to trust."""
-    context = ssl.create_default_context()
-    return context.wrap_socket(sock, server_hostname=remote.host, do_handshake_on_connect=False)
 
 
 def receive(remote: RemoteModel, sock: socket.socket, limit: int, file: IncomingFile, deadline: float) -> None:
@@ -233,11 +213,7 @@ def receive(remote: RemoteModel, sock: socket.socket, limit: int, file: Incoming
 def open_remote(url: str, settings: Settings, resolve: Resolve = socket.getaddrinfo) -> Iterator[IncomingFile]:
     """Fetch the model that a URL names into a file in quarantine, which is gone when the context ends.
 
-    Raises:
-        ModelNotFoundError: the URL is not allowed.
-        DownloadError: the file cannot be had.
-        ModelFolderError: it cannot be written.
-        DiskFullError: the disk is full.
+    Raises `ModelNotFoundError`, `DownloadError`, `ModelFolderError` or `DiskFullError`.
     """
     remote = parse_url(url, settings.allowed_urls)
     with open_incoming(settings) as file:

@@ -35,9 +35,7 @@ RECORD_PATTERN = re.compile(rb"([0-9]{1,5}) ([A-Za-z.]+)=([^\n]*)\n")
 def read_tgz(path: Path, max_members: int) -> Iterator[tuple[str, Iterator[bytes]]]:
     """Yield name and content of every file; each content must be read to its end before the next file.
 
-    Raises:
-        ArchiveError: the archive is damaged, or holds more than plain files and folders.
-        OSError: the file cannot be read.
+    Raises `ArchiveError`: it is damaged, or holds more than plain files and folders.
     """
     with gzip.open(path) as file:
         try:
@@ -90,11 +88,7 @@ def read_header(block: bytes) -> tarfile.TarInfo:
 
 
 def read_extended(file: BinaryIO, size: int) -> str | None:
-    """Read an extended header and return the name that it gives to the next member, if any.
-
-    Raises:
-        ArchiveError: it is large or malformed, or gives more than a name, owners and times.
-    """
+    """Read an extended header; return the name that it gives to the next member, if any. Raises `ArchiveError`."""
     if size > MAX_EXTENDED_BYTES:
         raise ArchiveError(f"an extended header of the archive is larger than {MAX_EXTENDED_BYTES} bytes")
     text = b"".join(read_content(file, size))

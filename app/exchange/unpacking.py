@@ -1,18 +1,16 @@
 """Unpacks an archive or a folder that somebody brings into a new folder of ours: all of it or nothing.
 
-The limits on members, names, total size and ratio to the packed size are checked while bytes are read. No header's
-word is taken for them.
+The limits are checked while bytes are read; no header's word is taken for them.
 """
 
 import os
 import re
 import shutil
 import stat
+from collections import deque
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from app.config.settings import Settings
 from app.errors import ArchiveError
@@ -33,13 +31,7 @@ Files = Iterator[tuple[str, Iterator[bytes]]]
 
 @dataclass(frozen=True)
 class ArchiveLimits:
-    """How much an archive may hold.
-
-    Attributes:
-        bytes: bytes of all files together.
-        members: number of files and folders.
-        ratio: unpacked bytes for each packed byte.
-    """
+    """How much an archive may hold: bytes and members in all, and unpacked bytes for each packed one."""
 
     bytes: int
     members: int = 256
@@ -54,26 +46,17 @@ def find_limits(settings: Settings) -> ArchiveLimits:
 def unpack(source: Path, target: Path, limits: ArchiveLimits) -> Path:
     """Unpack a zip archive, a gzipped tar archive or a plain folder into the new folder `target`.
 
-    Returns:
-        `target`, or the folder in it that holds all of the content.
-
-    Raises:
-        ArchiveError: the source is none of these, is damaged, or breaks a rule; `target` is removed again.
-        OSError: the source cannot be read or `target` cannot be written; `target` is removed again.
+    Returns `target`, or the one folder in it that holds all of the content. Raises `ArchiveError` or `OSError`;
+    `target` is removed then.
     """
     target.mkdir()
     try:
-        names = write_files(open_source(source, limits), target, limits, measure(source))
+        names = write_files(source, target, limits)
         refuse_nested(target, names)
         return target / find_root(names)
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
-
-
-def measure(source: Path) -> int | None:
-    """Return the size of an archive in bytes; None for a folder, whose bytes are not packed."""
-    return None if source.is_dir() else source.stat().st_size
 
 
 def open_source(source: Path, limits: ArchiveLimits) -> Files:
@@ -101,21 +84,10 @@ def read_zip(source: Path, limits: ArchiveLimits) -> Files:
             yield info.orig_filename, zip_reader.read_member(archive, info)
 
 
-def verify_zip(source: Path, limits: ArchiveLimits) -> None:
-    """Read a zip archive to its end without writing it; raises `ArchiveError` as `unpack` does."""
-    names, count = Names(limits.members), Counter(limits, measure(source))
-    for name, chunks in read_zip(source, limits):
-        names.add(name)
-        for chunk in chunks:
-            count.add(len(chunk))
-
-
 def read_folder(source: Path, limits: ArchiveLimits) -> Files:
-    """Yield path and content of every file of a folder in order; follows no link, even one that appears meanwhile.
+    """Yield path and content of every file in order; follows no link, even one that appears meanwhile.
 
-    Raises:
-        ArchiveError: the folder holds links, pipes, devices or more members than allowed.
-        OSError: it cannot be read.
+    Raises `ArchiveError` for links, pipes, devices and too many members.
     """
     count = 0
     for where, folders, files, descriptor in os.fwalk(source, follow_symlinks=False):
@@ -143,43 +115,46 @@ def read_plain_file(name: str, folder: int) -> Iterator[bytes]:
             yield chunk
 
 
-def write_files(files: Files, target: Path, limits: ArchiveLimits, packed_bytes: int | None) -> list[str]:
-    """Write files below `target` and return their names; files with hidden names are counted, but not written.
+def read_checked(source: Path, limits: ArchiveLimits) -> Files:
+    """Yield name and content of every file of a source; raises `ArchiveError` where a name or a limit is not kept."""
+    files, names, allowed = open_source(source, limits), Names(limits.members), limits.bytes
+    if not source.is_dir():  # the bytes of a folder are not packed
+        allowed = min(allowed, max(FREE_BYTES, limits.ratio * source.stat().st_size))
+    left = allowed
 
-    Raises:
-        ArchiveError: a name or a limit is not kept.
-    """
-    names, count = Names(limits.members), Counter(limits, packed_bytes)
+    def count(chunks: Iterator[bytes]) -> Iterator[bytes]:
+        nonlocal left
+        for chunk in chunks:
+            left -= len(chunk)
+            if left < 0:
+                raise ArchiveError(f"the archive unpacks to more than the {allowed} bytes that are allowed")
+            yield chunk
+
     for name, chunks in files:
         names.add(name)
-        with nullcontext() if is_hidden(name) else open_new(target / name) as file:
-            for chunk in chunks:
-                count.add(len(chunk))
-                if file is not None:
-                    file.write(chunk)
+        yield name, count(chunks)
     names.check_manifests()
-    return [name for name in names.all if not is_hidden(name)]
 
 
-def open_new(path: Path) -> BinaryIO:
-    """Make a file and the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("xb")
+def verify_zip(source: Path, limits: ArchiveLimits) -> None:
+    """Read a zip archive to its end without writing it; raises `ArchiveError` as `unpack` does."""
+    for _, chunks in read_checked(source, limits):
+        deque(chunks, maxlen=0)
 
 
-class Counter:
-    """Counts unpacked bytes against the limit of all bytes and, for an archive, against its own size."""
-
-    def __init__(self, limits: ArchiveLimits, packed_bytes: int | None) -> None:
-        self._allowed = self._left = limits.bytes
-        if packed_bytes is not None:
-            self._allowed = self._left = min(limits.bytes, max(FREE_BYTES, limits.ratio * packed_bytes))
-
-    def add(self, count: int) -> None:
-        """Count more bytes; raises `ArchiveError` when there are too many."""
-        self._left -= count
-        if self._left < 0:
-            raise ArchiveError(f"the archive unpacks to more than the {self._allowed} bytes that are allowed")
+def write_files(source: Path, target: Path, limits: ArchiveLimits) -> list[str]:
+    """Write the source's files below `target` and return their names; hidden ones are read, but not written."""
+    names = []
+    for name, chunks in read_checked(source, limits):
+        if is_hidden(name):
+            deque(chunks, maxlen=0)
+            continue
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.writelines(chunks)
+        names.append(name)
+    return names
 
 
 def refuse_nested(target: Path, names: list[str]) -> None:
@@ -216,12 +191,8 @@ class Names:
 
     def check_manifests(self) -> None:
         """Refuse two manifests: two readers might each go by another one."""
-        manifests = [
-            name
-            for name in self.all
-            if name.casefold().rpartition("/")[2] == MANIFEST_FILE
-            or f"/{name.casefold()}".endswith(f"/{HANDLER_MANIFEST.casefold()}")
-        ]
+        ends = f"/{MANIFEST_FILE}", f"/{HANDLER_MANIFEST.casefold()}"
+        manifests = [name for name in self.all if f"/{name.casefold()}".endswith(ends)]
         if len(manifests) > 1:
             raise ArchiveError("the archive holds more than one manifest")
 
@@ -236,11 +207,7 @@ def check_name(name: str) -> None:
 
 
 def find_root(names: list[str]) -> str:
-    """Return the one folder that holds every file, or "." for none and for MAR-INF itself.
-
-    Raises:
-        ArchiveError: there is no file.
-    """
+    """Return the one folder that holds every file, or "." for none and for MAR-INF itself."""
     if not names:
         raise ArchiveError("the archive holds no file")
     firsts = {name.split("/", 1)[0] for name in names}

@@ -47,10 +47,8 @@ def refuse_damage(reason: str) -> Iterator[None]:
 def open_zip(file: BinaryIO, max_members: int) -> ZipFile:
     """Open an archive and compare its directory with the file; no member is unpacked yet.
 
-    Raises:
-        ArchiveError: the archive is damaged, has bytes before or after it, or holds links, devices, encrypted files or
-            more than `max_members`.
-        OSError: the file cannot be read.
+    Raises `ArchiveError`: it is damaged, has bytes before or after it, or holds links, devices, encrypted files or more
+    than `max_members`.
     """
     count, length, start = find_directory(file)
     if count > max_members:
@@ -74,9 +72,7 @@ def list_files(archive: ZipFile) -> list[ZipInfo]:
 def read_member(archive: ZipFile, info: ZipInfo) -> Iterator[bytes]:
     """Yield the bytes of a member in chunks of bounded size.
 
-    Raises:
-        ArchiveError: there are fewer or more than the directory says, or they have another checksum. At most one byte
-            too many has been yielded then.
+    Raises `ArchiveError`: length or checksum differ from the directory's. At most one byte too many was yielded then.
     """
     longer = copy(info)
     longer.file_size += 1  # zipfile stops at this size without a word: a member that goes on must be seen
@@ -145,10 +141,7 @@ def check_kind(info: ZipInfo) -> None:
 
 
 def check_places(file: BinaryIO, members: list[ZipInfo], directory_start: int) -> None:
-    """Refuse members that do not begin at the file's first byte, overlap, or reach into the directory.
-
-    Python refuses overlaps itself from 3.11.8 on.
-    """
+    """Refuse members that leave bytes before the first, overlap, or reach into the directory."""
     ordered = sorted(members, key=lambda info: info.header_offset)
     if ordered and ordered[0].header_offset != 0:
         raise ArchiveError("bytes stand before the archive")

@@ -39,7 +39,7 @@ class Artifact:
 
     Attributes:
         file: its name in the model folder; for a SavedModel the name of a folder.
-        sha256: as `app.repository.artifact_files.hash_artifact` computes it.
+        sha256: as `app.repository.model_content.hash_artifact` computes it.
         architecture: the PyTorch network that the weights belong to; None for an artifact that holds its network.
     """
 

@@ -13,15 +13,7 @@ FOR_ALL, FOR_OWNER = 0o666, 0o600
 
 @contextmanager
 def replace_file(path: Path, mode: int = FOR_ALL) -> Iterator[BinaryIO]:
-    """Give a new file to write into; it takes the place of `path` when the block ends, and not if the block raises.
-
-    Args:
-        path: of the file; its folder must be there.
-        mode: of the new file.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Give a new file; it takes the place of `path` when the block ends without an error. Raises `OSError`."""
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with os.fdopen(os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "w+b") as file:

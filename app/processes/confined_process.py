@@ -1,7 +1,6 @@
 """Runs a function of ours in a process of its own, which is confined before anything of a model is read.
 
-`run_confined` starts `python -m app.processes.confined_process` with the name of the function and its arguments. The
-process tells why it failed over a pipe of its own, so that nothing that a library prints is taken for the reason.
+The process tells why it failed over a pipe, so that nothing that a library prints is taken for the reason.
 """
 
 import logging
@@ -35,21 +34,14 @@ def run_confined(
     timeout_s: float | None = None,
     shows_output: bool = False,
 ) -> None:
-    """Call a function in a confined process, and end that process with all it started.
+    """Call a function of a module of ours in a confined process, and end that process with all it started.
 
-    The process has no setting of ours in its environment, for one may be a password. If it fails, the last lines that
-    it wrote on standard error are logged.
+    The process has no setting of ours in its environment, for one may be a password. `settings` limit its memory and
+    files. If it fails, the last lines that it wrote on standard error are logged. With `shows_output`, what it prints
+    goes to our standard output, else nowhere.
 
-    Args:
-        task: a function of a module of ours; the process imports it by its name.
-        arguments: what it is called with, as texts.
-        settings: how much memory the process may have, and how large its files may be.
-        timeout_s: how long it may take; None: as long as it takes.
-        shows_output: what it prints goes to our standard output, not nowhere.
-
-    Raises:
-        CompiledModelError: it failed; the message is its reason.
-        NotCompiledNowError: it took too long, or no process could be started.
+    Raises `CompiledModelError` with the task's reason, or `NotCompiledNowError`: it took longer than `timeout_s`, or no
+    process could be started.
     """
     limits = settings.model_memory_bytes, 2 * settings.max_model_bytes
     reader, writer = os.pipe()

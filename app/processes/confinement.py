@@ -1,7 +1,6 @@
 """Confines the process that calls it: memory, files, network, and what outlives its parent.
 
-The limits hold for this process and all it starts, and only root could lift them. They are no jail: the process still
-reads and writes what its user may.
+Only root could lift the limits. They are no jail: the process still reads and writes what its user may.
 """
 
 import ctypes
@@ -19,14 +18,9 @@ FIRST_TO_BE_KILLED = "1000"
 
 
 def confine(memory_bytes: int, file_bytes: int = MAX_FILE_BYTES) -> list[str]:
-    """Confine this process for good; call before it starts a thread.
+    """Confine this process and all that it starts, for good; return what is in force, in words for a log.
 
-    Args:
-        memory_bytes: most address space it may have.
-        file_bytes: largest file it may write.
-
-    Returns:
-        What is in force, in words for a log.
+    Call it before a thread starts.
     """
     limits = {"NOFILE": MAX_OPEN_FILES, "FSIZE": file_bytes, "CORE": 0}
     # macOS has the name but does not keep to it.
@@ -68,7 +62,6 @@ def leave_network(libc: ctypes.CDLL) -> bool:
 
 MEMORY_WORDS = ("MemoryError", "bad_alloc", "allocate memory")
 """How Python, C++ and the frameworks say that they got no more memory."""
-FILE_WORDS = ("File too large",)
 CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)
 
 
@@ -76,18 +69,13 @@ def name_limit(reason: str, memory_bytes: int, file_bytes: int) -> str:
     """Name the limit that a failure speaks of, to be written behind its reason; nothing if it speaks of none."""
     if any(words in reason for words in MEMORY_WORDS):
         return f" (it may use {memory_bytes} bytes of memory: SCANCER_MODEL_MEMORY_BYTES)"
-    if any(words in reason for words in FILE_WORDS):
+    if "File too large" in reason:
         return f" (a file may have {file_bytes} bytes: twice SCANCER_MAX_MODEL_BYTES)"
     return ""
 
 
 def describe_exit(code: int, memory_bytes: int | None = None) -> str:
-    """Say how a process ended that told no reason itself.
-
-    Args:
-        code: as `subprocess` has it: below 0 it is the signal that ended the process.
-        memory_bytes: the memory that the process might use; None: as much as there is.
-    """
+    """Say how a process ended that told no reason; as `subprocess` has it, a code below 0 is the signal's."""
     if code >= 0:
         return f"it ended with code {code} and told no reason"
     name = {each.value: each.name for each in signal.Signals}.get(-code, f"signal {-code}")

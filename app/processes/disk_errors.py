@@ -14,13 +14,8 @@ DISK_IS_FULL = "The disk is full; nothing was changed. Free some space and try a
 def translate_disk_errors(make_error: Callable[[str], ScancerError], what: str) -> Iterator[None]:
     """Turn the file system's errors into ours.
 
-    Args:
-        make_error: makes the error for everything but a full disk, from its message.
-        what: begins that message; the system's reason follows.
-
-    Raises:
-        DiskFullError: the disk, or the quota of its user, is full.
-        ScancerError: what `make_error` made.
+    A full disk, or quota, becomes `DiskFullError`. Any other error becomes what `make_error` makes of a message: `what`
+    and the system's reason.
     """
     try:
         yield

@@ -61,12 +61,7 @@ def decode_header(text: bytes) -> tuple[dict[str, Any], list[int]]:
 
 
 async def read_message(reader: "asyncio.StreamReader") -> Message:
-    """Read one message.
-
-    Raises:
-        EOFError: the other end is gone.
-        BrokenMessageError: what came is no message.
-    """
+    """Read one message; raises `EOFError` if the other end is gone, or `BrokenMessageError`."""
     length = decode_length(await reader.readexactly(LENGTH.size))
     header, sizes = decode_header(await reader.readexactly(length))
     return Message(header, [await reader.readexactly(size) for size in sizes])
@@ -104,8 +99,12 @@ class Channel:
 
     def has_something(self, within_s: float) -> bool:
         """Wait until there is something to read, or the other end has gone; False if neither comes in time."""
-        if self._has_read_ahead():
-            return True
+        self.connection.setblocking(False)
+        try:
+            if self._stream.peek(1):  # something of the next message was read with the last one
+                return True
+        finally:
+            self.connection.setblocking(True)
         self.connection.settimeout(within_s)
         try:
             self.connection.recv(1, socket.MSG_PEEK)
@@ -114,14 +113,6 @@ class Channel:
         finally:
             self.connection.settimeout(None)
         return True
-
-    def _has_read_ahead(self) -> bool:
-        """Whether something of the next message was read with the last one; asks without waiting."""
-        self.connection.setblocking(False)
-        try:
-            return bool(self._stream.peek(1))
-        finally:
-            self.connection.setblocking(True)
 
     def is_at_end(self) -> bool:
         """Whether the other end has gone, or this one is closed; asks without waiting."""

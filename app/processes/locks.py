@@ -11,13 +11,9 @@ TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 @contextmanager
 def hold_lock(path: Path, waits: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on a file, which is made if need be.
+    """Hold an exclusive lock on a file, which is made if need be. Without `waits` it may raise `BlockingIOError`.
 
     The file stays: removing it would let two processes hold locks on two files of one name.
-
-    Args:
-        path: of the file.
-        waits: wait for whoever holds the lock; otherwise `BlockingIOError` is raised at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = open_locked(path, fcntl.LOCK_EX if waits else TRY)
@@ -28,12 +24,7 @@ def hold_lock(path: Path, waits: bool = True) -> Iterator[None]:
 
 
 def open_locked(path: Path, operation: int, flags: int = os.O_RDWR | os.O_CREAT) -> int:
-    """Open a file and lock it; return the descriptor that holds the lock.
-
-    Raises:
-        BlockingIOError: another process holds the lock, and `operation` does not wait.
-        OSError: the file cannot be opened.
-    """
+    """Open and lock a file; return the lock's descriptor. Raises `BlockingIOError` if it would wait, or `OSError`."""
     descriptor = os.open(path, flags, 0o600)
     try:
         fcntl.flock(descriptor, operation)
@@ -44,15 +35,10 @@ def open_locked(path: Path, operation: int, flags: int = os.O_RDWR | os.O_CREAT)
 
 
 def try_lock(path: Path, makes_file: bool = False) -> int | None:
-    """Lock a file or a folder without waiting.
+    """Lock a file or a folder without waiting, but follow no link; return the descriptor that holds the lock.
 
-    Args:
-        path: of the file or folder; a link is not followed.
-        makes_file: make the file if it is not there.
-
-    Returns:
-        The descriptor that holds the lock. None if another process holds it, or if nothing lies at the path: whoever
-        held the lock before may have removed or replaced what was there.
+    None if another process holds it, or if nothing lies at the path: whoever held the lock before may have removed or
+    replaced what was there.
     """
     try:
         descriptor = open_locked(path, TRY, os.O_RDONLY | os.O_NOFOLLOW | (os.O_CREAT if makes_file else 0))
@@ -89,11 +75,7 @@ def make_locked(path: Path) -> int:
 
 
 def share_lock(path: Path, content: bytes) -> tuple[int, bytes]:
-    """Hold a lock on a file together with others; the first of them writes the file's content.
-
-    Returns:
-        The descriptor that holds the lock, and the content that the first holder wrote.
-    """
+    """Share a lock on a file; return its descriptor and the file's content, which the first holder wrote."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, TRY)

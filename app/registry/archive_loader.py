@@ -21,8 +21,7 @@ from app.registry.model_entry import ModelEntry, State, make_default_limits
 from app.registry.model_loader import ModelLoader
 from app.registry.version_slot import Attempt
 from app.repository.model_folder import ARCHIVE_FOLDER
-from app.repository.signing import SIGNATURE_FILE
-from app.repository.trust import require_trust
+from app.repository.signing import SIGNATURE_FILE, require_trust
 
 if TYPE_CHECKING:
     from app.handlers.client.pool_client import PoolClient

@@ -27,7 +27,7 @@ from app.pipeline.served_model import ServedModel
 from app.registry.model_entry import ModelEntry, State
 from app.registry.version_slot import Attempt, SlowRoadError, describe_fault
 from app.repository.model_folder import ModelFolder, describe_files
-from app.repository.trust import require_trusted_artifact
+from app.repository.signing import require_trusted_artifact
 from app.state.wanted import PlannedVersion
 
 log = logging.getLogger(__name__)

@@ -11,50 +11,46 @@ from app.manifest.model_manifest import ModelManifest
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.served_model import ServedModel
 from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
-from app.repository.trust import require_trusted_artifact
+from app.repository.signing import require_trusted_artifact
 
 EXPECTED_FILE = "expected.json"
 
 
 def check_folder(folder: ModelFolder, settings: Settings) -> float:
-    """Check one model version; of an INT8 model the report and hashes alone, for its scores are meant to differ.
+    """Check one model version; return the largest difference of an example's probability from the expected one.
 
-    Returns:
-        The largest difference of an example's probability from the expected one.
-
-    Raises:
-        ModelFolderError: the first thing found wrong.
+    Of an INT8 model report and hashes alone are checked, for its scores are meant to differ. Raises `ModelFolderError`.
     """
     manifest = folder.read_manifest()
     folder.verify_artifact(manifest)
     require_trusted_artifact(folder, manifest, settings)
-    if runs_natively(manifest):
-        engine: Engine = ProcessEngine(folder.path, manifest, settings)
-    else:
+    if not runs_natively(manifest):
         report = folder.read_report(manifest)
         if (folder.path / INT8_FOLDER).exists():
             folder.read_int8_report(manifest, report)
-        engine = build_engine("openvino", folder.path, manifest, settings.inference_threads)
+    engine = build_serving_engine(folder, manifest, settings)
     engine.load()
-    limits = ImageLimits(settings.max_pixels)
-    served = ServedModel(manifest, engine, limits, settings.queue_size)
+    served = ServedModel(manifest, engine, ImageLimits(settings.max_pixels), settings.queue_size)
     try:
         return compare_examples(folder, manifest, served)
     finally:
         served.close()
 
 
-def compare_examples(folder: ModelFolder, manifest: ModelManifest, served: ServedModel) -> float:
-    """Predict every example and compare with `expected.json`.
+def build_serving_engine(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> Engine:
+    """Build the engine that serves a version, not loaded yet: OpenVINO, or a native model's own process."""
+    if runs_natively(manifest):
+        return ProcessEngine(folder.path, manifest, settings)
+    return build_engine("openvino", folder.path, manifest, settings.inference_threads)
 
-    Raises:
-        IntegrityError: an example cannot be read, has no expected scores, or strays from them.
-    """
-    examples, largest = folder.path / EXAMPLES_FOLDER, 0.0
+
+def compare_examples(folder: ModelFolder, manifest: ModelManifest, served: ServedModel) -> float:
+    """Predict every example; return the largest difference from `expected.json`, or raise `IntegrityError`."""
     expected, tolerance = read_expected(folder)
-    for name in folder.find_examples():
+    largest = 0.0
+    for name, content in folder.read_examples().items():
         try:
-            prediction, _ = served.predict((examples / name).read_bytes())
+            prediction, _ = served.predict(content)
         except AnsweredError as error:
             raise IntegrityError(f"{EXAMPLES_FOLDER}/{name}: {error.message}") from error
         actual = prediction.decision.probabilities
@@ -70,11 +66,7 @@ def compare_examples(folder: ModelFolder, manifest: ModelManifest, served: Serve
 
 
 def read_expected(folder: ModelFolder) -> tuple[dict[str, dict[str, float]], float]:
-    """Read the expected probabilities of the examples, and how far they may stray.
-
-    Raises:
-        IntegrityError: the file cannot be read, or is of other pictures.
-    """
+    """Read the expected probabilities of the examples, and how far they may stray; raises `IntegrityError`."""
     try:
         document = json.loads((folder.path / EXAMPLES_FOLDER / EXPECTED_FILE).read_text(encoding="utf-8"))
         expected, tolerance = dict(document["probabilities"]), float(document["tolerance"])

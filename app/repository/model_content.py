@@ -1,13 +1,16 @@
-"""Lists what a model folder holds. Names that begin with a dot are no part of a model, in any place of its path.
+"""Lists and hashes what a model folder holds.
 
-The server keeps its own files under such names, and other systems leave theirs, such as `.DS_Store`. They are neither
-signed nor hashed, copied, unpacked or packed.
+Names that begin with a dot are no part of a model, in any place of its path. The server keeps its own files under
+such names, and other systems leave theirs, such as `.DS_Store`.
 """
 
+import hashlib
 import shutil
 from pathlib import Path
 
+from app.engines.compile_report import hash_files
 from app.errors import IntegrityError
+from app.manifest.model_specs import FRAMEWORKS
 
 
 def is_hidden(name: str) -> bool:
@@ -26,12 +29,7 @@ def list_content(folder: Path) -> list[Path]:
 
 
 def copy_content(folder: Path, target: Path) -> None:
-    """Copy a model folder to the new folder `target`.
-
-    Raises:
-        IntegrityError: it holds a link, a pipe or a device.
-        OSError: it cannot be read or written.
-    """
+    """Copy a model folder to the new folder `target`. Raises `IntegrityError` for a link or device, or `OSError`."""
     target.mkdir()
     for path in list_content(folder):
         if path.is_symlink() or not path.is_file():
@@ -39,3 +37,34 @@ def copy_content(folder: Path, target: Path) -> None:
         copy = target / path.relative_to(folder)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
+
+
+def list_artifact(path: Path, framework: str) -> list[Path]:
+    """Return the files of the artifact at `path`, by name: the file and its companion, or all files of a folder.
+
+    Raises `IntegrityError`: it is missing, or anything of it is a link or no plain file.
+    """
+    is_folder = path.is_dir() and not path.is_symlink()
+    members = list_content(path) if is_folder else [path, *list_companions(path, framework)]
+    if not members or any(member.is_symlink() or not member.is_file() for member in members):
+        raise IntegrityError(f"{path.name} is missing, or is not a plain file")
+    return members
+
+
+def list_companions(path: Path, framework: str) -> list[Path]:
+    """The second file of an artifact, if it is there: an ONNX model's weights."""
+    companion = FRAMEWORKS[framework].companion
+    beside = path.with_name(f"{path.name}{companion}")
+    return [beside] if companion is not None and (beside.exists() or beside.is_symlink()) else []
+
+
+def hash_artifact(path: Path, framework: str) -> str:
+    """SHA-256 of an artifact, in hex: of its bytes, then of its companion's; of a folder that of its list of hashes.
+
+    That list is what `sha256sum` prints for the files by name. Raises `IntegrityError` or `OSError`.
+    """
+    members = list_artifact(path, framework)
+    if not path.is_dir():
+        return hash_files(*members)
+    lines = [f"{hash_files(member)}  {member.relative_to(path).as_posix()}\n" for member in members]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -20,7 +20,7 @@ from app.handlers.handler_archive import (
     read_archive,
 )
 from app.manifest.model_manifest import MANIFEST_FILE, MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, read_manifest
-from app.repository.artifact_files import hash_artifact
+from app.repository.model_content import hash_artifact
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +80,7 @@ class ModelFolder:
         return read_manifest(self.path)
 
     def verify_artifact(self, manifest: ModelManifest) -> None:
-        """Compare the artifact with the manifest's SHA-256.
-
-        Raises:
-            IntegrityError: the artifact is missing, a link, or another file.
-        """
+        """Raise `IntegrityError` unless the artifact is a plain file that has the manifest's SHA-256."""
         path = self.path / manifest.artifact.file
         try:
             actual = hash_artifact(path, manifest.framework)
@@ -106,14 +102,15 @@ class ModelFolder:
         folder = self.path / EXAMPLES_FOLDER
         return tuple(sorted(path.name for path in folder.glob("[!.]*") if path.suffix in (".png", ".jpg")))
 
+    def read_examples(self) -> dict[str, bytes]:
+        """Contents of the example pictures, by file name; raises `OSError`."""
+        return {name: (self.path / EXAMPLES_FOLDER / name).read_bytes() for name in self.find_examples()}
+
 
 def find_model_folders(root: Path) -> list[ModelFolder]:
     """Find every model version below `root`, by name and then version; other files and folders are passed over.
 
-    An archive may have any name that TorchServe takes. A model in a folder of another name is logged once.
-
-    Raises:
-        ManifestError: `root` is not a folder.
+    A model in a folder of a wrong name is logged once. Raises `ManifestError` if `root` is not a folder.
     """
     if not root.is_dir():
         raise ManifestError(f"{root} is not a folder")
@@ -164,11 +161,7 @@ def order_version(version: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def describe_files(folder: ModelFolder) -> list[tuple[str, int, int]]:
-    """Return path, size in bytes and time of every file of a version, but of those whose names begin with a dot.
-
-    Raises:
-        OSError: a file went away meanwhile, or cannot be looked at.
-    """
+    """Return path, size in bytes and time of every file that is not hidden; raises `OSError`."""
     files = []
     for path in (*folder.path.glob("[!.]*"), *folder.path.glob("[!.]*/*"), *folder.path.glob("[!.]*/*/*")):
         status = path.stat()

@@ -1,7 +1,7 @@
-"""Signs and verifies model folders and unpacked archives: their name, their version and every file.
+"""Signs and verifies model folders and unpacked archives, and says which programs of theirs may be run here.
 
-A folder is signed with an Ed25519 key that `ssh-keygen -t ed25519` made. Its `signature.json` holds the signed content
-and the public key. A server's trust file, `instance/trusted_keys`, has one public key a line, in ssh-keygen's form.
+The name, the version and every file are signed with a key that `ssh-keygen -t ed25519` made. A `signature.json` holds
+the signed content and the public key. A server trusts the keys in `instance/trusted_keys`, one a line.
 
 The cryptographic library is imported at its first use: most servers never sign or verify.
 """
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.config.settings import Settings
 from app.engines.compile_report import hash_files
 from app.errors import SignatureError
+from app.manifest.model_manifest import ModelManifest
 from app.processes.atomic import write_file
 from app.repository.model_content import list_content
 from app.repository.model_folder import ModelFolder
@@ -23,6 +25,10 @@ TRUST_FILE = "trusted_keys"
 FORMAT = "scancer-model-1"
 KEY_KIND = "ssh-ed25519"
 MAX_SIGNATURE_BYTES = 1 << 20
+PROGRAMS_ARE_OFF = (
+    "it brings a program of its own, and programs that no trusted key has signed are not run here; "
+    "SCANCER_PROGRAMS=all trusts every one"
+)
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,7 @@ class TrustedKey:
 
 
 def read_trusted_keys(instance: Path) -> list[TrustedKey]:
-    """Read the trust file; without one, no key is trusted.
-
-    Raises:
-        SignatureError: a line is no Ed25519 key.
-    """
+    """Read the trust file; without one, no key is trusted. Raises `SignatureError`: a line is no Ed25519 key."""
     try:
         lines = (instance / TRUST_FILE).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -89,11 +91,7 @@ def to_bytes(content: dict[str, Any]) -> bytes:
 
 
 def sign_folder(folder: ModelFolder, key: Path) -> None:
-    """Write the signature of a whole folder with a private key of OpenSSH's form.
-
-    Raises:
-        ModelFolderError: the folder is not whole, or the file holds no Ed25519 key without a passphrase.
-    """
+    """Sign a whole folder with a private key of OpenSSH's form. Raises `ModelFolderError`."""
     if folder.is_archive:
         folder.read_archive()
     else:
@@ -131,13 +129,9 @@ def verify_folder(folder: ModelFolder, instance: Path) -> TrustedKey | None:
 
 
 def verify_content(path: Path, name: str, version: str, instance: Path) -> TrustedKey | None:
-    """Verify the signature that lies in a folder.
+    """Verify a folder's signature; return the trusted key that made it, or None if the folder is not signed.
 
-    Returns:
-        The trusted key that made it; None if the folder is not signed.
-
-    Raises:
-        SignatureError: its key is not in the trust file, it is of another content, or it is damaged.
+    Raises `SignatureError`: its key is not in the trust file, it is of another content, or it is damaged.
     """
     file = path / SIGNATURE_FILE
     if not file.exists():
@@ -183,3 +177,28 @@ def check_signature(text: str, signature: bytes, signed: bytes) -> None:
         public.verify(signature, signed)
     except InvalidSignature:
         raise SignatureError("the signature does not hold: what was signed has been changed") from None
+
+
+def require_trust(path: Path, name: str, version: str, settings: Settings) -> None:
+    """Raise `SignatureError` unless the program in a folder may be run; a signature must hold in any case."""
+    refuse_unsigned(verify_content(path, name, version, settings.instance), settings)
+
+
+def refuse_unsigned(signer: TrustedKey | None, settings: Settings) -> None:
+    """Raise `SignatureError` for a program that nobody signed, unless every one is trusted."""
+    if signer is None and settings.programs == "off":
+        raise SignatureError(PROGRAMS_ARE_OFF)
+
+
+def verify_trusted(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> TrustedKey | None:
+    """Verify a model folder as `verify_folder`; an artifact that is a program must be one that may be run."""
+    signer = verify_folder(folder, settings.instance)
+    if manifest.is_program:
+        refuse_unsigned(signer, settings)
+    return signer
+
+
+def require_trusted_artifact(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> None:
+    """Raise `SignatureError` if the artifact is a program that may not be run; other signatures are not looked at."""
+    if manifest.is_program:
+        verify_trusted(folder, manifest, settings)

@@ -16,13 +16,8 @@ COMPILING_PATTERN = ".compiling-*"
 def stage(model_folder: Path, pattern: str, name: str) -> Iterator[Path]:
     """Give a folder whose sub-folder `name` is to be filled, and put that into the model folder when the block ends.
 
-    Args:
-        model_folder: of the version.
-        pattern: of the staging folder's name; its `*` becomes this process's id, see `sweep_staging`.
-        name: what is made; an earlier one is replaced, but stays if the block raises.
-
-    Raises:
-        CompiledModelError: a folder cannot be written.
+    An earlier one stays if the block raises. `pattern` is the staging folder's name; its `*` becomes this process's id.
+    Raises `CompiledModelError` if a folder cannot be written.
     """
     staging = model_folder / pattern.replace("*", str(os.getpid()))
     try:
@@ -34,9 +29,3 @@ def stage(model_folder: Path, pattern: str, name: str) -> Iterator[Path]:
         raise CompiledModelError(f"the folder {name} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def sweep_staging(model_folder: Path, pattern: str) -> None:
-    """Remove what processes that were killed have left; call it where no other one can be at work."""
-    for left in model_folder.glob(pattern):
-        shutil.rmtree(left, ignore_errors=True)

@@ -199,7 +199,7 @@ PROGRAMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
 
 def write_folder(models: Path, framework: str, write: Callable[[Path], Path], version: str = "1.0") -> Path:
     """Write `models/tiny-programs/VERSION` as an operator would put it there."""
-    from app.repository.artifact_files import hash_artifact
+    from app.repository.model_content import hash_artifact
 
     folder = models / "tiny-programs" / version
     folder.mkdir(parents=True)

@@ -22,7 +22,7 @@ from app.api.request.changes import await_workers, lend_changes, note, refuse_ot
 from app.api.request.parameters import Parameters, read_parameters, read_query
 from app.api.request.services import facts, services
 from app.errors import BadRequestError, ModelStartError, ServiceUnavailableError
-from app.exchange.incoming_file import IncomingFile
+from app.exchange.quarantine import IncomingFile
 from app.exchange.remote_source import forget_query, is_remote
 from app.handlers.client.handler_model import NO_DESCRIBER
 from app.manifest.bounds import BATCH_DELAY_MS, BATCH_SIZE, PAGE_SIZE, PAGE_TOKEN, TIMEOUT_S, WORKERS

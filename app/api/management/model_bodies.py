@@ -14,7 +14,7 @@ from werkzeug.formparser import MultiPartParser
 from app.api.request.bodies import refuse_compression
 from app.config.settings import KIB, Settings
 from app.errors import BadRequestError, BodyTooLargeError, ServiceUnavailableError
-from app.exchange.incoming_file import IncomingFile, open_incoming
+from app.exchange.quarantine import IncomingFile, open_incoming
 from app.exchange.remote_source import open_remote
 from app.manifest.model_manifest import MAX_MANIFEST_BYTES
 

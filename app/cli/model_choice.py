@@ -10,8 +10,7 @@ import click
 from flask.cli import AppGroup
 
 from app.api.request.services import services
-from app.compiling.archive_compiler import read_compiled
-from app.compiling.archive_manifest import hash_archive
+from app.compiling.archive_compiler import hash_archive, read_compiled
 from app.engines.compile_report import IR_FILE
 from app.errors import AnsweredError, ModelFolderError, OperatorError
 from app.handlers.handler_archive import HandlerArchive

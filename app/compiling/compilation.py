@@ -76,10 +76,8 @@ def write_compiled(reference: Reference, folder: Path) -> CompileReport:
     with stage(folder, COMPILING_PATTERN, reference.compiled) as staging:
         target = staging / reference.compiled
         save_ir(reference.to_openvino(), target / IR_FILE)
-        ours, theirs = (
-            to_probabilities(scores, manifest.output)
-            for scores in (infer_compiled(staging, reference), reference.scores)
-        )
+        ours = to_probabilities(infer_compiled(staging, reference), manifest.output)
+        theirs = to_probabilities(reference.scores, manifest.output)
         report = CompileReport(
             artifact_sha256=manifest.artifact.sha256,
             graph_sha256=manifest.graph_sha256,

@@ -27,17 +27,12 @@ PROGRAMS = (ModelFormat.TORCHSCRIPT, ModelFormat.PT2, ModelFormat.ONNX, ModelFor
 UNPACKABLE = (ModelFormat.FOLDER, ModelFormat.PACKED, ModelFormat.ARCHIVE, ModelFormat.UNKNOWN)
 """Formats for `unpack`, which unpacks them or refuses them with a better reason than an unknown format."""
 ARTIFACT_FORMATS = {
-    ("torch", ".safetensors"): ModelFormat.SAFETENSORS,
-    ("torch", ".pt"): ModelFormat.STATE_DICT,
-    ("torch", ".pth"): ModelFormat.STATE_DICT,
-    ("keras", ".keras"): ModelFormat.KERAS,
-    ("keras", ".h5"): ModelFormat.HDF5,
-    ("torchscript", ".pt"): ModelFormat.TORCHSCRIPT,
-    ("torchscript", ".pth"): ModelFormat.TORCHSCRIPT,
-    ("torchscript", ".torchscript"): ModelFormat.TORCHSCRIPT,
-    ("torch_export", ".pt2"): ModelFormat.PT2,
-    ("onnx", ".onnx"): ModelFormat.ONNX,
-    ("saved_model", ".savedmodel"): ModelFormat.SAVED_MODEL,
+    "torch": {".safetensors": ModelFormat.SAFETENSORS, **dict.fromkeys((".pt", ".pth"), ModelFormat.STATE_DICT)},
+    "keras": {".keras": ModelFormat.KERAS, ".h5": ModelFormat.HDF5},
+    "torchscript": dict.fromkeys((".pt", ".pth", ".torchscript"), ModelFormat.TORCHSCRIPT),
+    "torch_export": {".pt2": ModelFormat.PT2},
+    "onnx": {".onnx": ModelFormat.ONNX},
+    "saved_model": {".savedmodel": ModelFormat.SAVED_MODEL},
 }
 """The format that an artifact must have, by the manifest's framework and the file's suffix."""
 OTHER_FILES = re.compile(
@@ -89,7 +84,7 @@ def check_artifact(folder: ModelFolder, manifest: ModelManifest, settings: Setti
     """Raise `ModelFileError` if an artifact is not of the format of its name, since loaders go by the name."""
     path = folder.path / manifest.artifact.file
     kind = identify(path)
-    wanted = ARTIFACT_FORMATS[manifest.framework, path.suffix]
+    wanted = ARTIFACT_FORMATS[manifest.framework][path.suffix]
     if kind is not wanted:
         if kind in (*WEIGHTS, *PROGRAMS):
             rule = f'by its name, and framework = "{manifest.framework}", it should be {wanted.title}'

@@ -25,10 +25,6 @@ TRUST_FILE = "trusted_keys"
 FORMAT = "scancer-model-1"
 KEY_KIND = "ssh-ed25519"
 MAX_SIGNATURE_BYTES = 1 << 20
-PROGRAMS_ARE_OFF = (
-    "it brings a program of its own, and programs that no trusted key has signed are not run here; "
-    "SCANCER_PROGRAMS=all trusts every one"
-)
 
 
 @dataclass(frozen=True)
@@ -187,7 +183,10 @@ def require_trust(path: Path, name: str, version: str, settings: Settings) -> No
 def refuse_unsigned(signer: TrustedKey | None, settings: Settings) -> None:
     """Raise `SignatureError` for a program that nobody signed, unless every one is trusted."""
     if signer is None and settings.programs == "off":
-        raise SignatureError(PROGRAMS_ARE_OFF)
+        raise SignatureError(
+            "it brings a program of its own, and programs that no trusted key has signed are not run here; "
+            "SCANCER_PROGRAMS=all trusts every one"
+        )
 
 
 def verify_trusted(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> TrustedKey | None:

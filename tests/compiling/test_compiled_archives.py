@@ -19,8 +19,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from app import create_app
-from app.compiling.archive_compiler import compile_archive
-from app.compiling.archive_manifest import tell_apart
+from app.compiling.archive_compiler import compile_archive, tell_apart
 from app.config.settings import Settings
 from app.engines.pytorch.torchvision_operators import declare_operators
 from app.errors import CompiledModelError

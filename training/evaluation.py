@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from app.evaluation.estimate import Estimate, estimate_share
+from app.evaluation.estimates import Estimate, estimate_share
 
 BOOTSTRAP_ROUNDS = 2000
 

@@ -11,7 +11,7 @@ from PIL import Image
 from app.compiling.folder_compiler import compile_model
 from app.engines.base import build_engine
 from app.engines.compile_report import hash_files
-from app.evaluation.estimate import Estimate
+from app.evaluation.estimates import Estimate
 from app.manifest.model_manifest import read_manifest
 from app.pipeline.decoding.decode import decode
 from app.pipeline.decoding.limits import ImageLimits

@@ -12,7 +12,7 @@ from app.api.request.services import services
 from app.cli.model_choice import FOLDER, models_commands
 from app.errors import AnsweredError, EvaluationError, OperatorError
 from app.evaluation.best_version import Lead, choose_best, rank
-from app.evaluation.estimate import Estimate
+from app.evaluation.estimates import Estimate
 from app.evaluation.evaluation_report import (
     Evaluation,
     compare_evaluations,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from app.config.settings import Settings
 from app.errors import EvaluationError, ModelFolderError
-from app.evaluation.auc import AucComparison
+from app.evaluation.estimates import AucComparison
 from app.evaluation.evaluation_report import Evaluation, compare_evaluations, read_evaluation
 from app.evaluation.version_evaluation import identify_model
 from app.registry.model_loader import ModelLoader
@@ -23,26 +23,19 @@ class Lead:
 
 def rank(evaluations: list[Evaluation], current: str) -> list[Evaluation]:
     """From the best AUC down; of equal ones the present default first, then the later in the list."""
-    places = {evaluation.version: place for place, evaluation in enumerate(evaluations)}
-    return sorted(
-        evaluations,
-        key=lambda each: (each.metrics["auc"].value, each.version == current, places[each.version]),
-        reverse=True,
-    )
+    from_new_to_old = evaluations[::-1]
+    return sorted(from_new_to_old, key=lambda each: (-each.metrics["auc"].value, each.version != current))
 
 
 def choose_best(
     versions: Mapping[str, PlannedVersion], current: str, settings: Settings
 ) -> tuple[Evaluation, list[Lead]]:
-    """Choose the version with the best AUC.
+    """Choose the version with the best AUC, and return its report and its lead over each other, the next best first.
 
     Args:
         versions: all that are registered of a model, from old to new.
         current: the default now.
         settings: where the reports lie, and how models are served.
-
-    Returns:
-        Its report, and its lead over each of the others, the next best first.
 
     Raises:
         EvaluationError: a version has no report, or was changed since, or the reports are of different pictures.
@@ -57,11 +50,10 @@ def choose_best(
 
 def read_valid(planned: PlannedVersion, settings: Settings) -> Evaluation:
     """Read the report of a version; raises `EvaluationError` unless it is of the version as it is now."""
-    key = planned.wanted.key
-    place = "/".join(key)
+    place = planned.folder.label
     try:
         manifest = planned.folder.read_manifest()
-        evaluation = read_evaluation(settings.instance, key)
+        evaluation = read_evaluation(settings.instance, planned.wanted.key)
         model_sha256 = identify_model(planned.folder, manifest, ModelLoader(settings))
     except (EvaluationError, ModelFolderError) as error:
         raise EvaluationError(f"{place}: {error.message}") from error

@@ -10,12 +10,9 @@ from numpy.typing import NDArray
 
 from app.arrays import Probabilities
 from app.errors import EvaluationError
-from app.evaluation.auc import AucComparison, choose_classes, compare_aucs, estimate_auc
-from app.evaluation.estimate import Estimate
+from app.evaluation.estimates import AucComparison, Estimate, choose_classes, compare_aucs, estimate_auc
 from app.processes.atomic import write_file
 from app.state.wanted import Key
-
-EVALUATIONS_FOLDER = "evaluations"
 
 
 @dataclass(frozen=True)
@@ -23,15 +20,13 @@ class Evaluation:
     """How good a version was on which pictures.
 
     Attributes:
-        model, version: which one.
-        date: when, ISO 8601.
+        date: ISO 8601.
         model_sha256: of all that decides its answers; see `identify_model`.
         precision: of the compiled model that answered: `float32` or `int8`.
         data_sha256: of the pictures that were counted and of their classes; see `identify_data`.
         pictures: how many of each class were counted, classes in the manifest's order.
         unreadable: how many others could not be read.
         positive_class, threshold: the operating point that was measured; None for more than two classes.
-        metrics: the figures.
         labels: class of each picture, in the order of the contents' hashes: pictures of two reports with one
             `data_sha256` pair up.
         probabilities: [pictures, classes], in the same order.
@@ -58,30 +53,24 @@ class Evaluation:
 
 def find_reports(instance: Path, name: str) -> Path:
     """The folder of the reports of a model's versions."""
-    return instance / EVALUATIONS_FOLDER / name
+    return instance / "evaluations" / name
 
 
-def find_report(instance: Path, key: Key) -> Path:
-    """Where the report of a version lies."""
-    name, version = key
-    return find_reports(instance, name) / f"{version}.json"
-
-
-def write_evaluation(instance: Path, evaluation: Evaluation) -> Path:
-    """Write a report in the place of an earlier one, or raise `EvaluationError`; return its path."""
-    path = find_report(instance, (evaluation.model, evaluation.version))
+def write_evaluation(instance: Path, evaluation: Evaluation) -> None:
+    """Write a report in the place of an earlier one, or raise `EvaluationError`."""
+    reports = find_reports(instance, evaluation.model)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps(asdict(evaluation), indent=2) + "\n")
+        reports.mkdir(parents=True, exist_ok=True)
+        write_file(reports / f"{evaluation.version}.json", json.dumps(asdict(evaluation), indent=2) + "\n")
     except OSError as error:
         raise EvaluationError(f"the report cannot be written: {error.strerror}") from error
-    return path
 
 
 def read_evaluation(instance: Path, key: Key) -> Evaluation:
     """Read the report of a version; raises `EvaluationError` if there is none, or none that can be read."""
+    name, version = key
     try:
-        document = json.loads(find_report(instance, key).read_text(encoding="utf-8"))
+        document = json.loads((find_reports(instance, name) / f"{version}.json").read_text(encoding="utf-8"))
         metrics = {name: Estimate(**each) for name, each in document.pop("metrics").items()}
         evaluation = Evaluation(**document, metrics=metrics)
         check(evaluation, key)

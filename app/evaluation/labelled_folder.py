@@ -18,7 +18,6 @@ MIN_PICTURES = 3
 MAX_CALIBRATION_PICTURES = 300
 CALIBRATION_SHARE = 1 / 3
 """At most this part of each class calibrates; the others measure."""
-SEED = 0
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,10 @@ def list_class(folder: Path, label: int) -> list[LabelledPicture]:
     return [LabelledPicture(path, label) for path in paths]
 
 
-def split_pictures(
-    pictures: Sequence[LabelledPicture],
-) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
+def split_pictures(pictures: Sequence[LabelledPicture]) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
     """Split by a seeded draw within each class: those that calibrate, about 300 in all, and those that measure."""
     share = min(CALIBRATION_SHARE, MAX_CALIBRATION_PICTURES / len(pictures))
-    random = np.random.default_rng(SEED)
+    random = np.random.default_rng(0)
     calibration, measured = [], []
     for label in sorted({picture.label for picture in pictures}):
         of_class = [picture for picture in pictures if picture.label == label]
@@ -81,11 +78,7 @@ def split_pictures(
 
 
 def read_picture(path: Path, spec: InputSpec, limits: ImageLimits) -> InputBatch:
-    """Read a picture as the service would: uint8, [1, H, W, 3].
-
-    Raises:
-        PicturesError: it cannot be read or decoded; the message names it by class folder and file.
-    """
+    """Read a picture as the service would: uint8, [1, H, W, 3]; raises `PicturesError` with class folder and file."""
     name = f"{path.parent.name}/{path.name}"
     try:
         return preprocess(decode(path.read_bytes(), limits).pixels, spec)[np.newaxis]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ from app.engines.conversion import quantize_ir, quantizer_version, require_nncf
 from app.engines.int8_report import INT8_FOLDER, Int8Report, read_int8_report
 from app.engines.openvino_engine import OpenVINOEngine
 from app.errors import CompiledModelError
-from app.evaluation.auc import choose_classes, compare_aucs
+from app.evaluation.estimates import choose_classes, compare_aucs
 from app.evaluation.labelled_folder import LabelledPicture, find_pictures, read_picture, split_pictures
 from app.manifest.model_manifest import ModelManifest, read_manifest
 from app.manifest.model_specs import OutputSpec
@@ -35,13 +36,7 @@ PICTURES_IN_TURN = 16
 
 @dataclass(frozen=True)
 class Measured:
-    """What two engines said of the same pictures.
-
-    Attributes:
-        labels: true class of each.
-        f32, int8: probabilities, [N, classes].
-        ms_f32, ms_int8: median milliseconds a picture.
-    """
+    """What two engines said of the same pictures, [N, classes], and their median milliseconds a picture."""
 
     labels: NDArray[np.int64]
     f32: Probabilities
@@ -53,10 +48,7 @@ class Measured:
 def quantize_in_process(folder: Path, pictures: Path, settings: Settings) -> Int8Report:
     """Quantize one model version in a new process, compiling it first if need be, and read the report.
 
-    Args:
-        folder: of the version.
-        pictures: folder of labelled pictures; see `find_pictures`.
-        settings: instance folder, for the lock that compilations share, and their limits.
+    `pictures` is a folder of labelled pictures; see `find_pictures`.
 
     Raises:
         FrameworkMissingError: NNCF is not installed here.
@@ -72,39 +64,30 @@ def quantize_in_process(folder: Path, pictures: Path, settings: Settings) -> Int
         compile_in_process(folder, settings, only_if_invalid=True)
     with hold_compilation(ModelFolder(folder), STAGING_PATTERN, settings):
         arguments: list[str | Path] = [folder.resolve(), pictures.resolve(), str(settings.max_pixels)]
-        run_confined(quantize_here, arguments, settings, shows_output=True)
+        run_confined(quantize_model, arguments, settings, shows_output=True)
         return read_int8_report(folder, manifest, read_report(folder, manifest))
 
 
-def quantize_here(folder: str, pictures: str, max_pixels: str) -> None:
-    """What the confined process does: see `quantize_model`."""
-    quantize_model(Path(folder), Path(pictures), ImageLimits(int(max_pixels)))
-
-
-def quantize_model(folder: Path, pictures: Path, limits: ImageLimits) -> Int8Report:
-    """Quantize one compiled model in this process, measure it, and put the result into its `compiled_int8/`.
+def quantize_model(folder_path: str, pictures_path: str, max_pixels: str) -> None:
+    """Quantize one compiled model, measure it, and put the result into its `compiled_int8/`: in a confined process.
 
     Raises:
         PicturesError: the pictures cannot be used.
         ModelFolderError: the folder cannot be read or written.
     """
+    folder = Path(folder_path)
     manifest = read_manifest(folder)
     ModelFolder(folder).verify_artifact(manifest)
     f32 = read_report(folder, manifest)
-    calibration, measured = split_pictures(find_pictures(pictures, manifest.output.classes))
-
-    def read(path: Path) -> InputBatch:
-        return read_picture(path, manifest.input, limits)
-
+    calibration, measured = split_pictures(find_pictures(Path(pictures_path), manifest.output.classes))
+    read = partial(read_picture, spec=manifest.input, limits=ImageLimits(int(max_pixels)))
     with stage(folder, STAGING_PATTERN, INT8_FOLDER) as staging:
         target = staging / INT8_FOLDER
         paths = [picture.path for picture in calibration]
         quantize_ir(folder / COMPILED_FOLDER / IR_FILE, target / IR_FILE, paths, read)
         engines = (OpenVINOEngine(folder, manifest, 1), OpenVINOEngine(staging, manifest, 1, INT8_FOLDER))
         result = measure(engines, measured, read, manifest.output)
-        report = make_report(manifest, f32, hash_ir(target), len(calibration), result)
-        report.write(target)
-    return report
+        make_report(manifest, f32, hash_ir(target), len(calibration), result).write(target)
 
 
 def measure(

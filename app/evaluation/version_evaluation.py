@@ -13,13 +13,13 @@ from app.arrays import Probabilities
 from app.config.settings import Settings
 from app.engines.process_engine import runs_natively
 from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, PicturesError
-from app.evaluation.auc import choose_classes, estimate_auc
-from app.evaluation.estimate import Estimate, estimate_share
+from app.evaluation.estimates import Estimate, choose_classes, estimate_auc, estimate_share
 from app.evaluation.evaluation_report import Evaluation
 from app.evaluation.labelled_folder import LabelledPicture
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import OutputSpec
 from app.pipeline.served_model import ServedModel, Upload
+from app.registry.model_entry import ModelEntry
 from app.registry.model_loader import ModelLoader
 from app.repository.model_folder import ModelFolder
 from app.state.wanted import PlannedVersion
@@ -54,11 +54,7 @@ def evaluate_version(
 ) -> Measured:
     """Show the pictures to one version, as many at a time as it batches, and work out its figures.
 
-    Args:
-        planned: the version; it is compiled first if need be, as a server would.
-        pictures: see `find_pictures`.
-        settings: how models are served, and which pictures are taken.
-        advance: is told how many pictures were done.
+    The version is compiled first if need be, as a server would. `advance` is told how many pictures were done.
 
     Raises:
         ModelFolderError: the model cannot be served.
@@ -74,28 +70,34 @@ def evaluate_version(
         answers, unreadable = ask(loaded.served, pictures, settings.max_body_bytes, advance)
     finally:
         loaded.served.close()
-    spec = loaded.manifest.output
+    evaluation = make_evaluation(loaded, loaded.manifest.output, model_sha256, answers, len(unreadable))
+    return Measured(evaluation, unreadable)
+
+
+def make_evaluation(
+    loaded: ModelEntry, spec: OutputSpec, model_sha256: str, answers: Sequence[Answer], unreadable: int
+) -> Evaluation:
+    """Work out the figures; raises `PicturesError` if too few pictures of a class were answered."""
     labels = np.array([answer.label for answer in answers], dtype=np.int64)
     counts = {name: int((labels == index).sum()) for index, name in enumerate(spec.classes)}
     fewest = min(counts, key=counts.__getitem__)
     if counts[fewest] < MIN_READABLE_PICTURES:
         raise PicturesError(f"only {counts[fewest]} of the pictures of {fewest} can be read: too few")
-    evaluation = Evaluation(
-        model=planned.wanted.name,
-        version=planned.wanted.version,
+    return Evaluation(
+        model=loaded.wanted.name,
+        version=loaded.wanted.version,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         model_sha256=model_sha256,
         precision="int8" if loaded.int8 else "float32",
         data_sha256=identify_data(answers, spec.classes),
         pictures=counts,
-        unreadable=len(unreadable),
+        unreadable=unreadable,
         positive_class=spec.positive_class,
         threshold=spec.threshold,
         metrics=work_out(answers, labels, spec),
         labels=labels.tolist(),
         probabilities=[answer.probabilities for answer in answers],
     )
-    return Measured(evaluation, unreadable)
 
 
 def ask(
@@ -156,8 +158,7 @@ def identify_data(answers: Sequence[Answer], classes: Sequence[str]) -> str:
 def identify_model(folder: ModelFolder, manifest: ModelManifest, loader: ModelLoader) -> str:
     """SHA-256 of all that decides a version's answers: artifact, compiled model, and what the manifest says of them.
 
-    Raises:
-        ModelFolderError: the artifact or the compiled model is not the one that its hash names.
+    Raises `ModelFolderError` if the artifact or the compiled model is not the one that its hash names.
     """
     folder.verify_artifact(manifest)
     output = manifest.output

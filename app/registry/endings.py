@@ -16,13 +16,9 @@ log = logging.getLogger(__name__)
 
 
 class Endings:
-    """Counts what is ending of each version.
+    """Counts in `counts` how much is ending of each version.
 
-    Args:
-        settings: say how long a request may have a model.
-        archives: ends programs.
-        inbox: of the registry's thread.
-        on_end: called there when nothing of a version is ending any more.
+    The thread of `inbox`, the registry's, calls `on_end` when nothing of a version is ending any more.
 
     Thread safety: all methods are for the registry's thread.
     """
@@ -34,19 +30,12 @@ class Endings:
         self._archives = archives
         self._inbox = inbox
         self._on_end = on_end
-        self._ending: Counter[Key] = Counter()
+        self.counts: Counter[Key] = Counter()
         self._waiting: list[ModelEntry] = []
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._ending
-
-    def list_keys(self) -> list[Key]:
-        """The versions of which something is ending."""
-        return list(self._ending)
 
     def add(self, entry: ModelEntry) -> None:
         """Let go what an entry holds at the next `begin`."""
-        self._ending[entry.key] += 1
+        self.counts[entry.key] += 1
         self._waiting.append(entry)
 
     def begin(self) -> None:
@@ -61,7 +50,7 @@ class Endings:
         attempt.is_dropped = True
         if attempt.program is not None:  # that may take minutes
             attempt.is_awaited = True
-            self._ending[attempt.draft.key] += 1
+            self.counts[attempt.draft.key] += 1
             start_thread("abort-start", partial(self._archives.abort, attempt.program))
 
     def note_end(self, attempt: Attempt) -> None:
@@ -80,7 +69,7 @@ class Endings:
         self._inbox.post(self._note, entry)
 
     def _note(self, entry: ModelEntry) -> None:
-        self._ending[entry.key] -= 1
-        if not self._ending[entry.key]:
-            del self._ending[entry.key]
+        self.counts[entry.key] -= 1
+        if not self.counts[entry.key]:
+            del self.counts[entry.key]
             self._on_end(entry)

@@ -24,7 +24,6 @@ class Sighting:
     """A folder as it was last seen.
 
     Attributes:
-        folder: which.
         accepted: its fingerprint when it was last found to be whole; None if it never was.
         seen, since_s: the fingerprint that it has now, and `time.monotonic()` of when that was first seen.
     """
@@ -49,9 +48,7 @@ class FolderScan:
 
 
 def scan_folders(root: Path, before: FolderScan | None, states: Mapping[str, str]) -> FolderScan:
-    """Look at the model folders.
-
-    A folder that cannot be looked at stays as it was; no other one is concerned.
+    """Look at the model folders; one that cannot be looked at stays as it was.
 
     Args:
         root: the model repository.
@@ -66,18 +63,15 @@ def scan_folders(root: Path, before: FolderScan | None, states: Mapping[str, str
             log.error("no models", extra={"reason": str(error)})
         return FolderScan(known)
     found = {key: each.folder for key, each in known.items() if key not in found and not is_gone(each.folder)} | found
-    sightings, changed = {}, set()
+    sightings = {}
     for key, folder in found.items():
-        now: Sighting | None
-        last = known.get(key)
         try:
-            now = look_at(folder, last, states.get("/".join(key), ""), is_first=before is None)
+            sightings[key] = look_at(folder, known.get(key), states.get("/".join(key), ""), is_first=before is None)
         except OSError:  # a file went away meanwhile
-            now = last
-        if now is not None:
-            sightings[key] = now
-            if last is not None and last.accepted not in (None, now.accepted):
-                changed.add(key)
+            if key in known:
+                sightings[key] = known[key]
+    kept = known.keys() & sightings.keys()
+    changed = {key for key in kept if known[key].accepted not in (None, sightings[key].accepted)}
     return FolderScan(sightings, frozenset(changed))
 
 

@@ -9,7 +9,6 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from app.exchange.quarantine import sweep as sweep_quarantines
 from app.processes.atomic import synchronize
 from app.repository.model_folder import ModelFolder
 from app.state.store_access import StoreAccess
-from app.state.wanted import Key, Plan, WantedVersion
+from app.state.wanted import Key, Plan
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +27,7 @@ log = logging.getLogger(__name__)
 def find_source(url: str, store: Path) -> Path | None:
     """Return what `url` names in the store's folder, or None if there is nothing of that name.
 
-    Raises:
-        ModelNotFoundError: `url` is empty, too long, or leads out of the folder.
+    Raises `ModelNotFoundError` if `url` is empty, too long, or leads out of the folder.
     """
     if not url:
         raise ModelNotFoundError("empty url")
@@ -53,19 +51,12 @@ def make_token(quarantine: Quarantine, key: Key) -> str:
 def sweep(settings: Settings, access: StoreAccess, failed: str = "") -> None:
     """Remove the quarantines that no process holds, and the folders that no version owns.
 
-    Args:
-        settings: the model repository.
-        access: the way to the state store.
-        failed: token of an arrival that has failed, although the caller still holds its quarantine.
-
-    Raises:
-        StateStoreError: the store cannot be read or changed.
-        DiskFullError: the disk is full.
+    `failed` is the token of an arrival that has failed, although the caller still holds its quarantine. Raises
+    `StateStoreError` if the store cannot be read or changed, and `DiskFullError`.
     """
     models = settings.models
     sweep_quarantines(models)
-    strays = access.read().strays if access.exists() else frozenset()
-    if not any(is_left(models, token, failed) for token in strays):
+    if not any(is_left(models, token, failed) for token in access.read().strays):
         return
     removed: list[Path] = []
     try:
@@ -100,13 +91,14 @@ def take_away(models: Path, token: str, removed: list[Path]) -> bool:
     return True
 
 
-def check_free(versions: Mapping[Key, WantedVersion], plan: Plan, key: Key, settings: Settings) -> None:
+def check_free(plan: Plan, key: Key, settings: Settings) -> None:
     """Raise `ConflictError` unless the place of a version is free."""
     name, version = key
     if version in plan.versions.get(name, {}):
         raise already_registered(key)
-    if key in versions and versions[key].token is None and not versions[key].is_registered:
-        raise ConflictError(f"A folder among the models holds {name}/{version}: register url={versions[key].url}")
+    known = plan.state.versions.get(key)
+    if known is not None and known.token is None and not known.is_registered:
+        raise ConflictError(f"A folder among the models holds {name}/{version}: register url={known.url}")
     if os.path.lexists(settings.models / name / version):
         raise ConflictError(
             f"Model version {version} of model {name} is still being removed, or something else lies in its place; "

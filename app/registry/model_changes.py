@@ -27,7 +27,7 @@ from app.processes.atomic import synchronize_tree
 from app.registry.model_arrivals import already_registered, check_free, find_source, make_token, sweep
 from app.repository.model_folder import TOKEN_FILE, ModelFolder, find_model_folders
 from app.state.store_access import StoreAccess
-from app.state.wanted import UNSAID_S, Key, Plan, WantedState, WantedVersion, make_plan
+from app.state.wanted import UNSAID_S, Key, Plan, WantedVersion, make_plan
 
 if TYPE_CHECKING:
     from app.state.state_store import Draft
@@ -35,13 +35,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Change:
-    """A change that was made.
+    """A change that was made: to which version, and how many workers it has at least from then on.
 
-    Attributes:
-        key: name and version of the model that was changed.
-        generation: workers report this number, or a larger one, once they have followed the change.
-        workers: the version has at least so many workers from then on.
-        token: marks the folder, if the change registered one that this server made.
+    Workers report `generation`, or a larger number, once they have followed the change. `token` marks the folder, if
+    the change registered one that this server made.
     """
 
     key: Key
@@ -69,7 +66,8 @@ class ModelChanges:
     """Changes what is wanted, in one transaction a change; the workers follow (`model_follower`).
 
     No method holds a lock but the store's own, and that for milliseconds. Every method raises `StateStoreError` if the
-    store cannot be changed.
+    store cannot be changed. One that takes a name, or a version, raises `ModelNotFoundError` or
+    `ModelVersionNotFoundError` if there is none. Without a version it takes the default one.
 
     Thread safety: all methods may be called from any thread and any process.
     """
@@ -80,19 +78,11 @@ class ModelChanges:
 
     def plan(self) -> Plan:
         """Return what is to be served now, by the folders and the store."""
-        return self._read()[1]
-
-    def _read(self) -> tuple[WantedState, Plan]:
         folders = find_model_folders(self._settings.models)  # first: one that is seen was announced in the store before
-        state = self._access.open().read() if self._access.exists() else WantedState()
-        return state, make_plan(folders, state)
+        return make_plan(folders, self._access.read())
 
     def set_default(self, name: str, version: str) -> Change:
-        """Make a version the default.
-
-        Raises:
-            ModelNotFoundError, ModelVersionNotFoundError: there is none.
-        """
+        """Make a version the default."""
         with self._draft() as (draft, plan):
             if version not in plan.find_versions(name):
                 raise ModelVersionNotFoundError(f"Model version {version} does not exist for model {name}")
@@ -100,12 +90,7 @@ class ModelChanges:
         return Change((name, version), draft.generation)
 
     def scale(self, name: str, version: str | None, min_workers: int, max_workers: int) -> Change:
-        """Set how many workers a version is to have; without `version`, the default one.
-
-        Raises:
-            BadRequestError: the numbers contradict each other.
-            ModelNotFoundError, ModelVersionNotFoundError: there is none.
-        """
+        """Set how many workers a version is to have; raises `BadRequestError` if the numbers contradict each other."""
         if max_workers < min_workers:
             raise BadRequestError("max_worker cannot be less than min_worker.")
         if min_workers < 0:
@@ -117,18 +102,14 @@ class ModelChanges:
         return Change(planned.wanted.key, draft.generation)
 
     def load(self, name: str) -> list[Change]:
-        """Have every version of a model loaded; the largest number of workers stays as it was.
-
-        Raises:
-            ModelNotFoundError: there is none.
-        """
-        return self._load(name, is_loaded=True)
+        """Have every version of a model loaded; the largest number of workers stays as it was."""
+        return self._set_loaded(name, is_loaded=True)
 
     def unload(self, name: str) -> list[Change]:
-        """Have every version of a model unloaded; all stay registered. Raises `ModelNotFoundError`."""
-        return self._load(name, is_loaded=False)
+        """Have every version of a model unloaded; all stay registered."""
+        return self._set_loaded(name, is_loaded=False)
 
-    def _load(self, name: str, is_loaded: bool) -> list[Change]:
+    def _set_loaded(self, name: str, is_loaded: bool) -> list[Change]:
         with self._draft() as (draft, plan):
             versions = [planned.wanted for planned in plan.find_versions(name).values()]
             for wanted in versions:
@@ -139,13 +120,10 @@ class ModelChanges:
         return [Change(wanted.key, draft.generation) for wanted in versions]
 
     def unregister(self, name: str, version: str | None) -> Change:
-        """Unregister a version; without `version`, the default one. Call `sweep` once the workers have followed.
+        """Unregister a version. Call `sweep` once the workers have followed.
 
         The sweep removes a folder that this server made. A folder that somebody put there stays, and is not served.
-
-        Raises:
-            ModelNotFoundError, ModelVersionNotFoundError: there is none.
-            InvalidModelVersionError: it is the default, and there are others.
+        Raises `InvalidModelVersionError` if the version is the default, and there are others.
         """
         with self._draft() as (draft, plan):
             wanted = plan.find_version(name, version).wanted
@@ -156,11 +134,7 @@ class ModelChanges:
         return Change(wanted.key, draft.generation)
 
     def withdraw(self, change: Change) -> Change:
-        """Take a registration back, also if the version is the default.
-
-        Raises:
-            ConflictError: somebody else has unregistered it.
-        """
+        """Take a registration back, also of a default; raises `ConflictError` if somebody else has unregistered it."""
         with self._draft() as (draft, plan):
             wanted = draft.versions.get(change.key)
             if wanted is None or wanted.token != change.token or not wanted.is_registered:
@@ -186,7 +160,7 @@ class ModelChanges:
     def register_file(
         self, source: Path, url: str, wishes: Wishes, manifest: Path | None = None, own: Quarantine | None = None
     ) -> Change:
-        """Register a file, or a folder of `SCANCER_STORE`.
+        """Register a file, or a folder of `SCANCER_STORE`; raises as `register`.
 
         No other change waits for this: what takes long happens in quarantine, before the store is changed.
 
@@ -196,17 +170,13 @@ class ModelChanges:
             wishes: the parameters of the registration.
             manifest: the `model.toml` of an artifact that comes alone.
             own: the quarantine that the source lies in; without one, a new one is used.
-
-        Raises:
-            ModelFolderError, ConflictError, DiskFullError: as `register`.
         """
         settings, name = self._settings, wishes.model_name or None
         self.sweep()
         with use_quarantine(settings.models, own) as quarantine:
             arrival = bring(source, manifest, quarantine, settings, name)
-            state, plan = self._read()
             key = name or arrival.folder.name, arrival.folder.version
-            check_free(state.versions, plan, key, settings)  # before anything that takes long
+            check_free(self.plan(), key, settings)  # before anything that takes long
             admit(arrival, settings)
             arrival = rename(arrival, name, settings)
             return self._publish(arrival, quarantine, url, wishes)
@@ -216,15 +186,15 @@ class ModelChanges:
         key, token = arrival.key, make_token(quarantine, arrival.key)
         (arrival.folder.path / TOKEN_FILE).write_text(token, encoding="ascii")
         synchronize_tree(arrival.folder.path.parent)
-        wanted = self._make_wanted(key, url, token, wishes, arrival.manifest)
+        wanted = make_wanted(key, url, token, wishes, arrival.manifest)
         try:
             with self._access.open().change() as draft:
                 draft.strays.add(token)
             with self._draft() as (draft, plan):
-                check_free(draft.versions, plan, key, self._settings)
+                check_free(plan, key, self._settings)
                 quarantine.publish(arrival.folder)
                 draft.strays.discard(token)
-                self._put(draft, plan, wanted)
+                put(draft, plan, wanted)
         except (ScancerError, OSError):
             sweep(self._settings, self._access, failed=token)
             raise
@@ -245,32 +215,9 @@ class ModelChanges:
                 raise ModelNotFoundError(f"Model not found at: {url}")
             key = known[0].key
             folder = ModelFolder(self._settings.models.joinpath(*key))
-            wanted = self._make_wanted(key, url, None, wishes, folder.read_archive() if folder.is_archive else None)
-            self._put(draft, plan, wanted)
+            wanted = make_wanted(key, url, None, wishes, folder.read_archive() if folder.is_archive else None)
+            put(draft, plan, wanted)
         return Change(key, draft.generation, wanted.min_workers)
-
-    def _make_wanted(
-        self, key: Key, url: str, token: str | None, wishes: Wishes, manifest: ModelManifest | HandlerArchive | None
-    ) -> WantedVersion:
-        """Make the row of a version that is registered; `manifest` says how many workers an archive has."""
-        said = wishes.workers
-        least, most = find_workers(manifest) if said is None else (said, said)
-        return WantedVersion(
-            *key,
-            url=url,
-            token=token,
-            min_workers=least,
-            max_workers=most,
-            batch_size=wishes.batch_size,
-            max_batch_delay_ms=wishes.max_batch_delay_ms,
-            response_timeout_s=wishes.response_timeout_s,
-            startup_timeout_s=wishes.startup_timeout_s,
-        )
-
-    def _put(self, draft: "Draft", plan: Plan, wanted: WantedVersion) -> None:
-        """Add a version; the first of a model is its default, and stays so when others come."""
-        draft.put(wanted)
-        draft.defaults[wanted.name] = plan.find_default(wanted.name) if wanted.name in plan.versions else wanted.version
 
     @contextmanager
     def _draft(self) -> Iterator[tuple["Draft", Plan]]:
@@ -279,11 +226,30 @@ class ModelChanges:
             yield draft, make_plan(find_model_folders(self._settings.models), draft.freeze())
 
 
-def find_workers(manifest: ModelManifest | HandlerArchive | None) -> tuple[int, int]:
-    """Return the least and the most workers of a registration that names none: an archive may say, others get none."""
-    if not isinstance(manifest, HandlerArchive) or "minWorkers" not in manifest.config:
-        return 0, 0
-    return manifest.limits.min_workers, manifest.limits.max_workers
+def make_wanted(
+    key: Key, url: str, token: str | None, wishes: Wishes, manifest: ModelManifest | HandlerArchive | None
+) -> WantedVersion:
+    """Make the row of a version that is registered; without `workers`, an archive may say how many it has."""
+    least = most = wishes.workers or 0
+    if wishes.workers is None and isinstance(manifest, HandlerArchive) and "minWorkers" in manifest.config:
+        least, most = manifest.limits.min_workers, manifest.limits.max_workers
+    return WantedVersion(
+        *key,
+        url=url,
+        token=token,
+        min_workers=least,
+        max_workers=most,
+        batch_size=wishes.batch_size,
+        max_batch_delay_ms=wishes.max_batch_delay_ms,
+        response_timeout_s=wishes.response_timeout_s,
+        startup_timeout_s=wishes.startup_timeout_s,
+    )
+
+
+def put(draft: "Draft", plan: Plan, wanted: WantedVersion) -> None:
+    """Add a version; the first of a model is its default, and stays so when others come."""
+    draft.put(wanted)
+    draft.defaults[wanted.name] = plan.find_default(wanted.name) if wanted.name in plan.versions else wanted.version
 
 
 def let_go(draft: "Draft", plan: Plan, wanted: WantedVersion) -> None:

@@ -1,6 +1,6 @@
 """What is known of one model version in this worker."""
 
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from app.handlers.handler_archive import TORCHSERVE_LIMITS, HandlerArchive, Pool
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import BatchSpec
 from app.pipeline.served_model import ServedModel
-from app.repository.model_folder import ModelFolder, order_version
+from app.repository.model_folder import ModelFolder
 from app.state.wanted import Key, WantedVersion
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ class ModelEntry:
     """What the registry knows of one model version; replaced as a whole when anything changes.
 
     Attributes:
-        folder: where it lies.
-        wanted: what is wanted of it.
         state, reason: whether it answers, and if not, why; of a ready one, that it is not in memory yet.
         manifest: None if it cannot be read.
         engine: name of the engine in use; None until one is chosen.
@@ -80,16 +78,6 @@ class ModelEntry:
         """Whether it has been loaded: a READY one may be waiting for its first request."""
         return self.handler is not None or (self.served is not None and self.load_s is not None)
 
-    @property
-    def is_as_wanted(self) -> bool:
-        """Whether it is ready, or is not to be."""
-        return self.state is State.READY or not self.wanted.is_loaded
-
-
-def sort_versions(versions: Mapping[str, ModelEntry]) -> list[ModelEntry]:
-    """The entries of a model from old to new."""
-    return [versions[version] for version in sorted(versions, key=order_version)]
-
 
 def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:
     """Find workers, batches and times of a version.
@@ -100,7 +88,10 @@ def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:
         return entry.archive.limits
     wanted = entry.wanted
     if entry.folder.is_archive:
-        return replace(read_limits(entry.folder, settings), **wanted.list_pool_limits())  # type: ignore[arg-type]  # by name
+        limits = make_default_limits(settings)
+        with suppress(ModelFolderError):  # an archive that cannot be read has the settings' limits
+            limits = entry.folder.read_archive(limits).limits
+        return replace(limits, **wanted.list_pool_limits())  # type: ignore[arg-type]  # by name
     batch = wanted.choose_batch(entry.manifest) if entry.manifest else BatchSpec(1, 0.0)
     return PoolLimits(
         wanted.min_workers,
@@ -111,15 +102,6 @@ def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:
         wanted.startup_timeout_s or TORCHSERVE_LIMITS.startup_timeout_s,
         settings.queue_size,
     )
-
-
-def read_limits(folder: ModelFolder, settings: Settings) -> PoolLimits:
-    """Read the limits of an archive without workers; the settings' where it has none or cannot be read."""
-    default = make_default_limits(settings)
-    try:
-        return folder.read_archive(default).limits
-    except ModelFolderError:
-        return default
 
 
 def make_default_limits(settings: Settings) -> PoolLimits:

@@ -90,14 +90,14 @@ class ModelFollower:
 
     def _follow(self) -> None:
         """Have the registry follow what changed, note that it has, and report."""
-        generation = self._access.read_generation() if self._access.exists() else 0
+        generation = self._access.read_generation()
         is_changed = self._state is None or generation != self._state.generation
         scan, state = self._scan, self._state
         # The folders first: one that is seen was announced in the store before, which is then read.
         if scan is None or is_changed or time.monotonic() >= self._next_scan_s:
             scan = scan_folders(self._settings.models, self._scan, self.registry.states())
         if state is None or is_changed:
-            state = self._access.read() if self._access.exists() else WantedState()
+            state = self._access.read()
         if state is not self._state or self._scan is None or scan.changed or scan.folders != self._scan.folders:
             self.registry.apply(make_plan(scan.folders, state), scan.changed)
         if scan is not self._scan:

@@ -50,9 +50,7 @@ class ModelLoader:
     def load(self, attempt: Attempt, on_load: OnLoad | None = None) -> ModelEntry:
         """Load a compiled model; with `on_load` only once it is asked for, see `LazyEngine`.
 
-        Raises:
-            SlowRoadError: it must be compiled first, or runs natively; the message says what is done.
-            ModelFolderError: it cannot be served.
+        Raises `SlowRoadError` if it must be compiled first, or runs natively; the message says what is done.
         """
         folder = attempt.planned.folder
         attempt.planned.wanted.require_sound()
@@ -68,7 +66,8 @@ class ModelLoader:
             raise SlowRoadError(f"{error.message}; compiling it now") from error
         entry = self._load_compiled(attempt, manifest, report, on_load)
         if describe_files(folder) != before:
-            close(entry)
+            assert entry.served is not None, "what is loaded is served"
+            entry.served.close()
             raise ModelFolderError("its folder changed while it was read")
         return entry
 
@@ -86,8 +85,7 @@ class ModelLoader:
         manifest = folder.read_manifest()
         require_framework(manifest.framework)
         if runs_natively(manifest):
-            engine = ProcessEngine(folder.path, manifest, self.settings)
-            return self._serve(attempt, manifest, engine)
+            return self._serve(attempt, manifest, ProcessEngine(folder.path, manifest, self.settings))
         with self._compiling:
             if attempt.is_dropped:
                 raise ModelFolderError("it is no longer wanted")
@@ -116,13 +114,11 @@ class ModelLoader:
         require_trusted_artifact(folder, manifest, self.settings)
         int8 = self.find_int8(folder, manifest, report)
         compiled = INT8_FOLDER if int8 else COMPILED_FOLDER
-        engine: Engine = OpenVINOEngine(folder.path, manifest, self.settings.inference_threads, compiled)
+        engine = OpenVINOEngine(folder.path, manifest, self.settings.inference_threads, compiled)
         if on_load is None:
             return self._serve(attempt, manifest, engine, report, int8)
-        engine = LazyEngine(engine, lambda: check_int8(folder, manifest, report, int8), on_load)
-        served = self._make_served(attempt.planned, manifest, engine)
-        ready = replace(attempt.draft, state=State.READY, reason=LAZY_REASON, manifest=manifest, served=served)
-        return replace(ready, engine="openvino", report=report, int8=int8)
+        lazy = LazyEngine(engine, lambda: check_int8(folder, manifest, report, int8), on_load)
+        return replace(self._make_entry(attempt, manifest, lazy, report, int8), reason=LAZY_REASON)
 
     def find_int8(self, folder: ModelFolder, manifest: ModelManifest, report: CompileReport) -> Int8Report | None:
         """Return the report of the INT8 model that is to serve; None where float32 serves."""
@@ -155,21 +151,21 @@ class ModelLoader:
             to_probabilities(engine.infer(make_noise(manifest)), manifest.output)
             on_failure.pop_all()
         load_s = time.perf_counter() - started
+        return replace(self._make_entry(attempt, manifest, engine, report, int8), load_s=load_s)
+
+    def _make_entry(
+        self,
+        attempt: Attempt,
+        manifest: ModelManifest,
+        engine: Engine,
+        report: CompileReport | None,
+        int8: Int8Report | None,
+    ) -> ModelEntry:
+        batched = replace(manifest, batch=attempt.planned.wanted.choose_batch(manifest))
+        served = ServedModel(batched, engine, ImageLimits(self.settings.max_pixels), self.settings.queue_size)
         name = manifest.framework if report is None else "openvino"
-        served = self._make_served(attempt.planned, manifest, engine)
-        ready = replace(attempt.draft, state=State.READY, reason="", manifest=manifest, served=served, load_s=load_s)
-        return replace(ready, engine=name, report=report, int8=int8)
-
-    def _make_served(self, planned: PlannedVersion, manifest: ModelManifest, engine: Engine) -> ServedModel:
-        limits = ImageLimits(self.settings.max_pixels)
-        batched = replace(manifest, batch=planned.wanted.choose_batch(manifest))
-        return ServedModel(batched, engine, limits, self.settings.queue_size)
-
-
-def close(entry: ModelEntry) -> None:
-    """Let go a model that never answered anybody."""
-    if entry.served is not None:
-        entry.served.close()
+        ready = replace(attempt.draft, state=State.READY, reason="", manifest=manifest, engine=name, served=served)
+        return replace(ready, report=report, int8=int8)
 
 
 def make_noise(manifest: ModelManifest) -> InputBatch:

@@ -16,7 +16,7 @@ from app.registry.archive_loader import ArchiveLoader
 from app.registry.endings import Endings
 from app.registry.model_entry import ModelEntry, State
 from app.registry.model_loader import ModelLoader
-from app.registry.serving_table import ServingTable, make_snapshot
+from app.registry.serving_table import ServingTable, Snapshot, make_snapshot
 from app.registry.version_slot import Attempt, SlowRoadError, VersionSlot, describe_fault
 from app.repository.model_folder import ModelFolder
 from app.state.wanted import Key, Plan
@@ -61,7 +61,6 @@ class ModelRegistry:
         self._plan: Plan | None = None
         self._slots: dict[Key, VersionSlot] = {}
         self._endings = Endings(settings, self.archives, self._inbox, self._note_end)
-        self._counted: frozenset[str] = frozenset()
         self._is_published = False
         self._news: list[ModelEntry] = []
 
@@ -73,7 +72,7 @@ class ModelRegistry:
             changed: versions whose folders are other ones than before.
         """
         if self._plan is None:
-            self._counted = frozenset(plan.versions)
+            self.table.now = Snapshot(counted=frozenset(plan.versions))
             eager, asked = frozenset(plan.list_compiled_defaults()[: self._loaded_at_start]), frozenset[Key]()
         else:
             eager, asked = plan.asked, plan.asked - self._plan.asked
@@ -99,7 +98,7 @@ class ModelRegistry:
 
     def states(self) -> dict[str, str]:
         """How far each version is with what is wanted of it, by `name/version`, for this worker's report."""
-        states = {"/".join(key): State.UNLOADING.value for key in self._endings.list_keys()}
+        states = {"/".join(key): State.UNLOADING.value for key in self._endings.counts}
         return states | {"/".join(key): slot.state.value for key, slot in self._slots.items()}
 
     def close(self) -> None:
@@ -142,13 +141,13 @@ class ModelRegistry:
         if slot.entry.holds is not None:
             self._news.append(replace(slot.entry, state=State.UNLOADING, reason="it is no longer wanted", served=None))
             self._endings.add(slot.entry)
-        elif slot.entry.key not in self._endings:
+        elif slot.entry.key not in self._endings.counts:
             self._note_end(slot.entry)
 
     def _rest(self, slot: VersionSlot) -> None:
         """Let go what a version holds that is to have no workers."""
         self._drop_attempt(slot)
-        slot.rest()
+        slot.tried, slot.fault, slot.failures = None, "", 0
         if slot.entry.holds is not None:
             self._endings.add(slot.entry)
         if slot.entry.state is not State.UNAVAILABLE or slot.entry.wanted != slot.planned.wanted or slot.is_stale:
@@ -166,9 +165,9 @@ class ModelRegistry:
         draft = ModelEntry(planned.folder, planned.wanted, State.LOADING, "it is being loaded")
         attempt = Attempt(planned, draft, partial(self._inbox.post, self._note_progress), is_fresh=slot.is_behind)
         is_archive, is_stale = planned.folder.is_archive, slot.is_stale
-        if is_archive and entry.key in self._endings:
+        if is_archive and entry.key in self._endings.counts:
             return  # the pool of the one before must have ended, or it would be ended with this one
-        slot.begin(attempt)
+        slot.attempt, slot.tried, slot.is_stale = attempt, planned, False
         if entry.holds is None and attempt.is_fresh:
             self._put(slot, draft)
         if is_archive and entry.handler is not None and not is_stale:
@@ -224,8 +223,7 @@ class ModelRegistry:
             self._endings.note_end(attempt)
             return
         before = slot.entry
-        slot.succeed(attempt)
-        slot.entry = loaded
+        slot.entry, slot.loaded_by, slot.fault, slot.failures = loaded, attempt, "", 0
         self._put(slot, slot.renew())
         if before.holds is not None and before.holds is not loaded.holds:
             self._endings.add(before)
@@ -273,8 +271,7 @@ class ModelRegistry:
     def _publish(self) -> None:
         """Publish the entries as they are now; what they no longer name is let go after that."""
         entries = [slot.entry for slot in self._slots.values()]
-        self.table.publish(make_snapshot(entries, self._plan, self._counted, self.table.now))
-        self._counted = self.table.now.counted
+        self.table.now = make_snapshot(entries, self._plan, self.table.now)
         self._is_published = True
         news, self._news = self._news, []
         for entry in news:

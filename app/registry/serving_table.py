@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from app.errors import BadRequestError, ModelNotFoundError, ModelVersionNotFoundError, ServiceUnavailableError
-from app.handlers.client.handler_model import HandlerModel, describe_lack_of_workers
+from app.handlers.client.handler_model import describe_lack_of_workers
 from app.pipeline.served_model import ServedModel
-from app.registry.model_entry import ModelEntry, State, sort_versions
+from app.registry.model_entry import ModelEntry, State
+from app.repository.model_folder import order_version
 from app.state.wanted import Plan
 
 
@@ -16,7 +17,7 @@ class Snapshot:
     """What is served at one moment.
 
     Attributes:
-        entries: by name, then version.
+        entries: by name, then version, both in order.
         defaults: the default version of each name.
         counted: names whose default version must be READY for the server to be; see `ServingTable.list_lacking`.
         is_settled: whether it is known what is wanted.
@@ -38,17 +39,8 @@ class ServingTable:
     def __init__(self) -> None:
         self.now = Snapshot()
 
-    def publish(self, snapshot: Snapshot) -> None:
-        """Put a snapshot in the place of the one before."""
-        self.now = snapshot
-
     def get(self, name: str, version: str | None = None) -> ModelEntry:
-        """Return the entry of a version, or of the default version.
-
-        Raises:
-            ModelNotFoundError: no such model.
-            ModelVersionNotFoundError: no such version of it.
-        """
+        """Return a version's entry, or the default's; raises `ModelNotFoundError` or `ModelVersionNotFoundError`."""
         now = self.now
         versions = now.entries.get(name)
         if not versions:
@@ -60,69 +52,42 @@ class ServingTable:
         return versions[version]
 
     def get_served(self, name: str, version: str | None = None) -> ServedModel:
-        """Return a model that is ready to answer.
-
-        Raises:
-            ModelNotFoundError, ModelVersionNotFoundError: as `get`.
-            ServiceUnavailableError: it is not ready; its reason stands in `/models/<name>`.
-            BadRequestError: it is an archive with a program of its own, which only `/predictions` asks.
-        """
+        """Return a model that is ready to answer; raises as `get` and `require_served`."""
         return require_served(self.get(name, version), version)
 
     def borrow(self, name: str, version: str | None = None) -> ModelEntry:
-        """Look a version up, and lend its model if it has one: it is not closed before `entry.holds.leave()`.
-
-        Raises:
-            ModelNotFoundError, ModelVersionNotFoundError: as `get`.
-        """
+        """Look a version up as `get`, and lend its model if it has one: not closed before `entry.holds.leave()`."""
         entry = self.get(name, version)
         while entry.holds is not None and not entry.holds.enter():  # it is being let go: another takes its place
             entry = self.get(name, version)
         return entry
 
     @contextmanager
-    def lend(self, name: str, version: str | None = None) -> Iterator[ServedModel]:
-        """Lend a model for one request: it is not closed before the block ends; raises as `get_served`."""
-        served = self.get_served(name, version)
-        while not served.enter():  # it is being let go, and the table names another one, or none, by now
-            served = self.get_served(name, version)
+    def lend(self, name: str, version: str | None = None) -> Iterator[ModelEntry]:
+        """Lend a model until the block ends; see `borrow`."""
+        entry = self.borrow(name, version)
         try:
-            yield served
+            yield entry
         finally:
-            served.leave()
-
-    @contextmanager
-    def lend_handler(self, name: str, version: str | None = None) -> Iterator[HandlerModel | None]:
-        """Lend the program of a model archive for one request; None if the model is none.
-
-        Raises:
-            ModelNotFoundError, ModelVersionNotFoundError: as `get`.
-        """
-        handler = self.get(name, version).handler
-        while handler is not None and not handler.enter():  # as above
-            handler = self.get(name, version).handler
-        try:
-            yield handler
-        finally:
-            if handler is not None:
-                handler.leave()
+            if entry.holds is not None:
+                entry.holds.leave()
 
     def entries(self) -> list[ModelEntry]:
         """Every version of every model, by name, versions from old to new."""
-        return [entry for _, versions in sorted(self.now.entries.items()) for entry in sort_versions(versions)]
+        return [entry for versions in self.now.entries.values() for entry in versions.values()]
 
     def defaults(self) -> list[ModelEntry]:
         """The default version of every model, by name."""
         now = self.now
-        return [now.entries[name][version] for name, version in sorted(now.defaults.items())]
+        return [now.entries[name][version] for name, version in now.defaults.items()]
 
     def list_lacking(self) -> list[ModelEntry]:
         """The default versions that should be READY and are not.
 
         A model that came while the server ran counts once it has been loaded: a broken one takes no server out.
         """
-        counted = self.now.counted
-        return [entry for entry in self.defaults() if entry.folder.name in counted and not entry.is_as_wanted]
+        missing = [each for each in self.defaults() if each.wanted.is_loaded and each.state is not State.READY]
+        return [entry for entry in missing if entry.folder.name in self.now.counted]
 
     @property
     def is_ready(self) -> bool:
@@ -131,11 +96,11 @@ class ServingTable:
 
     def versions(self, name: str) -> list[str]:
         """The versions of a model, from old to new; none where there is no such model."""
-        return [entry.folder.version for entry in sort_versions(self.now.entries.get(name, {}))]
+        return list(self.now.entries.get(name, {}))
 
 
 def choose_default(entries: Mapping[str, ModelEntry], chosen: str | None, now: str | None) -> str:
-    """Return the default version of one model.
+    """Return the default version of one model, whose `entries` are from old to new.
 
     The chosen version, once it is loaded: until then the one that is the default `now`, if that is READY. Where nobody
     chose, the newest version that is READY; where none is, the newest.
@@ -145,30 +110,32 @@ def choose_default(entries: Mapping[str, ModelEntry], chosen: str | None, now: s
         if is_waiting and now is not None and now in entries and entries[now].state is State.READY:
             return now
         return chosen
-    ready = {version: entry for version, entry in entries.items() if entry.state is State.READY}
-    return sort_versions(ready or entries)[-1].folder.version
+    ready = [version for version, entry in entries.items() if entry.state is State.READY]
+    return (ready or list(entries))[-1]
 
 
-def make_snapshot(entries: Iterable[ModelEntry], plan: Plan | None, counted: frozenset[str], now: Snapshot) -> Snapshot:
-    """Put entries together as they are served.
+def make_snapshot(entries: Iterable[ModelEntry], plan: Plan | None, now: Snapshot) -> Snapshot:
+    """Put the entries of all versions together as they are served.
 
-    Args:
-        entries: of all versions.
-        plan: names the defaults that somebody chose; None before the first one.
-        counted: names that count so far; those in memory count from now on.
-        now: the snapshot before, whose defaults stay while others are loaded.
+    `plan` is None before the first one. Of `now`, the snapshot before, the defaults stay while others are loaded, and
+    the names go on counting; those in memory count from now on.
     """
     names: dict[str, dict[str, ModelEntry]] = {}
-    for entry in entries:
+    for entry in sorted(entries, key=lambda each: (each.folder.name, order_version(each.folder.version))):
         names.setdefault(entry.folder.name, {})[entry.folder.version] = entry
-    chosen = plan.chosen_defaults if plan is not None else {}
+    chosen = plan.state.defaults if plan is not None else {}
     defaults = {name: choose_default(each, chosen.get(name), now.defaults.get(name)) for name, each in names.items()}
     loaded = {name for name, versions in names.items() for each in versions.values() if each.is_in_memory}
-    return Snapshot(names, defaults, (counted | loaded) & names.keys(), plan is not None)
+    return Snapshot(names, defaults, (now.counted | loaded) & names.keys(), plan is not None)
 
 
 def require_served(entry: ModelEntry, version: str | None) -> ServedModel:
-    """Return the model of an entry; `version` is what the caller said of it. Raises as `ServingTable.get_served`."""
+    """Return the model of an entry; `version` is what the caller said of it.
+
+    Raises:
+        ServiceUnavailableError: it is not ready; its reason stands in `/models/<name>`.
+        BadRequestError: it is an archive with a program of its own, which only `/predictions` asks.
+    """
     name = entry.wanted.name
     if entry.handler is not None:
         path = name if version is None else f"{name}/{version}"

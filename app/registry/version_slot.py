@@ -26,13 +26,12 @@ class Attempt:
     The thread that tries writes `draft` and calls `tell`; the registry's thread reads what `tell` posts.
 
     Attributes:
-        planned: what is wanted.
         draft: the version's entry as far as the attempt has come.
         on_progress: posts a change of `draft` to the registry.
         is_quick: whether it takes a moment: nothing is compiled, and no process started.
         is_fresh: False for a repetition after a failure; the version then stays UNAVAILABLE meanwhile.
         is_dropped: whether nobody wants the result any more.
-        is_awaited: whether its end, dropped as it is, is waited for.
+        is_awaited: whether the end of a dropped attempt is waited for.
         program: the archive whose program the attempt starts, once it does.
         began_s: `time.monotonic()` of the beginning.
     """
@@ -52,17 +51,11 @@ class Attempt:
         self.draft = replace(self.draft, reason=reason)
         self.on_progress(self, self.draft)
 
-    def find_pause_s(self, failures: int) -> float:
-        """Seconds to wait before the next attempt, when this one failed and was the `failures`-th in a row."""
-        doubled_s: float = min(FIRST_PAUSE_S * 2 ** min(failures - 1, 10), LONGEST_PAUSE_S)
-        return max(doubled_s, PAUSE_FACTOR * (time.monotonic() - self.began_s))
-
 
 class VersionSlot:
     """One version in this worker.
 
     Attributes:
-        planned: what is wanted.
         entry: what is published of it.
         tried: what the last attempt was for; None before the first.
         attempt: the one under way.
@@ -123,10 +116,6 @@ class VersionSlot:
         self.planned = planned
         self.is_leaving = False
 
-    def begin(self, attempt: Attempt) -> None:
-        """Note that an attempt is under way."""
-        self.attempt, self.tried, self.is_stale = attempt, attempt.planned, False
-
     def takes(self, attempt: Attempt, entry: ModelEntry) -> bool:
         """Whether what an attempt loaded is still what is wanted."""
         now, then = self.planned.wanted, attempt.planned.wanted
@@ -134,19 +123,13 @@ class VersionSlot:
             return False
         return entry.handler is not None or now.is_loaded_as(then)
 
-    def succeed(self, attempt: Attempt) -> None:
-        """Note that what an attempt loaded is served."""
-        self.loaded_by, self.fault, self.failures = attempt, "", 0
-
     def fail(self, attempt: Attempt, reason: str) -> None:
         """Note that an attempt failed, and when the next one is due."""
         self.failures += 1
         self.fault, self.is_eager = reason, True
-        self._retry_at_s = time.monotonic() + attempt.find_pause_s(self.failures)
-
-    def rest(self) -> None:
-        """Forget all attempts: the version is to have no workers."""
-        self.tried, self.fault, self.failures = None, "", 0
+        doubled_s: float = min(FIRST_PAUSE_S * 2 ** min(self.failures - 1, 10), LONGEST_PAUSE_S)
+        now_s = time.monotonic()
+        self._retry_at_s = now_s + max(doubled_s, PAUSE_FACTOR * (now_s - attempt.began_s))
 
     def renew(self) -> ModelEntry:
         """The entry with what is wanted now; the limits of a running program change only with its pool."""

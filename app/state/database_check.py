@@ -15,13 +15,10 @@ PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLd
 
 
 def check_database(url: str) -> None:
-    """Open a database as a server will, and make the tables that it lacks.
+    """Open the database of `SCANCER_DATABASE` as a server will, and make the tables that it lacks.
 
-    Args:
-        url: the value of `SCANCER_DATABASE`. Nothing is checked for `sqlite`, whose file is made when it is needed.
-
-    Raises:
-        SettingsError: the database cannot be used. The message says what to do and names no password.
+    Nothing is checked for `sqlite`, whose file is made when it is needed. Raises `SettingsError` if the database cannot
+    be used; the message says what to do and names no password.
     """
     if url == OWN_DATABASE:
         return
@@ -39,7 +36,7 @@ def check_database(url: str) -> None:
         raise SettingsError(f"SCANCER_DATABASE cannot be used: {done.stdout.strip() or 'the check of it failed'}.")
 
 
-def explain(url: str, error: BaseException | None) -> str:
+def explain(url: str, error: BaseException) -> str:
     """Say why a database cannot be opened, without the URL's user, password and parameters."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
@@ -64,11 +61,8 @@ def main() -> int:
     url = sys.stdin.read()
     try:
         StateStore(url).close()
-    except (StateStoreError, DiskFullError) as error:
-        print(explain(url, error.__cause__))
-        return 1
-    except ValueError as error:  # SQLAlchemy's, for a port that is no number
-        print(explain(url, error))
+    except (StateStoreError, DiskFullError, ValueError) as error:  # SQLAlchemy's ValueError: a port that is no number
+        print(explain(url, error.__cause__ or error))
         return 1
     return 0
 

@@ -3,13 +3,13 @@
 `state_file` reads them with Python's sqlite3, `state_store` reads and writes them with SQLAlchemy.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from typing import Any, Literal, NamedTuple
 
 from app.errors import OutOfBoundsError, StateStoreError
 from app.manifest.bounds import POOL_BOUNDS, read_whole
-from app.state.wanted import WantedVersion
+from app.state.wanted import WantedState, WantedVersion
 
 SCHEMA_VERSION = 1
 UNMARKED_VERSION = 0
@@ -18,19 +18,11 @@ GENERATION, VERSIONS, DEFAULTS, STRAYS = "scancer_generation", "scancer_versions
 REMEDY = "restore it from a backup, or move it away and register the models anew"
 UNSAID = {field.name: field.default for field in fields(WantedVersion) if field.name in POOL_BOUNDS}
 """By bounded number of a version: the value that stands where nothing was asked for."""
+Rows = list[Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table.
-
-    Attributes:
-        name: of the column.
-        kind: `large` is a whole number of 64 bits.
-        length: most characters of a text; None: any number.
-        is_key: whether it belongs to the primary key.
-        may_be_null: whether a row may leave it empty.
-    """
+class Column(NamedTuple):
+    """A column of a table; `large` is a whole number of 64 bits, and a text without a length may have any."""
 
     name: str
     kind: Literal["text", "whole", "large", "truth"]
@@ -87,6 +79,24 @@ def check_row(table: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(value, kind) and not (value is None and column.may_be_null):
             raise StateStoreError(f"the state store's table {table} holds a wrong {column.name}: {REMEDY}")
     return row
+
+
+def read_state(read_rows: Callable[[str], Rows]) -> WantedState:
+    """Read all that is wanted, in the transaction of `read_rows`, which reads a table.
+
+    The generation is read first. A transaction that sees others' commits meanwhile then has a generation that is too
+    small, not too large, and the next look finds the rest.
+    """
+    generation = read_generation(read_rows)
+    versions = {each.key: each for each in map(make_wanted, read_rows(VERSIONS))}
+    chosen = {row["name"]: row["version"] for row in read_rows(DEFAULTS)}
+    return WantedState(generation, versions, chosen, frozenset(row["token"] for row in read_rows(STRAYS)))
+
+
+def read_generation(read_rows: Callable[[str], Rows]) -> int:
+    """Read the number of the last change; 0 if there never was one."""
+    rows = read_rows(GENERATION)
+    return rows[0]["value"] if rows else 0
 
 
 def make_wanted(row: Mapping[str, Any]) -> WantedVersion:

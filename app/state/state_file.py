@@ -5,22 +5,13 @@ change would make all workers import it at once, while they answer requests.
 """
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from app.errors import StateStoreError
-from app.state.schema import (
-    DEFAULTS,
-    GENERATION,
-    STRAYS,
-    VERSIONS,
-    check_columns,
-    check_row,
-    check_version,
-    make_wanted,
-)
+from app.state import schema
 from app.state.wanted import WantedState
 
 BUSY_TIMEOUT_S = 10
@@ -41,26 +32,20 @@ class StateFile:
     def read_generation(self) -> int:
         """Return the number of the last change; 0 if there never was one."""
         with self._open() as connection:
-            return read_generation(connection) if connection is not None else 0
+            return schema.read_generation(partial(read_rows, connection)) if connection is not None else 0
 
     def read(self) -> WantedState:
         """Return all that is wanted, as one transaction sees it."""
         with self._open() as connection:
-            if connection is None:
-                return WantedState()
-            generation = read_generation(connection)
-            versions = [make_wanted(row) for row in read_rows(connection, VERSIONS)]
-            chosen = {row["name"]: row["version"] for row in read_rows(connection, DEFAULTS)}
-            tokens = frozenset(row["token"] for row in read_rows(connection, STRAYS))
-            return WantedState(generation, {each.key: each for each in versions}, chosen, tokens)
+            return schema.read_state(partial(read_rows, connection)) if connection is not None else WantedState()
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection | None]:
         """Begin a transaction that reads; None if the process that makes the file has not finished."""
         try:
             with closing(self._connect()) as connection:
-                check_version(connection.execute("PRAGMA user_version").fetchone()[0])
-                made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [GENERATION]).fetchone()
+                schema.check_version(connection.execute("PRAGMA user_version").fetchone()[0])
+                made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [schema.GENERATION]).fetchone()
                 yield connection if made else None
         except sqlite3.Error as error:
             raise StateStoreError(f"the state store cannot be used: {type(error).__name__}") from error
@@ -89,14 +74,8 @@ class StateFile:
         return connection
 
 
-def read_generation(connection: sqlite3.Connection) -> int:
-    """The generation, in a transaction."""
-    rows = read_rows(connection, GENERATION)
-    return rows[0]["value"] if rows else 0
-
-
-def read_rows(connection: sqlite3.Connection, table: str) -> list[Mapping[str, Any]]:
+def read_rows(connection: sqlite3.Connection, table: str) -> schema.Rows:
     """All rows of a table, checked; raises `StateStoreError` if it has other columns than the schema."""
     cursor = connection.execute(f"SELECT * FROM {table}")  # noqa: S608  # our own name
-    check_columns(table, [description[0] for description in cursor.description])
-    return [check_row(table, dict(row)) for row in cursor]
+    schema.check_columns(table, [description[0] for description in cursor.description])
+    return [schema.check_row(table, dict(row)) for row in cursor]

@@ -1,7 +1,6 @@
 """Opens the state store when there is one to open, or something to write into it."""
 
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.config.setting_types import OWN_DATABASE
@@ -27,6 +26,8 @@ class StoreAccess:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._is_own = settings.database == OWN_DATABASE
+        self._file = settings.instance / STATE_FILE
         self._lock = threading.Lock()
         self._store: StateStore | None = None
 
@@ -35,15 +36,14 @@ class StoreAccess:
         return self._store is not None or not self._is_own or self._file.exists()
 
     def read_generation(self) -> int:
-        """Return the number of the last change; raises `StateStoreError`."""
-        return self._reader.read_generation()
+        """Return the number of the last change, 0 if there never was one; raises `StateStoreError`."""
+        return self._find_reader().read_generation() if self.exists() else 0
 
     def read(self) -> WantedState:
         """Return all that is wanted; raises `StateStoreError`."""
-        return self._reader.read()
+        return self._find_reader().read() if self.exists() else WantedState()
 
-    @property
-    def _reader(self) -> "StateFile | StateStore":
+    def _find_reader(self) -> "StateFile | StateStore":
         return StateFile(self._file) if self._is_own else self.open()
 
     def open(self) -> "StateStore":
@@ -63,11 +63,3 @@ class StoreAccess:
             if self._store is not None:
                 self._store.close()
                 self._store = None
-
-    @property
-    def _is_own(self) -> bool:
-        return self._settings.database == OWN_DATABASE
-
-    @property
-    def _file(self) -> Path:
-        return self._settings.instance / STATE_FILE

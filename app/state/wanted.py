@@ -128,13 +128,13 @@ class Plan:
     """What is to be served.
 
     Attributes:
+        state: what was said of them.
         versions: by name, then version, from old to new.
-        chosen_defaults: by name, where one was chosen.
         asked: versions that somebody asked for, as default or by their workers; they are loaded at once.
     """
 
+    state: WantedState
     versions: Mapping[str, Mapping[str, PlannedVersion]]
-    chosen_defaults: Mapping[str, str]
     asked: frozenset[Key]
 
     def all(self) -> list[PlannedVersion]:
@@ -143,12 +143,12 @@ class Plan:
 
     def list_compiled_defaults(self) -> list[Key]:
         """The default version of each model that has no program of its own."""
-        defaults = [(name, self.find_default(name)) for name in self.versions]
-        return [(name, version) for name, version in defaults if not self.versions[name][version].folder.is_archive]
+        defaults = [self.find_version(name, None) for name in self.versions]
+        return [planned.wanted.key for planned in defaults if not planned.folder.is_archive]
 
     def find_default(self, name: str) -> str:
         """The default version of a model: the chosen one, else the newest."""
-        chosen = self.chosen_defaults.get(name)
+        chosen = self.state.defaults.get(name)
         return chosen if chosen and chosen in self.versions[name] else list(self.versions[name])[-1]
 
     def find_versions(self, name: str) -> Mapping[str, PlannedVersion]:
@@ -158,11 +158,7 @@ class Plan:
         return self.versions[name]
 
     def find_version(self, name: str, version: str | None) -> PlannedVersion:
-        """Return a version of a model; without `version`, the default one.
-
-        Raises:
-            ModelNotFoundError, ModelVersionNotFoundError: there is none.
-        """
+        """Return a version of a model, or its default; raises `ModelNotFoundError` or `ModelVersionNotFoundError`."""
         versions = self.find_versions(name)
         if version is None:
             return versions[self.find_default(name)]
@@ -182,4 +178,4 @@ def make_plan(folders: Iterable[ModelFolder], state: WantedState) -> Plan:
             continue
         versions.setdefault(folder.name, {})[folder.version] = PlannedVersion(folder, wanted, key in state.versions)
     asked = {key for key in [*state.versions, *state.defaults.items()] if key[1] in versions.get(key[0], {})}
-    return Plan(versions, dict(state.defaults), frozenset(asked))
+    return Plan(state, versions, frozenset(asked))

@@ -21,13 +21,10 @@ LOCK_SUFFIX, REPORT_SUFFIX = ".lock", ".json"
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What a worker says.
+    """What a worker says; it began at `started`, in seconds since 1970.
 
-    Attributes:
-        pid: its process.
-        started: when it began, in seconds since 1970.
-        generation: the change that it has followed to its end, but for models that take long to load.
-        states: state by `name/version`.
+    The worker has followed the change `generation` to its end, but for models that take long to load. `states` has the
+    state of each model by `name/version`.
     """
 
     pid: int

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.evaluation.auc import compare_aucs, measure_auc
+from app.evaluation.estimates import compare_aucs, measure_auc
 
 
 def two_columns(positive: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,8 +21,7 @@ from app import create_app
 from app.api.request.services import EXTENSION, Services
 from app.cli.evaluation_commands import show_progress
 from app.config.settings import Settings
-from app.evaluation.auc import compare_aucs, estimate_auc, measure_auc
-from app.evaluation.estimate import estimate_share
+from app.evaluation.estimates import compare_aucs, estimate_auc, estimate_share, measure_auc
 from tests.evaluation.tiny_model import MANIFEST, SIDE_PX, write_pictures, write_tiny_model
 from tests.registry.test_model_follower import within
 from training.evaluation import estimate_auc as bootstrap_auc

@@ -152,8 +152,8 @@ def test_changes_are_followed_within_a_second(followed: Followed, pcam_example: 
         followed.registry.table.get_served(NAME, "2.0")
     followed.changes.scale(NAME, None, 2, 2)
     assert within(1, lambda: followed.registry.table.get(NAME).served is not None)
-    with followed.registry.table.lend(NAME) as served:
-        assert served.predict(pcam_example)[0].decision.class_name in ("normal", "metastatic")
+    with followed.registry.table.lend(NAME) as entry:
+        assert entry.served.predict(pcam_example)[0].decision.class_name in ("normal", "metastatic")
     followed.changes.set_default(NAME, "1.0")
     followed.changes.unregister(NAME, "2.0")
     assert within(1, lambda: followed.versions() == ["1.0"])
@@ -178,7 +178,8 @@ def test_version_that_is_compiled_takes_its_place_when_it_is_ready_whatever_was_
 
 
 def test_model_that_is_let_go_answers_who_has_it_first(followed: Followed, pcam_example: bytes) -> None:
-    with followed.registry.table.lend(NAME) as served:
+    with followed.registry.table.lend(NAME) as entry:
+        served = entry.served
         followed.changes.unregister(NAME, None)
         assert within(2, lambda: followed.versions() == [])
         assert followed.registry.states() == {f"{NAME}/1.0": "UNLOADING"}
@@ -200,9 +201,9 @@ def test_requests_never_fail_while_the_default_goes_to_and_fro(followed: Followe
 
     def ask() -> None:
         while not done.is_set():
-            with followed.registry.table.lend(NAME) as served:
-                served.predict(pcam_example)
-                answered.append(served.manifest.version)
+            with followed.registry.table.lend(NAME) as entry:
+                entry.served.predict(pcam_example)
+                answered.append(entry.served.manifest.version)
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:

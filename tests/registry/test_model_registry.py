@@ -13,7 +13,7 @@ from app.manifest.model_manifest import read_manifest
 from app.registry.model_entry import ModelEntry, State
 from app.registry.model_registry import LOADED_AT_START, ModelRegistry
 from app.repository.model_folder import order_version
-from app.state.wanted import Plan
+from app.state.wanted import WantedState, make_plan
 from tests.registry.loading import add_version, follow_folders, load_models, work_until
 
 
@@ -130,7 +130,7 @@ def test_model_that_is_being_compiled_counts_only_if_it_was_there_at_the_start(m
     for is_there_at_start in (False, True):
         registry = ModelRegistry(Settings(models=models, instance=tmp_path), note)
         if not is_there_at_start:
-            registry.apply(Plan({}, {}, frozenset()))
+            registry.apply(make_plan([], WantedState()))
         follow_folders(registry, models)
         counted = ["pcam-classification"] * is_there_at_start
         assert lacking.pop() == counted

@@ -23,7 +23,7 @@ from app.errors import ConflictError, ModelFolderError, StateStoreError
 from app.exchange.quarantine import Quarantine
 from app.registry.model_arrivals import make_token
 from app.registry.model_changes import Change, ModelChanges, Wishes
-from app.state.state_file import VERSIONS
+from app.state.schema import VERSIONS
 from app.state.store_access import StoreAccess
 
 ROUNDS = 200
@@ -213,7 +213,7 @@ import sys
 from pathlib import Path
 from app.config.settings import Settings
 from app.registry.model_changes import ModelChanges, Wishes
-from app.state.state_file import VERSIONS
+from app.state.schema import VERSIONS
 from app.state.store_access import StoreAccess
 
 def count():

@@ -68,8 +68,8 @@ def describe_customized(entry: ModelEntry, versions: list[str]) -> dict[str, Any
     """Describe a model by its handler, or by our own description if it has none; 503 where it has no worker."""
     service = services()
     name = entry.folder.name
-    with service.registry.lend_handler(name, entry.folder.version) as handler:
-        if handler is not None:
+    with service.registry.lend(name, entry.folder.version) as lent:
+        if (handler := lent.handler) is not None:
             patience = read_patience(handler.timeout_ms)
             return handler.describe_itself(facts().request_id, patience)
     if entry.served is None:

@@ -1,4 +1,4 @@
-"""The area under the ROC curve: of one model, and of two on the same pictures, with how sure their difference is."""
+"""Figures that were measured on pictures, each with its 95 % interval: shares, AUC, and the difference of two AUCs."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.arrays import Probabilities
-from app.evaluation.estimate import NORMAL_QUANTILE, Estimate
+
+NORMAL_QUANTILE = 1.959963984540054
+"""97.5 % of the normal distribution lies below it: intervals of 95 %."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure between 0 and 1 with its 95 % interval and the number of pictures it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,14 @@ class AucComparison:
         return math.erfc(abs(self.drop) / error / math.sqrt(2))
 
 
+def estimate_share(hits: int, n: int) -> Estimate:
+    """A share with Wilson's score interval (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
+    share, doubt = hits / n, NORMAL_QUANTILE**2 / n
+    centre = (share + doubt / 2) / (1 + doubt)
+    half = NORMAL_QUANTILE * math.sqrt((share * (1 - share) + doubt / 4) / n) / (1 + doubt)
+    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
 def choose_classes(classes: Sequence[str], positive: str | None) -> Sequence[int]:
     """Whose AUC counts: the positive class's of two, the mean over all of more."""
     return range(len(classes)) if positive is None else [classes.index(positive)]
@@ -47,7 +67,7 @@ def compare_aucs(
         first: probabilities of the one, float64, [N, classes].
         second: those of the other.
         labels: the true class of each picture; of every class at least two.
-        classes: those whose one-against-the-rest AUC is averaged: the positive one of two, all of more.
+        classes: those whose one-against-the-rest AUC is averaged; see `choose_classes`.
     """
     (auc_first, pull_first), (auc_second, pull_second) = (
         average_auc(probabilities, labels, classes) for probabilities in (first, second)

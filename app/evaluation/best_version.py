@@ -32,13 +32,8 @@ def choose_best(
 ) -> tuple[Evaluation, list[Lead]]:
     """Choose the version with the best AUC, and return its report and its lead over each other, the next best first.
 
-    Args:
-        versions: all that are registered of a model, from old to new.
-        current: the default now.
-        settings: where the reports lie, and how models are served.
-
-    Raises:
-        EvaluationError: a version has no report, or was changed since, or the reports are of different pictures.
+    `versions` are all of a model, from old to new; `current` is the default now. Raises `EvaluationError` if a version
+    has no report, or was changed since, or if the reports are of different pictures.
     """
     evaluations = [read_valid(planned, settings) for planned in versions.values()]
     best, *others = rank(evaluations, current)

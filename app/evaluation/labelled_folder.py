@@ -31,12 +31,8 @@ class LabelledPicture:
 def find_pictures(folder: Path, classes: Sequence[str]) -> list[LabelledPicture]:
     """Find the pictures of every class, sorted by class and name; hidden files are passed over.
 
-    Args:
-        folder: holds one sub-folder a class, all named by class or all by index: `0`, `1` and so on.
-        classes: the class names, in the model's order.
-
-    Raises:
-        PicturesError: it is not such a folder, or holds fewer than three pictures of a class.
+    The folder holds one sub-folder a class, all named by class or all by index: `0`, `1` and so on, in the order of
+    `classes`. Raises `PicturesError` if it is no such folder, or holds fewer than three pictures of a class.
     """
     try:
         found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

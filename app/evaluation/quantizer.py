@@ -48,12 +48,8 @@ class Measured:
 def quantize_in_process(folder: Path, pictures: Path, settings: Settings) -> Int8Report:
     """Quantize one model version in a new process, compiling it first if need be, and read the report.
 
-    `pictures` is a folder of labelled pictures; see `find_pictures`.
-
-    Raises:
-        FrameworkMissingError: NNCF is not installed here.
-        PicturesError: the pictures cannot be used.
-        ModelFolderError: the model cannot be compiled or quantized.
+    `pictures` is a folder of labelled pictures; see `find_pictures`. Raises `FrameworkMissingError` without NNCF,
+    `PicturesError` if the pictures cannot be used, `ModelFolderError` if the model cannot be compiled or quantized.
     """
     require_nncf()
     manifest = ModelFolder(folder).read_manifest()
@@ -69,11 +65,9 @@ def quantize_in_process(folder: Path, pictures: Path, settings: Settings) -> Int
 
 
 def quantize_model(folder_path: str, pictures_path: str, max_pixels: str) -> None:
-    """Quantize one compiled model, measure it, and put the result into its `compiled_int8/`: in a confined process.
+    """Quantize one compiled model, measure it, and put the result into its `compiled_int8/`, in this process.
 
-    Raises:
-        PicturesError: the pictures cannot be used.
-        ModelFolderError: the folder cannot be read or written.
+    Raises `PicturesError` if the pictures cannot be used, `ModelFolderError` if the folder cannot be read or written.
     """
     folder = Path(folder_path)
     manifest = read_manifest(folder)

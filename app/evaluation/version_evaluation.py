@@ -47,30 +47,24 @@ class Measured:
 
 
 def evaluate_version(
-    planned: PlannedVersion,
-    pictures: Sequence[LabelledPicture],
-    settings: Settings,
-    advance: Callable[[int], None],
+    planned: PlannedVersion, pictures: Sequence[LabelledPicture], settings: Settings, advance: Callable[[int], None]
 ) -> Measured:
     """Show the pictures to one version, as many at a time as it batches, and work out its figures.
 
-    The version is compiled first if need be, as a server would. `advance` is told how many pictures were done.
-
-    Raises:
-        ModelFolderError: the model cannot be served.
-        PicturesError: too few pictures of a class can be read.
-        ServiceError: the model failed.
+    The version is compiled first if need be, as a server would. `advance` is told how many pictures were done. Raises
+    `ModelFolderError` if the model cannot be served, `ServiceError` if it failed, and `PicturesError` if too few
+    pictures of a class can be read.
     """
     loader = ModelLoader(settings)
     loaded = loader.load_whole(planned)
-    assert loaded.manifest is not None, "what is loaded has a manifest"
-    assert loaded.served is not None, "what is loaded is served"
+    served = loaded.served
+    assert served is not None, "what is loaded is served"
     try:
-        model_sha256 = identify_model(planned.folder, loaded.manifest, loader)
-        answers, unreadable = ask(loaded.served, pictures, settings.max_body_bytes, advance)
+        model_sha256 = identify_model(planned.folder, served.manifest, loader)
+        answers, unreadable = ask(served, pictures, settings.max_body_bytes, advance)
     finally:
-        loaded.served.close()
-    evaluation = make_evaluation(loaded, loaded.manifest.output, model_sha256, answers, len(unreadable))
+        served.close()
+    evaluation = make_evaluation(loaded, served.manifest.output, model_sha256, answers, len(unreadable))
     return Measured(evaluation, unreadable)
 
 

@@ -5,26 +5,22 @@ own: an archive that takes long, or hangs, delays no other model.
 """
 
 import logging
-import threading
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
 
 from app.compiling.archive_compiler import compile_archive
 from app.config.settings import Settings
 from app.errors import ModelFolderError, ModelProcessError
 from app.handlers.client.explainer import Explainer
 from app.handlers.client.handler_model import HandlerModel
-from app.handlers.handler_archive import HandlerArchive
+from app.handlers.client.pool_client import PoolClient
+from app.handlers.handler_archive import HandlerArchive, PoolLimits
 from app.handlers.worker.default_classifier import find_obstacle
-from app.registry.model_entry import ModelEntry, State, make_default_limits
+from app.registry.model_entry import ModelEntry, State
 from app.registry.model_loader import ModelLoader
 from app.registry.version_slot import Attempt
 from app.repository.model_folder import ARCHIVE_FOLDER
 from app.repository.signing import SIGNATURE_FILE, require_trust
-
-if TYPE_CHECKING:
-    from app.handlers.client.pool_client import PoolClient
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +29,15 @@ MARGIN_S = 5.0
 
 
 class ArchiveLoader:
-    """Loads, scales and lets go archives.
+    """Loads, scales and lets go archives; `pools` runs their programs.
 
-    Args:
-        settings: whether programs are run, and how they are confined.
-        loader: makes served models of compiled ones.
-
-    Thread safety: all methods may be called from any thread, for one archive from one at a time, `abort` excepted.
+    Thread safety: all methods may be called from any thread, for one archive from one at a time.
     """
 
     def __init__(self, settings: Settings, loader: ModelLoader) -> None:
         self._settings = settings
         self._loader = loader
-        self._lock = threading.Lock()
-        self.pools: PoolClient | None = None
+        self.pools = PoolClient(settings)
 
     def load(self, attempt: Attempt) -> ModelEntry:
         """Compile an archive, or start its program; raises `ModelFolderError` with the reason."""
@@ -59,7 +50,9 @@ class ArchiveLoader:
         if not obstacle:
             attempt.tell("it is being compiled")
             try:
-                return self._load_compiled(attempt, archive)
+                manifest, report = compile_archive(archive, self._settings)
+                entry = self._loader.load_report(attempt, manifest, report, ARCHIVE_FOLDER)
+                return replace(entry, explainer=Explainer(archive, lambda: self.pools))
             except ModelFolderError as error:
                 obstacle = error.message
                 extra = {"model": archive.name, "version": archive.version, "reason": obstacle}
@@ -69,13 +62,8 @@ class ArchiveLoader:
     def scale(self, attempt: Attempt, running: ModelEntry) -> ModelEntry:
         """Bring the pool of a running handler to the limits that are wanted; raises `ModelFolderError`."""
         archive = self._read(attempt)
-        self._find_pools().scale(archive, **asdict(archive.limits))
+        self.pools.scale(archive, **asdict(archive.limits))
         return replace(running, reason="", archive=archive)
-
-    def abort(self, archive: HandlerArchive) -> None:
-        """Have a handler that is starting in another thread start no longer; the attempt then fails."""
-        if self.pools is not None:
-            self.pools.abort(archive)
 
     def let_go(self, entry: ModelEntry) -> None:
         """End what an archive runs here, once this worker's requests are answered."""
@@ -85,44 +73,18 @@ class ArchiveLoader:
             return
         entry.handler.retire(entry.archive.limits.response_timeout_s + MARGIN_S)
         with suppress(ModelProcessError):  # the manager is lost, and all pools with it
-            self._find_pools().unregister(entry.archive)
-
-    def list_metrics(self) -> list[dict[str, Any]]:
-        """The metrics that programs of archives have added, see `app.handlers.manager.handler_metrics`."""
-        return [] if self.pools is None else self.pools.list_metrics()
-
-    def close(self) -> None:
-        """Let the processes go; they end when no worker needs them."""
-        if self.pools is not None:
-            self.pools.close()
+            self.pools.unregister(entry.archive)
 
     def _read(self, attempt: Attempt) -> HandlerArchive:
         """Read an archive, with the limits that are wanted of its pool."""
-        folder = attempt.planned.folder
-        return attempt.planned.limit(folder.read_archive(make_default_limits(self._settings)))
-
-    def _load_compiled(self, attempt: Attempt, archive: HandlerArchive) -> ModelEntry:
-        manifest, report = compile_archive(archive, self._settings)
-        entry = self._loader.load_report(attempt, manifest, report, ARCHIVE_FOLDER)
-        return replace(entry, explainer=Explainer(archive, self._find_pools))
+        default = PoolLimits(response_timeout_s=self._settings.response_timeout_s)
+        return attempt.planned.limit(attempt.planned.folder.read_archive(default))
 
     def _start_handler(self, attempt: Attempt, archive: HandlerArchive, obstacle: str) -> ModelEntry:
         attempt.tell("its handler is starting")
-        pools = self._find_pools()
         attempt.program = archive  # first: either this sees that the attempt is dropped, or who drops it sees this
         if attempt.is_dropped:
             raise ModelFolderError("it is no longer wanted")
-        pools.register(archive)
-        handler = HandlerModel(archive, pools)
-        return replace(
-            attempt.draft, state=State.READY, reason="", engine="handler", handler=handler, obstacle=obstacle
-        )
-
-    def _find_pools(self) -> "PoolClient":
-        """Find the client of the pools, or make it: only a server of archives needs one."""
-        from app.handlers.client.pool_client import PoolClient
-
-        with self._lock:
-            if self.pools is None:
-                self.pools = PoolClient(self._settings)
-            return self.pools
+        self.pools.register(archive)
+        ready = replace(attempt.draft, state=State.READY, reason="", engine="handler", obstacle=obstacle)
+        return replace(ready, handler=HandlerModel(archive, self.pools))

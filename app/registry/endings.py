@@ -45,13 +45,15 @@ class Endings:
             if not start_thread("unload-model", partial(self._end, entry)):
                 self._waiting.append(entry)  # at the next opportunity
 
-    def drop(self, attempt: Attempt) -> None:
-        """Want the result of an attempt no longer, and wait for its end if it starts a program."""
+    def drop(self, attempt: Attempt | None) -> None:
+        """Want the result of an attempt, if any, no longer, and wait for its end if it starts a program."""
+        if attempt is None:
+            return
         attempt.is_dropped = True
         if attempt.program is not None:  # that may take minutes
             attempt.is_awaited = True
             self.counts[attempt.draft.key] += 1
-            start_thread("abort-start", partial(self._archives.abort, attempt.program))
+            start_thread("abort-start", partial(self._archives.pools.abort, attempt.program))
 
     def note_end(self, attempt: Attempt) -> None:
         """Note that a dropped attempt has ended."""

@@ -50,10 +50,8 @@ class FolderScan:
 def scan_folders(root: Path, before: FolderScan | None, states: Mapping[str, str]) -> FolderScan:
     """Look at the model folders; one that cannot be looked at stays as it was.
 
-    Args:
-        root: the model repository.
-        before: the last scan; None at the start, when every folder is taken to be whole.
-        states: of the versions in this worker, by `name/version`.
+    `before` is the last scan. At the start it is None, and every folder is taken to be whole. `states` are those of the
+    versions in this worker, by `name/version`.
     """
     known = before.sightings if before is not None else {}
     try:

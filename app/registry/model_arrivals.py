@@ -8,7 +8,6 @@ killed on the way leaves a stray, and `sweep` removes the folder that carries it
 import logging
 import os
 import secrets
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,15 +57,13 @@ def sweep(settings: Settings, access: StoreAccess, failed: str = "") -> None:
     sweep_quarantines(models)
     if not any(is_left(models, token, failed) for token in access.read().strays):
         return
-    removed: list[Path] = []
     try:
         with access.open().change() as draft:  # in a transaction no other process puts a folder into a place
             for token in sorted(draft.strays):
-                if is_left(models, token, failed) and take_away(models, token, removed):
+                if is_left(models, token, failed) and take_away(models, token):
                     draft.strays.discard(token)
     finally:
-        for folder in removed:
-            shutil.rmtree(folder, ignore_errors=True)
+        sweep_quarantines(models)  # and with them what was taken away, which takes long
 
 
 def is_left(models: Path, token: str, failed: str) -> bool:
@@ -74,13 +71,12 @@ def is_left(models: Path, token: str, failed: str) -> bool:
     return token == failed or not (models / token.split(maxsplit=1)[0]).exists()
 
 
-def take_away(models: Path, token: str, removed: list[Path]) -> bool:
-    """Move the folder that carries a token away, to a new path in `removed`; return whether its place is free."""
+def take_away(models: Path, token: str) -> bool:
+    """Move the folder that carries a token to a quarantine that nobody holds; return whether its place is free."""
     place = models / token.split()[1]
     try:
         if ModelFolder(place).read_token() == token:
-            removed.append(models / f"{PREFIX}{secrets.token_hex(8)}")
-            place.rename(removed[-1])
+            place.rename(models / f"{PREFIX}{secrets.token_hex(8)}")
             synchronize(place.parent)
             synchronize(models)
         with suppress(OSError):  # the model has other versions, or somebody put files there

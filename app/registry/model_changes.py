@@ -101,15 +101,8 @@ class ModelChanges:
             draft.defaults[name] = plan.find_default(name)
         return Change(planned.wanted.key, draft.generation)
 
-    def load(self, name: str) -> list[Change]:
-        """Have every version of a model loaded; the largest number of workers stays as it was."""
-        return self._set_loaded(name, is_loaded=True)
-
-    def unload(self, name: str) -> list[Change]:
-        """Have every version of a model unloaded; all stay registered."""
-        return self._set_loaded(name, is_loaded=False)
-
-    def _set_loaded(self, name: str, is_loaded: bool) -> list[Change]:
+    def set_loaded(self, name: str, is_loaded: bool) -> list[Change]:
+        """Have every version of a model loaded, or unloaded; all stay registered, with the most workers as it was."""
         with self._draft() as (draft, plan):
             versions = [planned.wanted for planned in plan.find_versions(name).values()]
             for wanted in versions:
@@ -146,30 +139,20 @@ class ModelChanges:
     def register(self, url: str, wishes: Wishes) -> Change:
         """Register the model folder or archive of that name in `SCANCER_STORE`, or a folder that was unregistered.
 
-        Raises:
-            ModelNotFoundError: there is none of that name.
-            ModelFolderError: it cannot be served; the message is the reason.
-            ConflictError: the version is registered already, or something else lies in its place.
-            DiskFullError: the disk is full.
+        Raises `ModelNotFoundError` if there is none of that name, `ModelFolderError` with the reason if it cannot be
+        served, `ConflictError` if its place is not free, and `DiskFullError`.
         """
         source = find_source(url, self._settings.store)
-        if source is None:
-            return self._register_again(url, wishes)
-        return self.register_file(source, url, wishes)
+        return self._register_again(url, wishes) if source is None else self.register_file(source, url, wishes)
 
     def register_file(
         self, source: Path, url: str, wishes: Wishes, manifest: Path | None = None, own: Quarantine | None = None
     ) -> Change:
         """Register a file, or a folder of `SCANCER_STORE`; raises as `register`.
 
-        No other change waits for this: what takes long happens in quarantine, before the store is changed.
-
-        Args:
-            source: the file or folder; one that lies in quarantine may be moved.
-            url: where the source came from, as callers will read it.
-            wishes: the parameters of the registration.
-            manifest: the `model.toml` of an artifact that comes alone.
-            own: the quarantine that the source lies in; without one, a new one is used.
+        No other change waits for this: what takes long happens in quarantine, before the store is changed. A source
+        that lies in the quarantine `own` may be moved; without `own`, a new quarantine is used. `manifest` is the
+        `model.toml` of an artifact that comes alone. Callers will read `url` as where the source came from.
         """
         settings, name = self._settings, wishes.model_name or None
         self.sweep()

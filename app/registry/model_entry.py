@@ -3,22 +3,19 @@
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from app.config.settings import Settings
 from app.engines.compile_report import CompileReport
 from app.engines.int8_report import Int8Report
 from app.errors import ModelFolderError
+from app.handlers.client.explainer import Explainer
+from app.handlers.client.handler_model import HandlerModel
 from app.handlers.handler_archive import TORCHSERVE_LIMITS, HandlerArchive, PoolLimits
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import BatchSpec
 from app.pipeline.served_model import ServedModel
 from app.repository.model_folder import ModelFolder
 from app.state.wanted import Key, WantedVersion
-
-if TYPE_CHECKING:
-    from app.handlers.client.explainer import Explainer
-    from app.handlers.client.handler_model import HandlerModel
 
 
 class State(StrEnum):
@@ -35,7 +32,7 @@ class ModelEntry:
     """What the registry knows of one model version; replaced as a whole when anything changes.
 
     Attributes:
-        state, reason: whether it answers, and if not, why; of a ready one, that it is not in memory yet.
+        reason: why it does not answer; of a ready one, that it is not in memory yet.
         manifest: None if it cannot be read.
         engine: name of the engine in use; None until one is chosen.
         report: of the compiled model in use, or that the INT8 model in use was made from.
@@ -59,9 +56,9 @@ class ModelEntry:
     served: ServedModel | None = None
     load_s: float | None = None
     archive: HandlerArchive | None = None
-    handler: "HandlerModel | None" = None
+    handler: HandlerModel | None = None
     obstacle: str = ""
-    explainer: "Explainer | None" = None
+    explainer: Explainer | None = None
 
     @property
     def key(self) -> Key:
@@ -69,7 +66,7 @@ class ModelEntry:
         return self.wanted.key
 
     @property
-    def holds(self) -> "ServedModel | HandlerModel | None":
+    def holds(self) -> ServedModel | HandlerModel | None:
         """What answers: a served model, or the handler of an archive."""
         return self.served or self.handler
 
@@ -80,15 +77,12 @@ class ModelEntry:
 
 
 def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:
-    """Find workers, batches and times of a version.
-
-    In order of precedence: the running archive, the registration's parameters, the manifest, the settings.
-    """
+    """Find workers, batches and times: the running archive's, else the registration's, manifest's or settings'."""
     if entry.archive is not None:
         return entry.archive.limits
     wanted = entry.wanted
     if entry.folder.is_archive:
-        limits = make_default_limits(settings)
+        limits = PoolLimits(response_timeout_s=settings.response_timeout_s)
         with suppress(ModelFolderError):  # an archive that cannot be read has the settings' limits
             limits = entry.folder.read_archive(limits).limits
         return replace(limits, **wanted.list_pool_limits())  # type: ignore[arg-type]  # by name
@@ -102,8 +96,3 @@ def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:
         wanted.startup_timeout_s or TORCHSERVE_LIMITS.startup_timeout_s,
         settings.queue_size,
     )
-
-
-def make_default_limits(settings: Settings) -> PoolLimits:
-    """Make the limits of an archive whose own configuration sets none."""
-    return PoolLimits(response_timeout_s=settings.response_timeout_s)

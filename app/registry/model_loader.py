@@ -32,8 +32,6 @@ from app.state.wanted import PlannedVersion
 
 log = logging.getLogger(__name__)
 
-LAZY_REASON = "it is loaded when it is first asked for"
-NO_WORKERS = "it has no workers"
 OnLoad = Callable[[Exception | None, float], None]
 
 
@@ -97,11 +95,11 @@ class ModelLoader:
     ) -> ModelEntry:
         """Load the compiled model of a report that was read, from the folder `compiled` of the version."""
         engine = OpenVINOEngine(attempt.planned.folder.path, manifest, self.settings.inference_threads, compiled)
-        return self._serve(attempt, manifest, engine, report)
+        return replace(self._serve(attempt, manifest, engine), engine="openvino", report=report)
 
     def describe_idle(self, planned: PlannedVersion) -> ModelEntry:
         """Return the entry of a version that has no workers; nothing of it is in memory."""
-        idle = ModelEntry(planned.folder, planned.wanted, State.UNAVAILABLE, NO_WORKERS)
+        idle = ModelEntry(planned.folder, planned.wanted, State.UNAVAILABLE, "it has no workers")
         try:
             return idle if planned.folder.is_archive else replace(idle, manifest=planned.folder.read_manifest())
         except (ModelFolderError, OSError) as error:
@@ -116,9 +114,12 @@ class ModelLoader:
         compiled = INT8_FOLDER if int8 else COMPILED_FOLDER
         engine = OpenVINOEngine(folder.path, manifest, self.settings.inference_threads, compiled)
         if on_load is None:
-            return self._serve(attempt, manifest, engine, report, int8)
-        lazy = LazyEngine(engine, lambda: check_int8(folder, manifest, report, int8), on_load)
-        return replace(self._make_entry(attempt, manifest, lazy, report, int8), reason=LAZY_REASON)
+            entry = self._serve(attempt, manifest, engine)
+        else:
+            lazy = LazyEngine(engine, lambda: check_int8(folder, manifest, report, int8), on_load)
+            reason = "it is loaded when it is first asked for"
+            entry = replace(self._make_entry(attempt, manifest, lazy), reason=reason)
+        return replace(entry, engine="openvino", report=report, int8=int8)
 
     def find_int8(self, folder: ModelFolder, manifest: ModelManifest, report: CompileReport) -> Int8Report | None:
         """Return the report of the INT8 model that is to serve; None where float32 serves."""
@@ -135,14 +136,7 @@ class ModelLoader:
         log.warning("model served in float32", extra=extra)
         return None
 
-    def _serve(
-        self,
-        attempt: Attempt,
-        manifest: ModelManifest,
-        engine: Engine,
-        report: CompileReport | None = None,
-        int8: Int8Report | None = None,
-    ) -> ModelEntry:
+    def _serve(self, attempt: Attempt, manifest: ModelManifest, engine: Engine) -> ModelEntry:
         """Load an engine and have it infer once: a model that loads and cannot infer is not READY."""
         started = time.perf_counter()
         with ExitStack() as on_failure:
@@ -151,21 +145,13 @@ class ModelLoader:
             to_probabilities(engine.infer(make_noise(manifest)), manifest.output)
             on_failure.pop_all()
         load_s = time.perf_counter() - started
-        return replace(self._make_entry(attempt, manifest, engine, report, int8), load_s=load_s)
+        return replace(self._make_entry(attempt, manifest, engine), load_s=load_s)
 
-    def _make_entry(
-        self,
-        attempt: Attempt,
-        manifest: ModelManifest,
-        engine: Engine,
-        report: CompileReport | None,
-        int8: Int8Report | None,
-    ) -> ModelEntry:
+    def _make_entry(self, attempt: Attempt, manifest: ModelManifest, engine: Engine) -> ModelEntry:
         batched = replace(manifest, batch=attempt.planned.wanted.choose_batch(manifest))
         served = ServedModel(batched, engine, ImageLimits(self.settings.max_pixels), self.settings.queue_size)
-        name = manifest.framework if report is None else "openvino"
-        ready = replace(attempt.draft, state=State.READY, reason="", manifest=manifest, engine=name, served=served)
-        return replace(ready, report=report, int8=int8)
+        ready = replace(attempt.draft, state=State.READY, reason="", manifest=manifest, served=served)
+        return replace(ready, engine=manifest.framework)
 
 
 def make_noise(manifest: ModelManifest) -> InputBatch:
@@ -175,6 +161,6 @@ def make_noise(manifest: ModelManifest) -> InputBatch:
 
 
 def check_int8(folder: ModelFolder, manifest: ModelManifest, report: CompileReport, int8: Int8Report | None) -> None:
-    """Raise `CompiledModelError` if the INT8 model is not the one that was accepted when it was chosen."""
+    """Raise `CompiledModelError` if the INT8 model is not the one that was chosen."""
     if int8 is not None and folder.read_int8_report(manifest, report) != int8:
         raise CompiledModelError("the INT8 model was made anew since the server started; restart it")

@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 LOADED_AT_START = 2
 """Default versions that a worker loads when it starts; others are loaded when they are first asked for."""
-NO_THREAD = "the system has no thread to give"
 
 
 class ModelRegistry:
@@ -34,11 +33,8 @@ class ModelRegistry:
     A version that cannot be served is kept with its reason and tried again; it never stops the others. What is new is
     loaded before what is old is let go.
 
-    Args:
-        settings: folders, limits and engines.
-        on_change: called with every new entry, e.g. to keep a metric.
-        on_remove: called with the folder of a version that is there no longer.
-        loaded_at_start: how many default versions are loaded at once when the first plan comes.
+    `on_change` is called with every new entry, and `on_remove` with the folder of a version that is there no longer.
+    `loaded_at_start` default versions are loaded at once when the first plan comes.
 
     Thread safety: all methods are for one thread, the writer's; `table` is for all.
     """
@@ -65,18 +61,15 @@ class ModelRegistry:
         self._news: list[ModelEntry] = []
 
     def apply(self, plan: Plan, changed: frozenset[Key] = frozenset()) -> None:
-        """Follow a plan: begin to load what is new, and let go what is gone once what is new is loaded.
-
-        Args:
-            plan: what is to be served.
-            changed: versions whose folders are other ones than before.
-        """
+        """Follow a plan; the folders of the versions in `changed` are other ones than before."""
         if self._plan is None:
             self.table.now = Snapshot(counted=frozenset(plan.versions))
-            eager, asked = frozenset(plan.list_compiled_defaults()[: self._loaded_at_start]), frozenset[Key]()
+            defaults = [plan.find_version(name, None) for name in plan.versions]
+            compiled = [planned.wanted.key for planned in defaults if not planned.folder.is_archive]
+            eager, asked = frozenset(compiled[: self._loaded_at_start]), frozenset[Key]()
         else:
             eager, asked = plan.asked, plan.asked - self._plan.asked
-        wanted = {planned.wanted.key: planned for planned in plan.all()}
+        wanted = {each.wanted.key: each for versions in plan.versions.values() for each in versions.values()}
         for key, planned in wanted.items():
             if key not in self._slots:
                 self._slots[key] = VersionSlot(planned, key in eager)
@@ -111,7 +104,7 @@ class ModelRegistry:
                 self._put(slot, replace(slot.entry, state=State.UNLOADING, reason="the server stops", served=None))
                 served.close()
         self._publish()
-        self.archives.close()
+        self.archives.pools.close()
 
     def _advance(self) -> None:
         """Take the next step with every version, and publish."""
@@ -136,7 +129,7 @@ class ModelRegistry:
         if slot.entry.state is State.READY and any(each.attempt and each.attempt.is_quick for each in heirs):
             return
         del self._slots[name, version]
-        self._drop_attempt(slot)
+        self._endings.drop(slot.attempt)
         self._is_published = False
         if slot.entry.holds is not None:
             self._news.append(replace(slot.entry, state=State.UNLOADING, reason="it is no longer wanted", served=None))
@@ -146,18 +139,13 @@ class ModelRegistry:
 
     def _rest(self, slot: VersionSlot) -> None:
         """Let go what a version holds that is to have no workers."""
-        self._drop_attempt(slot)
-        slot.tried, slot.fault, slot.failures = None, "", 0
+        self._endings.drop(slot.attempt)
+        slot.attempt, slot.tried, slot.fault, slot.failures = None, None, "", 0
         if slot.entry.holds is not None:
             self._endings.add(slot.entry)
         if slot.entry.state is not State.UNAVAILABLE or slot.entry.wanted != slot.planned.wanted or slot.is_stale:
             slot.is_stale = False
             self._put(slot, self._loader.describe_idle(slot.planned))
-
-    def _drop_attempt(self, slot: VersionSlot) -> None:
-        if slot.attempt is not None:
-            self._endings.drop(slot.attempt)
-            slot.attempt = None
 
     def _begin(self, slot: VersionSlot) -> None:
         """Begin an attempt to bring a version to what is wanted."""
@@ -171,20 +159,19 @@ class ModelRegistry:
         if entry.holds is None and attempt.is_fresh:
             self._put(slot, draft)
         if is_archive and entry.handler is not None and not is_stale:
-            self._run_apart(attempt, partial(self.archives.scale, attempt, entry))
+            self._run(attempt, partial(self.archives.scale, attempt, entry))
         elif is_archive:
-            self._run_apart(attempt, partial(self.archives.load, attempt))
+            self._run(attempt, partial(self.archives.load, attempt))
         else:
             attempt.is_quick = True
             on_load = None if slot.is_eager else partial(self._inbox.post, self._note_first_use, attempt)
-            load = partial(self._loader.load, attempt, on_load)
-            if not self._lane.run(partial(self._try, attempt, load)):
-                self._fail(attempt, NO_THREAD)
+            self._run(attempt, partial(self._loader.load, attempt, on_load))
 
-    def _run_apart(self, attempt: Attempt, load: Callable[[], ModelEntry]) -> None:
-        """Run an attempt that may take long in a thread of its own."""
-        if not start_thread("load-model", partial(self._try, attempt, load)):
-            self._fail(attempt, NO_THREAD)
+    def _run(self, attempt: Attempt, load: Callable[[], ModelEntry]) -> None:
+        """Run a quick attempt after those before it, one that may take long in a thread of its own."""
+        call = partial(self._try, attempt, load)
+        if not (self._lane.run(call) if attempt.is_quick else start_thread("load-model", call)):
+            self._fail(attempt, "the system has no thread to give")
 
     def _try(self, attempt: Attempt, load: Callable[[], ModelEntry]) -> None:
         """Run in the attempt's thread, and post what came of it."""
@@ -211,7 +198,7 @@ class ModelRegistry:
         attempt.is_quick = False
         if self._find(attempt) is not None:
             attempt.tell(reason)
-            self._run_apart(attempt, partial(self._loader.load_slowly, attempt))
+            self._run(attempt, partial(self._loader.load_slowly, attempt))
 
     def _succeed(self, attempt: Attempt, loaded: ModelEntry) -> None:
         """Serve what an attempt loaded, if it is still wanted."""
@@ -238,7 +225,7 @@ class ModelRegistry:
         if slot.is_behind:  # it failed at something that is no longer wanted
             return
         if reason != slot.fault:
-            extra = {"model": attempt.planned.wanted.name, "version": attempt.planned.wanted.version, "reason": reason}
+            extra = {"model": slot.entry.folder.name, "version": slot.entry.folder.version, "reason": reason}
             log.error("model unavailable" if slot.entry.handler is None else "model cannot be scaled", extra=extra)
         slot.fail(attempt, reason)
         if slot.entry.handler is not None and attempt.draft.archive is None:  # it was to be scaled, and answers on

@@ -132,9 +132,7 @@ def make_snapshot(entries: Iterable[ModelEntry], plan: Plan | None, now: Snapsho
 def require_served(entry: ModelEntry, version: str | None) -> ServedModel:
     """Return the model of an entry; `version` is what the caller said of it.
 
-    Raises:
-        ServiceUnavailableError: it is not ready; its reason stands in `/models/<name>`.
-        BadRequestError: it is an archive with a program of its own, which only `/predictions` asks.
+    Raises `ServiceUnavailableError` if it is not ready, and `BadRequestError` for an archive with its own program.
     """
     name = entry.wanted.name
     if entry.handler is not None:

@@ -56,10 +56,10 @@ class VersionSlot:
     """One version in this worker.
 
     Attributes:
-        entry: what is published of it.
+        planned: what is wanted.
+        entry: what is published.
         tried: what the last attempt was for; None before the first.
-        attempt: the one under way.
-        loaded_by: the one that `entry` came of.
+        loaded_by: the attempt that `entry` came of.
         fault: why the last attempt failed; empty after one that did not.
         failures: how many failed in a row.
         is_eager: whether the model is loaded before anybody asks it.
@@ -114,14 +114,12 @@ class VersionSlot:
         self.is_stale |= is_changed or planned.wanted.token != self.planned.wanted.token
         self.is_eager |= is_asked
         self.planned = planned
-        self.is_leaving = False
 
     def takes(self, attempt: Attempt, entry: ModelEntry) -> bool:
         """Whether what an attempt loaded is still what is wanted."""
-        now, then = self.planned.wanted, attempt.planned.wanted
-        if self.is_stale or not now.is_loaded:
-            return False
-        return entry.handler is not None or now.is_loaded_as(then)
+        wanted = self.planned.wanted
+        is_as_wanted = entry.handler is not None or wanted.is_loaded_as(attempt.planned.wanted)
+        return is_as_wanted and wanted.is_loaded and not self.is_stale
 
     def fail(self, attempt: Attempt, reason: str) -> None:
         """Note that an attempt failed, and when the next one is due."""

@@ -1,4 +1,1 @@
-"""What is wanted of the models, kept for all workers, and how far each worker is.
-
-It must not know models in memory.
-"""
+"""What is wanted of the models, and how far each worker is, kept for all workers. It knows no model in memory."""

@@ -51,7 +51,7 @@ schema_versions = sql.Table(
 
 @dataclass
 class Draft:
-    """The wanted state while it is being changed; see `WantedState`."""
+    """A `WantedState` while it is being changed."""
 
     versions: dict[Key, WantedVersion]
     defaults: dict[str, str]
@@ -68,13 +68,9 @@ class Draft:
 
 
 class StateStore:
-    """The wanted state in a database.
+    """The wanted state in a database: one of a URL, or the SQLite file of a path.
 
-    Args:
-        place: the URL of a database, or the path of a SQLite file.
-
-    Raises:
-        StateStoreError: the database cannot be opened, read or changed, or has another schema. All methods raise it.
+    All methods raise `StateStoreError` if the database cannot be opened, read or changed, or has another schema.
 
     Thread safety: all methods may be called from any thread and any process.
     """

@@ -23,7 +23,6 @@ class WantedVersion:
     """What is wanted of one version of a model.
 
     Attributes:
-        name, version: of the model.
         url: where it came from, as `POST /models?url=` takes it.
         is_registered: False for a folder among the models that is not to be served.
         token: marks a folder that this server made, see `Arrival`; None for a folder that somebody put there.
@@ -128,7 +127,6 @@ class Plan:
     """What is to be served.
 
     Attributes:
-        state: what was said of them.
         versions: by name, then version, from old to new.
         asked: versions that somebody asked for, as default or by their workers; they are loaded at once.
     """
@@ -136,15 +134,6 @@ class Plan:
     state: WantedState
     versions: Mapping[str, Mapping[str, PlannedVersion]]
     asked: frozenset[Key]
-
-    def all(self) -> list[PlannedVersion]:
-        """Every version."""
-        return [planned for versions in self.versions.values() for planned in versions.values()]
-
-    def list_compiled_defaults(self) -> list[Key]:
-        """The default version of each model that has no program of its own."""
-        defaults = [self.find_version(name, None) for name in self.versions]
-        return [planned.wanted.key for planned in defaults if not planned.folder.is_archive]
 
     def find_default(self, name: str) -> str:
         """The default version of a model: the chosen one, else the newest."""

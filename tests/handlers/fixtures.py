@@ -47,7 +47,7 @@ def serve_archives(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> 
         follower = app.extensions["scancer"].follower
         follower.close()
         pools = follower.registry.archives.pools
-        if pools is not None:  # else all were compiled
+        if pools.link.manager is not None:  # else all were compiled
             end_manager(pools.link.folder)
             assert pools.link.manager.wait(10) == 0
 

@@ -27,7 +27,7 @@ def load_model(model_name: str) -> ResponseReturnValue:
     """Load every version of a model that is not loaded; the answer comes when it is ready in every worker."""
     check_parameters()
     with lend_changes() as changes:
-        made = changes.load(model_name)
+        made = changes.set_loaded(model_name, is_loaded=True)
     facts().model = model_name
     for change in made:
         if not await_workers(change):
@@ -41,7 +41,7 @@ def unload_model(model_name: str) -> ResponseReturnValue:
     """Unload every version of a model, which stays registered; the answer comes when no worker has it any more."""
     check_parameters()
     with lend_changes() as changes:
-        made = changes.unload(model_name)
+        made = changes.set_loaded(model_name, is_loaded=False)
     facts().model = model_name
     for change in made:
         await_workers(change)

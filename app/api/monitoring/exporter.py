@@ -43,7 +43,7 @@ class Exporter(PrometheusMetrics):  # type: ignore[misc]  # the package has no a
         """
         families, wanted = self._metrics.collect(), frozenset(names or ())
         ours = generate_latest(Chosen(families, wanted)).decode("utf-8")
-        theirs = write_handler_metrics(services().follower.registry.archives.list_metrics(), wanted)
+        theirs = write_handler_metrics(services().follower.registry.archives.pools.list_metrics(), wanted)
         return ours + self._torchserve.write(families, wanted) + theirs, CONTENT_TYPE
 
 

@@ -114,3 +114,14 @@ def test_every_room_says_what_it_is_for() -> None:
 def test_no_two_modules_have_one_name() -> None:
     counts = Counter(path.name for path in sorted(APP.rglob("*.py")) if path.name != "__init__.py")
     assert {name: count for name, count in counts.items() if count > 1} == {}
+
+
+def test_no_module_is_longer_than_300_lines_and_no_function_than_40() -> None:
+    long = [f"{path}: {count} lines" for path in MODULES if (count := len(path.read_text().splitlines())) > 300]
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > 40:
+                    long.append(f"{path.relative_to(PROJECT_ROOT)}:{node.lineno} {node.name}: {length} lines")
+    assert long == []

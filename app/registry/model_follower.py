@@ -21,6 +21,9 @@ POLL_S = 0.15
 SCAN_S = 1.0
 """How often the model folders are looked at."""
 
+JOIN_S = 2.0
+"""How long a worker that starts waits for programs: another worker may have started them, and then it only joins."""
+
 
 class ModelFollower:
     """Follows the state store and the model folders for one worker, in the one thread that changes its models.
@@ -48,7 +51,8 @@ class ModelFollower:
             sweep(self._settings, self._access)  # what workers left that were killed
         read_reports(self._settings.instance)  # so that those of an earlier server go
         self._try_to_follow()
-        while self.registry.is_loading:
+        joined_by_s = time.monotonic() + JOIN_S
+        while self.registry.is_loading or (self.registry.is_starting and time.monotonic() < joined_by_s):
             self.registry.work(POLL_S)
         self._try_to_follow()
         self._thread = threading.Thread(target=self._run, name="follow-models", daemon=True)

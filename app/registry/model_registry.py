@@ -89,6 +89,11 @@ class ModelRegistry:
         """Whether a compiled model is being loaded, which takes a moment."""
         return any(slot.attempt is not None and slot.attempt.is_quick for slot in self._slots.values())
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether any first attempt at what is wanted is under way."""
+        return any(slot.attempt is not None and slot.attempt.is_fresh for slot in self._slots.values())
+
     def states(self) -> dict[str, str]:
         """How far each version is with what is wanted of it, by `name/version`, for this worker's report."""
         states = {"/".join(key): State.UNLOADING.value for key in self._endings.counts}

@@ -102,6 +102,8 @@ class VersionSlot:
             return True
         if self.entry.served is not None:
             return not planned.wanted.is_loaded_as(tried.wanted) or (self.is_eager and not self.entry.is_in_memory)
+        if planned.wanted.fault != tried.wanted.fault:
+            return True
         return planned.list_pool_limits() != tried.list_pool_limits()
 
     @property

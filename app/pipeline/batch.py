@@ -92,20 +92,10 @@ class BatchRunner:
     def infer(
         self, batch: InputBatch, patience: Patience = ENDLESS, announcement: object = None
     ) -> tuple[Scores, float, float]:
-        """Infer the pictures, perhaps together with others'.
-
-        Args:
-            batch: uint8, [N, H, W, 3].
-            patience: how long the caller waits. Pictures of one who does not are not inferred.
-            announcement: what `arrival` gave for these pictures; None: nothing announced them.
-
-        Returns:
-            The scores, float32 [N, outputs]; seconds waited in the queue; seconds inferring.
-
-        Raises:
-            ServiceUnavailableError: the queue is full, or the model was closed.
-            DeadlineError: the caller waits no longer.
-            InferenceError: the engine failed.
+        """Infer uint8 [N, H, W, 3], perhaps together with others'. `announcement` is what `arrival` gave; None: nothing
+        announced them. Returns scores, float32 [N, outputs]; seconds waited; seconds inferring. Raises
+        `ServiceUnavailableError` if the queue is full or the model was closed, `DeadlineError` if the caller waits no
+        longer, and `InferenceError` if the engine failed.
         """
         job = Job(batch, patience)
         with self._lock:
@@ -185,10 +175,7 @@ class BatchRunner:
             self._came.wait(min(left_s, recent_s) if recent_s > 0 else left_s)
 
     def _is_wanted(self, job: Job) -> bool:
-        """Whether the job's caller will be there for the answer; if not, the job is done.
-
-        It is asked of callers that wait in the queue, with the lock held: they cannot go on meanwhile.
-        """
+        """Whether a job's caller will be there for the answer; if not, the job is done. Asked with the lock held."""
         try:
             job.patience.check(self._needed_s)
             if time.perf_counter() - job.arrived > PRESENCE_S:

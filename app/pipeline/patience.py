@@ -23,12 +23,8 @@ def never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a caller waits, and whether it still does.
-
-    Attributes:
-        until: `time.perf_counter()` of the deadline.
-        is_gone: tells whether the caller has gone; costs a system call. Another thread than the answering one may ask
-            while that one waits for it.
+    """How long a caller waits, `until` a `time.perf_counter()`, and whether it still does. To ask `is_gone` costs a
+    system call. Another thread than the answering one may ask while that one waits for it.
     """
 
     until: float = math.inf

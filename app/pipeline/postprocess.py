@@ -12,13 +12,7 @@ from app.manifest.model_specs import OutputSpec
 
 @dataclass(frozen=True)
 class Decision:
-    """The model's decision for one picture.
-
-    Attributes:
-        class_name: the chosen class.
-        confidence: probability of the chosen class.
-        probabilities: probability of every class, in the manifest's order.
-    """
+    """The model's decision for one picture; `probabilities` are in the order of the manifest's classes."""
 
     class_name: str
     confidence: float
@@ -30,12 +24,8 @@ PROBABILITY_SLACK = 1e-3
 
 
 def to_probabilities(scores: Scores, spec: OutputSpec) -> Probabilities:
-    """Turn scores into probabilities: by the activation, unless the network applies it itself.
-
-    Takes float32 [N, outputs]; returns float64 [N, classes], 0 to 1, each row sums to 1.
-
-    Raises:
-        InferenceError: the shape is wrong, a score is not finite, or a score that should be a probability is none.
+    """Turn float32 [N, outputs] into float64 [N, classes], 0 to 1, each row sums to 1. Raises `InferenceError` for a
+    wrong shape, or scores that are not finite or no probabilities.
     """
     if scores.ndim != 2 or scores.shape[1] != spec.outputs or not math.isfinite(scores.sum(dtype=np.float64)):
         raise InferenceError("The model returned no valid scores.")
@@ -51,10 +41,8 @@ def to_probabilities(scores: Scores, spec: OutputSpec) -> Probabilities:
 
 
 def complete(exact: Probabilities) -> Probabilities:
-    """Complete probabilities that the network returned: add the class it leaves out, or bring the sum to exactly 1.
-
-    Takes float64 [N, outputs], one output being the positive class; returns float64 [N, classes]. Raises
-    `InferenceError` if the numbers are no probabilities.
+    """Add the class that the network leaves out, or bring the sum to exactly 1. Takes float64 [N, outputs], one output
+    being the positive class; returns float64 [N, classes]. Raises `InferenceError` for what is no probability.
     """
     if not are_probabilities(exact):
         raise InferenceError("The model returned no valid scores.")
@@ -73,11 +61,8 @@ def are_probabilities(exact: Probabilities) -> bool:
 
 
 def check_scores(scores: Scores, spec: OutputSpec) -> None:
-    """Refuse scores that contradict the manifest on whether the network applies its activation itself.
-
-    Raises:
-        ManifestError: the manifest says probabilities and the scores are none, or it says logits and the scores are
-            probabilities of several classes.
+    """Raise `ManifestError` for scores that are no probabilities where the manifest says so, or that are those of
+    several classes where it says logits.
     """
     exact = scores.astype(np.float64)
     if scores.ndim != 2 or scores.shape[1] != spec.outputs or not np.isfinite(exact).all():

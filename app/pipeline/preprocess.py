@@ -18,19 +18,9 @@ would become a picture of a billion."""
 
 
 def preprocess(image: Image.Image, spec: InputSpec) -> RGBImage:
-    """Bring a picture to the model's size.
-
-    Args:
-        image: mode RGB, any size.
-        spec: size and filter. With `short_side_px` the middle is cut out; without it the whole picture is squeezed
-            to the size, and nothing is cut off.
-
-    Returns:
-        uint8, [height_px, width_px, 3], RGB, 0 to 255.
-
-    Note:
-        Pillow's filters antialias when they shrink. The plain filters of OpenCV and torch do not, and lead to other
-        scores.
+    """Bring an RGB picture to the model's size: uint8, [height_px, width_px, 3], RGB, 0 to 255. With `short_side_px`
+    the middle is cut out; without it the whole picture is squeezed. Pillow's filters antialias when they shrink. The
+    plain ones of OpenCV and torch do not, and lead to other scores.
     """
     size = (spec.width_px, spec.height_px)
     if spec.short_side_px is not None:
@@ -43,10 +33,8 @@ def preprocess(image: Image.Image, spec: InputSpec) -> RGBImage:
 def cut_middle(
     image: Image.Image, size: tuple[int, int], short_side_px: int, resample: Image.Resampling
 ) -> Image.Image:
-    """Resize a picture by its shorter side and cut out its middle.
-
-    The result is that of torchvision's `Resize(short_side_px)` and `CenterCrop(size)`. The longer side is rounded down.
-    A margin that ends in a half is rounded to the even number. `size` is width and height, at most `short_side_px`.
+    """Do as torchvision's `Resize(short_side_px)` and `CenterCrop(size)`. The longer side is rounded down, and a margin
+    that ends in a half to the even number. `size` is width and height, at most `short_side_px`.
     """
     short, long = sorted(image.size)
     long_px = int(short_side_px * long / short)

@@ -36,14 +36,8 @@ class Timing:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as it was understood, ready for the engine.
-
-    Attributes:
-        pixels: uint8, [H, W, 3], at the model's size.
-        width_px, height_px: upright size before that.
-        format, mode: the file's own.
-        conversions: what was done to reach `pixels`, in order.
-        warnings: what makes the picture unfit for any model.
+    """A picture, ready for the engine. `pixels` are uint8, [H, W, 3], at the model's size; width and height are the
+    upright size before that. `format` and `mode` are the file's; `conversions` led to `pixels`, in order.
     """
 
     pixels: RGBImage
@@ -70,11 +64,7 @@ def is_one_colour(pixels: RGBImage) -> bool:
 
 
 class ServedModel(Occupancy):
-    """One version of a model, ready to answer.
-
-    Attributes:
-        manifest: what the model is.
-        places: requests that may be in work or wait: a full batch, and `queue_size` for the next ones.
+    """One version of a model; `places` are a full batch and `queue_size` for the next ones.
 
     Thread safety: `predict` and `predict_many` may be called from any thread.
     """
@@ -87,12 +77,7 @@ class ServedModel(Occupancy):
         self._runner = BatchRunner(engine, self.places, manifest.batch)
 
     def predict(self, upload: Upload, patience: Patience = ENDLESS) -> tuple[Prediction, Timing]:
-        """Classify one picture: bytes in, answer out.
-
-        Raises:
-            RequestError: the picture cannot be taken; see `decode`.
-            ServiceError: the queue is full, or the engine failed.
-        """
+        """Classify one picture; raises `RequestError` as `decode`, `ServiceError` for a full queue or failed engine."""
         with self._runner.arrival() as announcement:
             started = time.perf_counter()
             picture = self.understand(upload, patience)
@@ -122,12 +107,8 @@ class ServedModel(Occupancy):
     def predict_many(
         self, uploads: Sequence[Upload | AnsweredError], patience: Patience = ENDLESS
     ) -> tuple[list[Prediction | AnsweredError], Timing]:
-        """Classify several pictures as one batch; one that cannot be taken gets its own error, in its place.
-
-        `uploads` holds pictures, or the errors that reading them from the request already gave.
-
-        Raises:
-            ServiceError: the queue is full, the deadline passed, or the engine failed: then no picture has an answer.
+        """Classify pictures as one batch; one that cannot be taken, now or when read, gets its own error in its place.
+        Raises `ServiceError` if the queue is full, the deadline passed, or the engine failed.
         """
         with self._runner.arrival() as announcement:
             started = time.perf_counter()
@@ -158,10 +139,7 @@ class ServedModel(Occupancy):
         return self._runner.waiting
 
     def load(self) -> None:
-        """Infer one picture, so that a model that loads when it is first asked for is loaded; raises `InferenceError`.
-
-        Where the queue is full, it has been asked for.
-        """
+        """Infer one picture, unless the queue is full, so that a lazy model is loaded; raises `InferenceError`."""
         spec = self.manifest.input
         with suppress(ServiceUnavailableError):
             self._runner.infer(np.zeros((1, spec.height_px, spec.width_px, 3), dtype=np.uint8))

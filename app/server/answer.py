@@ -92,10 +92,7 @@ def write_answer(
     is_last: bool,
     has_length: bool = True,
 ) -> bytes:
-    """Write an answer, with its body's length unless the headers state one.
-
-    Raises `ValueError` if a header holds a line break.
-    """
+    """Write an answer, with its length unless the headers state one; raises `ValueError` for a line break."""
     lines = [f"HTTP/1.1 {status}", make_date(int(time.time())), f"Connection: {'close' if is_last else 'keep-alive'}"]
     lines += [f"{name}: {value}" for name, value in headers]
     text = "\r\n".join(lines)

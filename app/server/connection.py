@@ -168,9 +168,8 @@ class Connection:
             self._send(CONTINUE)
 
     def _wait_for_more(self, stream: StreamedBody) -> None:
-        """Wait until more of a streamed body has come; the one place where a thread waits for its client.
-
-        Raises `OSError` if the client has gone, is too slow, or sends what is no HTTP.
+        """Wait for more of a streamed body, the one place where a thread waits for its client. Raises `OSError` if the
+        client has gone, is too slow, or sends what is no HTTP.
         """
         self._tell_to_continue()
         buffer = bytearray(RECEIVE_BYTES)

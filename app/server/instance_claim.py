@@ -13,10 +13,9 @@ CLAIM_FILE = "server.lock"
 
 
 def claim_instance(settings: Settings) -> int:
-    """Claim the instance folder for servers of these models; return the descriptor that holds the claim.
-
-    Servers of the same models share the folder. The claim is a lock, so that it ends with the process in any case.
-    Raises `SettingsError` if a server of other models, or with another database, runs there, or it cannot be written.
+    """Claim the instance folder, which servers of the same models share; return the descriptor of the lock. The lock
+    ends with the process in any case. Raises `SettingsError` if a server of other models or another database runs
+    there, or it cannot be written.
     """
     database = hashlib.sha256(settings.database.encode()).hexdigest()  # the text holds a password
     own = {"models": str(settings.models.absolute()), "database": database}

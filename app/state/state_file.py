@@ -51,10 +51,7 @@ class StateFile:
             raise StateStoreError(f"the state store cannot be used: {type(error).__name__}") from error
 
     def _connect(self) -> sqlite3.Connection:
-        """Connect; on a full disk without room for the journal's index, read the file alone if it has no journal.
-
-        Nobody can write the file then. If there is room again a moment later, the next generation shows it.
-        """
+        """Connect; on a disk too full for the journal's index, read the file alone if it has no journal."""
         connection = self._connect_as("mode=rw")  # SQLite reads a journal only with the right to write
         try:
             connection.execute("SELECT 1 FROM sqlite_master").fetchone()
@@ -63,6 +60,7 @@ class StateFile:
             journal = self._path.with_name(f"{self._path.name}-wal")
             if error.sqlite_errorcode not in FULL or (journal.exists() and journal.stat().st_size):
                 raise
+            # Nobody can write the file now; if there is room again, the next generation shows it.
             return self._connect_as("mode=ro&immutable=1")
         return connection
 

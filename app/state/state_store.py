@@ -100,9 +100,8 @@ class StateStore:
 
     @contextmanager
     def change(self) -> Iterator[Draft]:
-        """Change what is wanted: `with store.change() as draft: …`; nothing is changed if the block raises.
-
-        One change is made at a time, in all processes. The draft's generation is that of the change.
+        """Change what is wanted: `with store.change() as draft: …`, one at a time in all processes. Nothing is changed
+        if the block raises. The draft's generation is that of the change.
         """
         with translate_errors(), self._write() as connection:
             before = schema.read_state(partial(read_rows, connection))

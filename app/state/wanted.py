@@ -124,12 +124,7 @@ class PlannedVersion:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be served.
-
-    Attributes:
-        versions: by name, then version, from old to new.
-        asked: versions that somebody asked for, as default or by their workers; they are loaded at once.
-    """
+    """What is to be served: versions by name, from old to new; those that somebody `asked` for are loaded at once."""
 
     state: WantedState
     versions: Mapping[str, Mapping[str, PlannedVersion]]

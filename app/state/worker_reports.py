@@ -21,10 +21,8 @@ LOCK_SUFFIX, REPORT_SUFFIX = ".lock", ".json"
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What a worker says; it began at `started`, in seconds since 1970.
-
-    The worker has followed the change `generation` to its end, but for models that take long to load. `states` has the
-    state of each model by `name/version`.
+    """What a worker says: `started` in seconds since 1970, the last change followed but for models that load slowly,
+    and the state of each model by `name/version`.
     """
 
     pid: int

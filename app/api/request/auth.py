@@ -116,11 +116,9 @@ class Authenticator:
         return hmac.digest(self._key, "\0".join(parts).encode(), "sha256")
 
     def _check_slowly(self, user: User, password: str, proof: bytes) -> bool:
-        """Check by the hash, one at a time; who waits with the same credentials shares the first one's success.
-
-        Only different credentials count as a crowd: a client that opens ten connections at once is one login.
-        """
+        """Check by the hash, one at a time; who waits with the same credentials shares the first one's success."""
         with self._lock:
+            # A client that opens ten connections at once is one login.
             if proof not in self._waiting and len(self._waiting) > MAX_WAITING:
                 raise TooManyLoginsError("Too many logins at a time; try again shortly.")
             self._waiting[proof] += 1

@@ -19,10 +19,7 @@ JSON_HELP = 'send {"instances": [{"data": "<base64 of a picture>"}]}'
 
 
 class MemoryRequest(Request):
-    """A request whose uploaded files stay in memory: no picture is ever written to a disk.
-
-    Werkzeug would write a form's file of over 500 kB to a temporary file. `SCANCER_MAX_BODY_BYTES` bounds the memory.
-    """
+    """A request whose uploaded files, bounded by `SCANCER_MAX_BODY_BYTES`, stay in memory and touch no disk."""
 
     def _get_file_stream(self, *_: object, **_names: object) -> IO[bytes]:
         stream = io.BytesIO()
@@ -63,9 +60,8 @@ def refuse_compression(request: Request, what: str) -> None:
 
 
 def read_body(request: Request) -> bytes:
-    """Read the whole body.
-
-    Raises `BadRequestError` for malformed chunks, `BodyTooLargeError` or `RequestEntityTooLarge` over the limit.
+    """Read the body. Raises `BadRequestError` for bad chunks, `BodyTooLargeError` or `RequestEntityTooLarge` over the
+    limit.
     """
     hold_chunked_body(request)
     stream = request.environ["wsgi.input"]

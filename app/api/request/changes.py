@@ -66,10 +66,7 @@ def note(change: Change) -> Change:
 
 
 def await_workers(change: Change) -> bool:
-    """Wait until every living worker has followed a change; return whether the version is ready in all of them.
-
-    Raises `UnloadTimeoutError` if a worker has not followed within two minutes.
-    """
+    """Whether the version is ready in all workers, once they followed; `UnloadTimeoutError` after two minutes."""
     instance, label = services().settings.instance, "/".join(change.key)
     deadline = time.monotonic() + FOLLOW_TIMEOUT_S
     while time.monotonic() < deadline:

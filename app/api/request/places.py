@@ -48,9 +48,8 @@ class Admission:
         self._lock = threading.Lock()
 
     def enter(self, match: Match, environ: dict[str, Any], known: RequestFacts) -> Place | None:
-        """Take a place for a request that needs one, and note the model that is lent.
-
-        Raises `ServiceUnavailableError` if there is no room.
+        """Take a place for a request that needs one, and lend its model; raises `ServiceUnavailableError` if there is
+        no room.
         """
         cost = match.route.cost
         if cost is Cost.NOTHING:

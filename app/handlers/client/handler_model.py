@@ -20,12 +20,8 @@ NO_DESCRIBER = 'Model "{}" has no worker to serve describe request. Please use s
 
 
 class HandlerModel(Occupancy):
-    """Answers requests through the pool of its model.
-
-    Attributes:
-        has_envelope: whether requests reach the program through an envelope.
-        places: requests that may be in work or wait: as many as the workers take at a time, and its queue.
-        timeout_ms: how long an answer may take at least; the pool tells of a handler that is too slow a moment before.
+    """Answers requests through the pool of its model. `places` may be in work or wait: as many as the workers take at a
+    time, and its queue. An answer may take at least `timeout_ms`; the pool tells of a slow handler a moment before.
 
     Thread safety: all methods may be called from any thread.
     """
@@ -49,10 +45,8 @@ class HandlerModel(Occupancy):
     def open(
         self, request: Mapping[str, Any], parts: Sequence[bytes], patience: Patience, version: str | None = None
     ) -> "Answer | AnswerStream":
-        """Have one request answered, in parts if the program gives it so; see `PoolClient.open`.
-
-        `version` is the one that the caller named, for the message. Raises `DeadlineError`, or
-        `ServiceUnavailableError` if there is no worker or too many requests wait.
+        """Have one request answered; see `PoolClient.open`. `version` is the caller's, for the message. Raises
+        `DeadlineError`, or `ServiceUnavailableError` if there is no worker or too many requests wait.
         """
         answer = self._pools.open(self._archive, request, parts, patience)
         if answer is None:

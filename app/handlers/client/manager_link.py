@@ -53,9 +53,8 @@ class ManagerLink:
             return channel.receive().header
 
     def revive(self, patience: Patience = ENDLESS) -> None:
-        """Be attached to a manager that knows what was registered here; start one if there is none.
-
-        Raises `ModelProcessError` if it cannot be started, `DeadlineError` if others were at it for too long.
+        """Attach to a manager that knows what was registered here; start one if there is none. Raises
+        `ModelProcessError` if it cannot be started, `DeadlineError` if others were at it for too long.
         """
         if not patience.acquire(self._lock):
             raise DeadlineError(LATE)

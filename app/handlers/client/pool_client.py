@@ -21,10 +21,8 @@ log = logging.getLogger(__name__)
 
 
 class PoolClient:
-    """Asks the manager of this server; there is one in each HTTP worker.
-
-    The manager is started when it is first needed, and anew if it has died, with all models that were registered here,
-    each as it was scaled last.
+    """Asks the manager of this server; there is one in each HTTP worker. The manager is started when it is first
+    needed, and anew if it has died, with all models as they were registered and scaled here.
 
     Thread safety: all methods may be called from any thread.
     """

@@ -19,12 +19,8 @@ MAX_SERIES, MAX_LABEL_LENGTH, MAX_LABELS = 1000, 200, 16
 
 @dataclass
 class Series:
-    """One series, with the labels in the handler's order.
-
-    Attributes:
-        value: the sum of a counter or a histogram, the last value of a gauge.
-        count: the number of a histogram's values.
-        buckets: for each of `BUCKETS`, the number of a histogram's values that are not above it.
+    """One series. `value` is the sum of a counter or a histogram, the last value of a gauge. Of a histogram, `buckets`
+    count the values that are not above each of `BUCKETS`, and `count` counts all.
     """
 
     name: str

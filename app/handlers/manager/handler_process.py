@@ -156,10 +156,7 @@ async def read_reply(reader: asyncio.StreamReader, on_parts: OnParts) -> Message
 
 
 def make_environment(threads: int) -> dict[str, str]:
-    """The environment of a handler: ours without our settings, and with as many threads as it is given.
-
-    Python writes no byte code: a signed folder must stay as it was signed.
-    """
+    """Our environment without our settings, and with the handler's number of threads."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    kept["PYTHONDONTWRITEBYTECODE"] = "1"
+    kept["PYTHONDONTWRITEBYTECODE"] = "1"  # a signed folder must stay as it was signed
     return kept | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

@@ -24,10 +24,7 @@ LONE_DELAY_S = 0.005
 
 
 class Pool:
-    """Runs one model's handler in as many processes as are asked for.
-
-    A process has at most `memory_bytes` of address space, and `threads` for its framework.
-    """
+    """Runs one model's handler in several processes, each with `memory_bytes` of address space and `threads`."""
 
     def __init__(self, archive: HandlerArchive, memory_bytes: int, threads: int) -> None:
         self._archive = archive
@@ -44,10 +41,9 @@ class Pool:
         self.metrics = HandlerMetrics()
 
     async def scale(self, limits: PoolLimits) -> None:
-        """Take other limits, start or retire workers to fit, and wait until new workers have loaded the model.
-
-        The limits are checked here, since nothing confines this process: whoever asks for it, no more workers start
-        than the bounds allow. Raises `OutOfBoundsError`, or `ModelProcessError` if a worker cannot load the model.
+        """Take other limits, start or retire workers to fit, and wait until new workers have loaded the model. The
+        limits are checked here, since nothing confines this process. Raises `OutOfBoundsError`, or `ModelProcessError`
+        if a worker cannot load.
         """
         limits.check()
         self.limits = limits

@@ -50,8 +50,8 @@ class Job:
 
 
 def count_alike(jobs: Sequence[Job], most: int) -> int:
-    """How many of the requests that have waited longest make one batch: a handler looks at the first one's headers
-    to know whether an answer, an explanation or its own description is wanted, and makes the latter two one at a time.
+    """How many of the first requests make one batch. A handler looks at the first one's headers alone to know what is
+    wanted, and makes explanations and its own description one at a time.
     """
 
     def is_plain(job: Job) -> bool:
@@ -62,10 +62,7 @@ def count_alike(jobs: Sequence[Job], most: int) -> int:
 
 @dataclass(eq=False)
 class Slot:
-    """A worker's place: the process in it changes when it dies.
-
-    `settled` is done when the first start has succeeded or failed; it holds the reason in the latter case.
-    """
+    """A worker's place, whose process changes when it dies; `settled` tells why the first start failed, or None."""
 
     number: int
     settled: "asyncio.Future[str | None]"

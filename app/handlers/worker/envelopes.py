@@ -141,10 +141,7 @@ def read_tensor(tensor: Any) -> dict[str, Any]:
 
 
 def write_tensors(names: Sequence[str], items: Sequence[Any]) -> list[dict[str, Any]]:
-    """Write items as flat tensors; numpy finds the type of their elements, and texts and objects are BYTES.
-
-    Raises `ValueError` or `TypeError` if an item is no tensor, or there are too many.
-    """
+    """Write items as flat tensors, texts and objects as BYTES; raises `ValueError` or `TypeError` if that cannot be."""
     import numpy as np  # as above
 
     if len(items) > len(names):

@@ -14,9 +14,8 @@ from app.handlers.worker.envelopes import Wrapped
 
 
 def make_data(requests: Sequence[Mapping[str, Any]], blobs: Sequence[bytes]) -> list[dict[str, Any]]:
-    """Make what a handler calls `data`: a dict for each request, a key for each part of it.
-
-    A request has `parts`, each with `name` and `type`; `blobs` are the bytes of all parts, in order.
+    """Make a handler's `data`: a dict for each request, a key for each of its `parts`, whose bytes are `blobs` in
+    order.
     """
     rest = iter(blobs)
     return [

@@ -26,10 +26,7 @@ class TorchvisionFinder:
 
 
 def prepare_path(folder: Path) -> None:
-    """Make the archive's own modules and the `ts` package importable, the archive's first.
-
-    This project's folder leaves the path: `tests` or `models` in an archive are the archive's.
-    """
+    """Make the archive's modules, then `ts`, importable; ours leave the path, as `tests` may be the archive's."""
     sys.path[:] = [str(folder), str(TS_PACKAGE), *sys.path[1:]]
     sys.meta_path.insert(0, TorchvisionFinder)
 

@@ -86,10 +86,7 @@ class HandlerService:
         return answers, next((header["error"] for header, _ in answers if "error" in header), None)
 
     def _send_parts(self, parts: Mapping[int, tuple[str, Any]]) -> None:
-        """Send parts of answers, by the place and the id of a request.
-
-        Those of a request that is not of this batch are nobody's: a thread of the handler's made them too late.
-        """
+        """Send parts of answers by a request's place and id; those of an earlier batch, made too late, are dropped."""
         bodies = {index: encode_item(item) for index, (_, item) in parts.items()}
         with self._lock:
             places = {index: self._receivers.get((index, request_id)) for index, (request_id, _) in parts.items()}

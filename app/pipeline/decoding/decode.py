@@ -33,14 +33,9 @@ PILLOW_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as `warnin
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A picture as understood.
-
-    Attributes:
-        pixels: in mode RGB, upright.
-        size: width and height of the file's picture, upright; `pixels` may be of a reduced scale.
-        format: PNG, JPEG, TIFF, BMP or WEBP.
-        mode: the file's own pixel mode, in Pillow's names.
-        conversions: the steps that led to RGB, in order; empty for plain 8-bit RGB.
+    """A picture as understood: `pixels` in mode RGB, upright. `size` is the file's, upright, as `pixels` may be of a
+    reduced scale; `mode` is the file's, in Pillow's names. `conversions` led to RGB, in order; plain 8-bit RGB has
+    none.
     """
 
     pixels: Image.Image
@@ -72,19 +67,15 @@ def decode(
 ) -> DecodedImage:
     """Decode one picture.
 
+    Raises `DeadlineError`, `BadRequestError` for an empty body, `UnsupportedMediaError` for no picture or another
+    format, `UnsupportedImageError` (too large, several frames, samples without a range), and `DamagedImageError`.
+
     Args:
         body: the file.
         limits: checked on the header, before any pixel is decoded.
         jpeg_min_size: width and height that a JPEG keeps at least when it is decoded at a reduced scale; None: never.
         turn: taken before any pixel is decoded, and asked meanwhile whether the caller still waits; None: do neither.
         is_turned: whether EXIF orientation is applied; a TIFF is always turned.
-
-    Raises:
-        DeadlineError: the caller no longer waits.
-        BadRequestError: the body is empty.
-        UnsupportedMediaError: the body is no picture, or of another format.
-        UnsupportedImageError: the picture is too large, has several frames, or samples without a defined range.
-        DamagedImageError: the file is truncated or damaged.
     """
     file_format = find_format(body)
     ignore_pillow_warnings()
@@ -116,10 +107,8 @@ def find_format(body: bytes) -> ImageFormat:
 
 
 def ignore_pillow_warnings() -> None:
-    """Keep Pillow from warning about broken metadata that it can do without.
-
-    `warnings.catch_warnings` does not serve, because all threads share its state. The filter is looked at on every
-    call, because whoever sets filters later, such as a test runner, puts them before this one.
+    """Keep Pillow from warning about broken metadata. All threads share the state of `warnings.catch_warnings`. Each
+    call looks, because whoever sets filters later, such as a test runner, puts them first.
     """
     if warnings.filters[:1] != [PILLOW_FILTER]:
         warnings.filterwarnings("ignore", module=r"PIL\.")

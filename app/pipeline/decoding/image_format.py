@@ -33,12 +33,8 @@ class ImageFormat:
     """A file format. `decode` calls the methods in the order in which they stand here.
 
     Each method may raise an error of `DAMAGE` for a broken file, and `UnsupportedImageError` or `DamagedImageError` to
-    refuse it. A new format is one file with a subclass, which
-    overrides what differs, and one entry in `decode.FORMATS`.
-
-    Attributes:
-        name: as messages show it. Pillow and answers know the format by the same name in capitals.
-        signature: matches the first bytes of each file of the format, and of no other format.
+    refuse it. A new format is one file with a subclass and one entry in `decode.FORMATS`. Pillow and answers know it by
+    its `name` in capitals; `signature` matches the first bytes of each of its files, and of no other format.
     """
 
     name: ClassVar[str]
@@ -57,10 +53,7 @@ class ImageFormat:
         return 1
 
     def load(self, image: ImageFile.ImageFile, body: bytes, is_turned: bool) -> tuple[Image.Image, int]:
-        """Decode the pixels, check that none is missing, and turn them upright if `is_turned`.
-
-        Returns the picture, and the EXIF orientation it was turned from; `UPRIGHT` if it was not turned.
-        """
+        """Decode and check the pixels, and turn them if `is_turned`; also return the EXIF orientation, or `UPRIGHT`."""
         image.load()
         return turn_upright(image, is_turned)
 

@@ -42,10 +42,8 @@ class Jpeg(ImageFormat):
         """Take any header: the first picture of a multi-picture file is its main picture, and the one decoded."""
 
     def reduce_scale(self, image: ImageFile.ImageFile, min_size: tuple[int, int]) -> int:
-        """Prepare decoding at an eighth, a quarter or a half, where it divides evenly and stays large enough.
-
-        The inverse transform of a JPEG's blocks can give fewer pixels for a fraction of the time. Each pixel is then
-        the mean of those left out, but for rounding.
+        """Prepare decoding at 1/8, 1/4 or 1/2, where it divides evenly and stays large enough. That takes a fraction of
+        the time; each pixel is the mean of those left out, but for rounding.
         """
         if read_orientation(image) in SIDEWAYS:
             min_size = min_size[::-1]

@@ -55,12 +55,8 @@ class Png(ImageFormat):
 
 
 def read_chunks(body: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the type and the data of each chunk, with its checksum verified.
-
-    Raises:
-        DamagedImageError: a checksum does not fit.
-        UnsupportedImageError: the file has too many chunks.
-        struct.error: the file ends before its end chunk.
+    """Yield type and data of each chunk, its checksum verified. Raises `DamagedImageError` for a wrong one,
+    `UnsupportedImageError` for too many chunks, and `struct.error` if the file ends before its end chunk.
     """
     view = memoryview(body)
     position = len(SIGNATURE)
@@ -78,10 +74,8 @@ def read_chunks(body: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def check_rows(image: Image.Image, body: bytes) -> None:
-    """Check that a loaded PNG has all its rows.
-
-    Pillow leaves missing rows black. So the pixel data is inflated a second time only if the last row is black, or if
-    the rows are interlaced. Raises `DamagedImageError` if rows are missing.
+    """Raise `DamagedImageError` if a loaded PNG lacks rows, which Pillow leaves black. The pixel data is inflated a
+    second time only if the last row is black, or the rows are interlaced.
     """
     is_interlaced = bool(image.info.get("interlace"))
     if not is_interlaced and is_last_row_lit(image):
@@ -113,9 +107,8 @@ def count_inflated_bytes(size: tuple[int, int], body: bytes, passes: tuple[tuple
 
 
 def scale_colour_key(image: Image.Image, bits: int) -> None:
-    """Scale the transparent grey as Pillow scales the pixels, because Pillow compares the two.
-
-    Raises `UnsupportedImageError` for a transparent colour of 16 bits, which the high bytes no longer tell apart.
+    """Scale the transparent grey as Pillow scales the pixels, because Pillow compares the two. Raises
+    `UnsupportedImageError` for a colour of 16 bits, which the high bytes no longer tell apart.
     """
     key = image.info.get("transparency")
     if image.mode == "L" and key is not None:

@@ -17,10 +17,8 @@ less than 1e-4. Another normalization, or a picture resized in floating point, m
 
 
 def wrap_pixels(pixels: RGBImage, limits: ImageLimits, turn: Turn) -> DecodedImage:
-    """Treat pixels as a decoded picture.
-
-    Takes uint8 [H, W, 3], RGB, 0 to 255, of any size; `turn` is taken before the pixels are copied. Raises
-    `UnsupportedImageError` over the limits, `DeadlineError` if the caller no longer waits.
+    """Treat uint8 [H, W, 3], RGB, 0 to 255, as a decoded picture. Raises `UnsupportedImageError` over the limits,
+    `DeadlineError` if the caller no longer waits.
     """
     height_px, width_px, _ = pixels.shape
     limits.check(width_px, height_px)
@@ -29,13 +27,8 @@ def wrap_pixels(pixels: RGBImage, limits: ImageLimits, turn: Turn) -> DecodedIma
 
 
 def denormalize(values: NDArray[np.float32], spec: InputSpec) -> InputBatch:
-    """Turn normalized values back into pixels. A compiled model takes pixels, and normalizes them itself.
-
-    Takes float32 [N, H, W, 3], RGB, (pixel - mean) / std; returns uint8 of the same shape, RGB, 0 to 255.
-
-    Raises:
-        BadRequestError: a value comes from no whole pixel, so rounding it would answer for another picture; or the
-            model cuts its input out of whole pictures, and the values are an input that is cut out already.
+    """Turn float32 [N, H, W, 3], RGB, (pixel - mean) / std, into uint8 of the same shape, 0 to 255. Raises
+    `BadRequestError` if a value comes from no whole pixel, or the model cuts its input out of whole pictures.
     """
     if spec.short_side_px is not None:
         raise BadRequestError("This model takes whole pictures, as UINT8 or BYTES; FP32 values are not taken.")

@@ -8,11 +8,8 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class SampleKind:
-    """How a file stores its samples.
-
-    Attributes:
-        bits: bits of one sample. Pillow scales 16-bit colour to 8 bits when it reads it, but not 16-bit grey.
-        is_white_zero: whether 0 means white. Pillow inverts 8-bit grey of this kind, but not 16-bit grey.
+    """How a file stores its samples. Pillow scales 16-bit colour to 8 bits, and inverts 8-bit grey where 0 means white;
+    to 16-bit grey it does neither.
     """
 
     bits: int = 8

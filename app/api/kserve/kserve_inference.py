@@ -49,13 +49,7 @@ OCTETS = "application/octet-stream"
 
 @dataclass(frozen=True)
 class RequestedOutput:
-    """An output that the caller asks for.
-
-    Attributes:
-        name: the output's name.
-        is_binary: whether it is to follow the JSON.
-        best: the number of classes that are wanted, best first, as texts `score:index:label`; 0 for numbers.
-    """
+    """An output that the caller asks for: numbers, or its `best` classes as texts `score:index:label` if above 0."""
 
     name: str
     is_binary: bool
@@ -71,11 +65,7 @@ def infer(version: str | None = None, **_: str) -> ResponseReturnValue:
     entry = known.find_lent()
     if entry.handler is not None and entry.handler.has_envelope:
         return answer_tensors(entry.handler, version)
-    return infer_tensor(find_model(entry, version, known))
-
-
-def infer_tensor(served: ServedModel) -> Response:
-    """Answer a request with a model that is lent for it."""
+    served = find_model(entry, version, known)
     document, binary = split_body(read_plain_body(), request.headers.get(HEADER_LENGTH))
     request_id, outputs = read_id(document), read_outputs(document)
     uploads = read_pictures(read_input(document, binary), served.manifest.input)

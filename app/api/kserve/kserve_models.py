@@ -51,24 +51,21 @@ def ready() -> ResponseReturnValue:
 @require("predict")
 def describe_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
     """Describe the tensors of a model."""
-    registry = services().registry
     entry = find_entry(model_name, version)
     if entry.manifest is None:
         raise ServiceUnavailableError(
             f'Model "{model_name}" has no manifest that can be read; see /models/{"/".join(entry.key)}.'
         )
     return jsonify(
-        {
-            "name": model_name,
-            "versions": registry.versions(model_name),
-            "platform": entry.engine or entry.manifest.framework,
-            "inputs": [{"name": "image", "datatype": "BYTES", "shape": [-1, 1]}],
-            "outputs": [
-                {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, len(entry.manifest.output.classes)]},
-                {"name": LABEL, "datatype": "BYTES", "shape": [-1]},
-            ],
-            "parameters": make_parameters(entry.manifest),
-        }
+        name=model_name,
+        versions=services().registry.versions(model_name),
+        platform=entry.engine or entry.manifest.framework,
+        inputs=[{"name": "image", "datatype": "BYTES", "shape": [-1, 1]}],
+        outputs=[
+            {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, len(entry.manifest.output.classes)]},
+            {"name": LABEL, "datatype": "BYTES", "shape": [-1]},
+        ],
+        parameters=make_parameters(entry.manifest),
     )
 
 
@@ -82,16 +79,15 @@ def make_parameters(manifest: ModelManifest) -> dict[str, Any]:
         "classes": ", ".join(output.classes),
         "uint8_input": "[-1, -1, -1, 3]: RGB pixels, 0 to 255, of any size",
     }
-    fp32 = {
-        "fp32_input": f"[-1, 3, {height}, {width}] or [-1, {height}, {width}, 3]: RGB, (pixel - mean) / std",
-        "mean": ", ".join(map(str, spec.mean)),
-        "std": ", ".join(map(str, spec.std)),
-    }
     if spec.short_side_px is None:
-        parameters |= fp32
-    if output.threshold is None:
-        return parameters
-    return parameters | {"positive_class": output.positive_class, "threshold": output.threshold}
+        parameters |= {
+            "fp32_input": f"[-1, 3, {height}, {width}] or [-1, {height}, {width}, 3]: RGB, (pixel - mean) / std",
+            "mean": ", ".join(map(str, spec.mean)),
+            "std": ", ".join(map(str, spec.std)),
+        }
+    if output.threshold is not None:
+        parameters |= {"positive_class": output.positive_class, "threshold": output.threshold}
+    return parameters
 
 
 @blueprint.get("/v2/models/<model_name>/ready")
@@ -110,26 +106,19 @@ def list_repository() -> ResponseReturnValue:
     """List every version of every model with its state; `{"ready": true}` asks for those that answer."""
     body = read_plain_body()
     only_ready = read_flag(read_object(body) if body else {}, "ready", default=False)
-    return jsonify(
-        [
-            {
-                "name": entry.folder.name,
-                "version": entry.folder.version,
-                "state": entry.state.value,
-                "reason": entry.reason,
-            }
-            for entry in services().registry.entries()
-            if entry.state is State.READY or not only_ready
-        ]
-    )
+    states = [
+        {"name": entry.folder.name, "version": entry.folder.version, "state": entry.state.value, "reason": entry.reason}
+        for entry in services().registry.entries()
+        if entry.state is State.READY or not only_ready
+    ]
+    return jsonify(states)
 
 
 @blueprint.get("/v1/models/<model_name>")
 @require("predict")
 def show_readiness(model_name: str) -> ResponseReturnValue:
     """Answer whether a model is ready, in the words of KServe v1."""
-    is_model_up = find_entry(model_name, None).state is State.READY
-    return jsonify({"name": model_name, "ready": is_model_up})
+    return jsonify({"name": model_name, "ready": find_entry(model_name, None).state is State.READY})
 
 
 def find_entry(model_name: str, version: str | None) -> ModelEntry:

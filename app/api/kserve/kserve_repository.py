@@ -25,31 +25,25 @@ TAKEN = {"unload_dependents"}
 @require("manage")
 def load_model(model_name: str) -> ResponseReturnValue:
     """Load every version of a model that is not loaded; the answer comes when it is ready in every worker."""
-    check_parameters()
-    with lend_changes() as changes:
-        made = changes.set_loaded(model_name, is_loaded=True)
-    facts().model = model_name
-    for change in made:
-        if not await_workers(change):
-            raise ModelStartError(f"Failed to start workers for model {model_name} version: {change.key[1]}")
-    return jsonify({})
+    return set_loaded(model_name, is_loaded=True)
 
 
 @blueprint.post("/v2/repository/models/<model_name>/unload")
 @require("manage")
 def unload_model(model_name: str) -> ResponseReturnValue:
     """Unload every version of a model, which stays registered; the answer comes when no worker has it any more."""
-    check_parameters()
-    with lend_changes() as changes:
-        made = changes.set_loaded(model_name, is_loaded=False)
-    facts().model = model_name
-    for change in made:
-        await_workers(change)
-    return jsonify({})
+    return set_loaded(model_name, is_loaded=False)
 
 
-def check_parameters() -> None:
-    """Refuse parameters that cannot be honoured: a configuration, or files of a model."""
+def set_loaded(model_name: str, is_loaded: bool) -> ResponseReturnValue:
+    """Load or unload a model; refuses parameters that cannot be honoured: a configuration, or files of a model."""
     body = read_plain_body()
     if body and read_parameters(read_object(body)).keys() - TAKEN:
         raise BadRequestError("A model is loaded as it is registered: its configuration and files are not taken here.")
+    with lend_changes() as changes:
+        made = changes.set_loaded(model_name, is_loaded)
+    facts().model = model_name
+    for change in made:
+        if not await_workers(change) and is_loaded:
+            raise ModelStartError(f"Failed to start workers for model {model_name} version: {change.key[1]}")
+    return jsonify({})

@@ -29,12 +29,9 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 @dataclass(frozen=True)
 class InputTensor:
-    """A tensor of a request.
+    """A tensor of a request: its binary part, or its JSON values in one flat list.
 
-    Attributes:
-        datatype: BYTES, UINT8 or FP32.
-        shape: the shape that the request states; the first number of a BYTES tensor may be unknown (-1).
-        data: the binary part, or the JSON values in one flat list.
+    The first number in the shape of a BYTES tensor may be unknown (-1).
     """
 
     datatype: str
@@ -88,10 +85,7 @@ def split_elements(data: memoryview, most: int) -> list[bytes]:
 
 
 def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
-    """Split a request into its JSON and its binary part.
-
-    `header_length` is the header's text for the bytes of the JSON; None if all of the body is JSON.
-    """
+    """Split a request into its JSON, as long as the header's text says (None: all of it), and its binary part."""
     length = len(body)
     if header_length is not None:
         if not (header_length.isascii() and header_length.isdecimal() and len(header_length) < 16):
@@ -169,14 +163,7 @@ def read_data(tensor: dict[str, Any], parameters: dict[str, Any], binary: memory
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """A tensor of an answer.
-
-    Attributes:
-        name: the output's name.
-        shape: the shape of the values.
-        values: float32 of this shape, or texts in one list.
-        is_binary: whether the values follow the JSON instead of standing in it.
-    """
+    """A tensor of an answer: float32 of its shape, or texts in one list. If binary, its values follow the JSON."""
 
     name: str
     shape: Sequence[int]
@@ -185,15 +172,11 @@ class OutputTensor:
 
     def to_json(self, size: int) -> dict[str, Any]:
         """Return the tensor's part of the JSON; `size` is the length of its binary part in bytes."""
-        head = {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+        datatype = "BYTES" if isinstance(self.values, list) else "FP32"
+        head = {"name": self.name, "datatype": datatype, "shape": list(self.shape)}
         if self.is_binary:
             return {**head, "parameters": {"binary_data_size": size}}
         return {**head, "data": self.values if isinstance(self.values, list) else self.values.ravel().tolist()}
-
-    @property
-    def datatype(self) -> str:
-        """The datatype: BYTES or FP32."""
-        return "BYTES" if isinstance(self.values, list) else "FP32"
 
     def to_binary(self) -> bytes:
         """Return the tensor's binary part."""

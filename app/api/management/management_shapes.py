@@ -16,13 +16,7 @@ READY = "READY"
 
 
 def make_registered_list(entries: Sequence[ModelEntry], limit: int, token: int) -> dict[str, Any]:
-    """Make a page of the list of models.
-
-    Args:
-        entries: the default version of every model, by name.
-        limit: most models of a page; a number that is not allowed counts as 100.
-        token: number of the page's first model.
-    """
+    """Make a page of the list of default versions, from number `token` on; a `limit` out of range counts as 100."""
     limit, token = limit if 0 <= limit <= MAX_PAGE else MAX_PAGE, max(token, 0)
     last = token + limit
     page = {"nextPageToken": str(last)} if last <= len(entries) else {}

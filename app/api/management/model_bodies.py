@@ -86,15 +86,9 @@ def admit_arrival() -> Iterator[None]:
 def receive_model(request: Request, settings: Settings) -> Iterator[tuple[IncomingFile, dict[str, str]] | None]:
     """Give the model of a request's body as a file, and the fields of its form; None if the body holds no model.
 
-    A body of `application/json` always holds parameters.
-
-    Raises:
-        BodyTooLargeError: it is larger than `SCANCER_MAX_MODEL_BYTES`.
-        BadRequestError: the client broke off, or the form does not hold one file.
-        UnsupportedMediaError: the body is compressed as a whole.
-        ServiceUnavailableError: too many models come at a time.
-        ModelFolderError: it cannot be written.
-        DiskFullError: the disk is full.
+    A body of `application/json` always holds parameters. Raises BodyTooLargeError above `SCANCER_MAX_MODEL_BYTES`,
+    BadRequestError for a broken body or form, UnsupportedMediaError for a compressed one, ServiceUnavailableError,
+    ModelFolderError and DiskFullError.
     """
     is_form, limit = request.mimetype == FORM, settings.max_model_bytes
     if request.mimetype == "application/json":
@@ -120,10 +114,7 @@ def receive_model(request: Request, settings: Settings) -> Iterator[tuple[Incomi
 def fetch_model(url: str, settings: Settings) -> Iterator[IncomingFile]:
     """Give the model at a URL as a file.
 
-    Raises:
-        ModelNotFoundError: the URL is not allowed.
-        DownloadError: it cannot be downloaded.
-        ServiceUnavailableError, ModelFolderError, DiskFullError: as `receive_model`.
+    Raises ModelNotFoundError for a URL that is not allowed, DownloadError, and others as `receive_model`.
     """
     with admit_arrival(), open_remote(url, settings) as file:
         yield file

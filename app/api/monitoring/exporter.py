@@ -35,12 +35,7 @@ class Exporter(PrometheusMetrics):  # type: ignore[misc]  # the package has no a
         accept_header: str | None = None,  # noqa: ARG002  # the package's signature
         names: Iterable[str] | None = None,
     ) -> tuple[str, str]:
-        """Return the text and its content type.
-
-        Args:
-            accept_header: is not read; see `CONTENT_TYPE`.
-            names: names of families or of their lines; without a name all families are written.
-        """
+        """Return text and content type; `names` are those of families or their lines, and none stands for all."""
         families, wanted = self._metrics.collect(), frozenset(names or ())
         ours = generate_latest(Chosen(families, wanted)).decode("utf-8")
         theirs = write_handler_metrics(services().follower.registry.archives.pools.list_metrics(), wanted)

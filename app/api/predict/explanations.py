@@ -35,10 +35,7 @@ def explain(version: str | None = None, **_: str) -> ResponseReturnValue:
 def lend_explainer() -> Iterator[HandlerModel]:
     """Lend the handler that explains the current request; that of a compiled archive starts with the first request.
 
-    Raises:
-        HandlerFaultError: captum is not installed, the handler cannot be started, or does not run.
-        BadRequestError: the model is no archive.
-        DeadlineError: the caller waits no longer.
+    Raises HandlerFaultError without captum or a running handler, BadRequestError for no archive, DeadlineError.
     """
     known = facts()
     entry = known.find_lent()

@@ -41,13 +41,9 @@ class Part(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What the path of a request asks for.
+    """What the path of a request asks for; `url_path` follows the version.
 
-    Attributes:
-        version: the version that it names.
-        url_path: what follows the version.
-        is_explained: whether an explanation is wanted.
-        is_document: whether body and answer are JSON, whatever their content types, as in KServe's protocols.
+    A document is JSON in body and answer, whatever their content types, as in KServe's protocols.
     """
 
     version: str | None = None
@@ -60,11 +56,7 @@ def answer_by_handler(handler: HandlerModel, call: Call) -> Response:
     """Answer the current request by a handler that is lent for it.
 
     The answer is sent in parts if the handler makes it so. HTTP/1.0 and KServe's protocols know no parts.
-
-    Raises:
-        UnsupportedMediaError: the body is compressed.
-        BadRequestError, BodyTooLargeError: as `read_body`.
-        ServiceUnavailableError, DeadlineError: as `HandlerModel.predict`.
+    Raises UnsupportedMediaError for a compressed body, and others as `read_body` and `HandlerModel.predict`.
     """
     known = facts()
     known.model, known.version = handler.name, handler.version

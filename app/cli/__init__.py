@@ -7,7 +7,6 @@ from app.cli import (  # each adds its commands to models_commands
     compile_commands,  # noqa: F401
     evaluation_commands,  # noqa: F401
     exchange_commands,  # noqa: F401
-    serving_commands,  # noqa: F401
     signature_commands,  # noqa: F401
 )
 from app.cli.model_choice import models_commands

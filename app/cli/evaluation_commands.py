@@ -1,4 +1,4 @@
-"""`flask models evaluate`: measures the versions of a model on labelled pictures, and finds the best one."""
+"""`flask models evaluate|set-default`: measures versions on labelled pictures, and chooses the one that answers."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -129,3 +129,19 @@ def find_best(name: str) -> str:
     for lead in leads:
         click.echo(describe_lead(lead))
     return best.version
+
+
+@models_commands.command("set-default")
+@click.argument("name")
+@click.argument("version", required=False)
+@click.option("--best", is_flag=True, help="Choose the version with the best AUC in the reports of `models evaluate`.")
+def set_default_version(name: str, version: str | None, best: bool) -> None:
+    """Choose the default version of a model.
+
+    Give a VERSION, or --best. Requests that name no version get the default. A running server follows within a second.
+    """
+    if best == (version is not None):
+        raise click.UsageError("give a VERSION, or --best")
+    version = version or find_best(name)
+    services().changes.set_default(name, version)
+    click.echo(f"the default of {name} is {version}")

@@ -1,4 +1,4 @@
-"""`flask models pack|add`: brings models from one server to another."""
+"""`flask models pack|add|remove`: brings models from one server to another, and takes them away."""
 
 from pathlib import Path
 
@@ -66,3 +66,17 @@ def add_what_it_is(source: Path, url: str, manifest: Path | None, own: Quarantin
         return f"{'/'.join(change.key)}: added; a server that runs starts it within seconds"
     folder = add_model(source, services().settings, manifest, own)
     return f"{folder.label}: added and tried out"
+
+
+@models_commands.command("remove")
+@click.argument("name")
+def remove_model(name: str) -> None:
+    """Unregister the version NAME/VERSION.
+
+    A running server stops serving it. The model folder is deleted if the server made it. A folder stays if somebody put
+    it among the models by hand.
+    """
+    model, _, version = name.partition("/")
+    services().changes.unregister(model, version or None)
+    services().changes.sweep()
+    click.echo(f"removed {name}")

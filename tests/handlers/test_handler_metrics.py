@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.api.monitoring.handler_text import write_handler_metrics
+from app.api.monitoring.torchserve_text import write_handler_metrics
 from app.handlers.manager.handler_metrics import MAX_SERIES, HandlerMetrics
 
 HOST = f'Hostname="{socket.gethostname()}",'

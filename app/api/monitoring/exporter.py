@@ -9,8 +9,7 @@ from prometheus_client import Metric, generate_latest
 from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
 
-from app.api.monitoring.handler_text import write_handler_metrics
-from app.api.monitoring.torchserve_text import TorchServeMetrics
+from app.api.monitoring.torchserve_text import TorchServeMetrics, write_handler_metrics
 from app.api.request.auth import require
 from app.api.request.services import services
 from app.metrics import Metrics

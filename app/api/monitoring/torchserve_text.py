@@ -1,4 +1,4 @@
-"""Writes TorchServe's metrics in TorchServe's text, from the counts of `app/metrics.py`.
+"""Writes metrics in TorchServe's text: TorchServe's own, from the counts of `app/metrics.py`, and those of handlers.
 
 A gauge of a time is the mean since this worker was last asked, where TorchServe shows the last request's time. The mean
 costs a prediction nothing, and one slow request between two scrapes still shows.
@@ -8,11 +8,13 @@ import socket
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import Metric
 
 from app.api.monitoring.host_figures import HostFigures
 from app.api.monitoring.metric_lines import Line, write_family
+from app.handlers.manager.handler_metrics import BUCKETS
 from app.metrics import Labels, Totals
 from app.routes import is_prediction
 
@@ -42,6 +44,7 @@ VERSION_IN_RULE, DEFAULT = "<version>", "default"
 WORKER_NAME = "W-9000-{}_{}"
 MS_PER_S, US_PER_S = 1e3, 1e6
 ALL_MODELS = ""
+OURS = "scancer_"
 
 
 def name_version(labels: Labels) -> str:
@@ -161,3 +164,43 @@ def sum_stages(totals: Totals) -> dict[str, tuple[float, ...]]:
             sums[key][places[stage]] += value
             sums[key][0] += counts[model, stage] if stage == "whole" else 0.0
     return {key: tuple(values) for key, values in sums.items()}
+
+
+def write_handler_metrics(series: Iterable[Mapping[str, Any]], wanted: frozenset[str]) -> str:
+    """Write the series of all handlers, as `app.handlers.manager.handler_metrics.Series` has them.
+
+    A family of the server itself is left out, and a series of another kind than the first of its name.
+    """
+    families: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for each in series:
+        name = each["name"]
+        if name not in FAMILIES and not name.startswith(OURS) and (not wanted or name in wanted):
+            families[name].append(each)
+    return "".join(
+        write_family(name, own[0]["kind"], own[0]["unit"], merge_lines(own)) for name, own in sorted(families.items())
+    )
+
+
+def merge_lines(series: list[Mapping[str, Any]]) -> Iterable[Line]:
+    """Return one line for all series of the same labels: the last value of a gauge, the sum of anything else."""
+    kind = series[0]["kind"]
+    merged: dict[Any, Line] = {}
+    for line in (line for each in series if each["kind"] == kind for line in list_lines(each)):
+        key = line.name, tuple(line.labels)
+        before = merged[key].value if key in merged and kind != "gauge" else 0.0
+        merged[key] = line._replace(value=before + line.value)
+    return merged.values()
+
+
+def list_lines(series: Mapping[str, Any]) -> Iterator[Line]:
+    """Yield the lines of one series."""
+    name = series["name"]
+    labels = [(label, value) for label, value in series["labels"] if label != "Hostname"]
+    labels.append(("Hostname", socket.gethostname()))
+    if series["kind"] != "histogram":
+        yield Line(name, labels, series["value"])
+        return
+    for most, seen in zip((*map(str, BUCKETS), "+Inf"), (*series["buckets"], series["count"]), strict=True):
+        yield Line(f"{name}_bucket", [*labels, ("le", most)], seen)
+    yield Line(f"{name}_count", labels, series["count"])
+    yield Line(f"{name}_sum", labels, series["value"])

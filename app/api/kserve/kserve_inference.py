@@ -169,22 +169,19 @@ def read_pictures(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
     else:
         if tensor.shape[0] > most:
             raise BadRequestError(f"The request holds {tensor.shape[0]} pictures; at most {most} are taken.")
-        pictures = list(read_pixels(tensor) if tensor.datatype == "UINT8" else read_network_input(tensor, spec))
+        pictures = read_pixels(tensor, spec)
     if not pictures:
         raise BadRequestError("The input holds no picture.")
     return pictures
 
 
-def read_pixels(tensor: InputTensor) -> Sequence[Upload]:
-    """Read pixels of any size; they are resized as those of a file are."""
-    if len(tensor.shape) != 4 or tensor.shape[3] != 3:
-        raise BadRequestError("A UINT8 input must have the shape [N, height, width, 3], RGB.")
-    return list(tensor.to_array())
-
-
-def read_network_input(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
-    """Read the network's own input: (pixel - mean) / std, at the model's size, channels first or last."""
+def read_pixels(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
+    """Read pixels of any size, or the network's own input: (pixel - mean) / std, channels first or last."""
     height, width = spec.height_px, spec.width_px
+    if tensor.datatype == "UINT8":  # resized as the pixels of a file are
+        if len(tensor.shape) != 4 or tensor.shape[3] != 3:
+            raise BadRequestError("A UINT8 input must have the shape [N, height, width, 3], RGB.")
+        return list(tensor.to_array())
     if tensor.shape[1:] == (3, height, width):
         values = tensor.to_array().transpose(0, 2, 3, 1)
     elif tensor.shape[1:] == (height, width, 3):

@@ -44,36 +44,24 @@ def count_model(model_name: str, version: str | None = None) -> ResponseReturnVa
 
 def answer(entries: Iterable[ModelEntry]) -> ResponseReturnValue:
     """Answer with the statistics of these versions."""
-    statistics = Statistics(Totals(services().metrics.collect()))
-    return jsonify({"model_stats": [statistics.describe(entry) for entry in entries]})
+    totals = Totals(services().metrics.collect())
+    counts = totals.sum_by("scancer_prediction_seconds_count", find_stage)
+    seconds = totals.sum_by("scancer_prediction_seconds_sum", find_stage)
+    pictures = totals.sum_by("scancer_predictions_total", lambda labels: (labels["model"], labels["version"]))
 
-
-class Statistics:
-    """Counts by model version."""
-
-    def __init__(self, totals: Totals) -> None:
-        self._counts = totals.sum_by("scancer_prediction_seconds_count", find_stage)
-        self._seconds = totals.sum_by("scancer_prediction_seconds_sum", find_stage)
-        self._pictures = totals.sum_by("scancer_predictions_total", lambda labels: (labels["model"], labels["version"]))
-
-    def describe(self, entry: ModelEntry) -> dict[str, Any]:
-        """Return the statistics of one version; a request to a handler counts as one inference."""
-        stages, (name, version) = dict(STAGES), entry.key
-        if entry.archive is not None and entry.served is None:
+    def describe(entry: ModelEntry) -> dict[str, Any]:
+        key, stages, inferences = entry.key, dict(STAGES), pictures.get(entry.key, 0)
+        if entry.archive is not None and entry.served is None:  # each request to a handler is one inference
             del stages["compute_input"]
-            inferences = self._counts.get((entry.key, "inference"), 0)
-        else:
-            inferences = self._pictures.get(entry.key, 0)
-        return {
-            "name": name,
-            "version": version,
-            "inference_count": round(inferences),
-            "inference_stats": {theirs: self._measure(entry.key, ours) for theirs, ours in stages.items()},
+            inferences = counts.get((key, "inference"), 0)
+        measured = {
+            theirs: {"count": round(counts.get((key, ours), 0)), "ns": round(seconds.get((key, ours), 0.0) * NS_PER_S)}
+            for theirs, ours in stages.items()
         }
+        head = {"name": key[0], "version": key[1], "inference_count": round(inferences)}
+        return {**head, "inference_stats": measured}
 
-    def _measure(self, key: Key, stage: str) -> dict[str, int]:
-        seconds = self._seconds.get((key, stage), 0.0)
-        return {"count": round(self._counts.get((key, stage), 0)), "ns": round(seconds * NS_PER_S)}
+    return jsonify({"model_stats": [describe(entry) for entry in entries]})
 
 
 def find_stage(labels: Labels) -> tuple[Key, str]:

@@ -70,8 +70,7 @@ def describe_customized(entry: ModelEntry, versions: list[str]) -> dict[str, Any
     name = entry.folder.name
     with service.registry.lend(name, entry.folder.version) as lent:
         if (handler := lent.handler) is not None:
-            patience = read_patience(handler.timeout_ms)
-            return handler.describe_itself(facts().request_id, patience)
+            return handler.describe_itself(facts().request_id, read_patience(handler.timeout_ms))
     if entry.served is None:
         raise ServiceUnavailableError(NO_DESCRIBER.format(name))
     return make_description(entry, versions, service.registry.get(name).folder.version)

@@ -68,10 +68,7 @@ def make_workers(entry: ModelEntry, reports: Sequence[WorkerReport], most: int) 
     """List the processes that serve a version, at most `most`; every process of the server serves every model."""
     label = "/".join(entry.key)
     serving = [report for report in reports if report.states.get(label) in (State.READY, State.UNLOADING)]
-    return [
-        make_worker(number, report.pid, report.started, report.states[label])
-        for number, report in enumerate(serving[:most])
-    ]
+    return [make_worker(place, each.pid, each.started, each.states[label]) for place, each in enumerate(serving[:most])]
 
 
 def make_handler_workers(pool: dict[str, Any]) -> list[dict[str, Any]]:

@@ -43,11 +43,7 @@ class ModelBody:
         if self._left > limit:
             raise self._too_large()
         self._first = self._receive(PIECE_BYTES)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the body has no bytes at all."""
-        return not self._first
+        self.is_empty = not self._first
 
     def read(self, size: int = PIECE_BYTES) -> bytes:
         """Return the next bytes, and none at the end; raises as `receive_model`."""
@@ -121,7 +117,7 @@ def fetch_model(url: str, settings: Settings) -> Iterator[IncomingFile]:
 
 
 class FormText(io.BytesIO):
-    """A small file of a form, in memory."""
+    """The manifest of a form, in memory."""
 
     def write(self, data: Any) -> int:
         """Add the next bytes; raises `BadRequestError` at too many."""
@@ -164,13 +160,7 @@ def read_form(body: ModelBody, boundary: str, file: IncomingFile) -> dict[str, s
         raise BadRequestError("The form is malformed.") from None
     if not files:
         raise BadRequestError("The form holds no file; send the archive as a file part, e.g. -F model=@model.mar.")
-    manifest = {MANIFEST_FIELD: read_text(texts[0])} if texts else {}
-    return fields.to_dict() | manifest
-
-
-def read_text(text: FormText) -> str:
-    """Return a manifest's text; raises `BadRequestError` if it is not UTF-8."""
     try:
-        return text.getvalue().decode()
+        return fields.to_dict() | ({MANIFEST_FIELD: texts[0].getvalue().decode()} if texts else {})
     except UnicodeDecodeError:
         raise BadRequestError("The manifest is not UTF-8 text.") from None

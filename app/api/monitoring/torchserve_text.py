@@ -41,7 +41,6 @@ FAMILIES = {
 """Those of TorchServe's families that mean something here: name, kind and unit."""
 
 VERSION_IN_RULE, DEFAULT = "<version>", "default"
-WORKER_NAME = "W-9000-{}_{}"
 MS_PER_S, US_PER_S = 1e3, 1e6
 ALL_MODELS = ""
 OURS = "scancer_"
@@ -149,8 +148,8 @@ class TorchServeMetrics:
         """Yield how long each model took to load, in the slowest worker."""
         loads = totals.sum_by("scancer_model_load_seconds", lambda labels: (labels["model"], labels["version"]))
         for (model, version), seconds in sorted(loads.items()):
-            name = WORKER_NAME.format(model, version)
-            yield Line("WorkerLoadTime", [("WorkerName", name), *self._host_labels], seconds * MS_PER_S)
+            labels = [("WorkerName", f"W-9000-{model}_{version}"), *self._host_labels]
+            yield Line("WorkerLoadTime", labels, seconds * MS_PER_S)
 
 
 def sum_stages(totals: Totals) -> dict[str, tuple[float, ...]]:

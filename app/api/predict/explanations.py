@@ -14,10 +14,9 @@ from app.api.predict.answers import read_patience
 from app.api.predict.handler_predictions import Call, answer_by_handler
 from app.api.request.auth import require
 from app.api.request.services import facts
-from app.errors import AnsweredError, BadRequestError, HandlerFaultError
+from app.errors import BadRequestError, HandlerFaultError
 from app.handlers.client.explainer import require_captum
 from app.handlers.client.handler_model import HandlerModel
-from app.registry.model_entry import ModelEntry
 
 blueprint = Blueprint("explanations", __name__)
 
@@ -42,20 +41,13 @@ def lend_explainer() -> Iterator[HandlerModel]:
     if entry.handler is not None:
         yield entry.handler
         return
-    if entry.archive is None or entry.explainer is None:
-        raise find_reason(entry)
     known.model, known.version = entry.key
+    if entry.archive is None or entry.explainer is None:
+        name = entry.wanted.name
+        if entry.folder.is_archive:
+            raise HandlerFaultError(f'The handler of model "{name}" is not running.')
+        raise BadRequestError(f'Model "{name}" has no handler that could explain its predictions.')
     require_captum()
     patience = read_patience(int(entry.archive.limits.startup_timeout_s * 1000))
     with entry.explainer.lend(patience) as handler:
         yield handler
-
-
-def find_reason(entry: ModelEntry) -> AnsweredError:
-    """Say why nothing explains a model."""
-    known = facts()
-    known.model, known.version = entry.key
-    name = entry.wanted.name
-    if entry.folder.is_archive:
-        return HandlerFaultError(f'The handler of model "{name}" is not running.')
-    return BadRequestError(f'Model "{name}" has no handler that could explain its predictions.')

@@ -10,7 +10,6 @@ from typing import Any
 
 from flask import Response, request
 
-from app.api.kserve.tensors import HEADER_LENGTH
 from app.api.predict.answers import JSON_TYPE, add_version_headers, json_text, read_patience
 from app.api.predict.handler_predictions import (
     Call,
@@ -45,13 +44,6 @@ def answer_instances(handler: HandlerModel, is_explained: bool) -> Response:
     whole = {"whole": time.perf_counter() - known.started}
     service.metrics.observe_prediction(known.rule, handler.name, handler.version, whole)
     return add_version_headers(json_text({"explanations" if is_explained else "predictions": answers}), handler.version)
-
-
-def answer_tensors(handler: HandlerModel, version: str | None) -> Response:
-    """Answer the Open Inference Protocol's JSON by a handler, through its envelope. No tensors may follow the JSON."""
-    if HEADER_LENGTH in request.headers:
-        raise BadRequestError("This model takes no binary tensors: send their data as JSON.")
-    return answer_by_handler(handler, Call(version, is_document=True))
 
 
 def read_instance_parts(body: bytes, most: int) -> list[list[Part]]:

@@ -15,7 +15,7 @@ import numpy as np
 from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 
-from app.api.kserve.handler_instances import answer_instances, answer_tensors, read_instance_parts
+from app.api.kserve.handler_instances import answer_instances, read_instance_parts
 from app.api.kserve.tensors import (
     HEADER_LENGTH,
     InputTensor,
@@ -28,6 +28,7 @@ from app.api.kserve.tensors import (
 from app.api.predict.answers import SEVERAL, add_version_headers, json_text, make_prediction, observe, read_patience
 from app.api.predict.classifier_predictions import make_answer, read_picture
 from app.api.predict.explanations import lend_explainer
+from app.api.predict.handler_predictions import Call, answer_by_handler
 from app.api.request.auth import require
 from app.api.request.bodies import read_instances, read_plain_body
 from app.api.request.parameters import Parameters
@@ -44,7 +45,6 @@ from app.registry.serving_table import require_served
 blueprint = Blueprint("open_inference", __name__)
 
 PROBABILITIES, LABEL = "probabilities", "label"
-OCTETS = "application/octet-stream"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ def infer(version: str | None = None, **_: str) -> ResponseReturnValue:
     known = facts()
     entry = known.find_lent()
     if entry.handler is not None and entry.handler.has_envelope:
-        return answer_tensors(entry.handler, version)
+        if HEADER_LENGTH in request.headers:
+            raise BadRequestError("This model takes no binary tensors: send their data as JSON.")
+        return answer_by_handler(entry.handler, Call(version, is_document=True))
     served = find_model(entry, version, known)
     document, binary = split_body(read_plain_body(), request.headers.get(HEADER_LENGTH))
     request_id, outputs = read_id(document), read_outputs(document)
@@ -80,7 +82,7 @@ def infer(version: str | None = None, **_: str) -> ResponseReturnValue:
     body, json_length = write_answer(head, tensors)
     if json_length is None:
         return Response(body, mimetype="application/json")
-    return Response(body, mimetype=OCTETS, headers={HEADER_LENGTH: str(json_length)})
+    return Response(body, mimetype="application/octet-stream", headers={HEADER_LENGTH: str(json_length)})
 
 
 @blueprint.post("/v1/models/<model_name>:predict")
@@ -92,19 +94,16 @@ def predict_instances(**_: str) -> ResponseReturnValue:
     if entry.handler is not None:
         return answer_instances(entry.handler, is_explained=False)
     served = find_model(entry, None, known)
-    if served.manifest.output.labels is not None:
-        return answer_as_archive(served, served.manifest.output.labels)
+    labels = served.manifest.output.labels
+    if labels is not None:  # as the default handler of a model archive
+        instances = read_instance_parts(read_plain_body(), services().settings.max_images)
+        named = [
+            make_answer(each, labels) for each in predict_all(served, [read_picture(parts) for parts in instances])
+        ]
+        return add_version_headers(json_text({"predictions": named}), served.manifest.version)
     predictions = predict_all(served, read_instances(read_plain_body()))
     answers = [make_prediction(each, served.manifest, known.request_id) for each in predictions]
     return json_text({"predictions": answers})
-
-
-def answer_as_archive(served: ServedModel, labels: Sequence[str]) -> Response:
-    """Answer each instance as the default handler of a model archive does, with its compiled model."""
-    instances = read_instance_parts(read_plain_body(), services().settings.max_images)
-    predictions = predict_all(served, [read_picture(parts) for parts in instances])
-    answers = [make_answer(each, labels) for each in predictions]
-    return add_version_headers(json_text({"predictions": answers}), served.manifest.version)
 
 
 @blueprint.post("/v1/models/<model_name>:explain")

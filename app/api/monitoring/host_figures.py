@@ -4,7 +4,6 @@ import threading
 
 import psutil
 
-DISK = "/"
 BYTES_PER_MIB, BYTES_PER_GIB = 1024**2, 1024**3
 
 
@@ -28,7 +27,7 @@ class HostFigures:
 
     def read(self) -> dict[str, float]:
         """Return each figure by its name."""
-        memory, disk = psutil.virtual_memory(), psutil.disk_usage(DISK)
+        memory, disk = psutil.virtual_memory(), psutil.disk_usage("/")
         return {
             "CPUUtilization": self._read_cpu(),
             "MemoryUsed": (memory.total - memory.available) / BYTES_PER_MIB,
@@ -40,10 +39,7 @@ class HostFigures:
         }
 
     def _read_cpu(self) -> float:
-        """Return the percentage of their time that the processors were busy since this was last called.
-
-        `psutil.cpu_percent` does the same for one thread alone.
-        """
+        """Return the percentage of time that the processors were busy since the last call, by whatever thread."""
         with self._lock:
             (earlier_busy, earlier), (busy, whole) = self._seen, read_cpu_times()
             if whole > earlier:  # the clock ticks every 10 ms: two callers at once would divide by zero

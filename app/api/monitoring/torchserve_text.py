@@ -40,15 +40,14 @@ FAMILIES = {
 }
 """Those of TorchServe's families that mean something here: name, kind and unit."""
 
-VERSION_IN_RULE, DEFAULT = "<version>", "default"
+DEFAULT = "default"
 MS_PER_S, US_PER_S = 1e3, 1e6
 ALL_MODELS = ""
-OURS = "scancer_"
 
 
 def name_version(labels: Labels) -> str:
     """Return the version that a request's URL named, or TorchServe's word if it named none."""
-    return labels["version"] if VERSION_IN_RULE in labels["rule"] else DEFAULT
+    return labels["version"] if "<version>" in labels["rule"] else DEFAULT
 
 
 def find_inference(labels: Labels) -> tuple[str, str] | None:
@@ -173,7 +172,7 @@ def write_handler_metrics(series: Iterable[Mapping[str, Any]], wanted: frozenset
     families: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for each in series:
         name = each["name"]
-        if name not in FAMILIES and not name.startswith(OURS) and (not wanted or name in wanted):
+        if name not in FAMILIES and not name.startswith("scancer_") and (not wanted or name in wanted):
             families[name].append(each)
     return "".join(
         write_family(name, own[0]["kind"], own[0]["unit"], merge_lines(own)) for name, own in sorted(families.items())

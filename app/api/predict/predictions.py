@@ -35,11 +35,9 @@ OLDER = "predict_by_older_path"
 def predict(version: str | None = None, url_path: str = "", **_: str) -> ResponseReturnValue:
     """Classify the pictures of the request; the model that its path names is lent already.
 
-    `/invocations` names its model in the query, or means the only one there is.
-
-    One picture answers one prediction, or its error with the error's status. Several answer
-    `{"predictions": […]}` in request order, each a prediction or an error of its own.
-    `Accept: text/plain` answers the class alone, one a line. `url_path` is for model archives alone.
+    `/invocations` names its model in the query, or means the only one there is. One picture answers one prediction, or
+    its error with the error's status. Several answer `{"predictions": […]}` in request order, each a prediction or an
+    error of its own. `Accept: text/plain` answers the class alone, one a line. `url_path` is for model archives alone.
     """
     known = facts()
     entry = known.find_lent()

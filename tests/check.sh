@@ -2,7 +2,7 @@
 # Everything that must hold before a commit lands: format, lint, types and tests.
 # Makes its own environment in .venv-check, so that it runs on a machine where nothing was prepared.
 #   sh tests/check.sh              all of it; under 12 minutes on two cores
-#   sh tests/check.sh fast         only what needs no framework and no server; under 90 seconds
+#   sh tests/check.sh fast         only what needs no framework, no server and no quiet machine; under 90 seconds
 #   sh tests/check.sh -k decode    either of them takes options for pytest
 # Where CI is set, branch coverage is measured too.
 set -eu
@@ -46,7 +46,7 @@ if command -v shellcheck >/dev/null; then shellcheck get_started/*.sh tests/*.sh
 rm -f .coverage .coverage.*
 # A file's tests share their fixtures in one process. Files stay in order: the longest folders come first.
 run_tests "${tier}not alone" -n 2 --dist loadfile --no-loadscope-reorder "$@"
-run_tests "${tier}alone" "$@"
+if [ -z "$tier" ]; then run_tests alone "$@"; fi
 if [ -n "${CI:-}" ] && [ "$#" -eq 0 ]; then
   "$bin/python" -m coverage report
 fi

@@ -254,6 +254,7 @@ def test_changes_are_followed_within_a_second_while_a_large_archive_is_verified(
         slow_hash.set()
 
 
+@pytest.mark.slow
 def test_verification_that_ends_late_says_nothing_of_what_took_its_place(
     settings: Settings, key: Path, slow_hash: threading.Event, follow: Callable[[], ModelRegistry]
 ) -> None:

@@ -117,6 +117,7 @@ def test_folder_that_comes_is_served_and_one_that_goes_is_not(followed: Followed
     assert followed.default() == "1.0"
 
 
+@pytest.mark.slow
 def test_folder_that_is_still_being_copied_is_not_loaded_before_it_is_whole(followed: Followed) -> None:
     source, target = followed.settings.store / "two", followed.settings.models / NAME / "2.0"
     target.mkdir()
@@ -193,6 +194,7 @@ def test_model_that_is_let_go_answers_who_has_it_first(followed: Followed, pcam_
         served.predict(pcam_example)
 
 
+@pytest.mark.slow
 def test_requests_never_fail_while_the_default_goes_to_and_fro(followed: Followed, pcam_example: bytes) -> None:
     followed.changes.register("two", Wishes(workers=1))
     assert within(2, lambda: followed.is_ready("2.0"))

@@ -38,6 +38,7 @@ def test_url_that_cannot_work_is_told_with_what_to_mend(url: str, told: str) -> 
     assert SECRET not in raised.value.message
 
 
+@pytest.mark.slow
 def test_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database_check, "CHECK_TIMEOUT_S", 3)
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:

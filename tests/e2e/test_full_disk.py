@@ -115,7 +115,7 @@ def test_new_worker_reads_what_is_wanted_from_a_full_disk(small_disk_server: Liv
     replace_worker(live, 4)
     assert [predict(live, PCAM + "/2.0", pcam_example).status_code for _ in range(10)] == [200] * 10
     assert register(live) == 409  # who reads knows that it is registered
-    url = f"{live.management}/models/{PCAM}/2.0?min_worker=1"
+    url = f"{live.management}/models/pcam-classification/2.0?min_worker=1"
     assert requests.put(url, auth=(MANAGER, MANAGER_PASSWORD), timeout=60).status_code == 507
 
 

@@ -377,13 +377,27 @@ def test_changes_need_the_role_and_no_page_of_another_site(manager: Manager) -> 
     ):
         assert manager.call(method, path, headers={}).status_code == 401
         assert manager.call(method, path, headers=basic()).status_code == 403
-        for header in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        origins = (
+            "http://evil.example",
+            "http://localhost.evil.example",
+            "http://[",
+            "//[",
+            "null",
+            "localhost",
+            "\xff",
+        )
+        for header in ({"Sec-Fetch-Site": "cross-site"}, *({"Origin": origin} for origin in origins)):
             assert manager.call(method, path, headers=MANAGE | header).status_code == 403
         elsewhere = manager.call(method, path, environ_overrides={"SERVER_PORT": "8080"})
         # There the paths but one are also those of descriptions.
         expected = (404, "ResourceNotFound") if path.endswith("default") else (405, "MethodNotAllowed")
         assert (elsewhere.status_code, elsewhere.json["type"]) == (expected[0], expected[1] + "Exception")
     assert not (manager.settings.instance / "state.db").exists()
+
+
+def test_changes_are_taken_from_a_page_of_this_site(manager: Manager) -> None:
+    own = MANAGE | {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
+    assert manager.call("DELETE", "/models/absent-model/1.0", headers=own).status_code == 404
 
 
 def test_document_is_sent_for_a_model(shared: Manager) -> None:

@@ -45,7 +45,10 @@ def require(role: str) -> Callable[[View], View]:
             authenticator, environ = current_app.extensions["authenticator"], request.environ
             if authenticator is None:  # SCANCER_AUTH=off
                 return view(*args, **kwargs)
-            user = authenticator.recall(environ.get("HTTP_AUTHORIZATION", ""))
+            header = environ.get("HTTP_AUTHORIZATION", "")
+            if not header.isascii():  # werkzeug's reader of base64 raises an error of its own for these
+                refuse(HTTPStatus.UNAUTHORIZED)
+            user = authenticator.recall(header)
             if user is not None and role in user.roles:
                 environ[FACTS].user = user.name
                 return view(*args, **kwargs)

@@ -134,6 +134,12 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         """Make the environment; look at how long the body will be."""
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 and HTTP/1.0 are spoken here.")
+        hosts = [name for name, _ in self._headers if name.lower() == b"host"]
+        if len(hosts) > 1 or (not hosts and version == "1.1"):  # RFC 9112, section 3.2
+            self._refuse(HTTPStatus.BAD_REQUEST, "A request needs one Host header.")
         if self._is_closed:
             return
         path, _, query = self._url.partition(b"?")
@@ -144,7 +150,7 @@ class RequestReader:
             "REQUEST_METHOD": self._parser.get_method().decode("ascii"),
             "PATH_INFO": (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1"),
             "QUERY_STRING": query.decode("latin-1"),
-            "SERVER_PROTOCOL": "HTTP/" + self._parser.get_http_version(),
+            "SERVER_PROTOCOL": "HTTP/" + version,
         }
         for name, value in self._headers:
             variable = name_variable(name)

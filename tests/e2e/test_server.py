@@ -295,7 +295,7 @@ def test_what_a_caller_sent_stays_out_of_the_log(server: LiveServer, pcam_exampl
     head = f"PUT {PCAM} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic()['Authorization']}\r\n"
     for text, expected in (
         ("Jane-Doe-secret\r\n\r\n", b"400"),
-        ("GET / HTTP/1.1\r\nJane Doe: x\r\n\r\n", b"400"),
+        ("GET / HTTP/1.1\r\nHost: h\r\nJane Doe: x\r\n\r\n", b"400"),
         (head + "Transfer-Encoding: chunked\r\n\r\nJane-Doe\r\n", b"400"),
     ):
         with socket.create_connection((host, int(port)), timeout=10) as connection:

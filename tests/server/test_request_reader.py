@@ -183,3 +183,26 @@ def test_body_is_held_once_and_read_without_a_copy(size: int) -> None:
     first = stream.getvalue()
     assert first == body
     assert stream.getvalue() is first
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n", 400),
+        (b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
+        (b"PUT / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 400),
+    ],
+)
+def test_request_without_one_host_or_of_another_version_is_refused(head: bytes, status: int) -> None:
+    reader = RequestReader(BASE, LIMIT)
+    reader.feed(memoryview(GET + head + GET))
+    assert len(reader.requests) == 1
+    assert reader.refusal is not None
+    assert reader.refusal.status == status
+
+
+def test_request_of_version_1_0_needs_no_host() -> None:
+    assert "HTTP_HOST" not in plain(read(b"GET / HTTP/1.0\r\n\r\n")[0])

@@ -137,15 +137,15 @@ def test_client_that_expects_to_send_too_much_is_not_told_to() -> None:
     [
         (b"nonsense\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 400),  # a TLS client
-        (b"GET / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nName : space\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nName: a\0b\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
-        (b"GET /" + b"a" * MAX_URL_BYTES + b" HTTP/1.1\r\n\r\n", 414),
-        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * (MAX_HEADER_FIELDS + 1) + b"\r\n", 431),
-        (b"GET / HTTP/1.1\r\nName: " + b"a" * MAX_HEAD_BYTES, 431),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nName : space\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nName: a\0b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"GET /" + b"a" * MAX_URL_BYTES + b" HTTP/1.1\r\nHost: h\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"A: b\r\n" * (MAX_HEADER_FIELDS + 1) + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nName: " + b"a" * MAX_HEAD_BYTES, 431),
     ],
 )
 def test_what_is_no_request_is_refused(message: bytes, status: int) -> None:

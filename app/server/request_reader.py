@@ -1,6 +1,7 @@
 """From the bytes of a connection to whole requests, each as the environment of a WSGI call (PEP 3333)."""
 
 import io
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ from app.server.streamed_body import StreamedBody
 MAX_HEAD_BYTES = 32 * 1024
 MAX_URL_BYTES = 4096
 MAX_HEADER_FIELDS = 64
+HOST = re.compile(rb"(\[[\w.:%~-]+\]|([\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]*)?")
+"""A host by RFC 3986, section 3.2.2, but for the comma, which would make one of two; then perhaps a port."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -128,18 +131,14 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
-        self._headers.append((name, value))
+        self._headers.append((name, value.strip(b" \t")))  # the parser leaves what follows a value, and tabs before it
         if len(self._headers) > MAX_HEADER_FIELDS:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request has too many headers.")
 
     def on_headers_complete(self) -> None:
         """Make the environment; look at how long the body will be."""
         version = self._parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 and HTTP/1.0 are spoken here.")
-        hosts = [name for name, _ in self._headers if name.lower() == b"host"]
-        if len(hosts) > 1 or (not hosts and version == "1.1"):  # RFC 9112, section 3.2
-            self._refuse(HTTPStatus.BAD_REQUEST, "A request needs one Host header.")
+        self._check_version_and_host(version)
         if self._is_closed:
             return
         path, _, query = self._url.partition(b"?")
@@ -168,6 +167,15 @@ class RequestReader:
             self._hand_over(is_oversized=True)
             return
         self.wants_continue = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
+
+    def _check_version_and_host(self, version: str) -> None:
+        if version not in ("1.0", "1.1"):
+            self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 and HTTP/1.0 are spoken here.")
+        hosts = [value for name, value in self._headers if name.lower() == b"host"]
+        if len(hosts) > 1 or (not hosts and version == "1.1"):  # RFC 9112, section 3.2
+            self._refuse(HTTPStatus.BAD_REQUEST, "A request needs one Host header.")
+        elif hosts and HOST.fullmatch(hosts[0]) is None:
+            self._refuse(HTTPStatus.BAD_REQUEST, "The Host header names no host.")
 
     def on_body(self, data: bytes) -> None:
         """Take the next part of the body."""

@@ -20,6 +20,20 @@ CHUNKED = (
     b"POST /p HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Type: image/png\r\n\r\n"
     b"3\r\nabc\r\n4;name=value\r\ndefg\r\n0\r\n\r\n"
 )
+NO_HOSTS = (
+    b"a b",
+    b"a/b",
+    b"user@h",
+    b"a?b",
+    b"a:port",
+    b"a:1:2",
+    b"[::1",
+    b"::1",
+    b"http://h",
+    b"\x8a",
+    b"a%zz",
+    b"a, b",
+)
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
@@ -194,6 +208,7 @@ def test_body_is_held_once_and_read_without_a_copy(size: int) -> None:
         (b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400),
         (b"GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
         (b"PUT / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 400),
+        *((b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n", 400) for host in NO_HOSTS),
     ],
 )
 def test_request_without_one_host_or_of_another_version_is_refused(head: bytes, status: int) -> None:
@@ -202,6 +217,20 @@ def test_request_without_one_host_or_of_another_version_is_refused(head: bytes, 
     assert len(reader.requests) == 1
     assert reader.refusal is not None
     assert reader.refusal.status == status
+
+
+@pytest.mark.parametrize("host", [b"", b"h", b"my_service:8080", b"127.0.0.1:8080", b"[::1]", b"[::1]:8080", b"a%2db"])
+def test_host_that_may_be_one_is_handed_on(host: bytes) -> None:
+    (request,) = read(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+    assert request.environ["HTTP_HOST"] == host.decode()
+
+
+@pytest.mark.parametrize("space", [b"", b" ", b"\t", b" \t "])
+def test_space_around_a_value_is_no_part_of_it(space: bytes) -> None:
+    (request,) = read(
+        b"GET / HTTP/1.1\r\nHost:" + space + b"h" + space + b"\r\nAccept:" + space + b"a b" + space + b"\r\n\r\n"
+    )
+    assert (request.environ["HTTP_HOST"], request.environ["HTTP_ACCEPT"]) == ("h", "a b")
 
 
 def test_request_of_version_1_0_needs_no_host() -> None:

@@ -11,16 +11,16 @@ from typing import Any
 
 from app.arrays import InputBatch
 from app.errors import FrameworkMissingError
-
-KERAS_2 = "keras_2"
-PACKAGES = dict.fromkeys(("torch", "torchscript", "torch_export"), "torch")
-PACKAGES |= {"keras": "tensorflow", "saved_model": "tensorflow", "onnx": "onnxruntime", KERAS_2: "tf_keras"}
-"""The package that must be installed for each framework, and for files of Keras 2."""
+from app.manifest.model_specs import FRAMEWORKS
 
 
 def require_framework(framework: str) -> None:
     """Raise `FrameworkMissingError` with what to install, unless the framework is there."""
-    package = PACKAGES[framework]
+    require_package(FRAMEWORKS[framework].package)
+
+
+def require_package(package: str) -> None:
+    """Raise `FrameworkMissingError` with what to install, unless the package is there."""
     if importlib.util.find_spec(package) is None:
         raise FrameworkMissingError(
             f"{package} is not installed here, and the model is not compiled; run 'pip install -r requirements.txt'"

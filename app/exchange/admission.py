@@ -16,25 +16,17 @@ from app.exchange.quarantine import Arrival
 from app.exchange.unpacking import find_limits, verify_zip
 from app.handlers.handler_archive import HandlerArchive
 from app.manifest.model_manifest import MANIFEST_FILE, ModelManifest
+from app.manifest.model_specs import FRAMEWORKS
 from app.pipeline.postprocess import check_scores, to_probabilities
 from app.repository.model_check import EXPECTED_FILE, build_serving_engine, check_folder, read_expected
 from app.repository.model_content import list_artifact, list_content
 from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
 from app.repository.signing import SIGNATURE_FILE, require_trust, require_trusted_artifact, verify_trusted
 
-WEIGHTS = (ModelFormat.KERAS, ModelFormat.HDF5, ModelFormat.SAFETENSORS, ModelFormat.STATE_DICT)
-PROGRAMS = (ModelFormat.TORCHSCRIPT, ModelFormat.PT2, ModelFormat.ONNX, ModelFormat.SAVED_MODEL)
+ARTIFACTS = {ModelFormat[name] for framework in FRAMEWORKS.values() for name in framework.formats.values()}
+"""Formats of files that a manifest makes a model of."""
 UNPACKABLE = (ModelFormat.FOLDER, ModelFormat.PACKED, ModelFormat.ARCHIVE, ModelFormat.UNKNOWN)
 """Formats for `unpack`, which unpacks them or refuses them with a better reason than an unknown format."""
-ARTIFACT_FORMATS = {
-    "torch": {".safetensors": ModelFormat.SAFETENSORS, **dict.fromkeys((".pt", ".pth"), ModelFormat.STATE_DICT)},
-    "keras": {".keras": ModelFormat.KERAS, ".h5": ModelFormat.HDF5},
-    "torchscript": dict.fromkeys((".pt", ".pth", ".torchscript"), ModelFormat.TORCHSCRIPT),
-    "torch_export": {".pt2": ModelFormat.PT2},
-    "onnx": {".onnx": ModelFormat.ONNX},
-    "saved_model": {".savedmodel": ModelFormat.SAVED_MODEL},
-}
-"""The format that an artifact must have, by the manifest's framework and the file's suffix."""
 OTHER_FILES = re.compile(
     rf"{re.escape(MANIFEST_FILE)}|{re.escape(SIGNATURE_FILE)}|[A-Za-z0-9_-]+\.(md|txt)|LICEN[CS]E"
     rf"|{EXAMPLES_FOLDER}/({re.escape(EXPECTED_FILE)}|[A-Za-z0-9._-]+\.(png|jpg))|({COMPILED_FOLDER}|{INT8_FOLDER})/[a-z0-9._-]+\.(xml|bin|json)"
@@ -84,9 +76,9 @@ def check_artifact(folder: ModelFolder, manifest: ModelManifest, settings: Setti
     """Raise `ModelFileError` if an artifact is not of the format of its name, since loaders go by the name."""
     path = folder.path / manifest.artifact.file
     kind = identify(path)
-    wanted = ARTIFACT_FORMATS[manifest.framework][path.suffix]
+    wanted = ModelFormat[FRAMEWORKS[manifest.framework].formats[path.suffix]]
     if kind is not wanted:
-        if kind in (*WEIGHTS, *PROGRAMS):
+        if kind in ARTIFACTS:
             rule = f'by its name, and framework = "{manifest.framework}", it should be {wanted.title}'
             raise ModelFormatError(f"{path.name} is {kind.title}; {rule}")
         if kind in UNPACKABLE:
@@ -119,6 +111,6 @@ def refuse(name: str, kind: ModelFormat) -> ModelFormatError:
     reason = f"{name} is {kind.title}, which is not taken"
     if kind.trust is Trust.DATA:
         return ModelFormatError(f"{reason}; convert it to .keras or .safetensors")
-    if kind in PROGRAMS:
+    if kind in ARTIFACTS:
         return ModelFormatError(f"{reason}: loading it can run code; SCANCER_PROGRAMS=all trusts every program")
     return ModelFormatError(f"{reason}: loading it can run code")

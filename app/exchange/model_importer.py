@@ -12,9 +12,9 @@ from typing import Any
 
 from app.config.settings import Settings
 from app.errors import ManifestError, ModelExistsError, ModelFormatError
-from app.exchange.admission import PROGRAMS, UNPACKABLE, WEIGHTS, admit, refuse
+from app.exchange.admission import ARTIFACTS, UNPACKABLE, admit, refuse
 from app.exchange.archive_signing import bring_signature
-from app.exchange.model_format import ModelFormat, identify
+from app.exchange.model_format import ModelFormat, Trust, identify
 from app.exchange.quarantine import Arrival, Quarantine, use_quarantine
 from app.exchange.unpacking import ArchiveLimits, find_limits, unpack
 from app.handlers.handler_archive import ARCHIVE_NAME_PATTERN, is_archive, read_archive
@@ -107,7 +107,7 @@ def bring_in(source: Path, manifest: Path | None, quarantine: Quarantine, settin
     if source.is_file() and source.stat().st_size > settings.max_model_bytes:
         raise ModelFormatError(f"{source.name} is larger than the {settings.max_model_bytes} bytes that are allowed")
     unpacked = quarantine.path / UNPACKED
-    if kind in WEIGHTS or (kind in PROGRAMS and settings.programs == "all"):
+    if kind in ARTIFACTS and (kind.trust is Trust.DATA or settings.programs == "all"):
         root = lay_out(source, manifest, unpacked, limits)
     elif kind not in UNPACKABLE:
         raise refuse(source.name, kind)

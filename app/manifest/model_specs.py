@@ -1,6 +1,7 @@
 """A model as its manifest describes it: its artifact, its input, its batches, and the meaning of its output."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.config.settings import DEFAULT_BATCH_SIZE
@@ -12,25 +13,39 @@ class Framework:
     """The artifacts of a framework.
 
     Attributes:
-        suffixes: an artifact's name ends in one of them.
+        formats: suffixes that an artifact's name may have; by suffix the format of its content, a name of
+            `app.exchange.model_format.ModelFormat`.
+        package: what must be installed to load an artifact.
         is_program: whether loading the artifact can run code, or read and write files; only a trusted one is loaded.
         companion: suffix of a second file that an artifact may have, after the artifact's whole name.
     """
 
-    suffixes: tuple[str, ...]
+    formats: Mapping[str, str]
+    package: str
     is_program: bool = False
     companion: str | None = None
 
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The suffixes of artifacts."""
+        return tuple(self.formats)
 
+
+STATE_DICTS = {".safetensors": "SAFETENSORS", ".pt": "STATE_DICT", ".pth": "STATE_DICT"}
+TORCHSCRIPTS = dict.fromkeys((".pt", ".pth", ".torchscript"), "TORCHSCRIPT")
 FRAMEWORKS = {
-    "torch": Framework((".safetensors", ".pt", ".pth")),
-    "keras": Framework((".keras", ".h5")),
-    "torchscript": Framework((".pt", ".pth", ".torchscript"), is_program=True),
-    "torch_export": Framework((".pt2",), is_program=True),
-    "onnx": Framework((".onnx",), is_program=True, companion=".data"),
-    "saved_model": Framework((".savedmodel",), is_program=True),
+    "torch": Framework(STATE_DICTS, "torch"),
+    "keras": Framework({".keras": "KERAS", ".h5": "HDF5"}, "tensorflow"),
+    "torchscript": Framework(TORCHSCRIPTS, "torch", is_program=True),
+    "torch_export": Framework({".pt2": "PT2"}, "torch", is_program=True),
+    "onnx": Framework({".onnx": "ONNX"}, "onnxruntime", is_program=True, companion=".data"),
+    "saved_model": Framework({".savedmodel": "SAVED_MODEL"}, "tensorflow", is_program=True),
 }
-"""By the word in `framework = "…"` of `model.toml`; `app.engines.base.ENGINES` has the engine of each."""
+"""By the word in `framework = "…"` of `model.toml`.
+
+A new one needs two rows more: its engine in `app.engines.base.ENGINES`, and how its files are recognized in
+`app.exchange.model_format`.
+"""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from app.engines.conversion import KERAS_2, require_framework
+from app.engines.conversion import require_package
 from app.engines.tensorflow.keras_classes import check_listed, is_allowed
 from app.engines.tensorflow.keras_hdf5 import MAX_CONFIG_BYTES, check_hdf5
 from app.engines.tensorflow.saved_model_engine import TensorFlowEngine
@@ -44,7 +44,7 @@ def _load_checked(path: Path) -> Any:
     if path.suffix == ".keras":
         check_classes(path)
     elif (config := check_hdf5(path)) is not None:
-        require_framework(KERAS_2)
+        require_package("tf_keras")
         from app.engines.tensorflow.keras_2_network import load_keras_2  # tf-keras is needed for these files alone
 
         return load_keras_2(path, config)

@@ -74,7 +74,7 @@ def configure_tls(settings: Settings) -> dict[str, Any]:
 
 
 def on_starting(settings: Settings, server: Any) -> None:
-    """Check folders and database, and claim the instance folder, before anything is touched; not at a reload."""
+    """Check folders and database, and claim the instance folder, before anything else; a reload does not come here."""
     try:
         check_folders(settings)
         server.instance_claim = claim_instance(settings)
@@ -84,7 +84,7 @@ def on_starting(settings: Settings, server: Any) -> None:
 
 
 def check_folders(settings: Settings) -> None:
-    """Make the instance folder, and find the models. Raises `SettingsError` if a folder cannot be used."""
+    """Make the instance folder, and check that the models' folder is there; raises `SettingsError` for either."""
     try:
         settings.instance.mkdir(parents=True, exist_ok=True)
     except OSError as error:

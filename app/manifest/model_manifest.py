@@ -61,8 +61,8 @@ class ModelManifest:
     @property
     def graph_sha256(self) -> str:
         """SHA-256 of everything besides the artifact that decides the compiled model's numbers."""
-        files_only = {"jpeg_min_scale", "short_side_px", "is_turned"}  # steps before the network, no part of it
-        graph_input = {name: value for name, value in asdict(self.input).items() if name not in files_only}
+        unhashed = {"jpeg_min_scale", "short_side_px", "is_turned"}  # newer than the hashes, and no part of the network
+        graph_input = {name: value for name, value in asdict(self.input).items() if name not in unhashed}
         parts: dict[str, Any] = {"framework": self.framework, "architecture": self.artifact.architecture}
         parts |= {"input": graph_input, "outputs": self.output.outputs}
         if self.output.scores != "logits":  # models older than this choice keep their hash

@@ -45,7 +45,7 @@ class BatchRunner:
     A lone caller never waits for others. Under load a batch costs less than its pictures one by one: the weights pass
     through the processor's caches once, and an engine likes batches of one size better than of many. So a batch waits
     a moment for pictures that are being decoded, and, where callers came together just now, for as many as then.
-    At most `queue_size` callers may wait. Admission lets no more in (`app/api/request/places.py`), so this bound
+    At most `max_waiting` callers may wait. Admission lets no more in (`app/api/request/places.py`), so this bound
     speaks only where a runner is used without it.
 
     One caller leads: it runs the batch that holds its own pictures, then wakes the others, and the first that still
@@ -54,9 +54,9 @@ class BatchRunner:
     Thread safety: all methods may be called from any thread.
     """
 
-    def __init__(self, engine: Engine, queue_size: int, spec: BatchSpec) -> None:
+    def __init__(self, engine: Engine, max_waiting: int, spec: BatchSpec) -> None:
         self._engine = engine
-        self._queue_size = queue_size
+        self._max_waiting = max_waiting
         self._sizes = spec.sizes
         self._max_delay_s = spec.max_delay_ms / 1000
         self._lock = threading.Lock()
@@ -101,7 +101,7 @@ class BatchRunner:
         with self._lock:
             self._arriving.discard(announcement)
             self._came.notify()
-            if len(self._jobs) >= self._queue_size:
+            if len(self._jobs) >= self._max_waiting:
                 raise ServiceUnavailableError("Too many requests wait for this model; try again shortly.")
             self._jobs.append(job)
             job.is_leader, self._is_led = not self._is_led, True

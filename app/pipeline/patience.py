@@ -12,7 +12,7 @@ LATE = "The deadline passed before there was an answer."
 LARGE_PIXELS = 1_000_000
 """From this size on, pictures are decoded one at a time in a worker: 25 million pixels take 100 MB and more.
 
-Smaller ones, in all of a worker's 128 places at once, have 128 million pixels together.
+Smaller ones in all of a worker's places at once, 128 by default, have 128 million pixels together.
 """
 
 

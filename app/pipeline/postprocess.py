@@ -61,8 +61,8 @@ def are_probabilities(exact: Probabilities) -> bool:
 
 
 def check_scores(scores: Scores, spec: OutputSpec) -> None:
-    """Raise `ManifestError` for scores that are no probabilities where the manifest says so, or that are those of
-    several classes where it says logits.
+    """Raise `ManifestError` for scores that are no probabilities although the manifest calls them so, or that are the
+    probabilities of several classes although it calls them logits.
     """
     exact = scores.astype(np.float64)
     if scores.ndim != 2 or scores.shape[1] != spec.outputs or not np.isfinite(exact).all():

@@ -46,7 +46,7 @@ class Endings:
                 self._waiting.append(entry)  # at the next opportunity
 
     def drop(self, attempt: Attempt | None) -> None:
-        """Want the result of an attempt, if any, no longer, and wait for its end if it starts a program."""
+        """Want the result of an attempt, if any, no longer; one that starts a program counts as ending until it has."""
         if attempt is None:
             return
         attempt.is_dropped = True

@@ -14,7 +14,7 @@ from app.state.wanted import Key
 log = logging.getLogger(__name__)
 
 SETTLE_S = 1.0
-"""How long a folder that somebody puts among the models must stay as it is before it is loaded: it may be a copy."""
+"""How long a new folder among the models must stay as it is before it is loaded: it may still be copied."""
 Fingerprint = tuple[object, ...]
 """What tells a folder from the one that had its place before: its inode number, then its files."""
 
@@ -74,7 +74,7 @@ def scan_folders(root: Path, before: FolderScan | None, states: Mapping[str, str
 
 
 def is_gone(folder: ModelFolder) -> bool:
-    """Whether a folder is not there; one that cannot be looked at is."""
+    """Whether a folder is gone; False for one that cannot be looked at."""
     try:
         return not folder.path.is_dir()
     except OSError:
@@ -82,7 +82,10 @@ def is_gone(folder: ModelFolder) -> bool:
 
 
 def look_at(folder: ModelFolder, last: Sighting | None, state: str, is_first: bool) -> Sighting:
-    """Look at one folder; raises `OSError` if a file goes away meanwhile."""
+    """Look at one folder; in use by this worker, it is as it was unless another folder took its place.
+
+    Raises `OSError` if a file goes away meanwhile.
+    """
     inode = folder.path.stat().st_ino
     is_in_use = state in (State.READY, State.LOADING)  # then the folder itself decides: compiling writes into it
     if is_in_use and last is not None and last.accepted is not None and last.accepted[0] == inode:

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 def find_source(url: str, store: Path) -> Path | None:
     """Return what `url` names in the store's folder, or None if there is nothing of that name.
 
-    Raises `ModelNotFoundError` if `url` is empty, too long, or leads out of the folder.
+    A link in the folder that leads out of it is nothing, too. Raises `ModelNotFoundError` for a `url` that is empty or
+    too long, begins with `/`, or has `..` in it.
     """
     if not url:
         raise ModelNotFoundError("empty url")
@@ -72,7 +73,7 @@ def is_left(models: Path, token: str, failed: str) -> bool:
 
 
 def take_away(models: Path, token: str) -> bool:
-    """Move the folder that carries a token to a quarantine that nobody holds; return whether its place is free."""
+    """Move the folder that carries a token to a quarantine that nobody holds; return whether it has left its place."""
     place = models / token.split()[1]
     try:
         if ModelFolder(place).read_token() == token:

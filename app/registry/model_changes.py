@@ -1,6 +1,6 @@
 """Changes which models are wanted: register, scale, set the default, unregister.
 
-The texts of errors and their statuses are TorchServe's.
+Errors about what TorchServe's API also knows have TorchServe's texts and statuses.
 """
 
 from collections.abc import Iterator
@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Change:
-    """A change that was made: to which version, and how many workers it has at least from then on.
+    """A change that was made to the version `key`.
 
-    Workers report `generation`, or a larger number, once they have followed the change. `token` marks the folder, if
-    the change registered one that this server made.
+    Attributes:
+        generation: once they have followed the change, workers report this number or a larger one.
+        workers: how many workers a registration asks for at least; 0 for any other change.
+        token: marks the folder, if the change registered one that this server made.
     """
 
     key: Key
@@ -66,7 +68,7 @@ class ModelChanges:
     """Changes what is wanted, in one transaction a change; the workers follow (`model_follower`).
 
     No method holds a lock but the store's own, and that for milliseconds. Every method raises `StateStoreError` if the
-    store cannot be changed. One that takes a name, or a version, raises `ModelNotFoundError` or
+    store cannot be changed, and `DiskFullError`. One that takes a name, or a version, raises `ModelNotFoundError` or
     `ModelVersionNotFoundError` if there is none. Without a version it takes the default one.
 
     Thread safety: all methods may be called from any thread and any process.
@@ -90,7 +92,10 @@ class ModelChanges:
         return Change((name, version), draft.generation)
 
     def scale(self, name: str, version: str | None, min_workers: int, max_workers: int) -> Change:
-        """Set how many workers a version is to have; raises `BadRequestError` if the numbers contradict each other."""
+        """Set how many workers a version is to have, and keep the model's default version as it is now.
+
+        Raises `BadRequestError` if the numbers contradict each other.
+        """
         if max_workers < min_workers:
             raise BadRequestError("max_worker cannot be less than min_worker.")
         if min_workers < 0:
@@ -102,7 +107,10 @@ class ModelChanges:
         return Change(planned.wanted.key, draft.generation)
 
     def set_loaded(self, name: str, is_loaded: bool) -> list[Change]:
-        """Have every version of a model loaded, or unloaded; all stay registered, with the most workers as it was."""
+        """Have every version of a model loaded, or unloaded; all stay registered.
+
+        A version that changes has 1 worker or none at least, and keeps its largest number, which is 1 or more.
+        """
         with self._draft() as (draft, plan):
             versions = [planned.wanted for planned in plan.find_versions(name).values()]
             for wanted in versions:
@@ -169,7 +177,7 @@ class ModelChanges:
         key, token = arrival.key, make_token(quarantine, arrival.key)
         (arrival.folder.path / TOKEN_FILE).write_text(token, encoding="ascii")
         synchronize_tree(arrival.folder.path.parent)
-        wanted = make_wanted(key, url, token, wishes, arrival.manifest)
+        wanted = want_registered(key, url, token, wishes, arrival.manifest)
         try:
             with self._access.open().change() as draft:
                 draft.strays.add(token)
@@ -198,7 +206,7 @@ class ModelChanges:
                 raise ModelNotFoundError(f"Model not found at: {url}")
             key = known[0].key
             folder = ModelFolder(self._settings.models.joinpath(*key))
-            wanted = make_wanted(key, url, None, wishes, folder.read_archive() if folder.is_archive else None)
+            wanted = want_registered(key, url, None, wishes, folder.read_archive() if folder.is_archive else None)
             put(draft, plan, wanted)
         return Change(key, draft.generation, wanted.min_workers)
 
@@ -209,7 +217,7 @@ class ModelChanges:
             yield draft, make_plan(find_model_folders(self._settings.models), draft.freeze())
 
 
-def make_wanted(
+def want_registered(
     key: Key, url: str, token: str | None, wishes: Wishes, manifest: ModelManifest | HandlerArchive | None
 ) -> WantedVersion:
     """Make the row of a version that is registered; without `workers`, an archive may say how many it has."""

@@ -1,4 +1,4 @@
-"""Makes a served model of a model folder: compiled, compiled and loaded later, or in its own framework."""
+"""Makes a served model of a model folder: compiled and loaded now, or when it is asked for, or in its framework."""
 
 import logging
 import threading
@@ -36,7 +36,10 @@ OnLoad = Callable[[Exception | None, float], None]
 
 
 class ModelLoader:
-    """Loads models as the settings say. Every method that loads raises `ModelFolderError` with the reason if it cannot.
+    """Loads models as the settings say.
+
+    Every method that loads raises `ModelFolderError` with the reason if it cannot, and `InferenceError` if the model is
+    loaded and its first inference fails. Only `load` raises `SlowRoadError`.
 
     Thread safety: all methods may be called from any thread.
     """

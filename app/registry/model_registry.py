@@ -34,7 +34,8 @@ class ModelRegistry:
     loaded before what is old is let go.
 
     `on_change` is called with every new entry, and `on_remove` with the folder of a version that is there no longer.
-    `loaded_at_start` default versions are loaded at once when the first plan comes.
+    When the first plan comes, `loaded_at_start` compiled default versions are loaded at once. Archives and models in
+    their own framework start at once, too.
 
     Thread safety: all methods are for one thread, the writer's; `table` is for all.
     """
@@ -65,15 +66,16 @@ class ModelRegistry:
         if self._plan is None:
             self.table.now = Snapshot(counted=frozenset(plan.versions))
             defaults = [plan.find_version(name, None) for name in plan.versions]
-            compiled = [planned.wanted.key for planned in defaults if not planned.folder.is_archive]
-            eager, asked = frozenset(compiled[: self._loaded_at_start]), frozenset[Key]()
+            from_folders = [planned.wanted.key for planned in defaults if not planned.folder.is_archive]
+            eager, requested = frozenset(from_folders[: self._loaded_at_start]), frozenset[Key]()
         else:
-            eager, asked = plan.asked, plan.asked - self._plan.asked
+            eager = plan.requested
+            requested = plan.requested - self._plan.requested
         wanted = {each.wanted.key: each for versions in plan.versions.values() for each in versions.values()}
         for key, planned in wanted.items():
             if key not in self._slots:
                 self._slots[key] = VersionSlot(planned, key in eager)
-            self._slots[key].want(planned, key in changed, key in asked)
+            self._slots[key].want(planned, key in changed, key in requested)
         for key, slot in self._slots.items():
             slot.is_leaving = key not in wanted
         self._plan, self._is_published = plan, False

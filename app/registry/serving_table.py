@@ -137,7 +137,7 @@ def require_served(entry: ModelEntry, version: str | None) -> ServedModel:
     name = entry.wanted.name
     if entry.handler is not None:
         path = name if version is None else f"{name}/{version}"
-        raise BadRequestError(f'Model "{name}" is answered by its handler, at /predictions/{path} only.')
+        raise BadRequestError(f'Model "{name}" is answered by its handler; ask /predictions/{path}.')
     if entry.served is None:
         if not entry.wanted.is_loaded:
             raise ServiceUnavailableError(describe_lack_of_workers(name, version))

@@ -62,7 +62,7 @@ class VersionSlot:
         loaded_by: the attempt that `entry` came of.
         fault: why the last attempt failed; empty after one that did not.
         failures: how many failed in a row.
-        is_eager: whether the model is loaded before anybody asks it.
+        is_eager: whether the model is loaded before a prediction asks for it.
         is_stale: whether the folder is another one than the last attempt read.
         is_leaving: whether the version is no longer wanted.
 
@@ -111,10 +111,10 @@ class VersionSlot:
         """Whether the pause after a failure is over."""
         return bool(self.failures) and time.monotonic() >= self._retry_at_s
 
-    def want(self, planned: PlannedVersion, is_changed: bool, is_asked: bool) -> None:
-        """Note what is wanted now; `is_asked` if somebody asked for the version, so that it is loaded at once."""
+    def want(self, planned: PlannedVersion, is_changed: bool, is_eager: bool) -> None:
+        """Note what is wanted now; with `is_eager` the version is loaded before a prediction asks for it."""
         self.is_stale |= is_changed or planned.wanted.token != self.planned.wanted.token
-        self.is_eager |= is_asked
+        self.is_eager |= is_eager
         self.planned = planned
 
     def takes(self, attempt: Attempt, entry: ModelEntry) -> bool:

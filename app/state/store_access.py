@@ -19,7 +19,7 @@ STATE_FILE = "state.db"
 class StoreAccess:
     """The way to the state store of a server.
 
-    SQLAlchemy is imported, and a SQLite file made, only by who makes a change; another database is read by it too.
+    SQLite's file is made at the first change. SQLAlchemy is imported for a change, and to read another database.
 
     Thread safety: all methods may be called from any thread.
     """
@@ -32,7 +32,7 @@ class StoreAccess:
         self._store: StateStore | None = None
 
     def exists(self) -> bool:
-        """Whether something was ever said, or may have been."""
+        """Whether anything was ever changed, or may have been."""
         return self._store is not None or not self._is_own or self._file.exists()
 
     def read_generation(self) -> int:

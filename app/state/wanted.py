@@ -124,11 +124,14 @@ class PlannedVersion:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be served: versions by name, from old to new; those that somebody `asked` for are loaded at once."""
+    """What is to be served: versions by name, from old to new.
+
+    `requested` are the versions that a management request has changed; they are loaded at once.
+    """
 
     state: WantedState
     versions: Mapping[str, Mapping[str, PlannedVersion]]
-    asked: frozenset[Key]
+    requested: frozenset[Key]
 
     def find_default(self, name: str) -> str:
         """The default version of a model: the chosen one, else the newest."""
@@ -161,5 +164,5 @@ def make_plan(folders: Iterable[ModelFolder], state: WantedState) -> Plan:
         if token in state.strays or not wanted.is_registered or (wanted.token and token != wanted.token):
             continue
         versions.setdefault(folder.name, {})[folder.version] = PlannedVersion(folder, wanted, key in state.versions)
-    asked = {key for key in [*state.versions, *state.defaults.items()] if key[1] in versions.get(key[0], {})}
-    return Plan(state, versions, frozenset(asked))
+    requested = {key for key in [*state.versions, *state.defaults.items()] if key[1] in versions.get(key[0], {})}
+    return Plan(state, versions, frozenset(requested))

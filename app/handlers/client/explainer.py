@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from app.handlers.client.pool_client import PoolClient
 
 
+CLOSED = "its model is being unloaded."
+
+
 def require_captum() -> None:
     """Raise `HandlerFaultError` without captum, with which TorchServe's default handler explains."""
     if find_spec("captum") is None:
@@ -73,7 +76,7 @@ class Explainer:
                 self._changed.wait(min(left_s, LOOK_S))
                 patience.check_presence()
             if self._handler is None:
-                raise HandlerFaultError(f"The program that explains cannot be started: {self._reason}")
+                raise HandlerFaultError(f"The program that explains cannot be started: {self._reason or CLOSED}")
             return self._handler
 
     def _start(self) -> None:

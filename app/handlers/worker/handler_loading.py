@@ -26,7 +26,7 @@ class TorchvisionFinder:
 
 
 def prepare_path(folder: Path) -> None:
-    """Make the archive's modules, then `ts`, importable; ours leave the path, as `tests` may be the archive's."""
+    """Put the archive's folder and `ts` on the path in place of ours: an archive may have its own `app` or `tests`."""
     sys.path[:] = [str(folder), str(TS_PACKAGE), *sys.path[1:]]
     sys.meta_path.insert(0, TorchvisionFinder)
 

@@ -1,4 +1,5 @@
-"""From bytes to an RGB picture, by a written rule; other files are refused before a pixel is decoded.
+"""From bytes to an RGB picture, by a written rule. What the rule does not take is refused before a pixel is decoded;
+some damage shows only while pixels are decoded.
 
 `get_started/images.md` tells the rule to callers, and the answer's `input.conversions` says which steps were applied.
 `decode` walks the way once; the format named by the first bytes answers what is its own (`image_format.py`).

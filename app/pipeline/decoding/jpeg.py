@@ -43,7 +43,7 @@ class Jpeg(ImageFormat):
 
     def reduce_scale(self, image: ImageFile.ImageFile, min_size: tuple[int, int]) -> int:
         """Prepare decoding at 1/8, 1/4 or 1/2, where it divides evenly and stays large enough. That takes a fraction of
-        the time; each pixel is the mean of those left out, but for rounding.
+        the time; each pixel is the mean of those it stands for, but for rounding.
         """
         if read_orientation(image) in SIDEWAYS:
             min_size = min_size[::-1]

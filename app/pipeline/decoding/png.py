@@ -21,7 +21,7 @@ ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (
 ONE_PASS = ((0, 0, 1, 1),)
 MAX_CHUNKS = 20_000
 """A small file of millions of chunks takes minutes to read. Encoders write 8 KiB or more a chunk: at most 4,096 chunks
-in a body of 32 MiB."""
+in a body of 32 MiB, the largest by default."""
 
 
 class Png(ImageFormat):

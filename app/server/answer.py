@@ -111,11 +111,11 @@ def make_date(second: int) -> str:
     return "Date: " + formatdate(second, usegmt=True)
 
 
-def write_refusal(status: HTTPStatus, message: str, retry_after_s: int | None = None) -> bytes:
+def write_refusal(status: HTTPStatus, message: str, request_id: str, retry_after_s: int | None = None) -> bytes:
     """Write the last answer to a client whose bytes became no request; `message` is ours, never a caller's."""
     kind = status.phrase.title().replace(" ", "").replace("-", "") + "Exception"
     body = b'{"code":%d,"type":"%s","message":"%s"}\n' % (status, kind.encode(), message.encode())
-    headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+    headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), ("X-Request-ID", request_id)]
     if retry_after_s is not None:
         headers.append(("Retry-After", str(retry_after_s)))
     return write_answer(f"{status.value} {status.phrase}", headers, body, omits_body=False, is_last=True)

@@ -1,10 +1,12 @@
 """One client's connection: bytes in, whole requests out, answers back; it never waits for the client."""
 
+import logging
 import select
 import socket
 import ssl
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -16,6 +18,8 @@ from app.errors import BrokenAnswerError
 from app.server.answer import Answer, StreamedAnswer, write_refusal
 from app.server.request_reader import CONTINUE, Request, RequestReader
 from app.server.streamed_body import StreamedBody
+
+log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 64 * 1024
 MAX_RECEIVES, MAX_REQUESTS = 64, 16
@@ -213,7 +217,10 @@ class Connection:
         self._reader.drop()
         if self.state is State.OPEN:
             self.state = State.REFUSING
-            self._send(write_refusal(status, message, retry_after_s))
+            request_id = str(uuid.uuid4())
+            extra = {"request_id": request_id, "status": int(status), "reason": message}
+            log.info("no whole request", extra=extra)
+            self._send(write_refusal(status, message, request_id, retry_after_s))
 
     def _receive(self, buffer: bytearray) -> int:
         """Receive into the buffer; returns the number of bytes, 0 at the end, -1 if there is nothing now."""

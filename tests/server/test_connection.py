@@ -1,6 +1,7 @@
 """`Connection` on a socket pair: what is withheld, and what is refused, reaches the client whole."""
 
 import json
+import logging
 import socket
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -72,7 +73,10 @@ def test_requests_after_a_withheld_answer_wait_for_it(pair: tuple[Connection, so
     assert client.recv(1000) == TEXT
 
 
-def test_refused_upload_is_let_go_and_refused_once(pair: tuple[Connection, socket.socket]) -> None:
+def test_refused_upload_is_let_go_and_refused_once(
+    pair: tuple[Connection, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     connection, client = pair
     client.sendall(b"PUT /p HTTP/1.1\r\nHost: h\r\nContent-Length: 900\r\n\r\n" + bytes(500))
     serve(connection)
@@ -82,6 +86,8 @@ def test_refused_upload_is_let_go_and_refused_once(pair: tuple[Connection, socke
     head, _, body = client.recv(1000).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
     assert json.loads(body)["code"] == 503
+    [record] = [record for record in caplog.records if record.message == "no whole request"]
+    assert f"\r\nX-Request-ID: {record.__dict__['request_id']}\r\n".encode() in head
 
 
 def test_client_that_never_pauses_is_left_at_its_deadline(pair: tuple[Connection, socket.socket]) -> None:

@@ -1,6 +1,6 @@
 """Has model archives served: compiled where TorchServe's default classifier answers, else by their own programs.
 
-What is compiled is served in the HTTP workers, as our own models are: the fast road. Each attempt has a thread of its
+What is compiled is served in the HTTP workers, as our own models are. Each attempt has a thread of its
 own: an archive that takes long, or hangs, delays no other model.
 """
 
@@ -63,6 +63,8 @@ class ArchiveLoader:
         """Bring the pool of a running handler to the limits that are wanted; raises `ModelFolderError`."""
         archive = self._read(attempt)
         self.pools.scale(archive, **asdict(archive.limits))
+        if running.handler is not None:
+            running.handler.follow(archive.limits)
         return replace(running, reason="", archive=archive)
 
     def let_go(self, entry: ModelEntry) -> None:

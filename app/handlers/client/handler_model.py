@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from app.errors import HandlerFaultError, ModelProcessError, ServiceUnavailableError
-from app.handlers.handler_archive import HandlerArchive
+from app.handlers.handler_archive import HandlerArchive, PoolLimits
 from app.pipeline.occupancy import Occupancy
 from app.pipeline.patience import Patience
 
@@ -31,7 +31,10 @@ class HandlerModel(Occupancy):
         self._archive = archive
         self._pools = pools
         self.name, self.version, self.has_envelope = archive.name, archive.version, archive.has_envelope
-        limits = archive.limits
+        self.follow(archive.limits)
+
+    def follow(self, limits: PoolLimits) -> None:
+        """Admit as many requests, and wait as long, as a pool of these limits wants."""
         self.places = limits.queue_size + limits.batch_size * limits.max_workers
         self.timeout_ms = int(limits.response_timeout_s * 1000) + MARGIN_MS
 

@@ -17,6 +17,7 @@ from werkzeug.security import check_password_hash
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings_document import describe_settings
 from tests.handlers.archives import make_archive, make_tiny
+from tests.registry.loading import add_version
 
 pytestmark = pytest.mark.slow  # each command is a process of its own
 
@@ -264,6 +265,48 @@ def test_model_is_packed_signed_trusted_and_added_elsewhere(tmp_path: Path) -> N
     assert done.stdout == "ok pcam-classification/1.0: signed by me\n"
     done = flask("models", "add", str(tmp_path / "a.zip"), **there)
     assert (done.returncode, "pcam-classification/1.0 exists already" in done.stderr) == (1, True)
+
+
+@pytest.mark.slow
+def test_default_changes_only_when_somebody_says_so_and_a_removed_version_comes_back(tmp_path: Path) -> None:
+    name, source = "pcam-classification", tmp_path / "here/pcam-classification/1.0"
+    shutil.copytree(PROJECT_ROOT / "models/pcam-classification/1.0", source)
+    for version in ("1.1", "1.2"):
+        add_version(source, version)
+    key = Ed25519PrivateKey.generate()
+    (tmp_path / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    (tmp_path / "key.pub").write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + b" me\n")
+    (tmp_path / "there").mkdir()
+    here = {"models": str(tmp_path / "here"), "instance": str(tmp_path)}
+    there = {"models": str(tmp_path / "there"), "instance": str(tmp_path)}
+    for version in ("1.0", "1.1", "1.2"):  # what is signed is not compiled anew
+        assert flask("models", "sign", f"{name}/{version}", "--key", str(tmp_path / "key"), **here).returncode == 0
+    assert flask("models", "trust", str(tmp_path / "key.pub"), **there).returncode == 0
+
+    def add(folder: Path, *options: str) -> list[str]:
+        done = flask("models", "add", str(folder), *options, **there)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    stays = "{} stays the default; 'flask --app wsgi models set-default pcam-classification {}' changes it"
+    assert add(source) == [f"ok {name}/1.0: added and tried out"]
+    assert add(source.parent / "1.1") == [f"ok {name}/1.1: added and tried out", stays.format(f"{name}/1.0", "1.1")]
+    assert add(source.parent / "1.2", "--default") == [f"ok {name}/1.2: added and tried out"]
+    folder = tmp_path / "there/pcam-classification/1.1"
+    told = f"{folder} stays; 'flask --app wsgi models add {folder}' serves it again"
+    assert flask("models", "remove", f"{name}/1.1", **there).stdout.splitlines() == [f"removed {name}/1.1", told]
+    done = flask("models", "add", str(source.parent / "1.1"), **there)
+    assert (done.returncode, f"'flask --app wsgi models add {folder}' serves a removed one again" in done.stderr) == (
+        1,
+        True,
+    )
+    assert add(folder) == [f"ok {name}/1.1: served again", stays.format(f"{name}/1.2", "1.1")]
+    done = flask("models", "add", str(folder), **there)
+    assert (done.returncode, "Model version 1.1 is already registered" in done.stderr) == (1, True)
+    assert flask("models", "remove", f"{name}/1.1", **there).returncode == 0
+    shutil.rmtree(folder)  # and what is added in its place is served
+    assert add(source.parent / "1.1") == [f"ok {name}/1.1: added and tried out", stays.format(f"{name}/1.2", "1.1")]
+    assert "is already registered" in flask("models", "add", str(folder), **there).stderr
 
 
 def test_file_that_is_no_key_is_not_trusted(tmp_path: Path) -> None:

@@ -38,11 +38,15 @@ def pack_folder(name: str, output: Path | None) -> None:
 @models_commands.command("add")
 @click.argument("source")
 @click.option("--manifest", type=FILE, help="The model.toml of a weights file or program that is added alone.")
-def add_folder(source: str, manifest: Path | None) -> None:
+@click.option("--default", "is_default", is_flag=True, help="Make the added version the model's default.")
+def add_folder(source: str, manifest: Path | None, is_default: bool) -> None:
     """Add a model to this server.
 
     SOURCE is an archive of `models pack`, an archive of TorchServe (.mar), a model folder, or an artifact with
-    --manifest. Name it by its path, or by a URL that SCANCER_ALLOWED_URLS allows.
+    --manifest. Name it by its path, or by a URL that SCANCER_ALLOWED_URLS allows. The path of a folder among the models
+    serves a removed version again.
+
+    The first version of a model is its default. A later one does not take its place without --default.
     """
     if not is_remote(source) and not Path(source).exists():
         raise click.BadParameter(f"Path '{source}' does not exist.", param_hint="'SOURCE'")
@@ -50,22 +54,38 @@ def add_folder(source: str, manifest: Path | None) -> None:
         if is_remote(source):
             with open_remote(source, services().settings) as file:
                 click.echo(f"fetched {file.size} bytes, sha256 {file.sha256}")
-                done = add_what_it_is(file.path, forget_query(source), manifest, file.quarantine)
+                add_what_it_is(file.path, forget_query(source), manifest, is_default, file.quarantine)
         else:
-            done = add_what_it_is(Path(source), Path(source).name, manifest)
-    click.echo(f"ok {done}")
+            add_what_it_is(Path(source), Path(source).name, manifest, is_default)
 
 
-def add_what_it_is(source: Path, url: str, manifest: Path | None, own: Quarantine | None = None) -> str:
-    """Add a model, or register an archive of TorchServe as `POST /models` does, and return what was done."""
-    if manifest is None and identify(source) is ModelFormat.MAR:
-        changes = services().changes
+def add_what_it_is(
+    source: Path, url: str, manifest: Path | None, is_default: bool, own: Quarantine | None = None
+) -> None:
+    """Add a model, register an archive of TorchServe, or serve a removed folder again; say what was done."""
+    changes, settings = services().changes, services().settings
+    before = changes.plan()
+    if source.resolve().parent.parent == settings.models.resolve() and source.is_dir():
+        url = f"{source.resolve().parent.name}/{source.resolve().name}"
+        key, done = changes.register_again(url, Wishes(workers=1)).key, "served again"
+    elif manifest is None and identify(source) is ModelFormat.MAR:
         change = changes.register_file(source, url, Wishes(), own=own)
         if not change.workers:  # it names none itself
             changes.scale(*change.key, 1, 1)
-        return f"{'/'.join(change.key)}: added; a server that runs starts it within seconds"
-    folder = add_model(source, services().settings, manifest, own)
-    return f"{folder.label}: added and tried out"
+        key, done = change.key, "added; a server that runs starts it within seconds"
+    else:
+        folder = add_model(source, settings, manifest, own)
+        key, done = (folder.name, folder.version), "added and tried out"
+        if key[1] not in changes.plan().versions.get(key[0], {}):  # removed before, with its folder
+            changes.register_again(folder.label, Wishes(workers=1))
+    name, version = key
+    default = before.find_default(name) if name in before.versions and not is_default else version
+    changes.set_default(name, default)
+    click.echo(f"ok {name}/{version}: {done}")
+    if default != version:
+        click.echo(
+            f"{name}/{default} stays the default; 'flask --app wsgi models set-default {name} {version}' changes it"
+        )
 
 
 @models_commands.command("remove")
@@ -73,10 +93,14 @@ def add_what_it_is(source: Path, url: str, manifest: Path | None, own: Quarantin
 def remove_model(name: str) -> None:
     """Unregister the version NAME/VERSION.
 
-    A running server stops serving it. The model folder is deleted if the server made it. A folder stays if somebody put
-    it among the models by hand.
+    A running server stops serving it. A version that came over the management API is deleted. The folder of any other
+    stays: `models add` with its path serves it again.
     """
     model, _, version = name.partition("/")
-    services().changes.unregister(model, version or None)
+    change = services().changes.unregister(model, version or None)
     services().changes.sweep()
-    click.echo(f"removed {name}")
+    label = "/".join(change.key)
+    click.echo(f"removed {label}")
+    if change.token is None:
+        folder = services().settings.models / label
+        click.echo(f"{folder} stays; 'flask --app wsgi models add {folder}' serves it again")

@@ -55,7 +55,11 @@ def add_model(
     with use_quarantine(settings.models, own) as quarantine:
         arrival = bring_in(source, manifest, quarantine, settings)
         if settings.models.joinpath(*arrival.key).exists():
-            raise ModelExistsError(f"{'/'.join(arrival.key)} exists already")
+            place = settings.models.joinpath(*arrival.key)
+            raise ModelExistsError(
+                f"{'/'.join(arrival.key)} exists already: give the new model another version; "
+                f"'flask --app wsgi models add {place}' serves a removed one again"
+            )
         admit(arrival, settings)
         synchronize_tree(arrival.folder.path.parent)
         return quarantine.publish(arrival.folder)

@@ -28,6 +28,7 @@ from app.registry.model_arrivals import already_registered, check_free, find_sou
 from app.repository.model_folder import TOKEN_FILE, ModelFolder, find_model_folders
 from app.state.store_access import StoreAccess
 from app.state.wanted import UNSAID_S, Key, Plan, WantedVersion, make_plan
+from app.state.worker_reports import find_ready
 
 if TYPE_CHECKING:
     from app.state.state_store import Draft
@@ -40,7 +41,7 @@ class Change:
     Attributes:
         generation: once they have followed the change, workers report this number or a larger one.
         workers: how many workers a registration asks for at least; 0 for any other change.
-        token: marks the folder, if the change registered one that this server made.
+        token: marks the folder, if the change registered or unregistered one that this server made.
     """
 
     key: Key
@@ -81,7 +82,7 @@ class ModelChanges:
     def plan(self) -> Plan:
         """Return what is to be served now, by the folders and the store."""
         folders = find_model_folders(self._settings.models)  # first: one that is seen was announced in the store before
-        return make_plan(folders, self._access.read())
+        return make_plan(folders, self._access.read(), find_ready(self._settings.instance))
 
     def set_default(self, name: str, version: str) -> Change:
         """Make a version the default."""
@@ -109,7 +110,7 @@ class ModelChanges:
     def set_loaded(self, name: str, is_loaded: bool) -> list[Change]:
         """Have every version of a model loaded, or unloaded; all stay registered.
 
-        A version that changes has 1 worker or none at least, and keeps its largest number, which is 1 or more.
+        `min_workers` becomes 1 or 0; `max_workers` stays, but is at least 1.
         """
         with self._draft() as (draft, plan):
             versions = [planned.wanted for planned in plan.find_versions(name).values()]
@@ -132,7 +133,7 @@ class ModelChanges:
             if others and wanted.version == plan.find_default(name):
                 raise InvalidModelVersionError(f"Cannot remove default version for model {name}")
             let_go(draft, plan, wanted)
-        return Change(wanted.key, draft.generation)
+        return Change(wanted.key, draft.generation, token=wanted.token)
 
     def withdraw(self, change: Change) -> Change:
         """Take a registration back, also of a default; raises `ConflictError` if somebody else has unregistered it."""
@@ -151,7 +152,7 @@ class ModelChanges:
         served, `ConflictError` if its place is not free, and `DiskFullError`.
         """
         source = find_source(url, self._settings.store)
-        return self._register_again(url, wishes) if source is None else self.register_file(source, url, wishes)
+        return self.register_again(url, wishes) if source is None else self.register_file(source, url, wishes)
 
     def register_file(
         self, source: Path, url: str, wishes: Wishes, manifest: Path | None = None, own: Quarantine | None = None
@@ -195,8 +196,8 @@ class ModelChanges:
         """Remove what no version owns any more; raises `StateStoreError` or `DiskFullError`."""
         sweep(self._settings, self._access)
 
-    def _register_again(self, url: str, wishes: Wishes) -> Change:
-        """Serve a folder among the models again that was unregistered."""
+    def register_again(self, url: str, wishes: Wishes) -> Change:
+        """Serve a folder among the models again that was unregistered; raises as `register`."""
         with self._draft() as (draft, plan):
             known = [each for each in draft.versions.values() if each.url == url and not each.is_registered]
             if not known:
@@ -214,7 +215,8 @@ class ModelChanges:
     def _draft(self) -> Iterator[tuple["Draft", Plan]]:
         """Give the state to be changed, and the plan that it makes with the folders that are there."""
         with self._access.open().change() as draft:
-            yield draft, make_plan(find_model_folders(self._settings.models), draft.freeze())
+            folders = find_model_folders(self._settings.models)
+            yield draft, make_plan(folders, draft.freeze(), find_ready(self._settings.instance))
 
 
 def want_registered(

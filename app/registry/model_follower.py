@@ -9,6 +9,7 @@ from app.config.settings import Settings
 from app.errors import AnsweredError, StateStoreError
 from app.registry.folder_scan import FolderScan, scan_folders
 from app.registry.model_arrivals import sweep
+from app.registry.model_entry import State
 from app.registry.model_registry import ModelRegistry
 from app.state.store_access import StoreAccess
 from app.state.wanted import WantedState, make_plan
@@ -102,16 +103,37 @@ class ModelFollower:
             scan = scan_folders(self._settings.models, self._scan, self.registry.states())
         if state is None or is_changed:
             state = self._access.read()
+        if self._scan is not None:
+            state = self._keep_defaults(self._scan, scan, state)
         if state is not self._state or self._scan is None or scan.changed or scan.folders != self._scan.folders:
             self.registry.apply(make_plan(scan.folders, state), scan.changed)
         if scan is not self._scan:
             self._next_scan_s = time.monotonic() + SCAN_S
+            restored = self._scan.rewritten.keys() - scan.rewritten.keys() if self._scan is not None else ()
+            for key, names in [*scan.rewritten.items(), *((key, ()) for key in restored)]:
+                self.registry.note_rewritten(key, names)
             self._scan = scan
             self._forget_removals(scan, state)
         self._state = state
         if self._writer is None:
             self._writer = ReportWriter(self._settings.instance)
         self._writer.write(state.generation, self.registry.states())
+
+    def _keep_defaults(self, before: FolderScan, scan: FolderScan, state: WantedState) -> WantedState:
+        """Choose the defaults that answer now, so that no folder that comes takes their place; return the new state."""
+        known = {(folder.name, folder.version) for folder in before.folders}
+        there = {(folder.name, folder.version) for folder in scan.folders}
+        grown = {name for name, _ in there - known} - {name for name, _ in there & state.defaults.items()}
+        entries = [entry for entry in self.registry.table.defaults() if entry.state is not State.UNAVAILABLE]
+        kept = dict(entry.key for entry in entries if entry.key[0] in grown and entry.key in there)
+        if not kept:
+            return state
+        with self._access.open().change() as draft:
+            for name, version in kept.items():
+                if draft.defaults.get(name) == state.defaults.get(name):
+                    draft.defaults[name] = version
+                    log.info("another version came, the default stays", extra={"model": name, "version": version})
+        return self._access.read()
 
     def _forget_removals(self, scan: FolderScan, state: WantedState) -> None:
         """Forget that a folder was not to be served once it is gone; one that is put there later is another one."""

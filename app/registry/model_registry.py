@@ -1,7 +1,8 @@
 """The models of one worker, and the one writer that changes them.
 
-Attempts to load, compile, start and scale run in threads of their own and post what came of it. One thread alone, the
-follower's, notes that and publishes the table that requests read: no lock, and no model that can touch another.
+Attempts to load, compile, start and scale post what came of them: quick ones run in one thread one after another, each
+slow one in a thread of its own. One thread alone, the follower's, notes that and publishes the table that requests
+read: no lock, and no model that can touch another.
 """
 
 import logging
@@ -34,8 +35,8 @@ class ModelRegistry:
     loaded before what is old is let go.
 
     `on_change` is called with every new entry, and `on_remove` with the folder of a version that is there no longer.
-    When the first plan comes, `loaded_at_start` compiled default versions are loaded at once. Archives and models in
-    their own framework start at once, too.
+    When the first plan comes, the first `loaded_at_start` default versions with a `model.toml` are loaded at once;
+    archives and models in their own framework start at once, too.
 
     Thread safety: all methods are for one thread, the writer's; `table` is for all.
     """
@@ -66,7 +67,9 @@ class ModelRegistry:
         if self._plan is None:
             self.table.now = Snapshot(counted=frozenset(plan.versions))
             defaults = [plan.find_version(name, None) for name in plan.versions]
-            from_folders = [planned.wanted.key for planned in defaults if not planned.folder.is_archive]
+            from_folders = [
+                each.wanted.key for each in defaults if each.wanted.is_loaded and not each.folder.is_archive
+            ]
             eager, requested = frozenset(from_folders[: self._loaded_at_start]), frozenset[Key]()
         else:
             eager = plan.requested
@@ -85,6 +88,17 @@ class ModelRegistry:
         """Wait up to `timeout_s` for an attempt to post something, note all that was posted, and go on from there."""
         self._inbox.work_off(timeout_s)
         self._advance()
+
+    def note_rewritten(self, key: Key, names: tuple[str, ...]) -> None:
+        """Say of a loaded version that its files were changed, or are again as they were where `names` is empty."""
+        reason = f"changed since it was loaded, and read at the next reload: {', '.join(names)}" if names else ""
+        slot = self._slots.get(key)
+        if slot is None or slot.entry.holds is None or slot.entry.reason == reason:
+            return
+        self._put(slot, replace(slot.entry, reason=reason))
+        if names:
+            extra = {"model": key[0], "version": key[1], "reason": reason}
+            log.warning("the files of a served model were changed", extra=extra)
 
     @property
     def is_loading(self) -> bool:
@@ -166,6 +180,7 @@ class ModelRegistry:
         if entry.holds is None and attempt.is_fresh:
             self._put(slot, draft)
         if is_archive and entry.handler is not None and not is_stale:
+            attempt.is_scaling = True
             self._run(attempt, partial(self.archives.scale, attempt, entry))
         elif is_archive:
             self._run(attempt, partial(self.archives.load, attempt))
@@ -213,7 +228,8 @@ class ModelRegistry:
         if slot is not None:
             slot.attempt = None
         if slot is None or not slot.takes(attempt, loaded):
-            self._endings.add(loaded)
+            if not attempt.is_scaling:  # else it is what answers already
+                self._endings.add(loaded)
             self._endings.note_end(attempt)
             return
         before = slot.entry
@@ -233,9 +249,9 @@ class ModelRegistry:
             return
         if reason != slot.fault:
             extra = {"model": slot.entry.folder.name, "version": slot.entry.folder.version, "reason": reason}
-            log.error("model unavailable" if slot.entry.handler is None else "model cannot be scaled", extra=extra)
+            log.error("model cannot be scaled" if attempt.is_scaling else "model unavailable", extra=extra)
         slot.fail(attempt, reason)
-        if slot.entry.handler is not None and attempt.draft.archive is None:  # it was to be scaled, and answers on
+        if attempt.is_scaling:  # it answers on
             self._put(slot, replace(slot.entry, reason=reason))
             return
         if slot.entry.holds is not None:

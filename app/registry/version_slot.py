@@ -29,6 +29,7 @@ class Attempt:
         draft: the version's entry as far as the attempt has come.
         on_progress: posts a change of `draft` to the registry.
         is_quick: whether it takes a moment: nothing is compiled, and no process started.
+        is_scaling: whether a running program gets other limits; it answers on if that fails.
         is_fresh: False for a repetition after a failure; the version then stays UNAVAILABLE meanwhile.
         is_dropped: whether nobody wants the result any more.
         is_awaited: whether the end of a dropped attempt is waited for.
@@ -40,6 +41,7 @@ class Attempt:
     draft: ModelEntry
     on_progress: "Callable[[Attempt, ModelEntry], None]"
     is_quick: bool = False
+    is_scaling: bool = False
     is_fresh: bool = True
     is_dropped: bool = False
     is_awaited: bool = False
@@ -96,7 +98,7 @@ class VersionSlot:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the last attempt was for something else than is wanted now."""
+        """Whether what is wanted now needs another attempt, though the last one may have succeeded."""
         tried, planned = self.tried, self.planned
         if tried is None or self.is_stale:
             return True

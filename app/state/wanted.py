@@ -25,12 +25,13 @@ class WantedVersion:
     Attributes:
         url: where it came from, as `POST /models?url=` takes it.
         is_registered: False for a folder among the models that is not to be served.
-        token: marks a folder that this server made, see `Arrival`; None for a folder that somebody put there.
+        token: marks a folder that this server made, see `model_arrivals`; None for a folder that somebody put there.
         min_workers, max_workers: as TorchServe counts them; with a minimum of 0 the version is not loaded.
         batch_size, max_batch_delay_ms: override the manifest's; None: they do not.
         response_timeout_s, startup_timeout_s: override the archive's and the server's; `UNSAID_S`: they do not.
         fault: why the version cannot be served as it is kept: numbers of the store were out of bounds, and their
-            defaults stand here. Empty if all were sound. A version with a fault is UNAVAILABLE with it as its reason.
+            defaults stand here. Empty if all were sound. A version with a fault is not loaded, and says so; a program
+            that runs already answers on.
     """
 
     name: str
@@ -94,7 +95,7 @@ class WantedState:
     Attributes:
         generation: grows with every change; 0 if there never was one.
         versions: those that somebody registered or changed; a folder that is not among them is served as it is.
-        defaults: the default version by model, where one was chosen; elsewhere it is the newest.
+        defaults: the default version by model, where one was chosen; for others see `Plan.find_default`.
         strays: tokens of folders that this server made and that belong to no version; they are removed soon.
     """
 
@@ -126,17 +127,23 @@ class PlannedVersion:
 class Plan:
     """What is to be served: versions by name, from old to new.
 
-    `requested` are the versions that a management request has changed; they are loaded at once.
+    `requested` are the versions that a management request has changed; a worker that sees the change loads
+    them at once. `ready` are those that
+    some worker has loaded.
     """
 
     state: WantedState
     versions: Mapping[str, Mapping[str, PlannedVersion]]
     requested: frozenset[Key]
+    ready: frozenset[Key] = frozenset()
 
     def find_default(self, name: str) -> str:
-        """The default version of a model: the chosen one, else the newest."""
-        chosen = self.state.defaults.get(name)
-        return chosen if chosen and chosen in self.versions[name] else list(self.versions[name])[-1]
+        """The default version of a model: the chosen one, else the newest that is ready, else the newest."""
+        chosen, versions = self.state.defaults.get(name), self.versions[name]
+        if chosen is not None and chosen in versions:
+            return chosen
+        ready = [version for version in versions if (name, version) in self.ready]
+        return (ready or list(versions))[-1]
 
     def find_versions(self, name: str) -> Mapping[str, PlannedVersion]:
         """Return the versions of a model; raises `ModelNotFoundError`."""
@@ -154,8 +161,8 @@ class Plan:
         return versions[version]
 
 
-def make_plan(folders: Iterable[ModelFolder], state: WantedState) -> Plan:
-    """Decide which folders are served, and with which settings."""
+def make_plan(folders: Iterable[ModelFolder], state: WantedState, ready: frozenset[Key] = frozenset()) -> Plan:
+    """Decide which folders are served, and with which settings; for `ready` see `Plan`."""
     versions: dict[str, dict[str, PlannedVersion]] = {}
     for folder in sorted(folders, key=lambda each: (each.name, order_version(each.version))):
         key = folder.name, folder.version
@@ -165,4 +172,4 @@ def make_plan(folders: Iterable[ModelFolder], state: WantedState) -> Plan:
             continue
         versions.setdefault(folder.name, {})[folder.version] = PlannedVersion(folder, wanted, key in state.versions)
     requested = {key for key in [*state.versions, *state.defaults.items()] if key[1] in versions.get(key[0], {})}
-    return Plan(state, versions, frozenset(requested))
+    return Plan(state, versions, frozenset(requested), ready)

@@ -14,6 +14,7 @@ from pathlib import Path
 from app.errors import StateStoreError
 from app.processes.atomic import write_file
 from app.processes.locks import is_held, make_locked
+from app.state.wanted import Key
 
 FOLDER = "workers"
 LOCK_SUFFIX, REPORT_SUFFIX = ".lock", ".json"
@@ -21,8 +22,12 @@ LOCK_SUFFIX, REPORT_SUFFIX = ".lock", ".json"
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What a worker says: `started` in seconds since 1970, the last change followed but for models that load slowly,
-    and the state of each model by `name/version`.
+    """What a worker says.
+
+    Attributes:
+        started: seconds since 1970.
+        generation: the last change that it follows; models that load slowly may still be loading.
+        states: the state of each model by `name/version`.
     """
 
     pid: int
@@ -75,6 +80,14 @@ def read_reports(instance: Path) -> list[WorkerReport]:
         except FileNotFoundError:  # it has only just begun
             reports.append(WorkerReport(int(lock.name.split("-")[0]), time.time()))
     return sorted(reports, key=lambda report: report.pid)
+
+
+def find_ready(instance: Path) -> frozenset[Key]:
+    """The versions that some worker of this server has READY."""
+    states = [state for report in read_reports(instance) for state in report.states.items()]
+    return frozenset(
+        (name, version) for key, state in states if state == "READY" for name, _, version in [key.partition("/")]
+    )
 
 
 def remove(lock: Path) -> None:

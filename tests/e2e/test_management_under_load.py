@@ -165,9 +165,16 @@ def test_commands_change_a_server_that_runs(live: LiveServer, pcam_example: byte
     assert {version() for _ in range(20)} == {"2.0"}
     done = flask("models", "remove", f"{NAME}/2.0", **where)
     assert (done.returncode, done.stderr) == (1, f"Error: Cannot remove default version for model {NAME}\n")
-    assert flask("models", "remove", f"{NAME}/1.0", **where).stdout == f"removed {NAME}/1.0\n"
+    folder = Path(where["models"]) / NAME / "1.0"
+    told = f"removed {NAME}/1.0\n{folder} stays; 'flask --app wsgi models add {folder}' serves it again\n"
+    assert flask("models", "remove", f"{NAME}/1.0", **where).stdout == told
     assert flask("models", "remove", "nope/1", **where).stderr == "Error: Model not found: nope\n"
     wait_until(2, lambda: reports(live) == [{f"{NAME}/2.0": "READY"}] * WORKERS)
+    told = (
+        f"ok {NAME}/1.0: served again\n{NAME}/2.0 stays the default; 'flask --app wsgi models set-default {NAME} 1.0'"
+    )
+    assert flask("models", "add", str(folder), **where).stdout == f"{told} changes it\n"
+    wait_until(5, lambda: reports(live) == [{f"{NAME}/1.0": "READY", f"{NAME}/2.0": "READY"}] * WORKERS)
 
 
 def test_worker_that_starts_anew_serves_what_is_wanted(live: LiveServer, pcam_example: bytes) -> None:

@@ -75,7 +75,9 @@ def test_packed_model_is_added_and_compiled_here(pcam: Path, tmp_path: Path, emp
     assert folder.path == empty.models / "pcam-classification/1.0"
     assert check_folder(folder, empty) <= 1e-3
     assert names(empty.models) == ["pcam-classification"]
-    with pytest.raises(ModelExistsError, match=r"^pcam-classification/1\.0 exists already$"):
+    with pytest.raises(
+        ModelExistsError, match=r"^pcam-classification/1\.0 exists already: give the new model another version; "
+    ):
         add_model(tmp_path / "a.zip", empty)
     assert names(empty.models / "pcam-classification") == ["1.0"]
 

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have folders be looked at often and settle, and failed attempts be repeated, in a fraction of the server's own times."""
+    """Look at folders, and try anew, after fractions of the server's own times."""
     monkeypatch.setattr("app.registry.folder_scan.SETTLE_S", 0.2)
     monkeypatch.setattr("app.registry.model_follower.SCAN_S", 0.2)
     monkeypatch.setattr("app.registry.version_slot.FIRST_PAUSE_S", 0.2)

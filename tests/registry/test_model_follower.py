@@ -106,19 +106,81 @@ def test_without_a_store_sqlalchemy_is_not_imported(models: Path, tmp_path: Path
     assert done.stdout == "False\n"
 
 
-def test_folder_that_comes_is_served_and_one_that_goes_is_not(followed: Followed) -> None:
+def test_folder_that_comes_is_served_beside_the_default_and_one_that_goes_is_not(followed: Followed) -> None:
     new = copy_version(followed.settings.store / "two", followed.settings.models / NAME / "3.0", "3.0")
     manifest = (new / "model.toml").read_text()
     (new / "model.toml").write_text(manifest.replace('version = "2.0"', 'version = "3.0"'))
+    assert within(5, lambda: followed.is_ready("3.0"))
+    assert followed.default() == "1.0"
+    followed.changes.set_default(NAME, "3.0")
     assert within(5, lambda: followed.default() == "3.0")
-    assert followed.registry.table.get(NAME, "3.0").state is State.READY
     shutil.rmtree(new)
     assert within(5, lambda: followed.versions() == ["1.0"])
     assert followed.default() == "1.0"
 
 
+def test_default_that_stayed_when_a_folder_came_stays_after_a_restart(followed: Followed) -> None:
+    copy_version(followed.settings.models / NAME / "1.0", followed.settings.models / NAME / "2.0", "2.0")
+    assert within(5, lambda: followed.is_ready("2.0"))
+    registry = ModelRegistry(followed.settings)
+    follower = ModelFollower(followed.settings, registry, StoreAccess(followed.settings))
+    follower.start()
+    try:
+        assert (registry.table.versions(NAME), registry.table.get(NAME).folder.version) == (["1.0", "2.0"], "1.0")
+    finally:
+        follower.close()
+
+
+def test_folder_that_comes_takes_the_place_of_a_default_that_cannot_answer(followed: Followed) -> None:
+    shutil.rmtree(followed.settings.models / NAME / "1.0")
+    assert within(5, lambda: not followed.versions())
+    broken = followed.settings.models / NAME / "1.0"
+    broken.mkdir()
+    (broken / "model.toml").write_text("=")
+    assert within(5, lambda: followed.versions() == ["1.0"])
+    copy_version(followed.settings.store / "two", followed.settings.models / NAME / "2.0", "2.0")
+    assert within(5, lambda: followed.default() == "2.0")
+
+
+def test_registration_leaves_the_version_that_answers_the_default_not_a_newer_broken_one(followed: Followed) -> None:
+    broken = followed.settings.models / NAME / "1.9"
+    broken.mkdir()
+    (broken / "model.toml").write_text("=")
+    assert within(5, lambda: followed.versions() == ["1.0", "1.9"])
+    followed.changes.register("two", Wishes(workers=1))
+    assert within(5, lambda: followed.is_ready("2.0"))
+    assert followed.default() == "1.0"
+
+
+@pytest.mark.parametrize("name", ["model.toml", "model.safetensors"])
+def test_changed_file_of_a_served_model_is_said_and_forgotten_when_it_is_as_it_was(
+    followed: Followed, caplog: pytest.LogCaptureFixture, name: str, tmp_path: Path
+) -> None:
+    path = followed.settings.models / NAME / "1.0" / name
+    path.rename(tmp_path / name)
+    path.write_bytes((tmp_path / name).read_bytes() + b"\n")
+    reason = f"changed since it was loaded, and read at the next reload: {name}"
+    assert within(5, lambda: followed.registry.table.get(NAME).reason == reason)
+    assert followed.registry.table.get(NAME).state is State.READY
+    assert [record.reason for record in caplog.records if "were changed" in record.message] == [reason]  # type: ignore[attr-defined]
+    (tmp_path / name).rename(path)
+    assert within(5, lambda: not followed.registry.table.get(NAME).reason)
+
+
+@pytest.mark.parametrize("name", ["README.md", "examples/expected.json", "compiled/report.json"])
+def test_files_beside_a_served_model_may_change(followed: Followed, name: str) -> None:
+    path = followed.settings.models / NAME / "1.0" / name
+    path.write_bytes(path.read_bytes() + b"\n" if path.exists() else b"read me")
+    (path.parents[name.count("/")] / "model.toml").touch()
+    assert within(5, lambda: bool(followed.registry.table.get(NAME).reason))
+    assert followed.registry.table.get(NAME).reason.endswith(": model.toml")
+
+
 @pytest.mark.slow
-def test_folder_that_is_still_being_copied_is_not_loaded_before_it_is_whole(followed: Followed) -> None:
+def test_folder_that_is_still_being_copied_is_not_loaded_before_it_is_whole(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.registry.folder_scan.SETTLE_S", 1.0)
     source, target = followed.settings.store / "two", followed.settings.models / NAME / "2.0"
     target.mkdir()
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
@@ -126,7 +188,7 @@ def test_folder_that_is_still_being_copied_is_not_loaded_before_it_is_whole(foll
         (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target / path.relative_to(source))
         time.sleep(0.6)
-    assert within(5, lambda: followed.default() == "2.0")
+    assert within(5, lambda: followed.is_ready("2.0"))
 
 
 def test_folder_that_cannot_be_served_is_tried_again_when_it_changes(followed: Followed) -> None:
@@ -136,7 +198,7 @@ def test_folder_that_cannot_be_served_is_tried_again_when_it_changes(followed: F
     assert within(5, lambda: followed.registry.table.get(NAME, "2.0").state is State.UNAVAILABLE)
     assert followed.default() == "1.0"
     (followed.settings.store / "kept").rename(target / "model.safetensors")
-    assert within(5, lambda: followed.default() == "2.0")
+    assert within(5, lambda: followed.is_ready("2.0"))
 
 
 def test_changes_are_followed_within_a_second(followed: Followed, pcam_example: bytes) -> None:

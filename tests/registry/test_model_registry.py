@@ -12,9 +12,9 @@ from app.errors import InferenceError, ModelNotFoundError, ModelVersionNotFoundE
 from app.manifest.model_manifest import read_manifest
 from app.registry.model_entry import ModelEntry, State
 from app.registry.model_registry import LOADED_AT_START, ModelRegistry
-from app.repository.model_folder import order_version
-from app.state.wanted import WantedState, make_plan
-from tests.registry.loading import add_version, follow_folders, load_models, work_until
+from app.repository.model_folder import find_model_folders, order_version
+from app.state.wanted import WantedState, WantedVersion, make_plan
+from tests.registry.loading import add_version, follow_folders, load_models, settle, work_until
 
 
 def load(models: Path, instance: Path, **more: object) -> ModelRegistry:
@@ -113,6 +113,19 @@ def test_model_that_comes_while_the_server_runs_counts_from_the_first_time_it_is
     shutil.rmtree(late.parent)
     follow_folders(registry, models)
     assert registry.table.list_lacking() == []
+    registry.close()
+
+
+def test_models_that_are_loaded_at_the_start_are_the_first_that_are_to_be_loaded(models: Path, tmp_path: Path) -> None:
+    names = ["a-model", "b-model", "c-model", "d-model"]
+    for name in names:
+        add_version(models / "pcam-classification/1.0", "1.0", name)
+    shutil.rmtree(models / "pcam-classification")
+    unloaded = {(name, "1.0"): WantedVersion(name, "1.0", url=name, min_workers=0) for name in names[:2]}
+    registry = ModelRegistry(Settings(models=models, instance=tmp_path), loaded_at_start=1)
+    registry.apply(make_plan(find_model_folders(models), WantedState(1, unloaded)))
+    settle(registry)
+    assert [entry.folder.name for entry in registry.table.entries() if entry.is_in_memory] == ["c-model"]
     registry.close()
 
 

@@ -189,7 +189,7 @@ class FrameworkMissingError(ModelFolderError):
 
 
 class ModelProcessError(ModelFolderError):
-    """A native model's process could not start, died, or took too long."""
+    """The process of a native model or of an archive's program could not start, died, or took too long."""
 
 
 class ProcessStartError(ModelProcessError):

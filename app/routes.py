@@ -1,6 +1,7 @@
 """The one table of routes: where each is served, what it costs, and whether its body is read as it comes.
 
-A test compares the table with the views, so a route that is missing here, or is here alone, fails the check.
+A new route needs a view in `api/`, a row here, its description in `api/openapi.json` and a request in the Postman
+collection of `get_started/`. The tests tell which of them is missing.
 """
 
 from enum import Enum, auto

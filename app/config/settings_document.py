@@ -1,4 +1,4 @@
-"""Writes `get_started/settings.md`: how settings are set, and a table for each group."""
+"""Makes the text of `get_started/settings.md`: how settings are set, and a table for each group."""
 
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -43,8 +43,9 @@ FRAMEWORKS = {
 }
 """By the word in `framework = "…"` of `model.toml`.
 
-A new one needs two rows more: its engine in `app.engines.base.ENGINES`, and how its files are recognized in
-`app.exchange.model_format`.
+A new one needs besides: its engine, a `ReferenceEngine`, in `app.engines.base.ENGINES`; a member of `ModelFormat` and
+the row in `app.exchange.model_format` that recognizes its files; its package in the requirements; its word in
+`api/openapi.json` and `models/README.md`; and a model in `tests/engines/programs.py`.
 """
 
 

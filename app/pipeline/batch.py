@@ -152,7 +152,10 @@ class BatchRunner:
                     self._jobs[0].wake.release()
 
     def _take_batch(self) -> list[Job]:
-        """Take the jobs at the head of the queue, having waited for those that are about to come."""
+        """Wait for jobs that are about to come, then take the first that make one of the engine's batch sizes together.
+
+        The others lead the next batch. A job larger than every size is taken alone.
+        """
         with self._lock:
             self._wait_for_company()
             jobs: list[Job] = []

@@ -1,4 +1,4 @@
-"""How long a caller waits, and whose turn it is at what only one may do at a time."""
+"""How long a caller waits, and the lock by which large pictures are decoded one at a time."""
 
 import math
 import threading
@@ -50,7 +50,7 @@ ENDLESS = Patience()
 
 
 class Turn:
-    """One caller's turn at decoding; what it took is given back at the end of the `with`."""
+    """One caller's turn at decoding: a lock while its picture is large, given back at the end of the `with`."""
 
     __slots__ = ("_holds", "_patience")
 

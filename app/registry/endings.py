@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 
 class Endings:
-    """Counts in `counts` how much is ending of each version.
+    """Ends what the registry lets go, each in a thread of its own, and counts what is ending of each version.
 
-    The thread of `inbox`, the registry's, calls `on_end` when nothing of a version is ending any more.
+    When nothing of a version is ending any more, the thread of `inbox`, the registry's, calls `on_end`.
 
     Thread safety: all methods are for the registry's thread.
     """

@@ -1,4 +1,7 @@
-"""Makes a served model of a model folder: compiled and loaded now, or when it is asked for, or in its framework."""
+"""Loads a model folder: its compiled model, at once or at the first request, or its framework in a process.
+
+What is not compiled is compiled first.
+"""
 
 import logging
 import threading

@@ -37,7 +37,7 @@ def check_database(url: str) -> None:
 
 
 def explain(url: str, error: BaseException) -> str:
-    """Say why a database cannot be opened, without the URL's user, password and parameters."""
+    """Say why a database cannot be opened, without the URL's password."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 

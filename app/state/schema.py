@@ -70,7 +70,7 @@ def check_columns(table: str, found: Iterable[str]) -> None:
 
 
 def check_row(table: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a row; raises `StateStoreError` if a text or a large number in it is none.
+    """Return a row; raises `StateStoreError` if a text column holds no text, or a large one no whole number.
 
     SQLite keeps any value in any column. Other numbers are bounded by `make_wanted`, for each version alone.
     """

@@ -1,6 +1,6 @@
 """Keeps what is wanted in a database: one SQLite file in the instance folder, or another database by its URL.
 
-A change is one transaction, which counts the generation up if anything differs. A process killed at any point leaves
+A change is one transaction, which also counts the generation up. A process killed at any point leaves
 the state before the change or after it, and a worker sees by one number whether there is a change to follow.
 
 Import this module only to change something: SQLAlchemy takes 0.3 s of CPU and 17 MB. `state_file` reads the SQLite file

@@ -9,7 +9,7 @@ from typing import TextIO
 import click
 
 from app.api.request.services import services
-from app.cli.model_choice import FOLDER, models_commands
+from app.cli.model_choice import FOLDER, await_server, models_commands
 from app.errors import AnsweredError, EvaluationError, OperatorError
 from app.evaluation.best_version import Lead, choose_best, rank
 from app.evaluation.estimates import Estimate
@@ -138,10 +138,11 @@ def find_best(name: str) -> str:
 def set_default_version(name: str, version: str | None, best: bool) -> None:
     """Choose the default version of a model.
 
-    Give a VERSION, or --best. Requests that name no version get the default. A running server follows within a second.
+    Give a VERSION, or --best. Requests that name no version get the default. When the command ends, a running server
+    has followed.
     """
     if best == (version is not None):
         raise click.UsageError("give a VERSION, or --best")
     version = version or find_best(name)
-    services().changes.set_default(name, version)
+    await_server(services().changes.set_default(name, version))
     click.echo(f"the default of {name} is {version}")

@@ -1,11 +1,13 @@
 """`flask models pack|add|remove`: brings models from one server to another, and takes them away."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from app.api.request.changes import await_workers
 from app.api.request.services import services
-from app.cli.model_choice import FILE, choose_folders, explain, models_commands
+from app.cli.model_choice import FILE, await_server, choose_folders, explain, models_commands
 from app.exchange.model_format import ModelFormat, identify
 from app.exchange.model_importer import add_model
 from app.exchange.packing import pack_model
@@ -72,7 +74,7 @@ def add_what_it_is(
         change = changes.register_file(source, url, Wishes(), own=own)
         if not change.workers:  # it names none itself
             changes.scale(*change.key, 1, 1)
-        key, done = change.key, "added; a server that runs starts it within seconds"
+        key, done = change.key, "added"
     else:
         folder = add_model(source, settings, manifest, own)
         key, done = (folder.name, folder.version), "added and tried out"
@@ -80,7 +82,8 @@ def add_what_it_is(
             changes.register_again(folder.label, Wishes(workers=1))
     name, version = key
     default = before.find_default(name) if name in before.versions and not is_default else version
-    changes.set_default(name, default)
+    change = changes.set_default(name, default)
+    await_server(replace(change, key=key))
     click.echo(f"ok {name}/{version}: {done}")
     if default != version:
         click.echo(
@@ -98,6 +101,7 @@ def remove_model(name: str) -> None:
     """
     model, _, version = name.partition("/")
     change = services().changes.unregister(model, version or None)
+    await_workers(change, is_removal=True)
     services().changes.sweep()
     label = "/".join(change.key)
     click.echo(f"removed {label}")

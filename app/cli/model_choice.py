@@ -9,12 +9,14 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
+from app.api.request.changes import await_workers
 from app.api.request.services import services
 from app.compiling.archive_compiler import hash_archive, read_compiled
 from app.engines.compile_report import IR_FILE
 from app.errors import AnsweredError, ModelFolderError, OperatorError
 from app.handlers.handler_archive import HandlerArchive
 from app.handlers.worker.default_classifier import find_obstacle
+from app.registry.model_changes import Change
 from app.repository.model_check import check_folder
 from app.repository.model_folder import ARCHIVE_FOLDER, CARD_FILE, ModelFolder, find_model_folders
 from app.repository.signing import require_trust
@@ -40,6 +42,13 @@ def explain(subject: str = "") -> Iterator[None]:
         yield
     except (AnsweredError, OperatorError) as error:
         raise click.ClickException(f"{subject}: {error.message}" if subject else error.message) from None
+
+
+def await_server(change: Change) -> None:
+    """Wait until the workers of a server that runs, if any, have followed; say so if one cannot serve the version."""
+    if not await_workers(change):
+        label = "/".join(change.key)
+        click.echo(f"the running server cannot serve {label}; its log and /models/{label} say why", err=True)
 
 
 models_commands = Commands("models", help="Add, check, compile, measure and sign models.")

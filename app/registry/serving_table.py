@@ -102,14 +102,15 @@ class ServingTable:
 def choose_default(entries: Mapping[str, ModelEntry], chosen: str | None, now: str | None) -> str:
     """Return the default version of one model, whose `entries` are from old to new.
 
-    The chosen version, once it is loaded: until then the one that is the default `now`, if that is READY. Where nobody
-    chose, the newest version that is READY; where none is, the newest.
+    The chosen version, once it is there and loaded: until then the one that is the default `now`, if that is READY.
+    Where nobody chose, the newest version that is READY; where none is, the newest.
     """
-    if chosen is not None and chosen in entries:
-        is_waiting = entries[chosen].state is State.LOADING
-        if is_waiting and now is not None and now in entries and entries[now].state is State.READY:
+    if chosen is not None:
+        is_awaited = chosen not in entries or entries[chosen].state is State.LOADING
+        if is_awaited and now is not None and now in entries and entries[now].state is State.READY:
             return now
-        return chosen
+        if chosen in entries:
+            return chosen
     ready = [version for version, entry in entries.items() if entry.state is State.READY]
     return (ready or list(entries))[-1]
 

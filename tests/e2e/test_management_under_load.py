@@ -1,9 +1,13 @@
 """Managing a real server of four workers while it answers: no request fails, and all workers agree within a second."""
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,10 +81,11 @@ def manage(server: LiveServer, method: str, path: str) -> str:
 
 @dataclass
 class Load:
-    """Callers that ask without a pause, and what they were answered."""
+    """Callers that ask again and again, and what they were answered."""
 
     server: LiveServer
     body: bytes
+    pause_s: float = 0.0
     answers: list[tuple[float, int, str]] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -103,6 +108,7 @@ class Load:
                 started = time.monotonic()
                 answer = session.put(f"{self.server.inference}/predictions/{NAME}", data=self.body, timeout=30)
                 self.answers.append((started, answer.status_code, answer.json().get("version", answer.text)))
+                self.stop.wait(self.pause_s)
 
     def since(self, moment: float) -> set[str]:
         """The versions that answered requests which began after a moment."""
@@ -175,6 +181,43 @@ def test_commands_change_a_server_that_runs(live: LiveServer, pcam_example: byte
     )
     assert flask("models", "add", str(folder), **where).stdout == f"{told} changes it\n"
     wait_until(5, lambda: reports(live) == [{f"{NAME}/1.0": "READY", f"{NAME}/2.0": "READY"}] * WORKERS)
+
+
+@pytest.mark.alone
+def test_guide_to_versions_moves_every_caller_at_its_lines_and_loses_none(
+    live: LiveServer, pcam_example: bytes, tmp_path: Path
+) -> None:
+    guide = (PROJECT_ROOT / "get_started/evaluate.md").read_text(encoding="utf-8")
+    lines = re.search(r"<!-- run: versions -->\n```sh\n(.*?)```", guide, re.DOTALL)
+    assert lines is not None
+    make_version(tmp_path / "new/1.1", "1.1")
+    with zipfile.ZipFile(tmp_path / "pcam-classification-1.1.zip", "w") as archive:
+        for path in sorted(path for path in (tmp_path / "new/1.1").rglob("*") if path.is_file()):
+            archive.write(path, path.relative_to(tmp_path / "new/1.1"))
+    for label, name in (("0", "synthetic-normal.png"), ("1", "synthetic-metastatic.png")):
+        (tmp_path / "FOLDER" / label).mkdir(parents=True)
+        for copy in "abc":
+            shutil.copy(PROJECT_ROOT / "models" / NAME / "1.0/examples" / name, tmp_path / f"FOLDER/{label}/{copy}.png")
+    folders = {"SCANCER_MODELS": live.environment["SCANCER_MODELS"], "SCANCER_INSTANCE": str(live.instance)}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, **folders, "PYTHONPATH": str(PROJECT_ROOT), "PATH": path}
+    ended: list[float] = []
+    with Load(live, pcam_example, pause_s=0.2) as load:
+        for line in lines[1].splitlines():
+            ended.append(time.monotonic())
+            done = subprocess.run(
+                ["sh", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            )
+            ended.append(time.monotonic())
+            assert done.returncode == 0, (line, done.stderr)
+            assert "cannot serve" not in done.stderr, line
+        assert load.since(ended[-1]) == {"1.0"}
+    assert {status for _, status, _ in load.answers} == {200}
+    _, _, _, measured, switching, switched, returning, returned, *_ = ended
+    assert {version for began, _, version in load.answers if began < measured} == {"1.0"}
+    assert {version for began, _, version in load.answers if switched < began < returning} <= {"1.1"}
+    assert {version for began, _, version in load.answers if switching < began < returned} == {"1.0", "1.1"}
+    assert {version for began, _, version in load.answers if began > returned} == {"1.0"}
 
 
 def test_worker_that_starts_anew_serves_what_is_wanted(live: LiveServer, pcam_example: bytes) -> None:

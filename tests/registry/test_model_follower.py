@@ -131,6 +131,17 @@ def test_default_that_stayed_when_a_folder_came_stays_after_a_restart(followed: 
         follower.close()
 
 
+def test_default_that_is_chosen_before_its_folder_is_whole_waits_for_it(followed: Followed) -> None:
+    for version in ("0.8", "1.1"):
+        copy_version(followed.settings.models / NAME / "1.0", followed.settings.models / NAME / version, version)
+        assert within(5, lambda: followed.is_ready(version))
+    seen = {followed.default()}
+    copy_version(followed.settings.store / "two", followed.settings.models / NAME / "2.0", "2.0")
+    followed.changes.set_default(NAME, "2.0")
+    assert within(5, lambda: seen.add(followed.default()) or followed.default() == "2.0")
+    assert seen <= {"1.0", "2.0"}
+
+
 def test_folder_that_comes_takes_the_place_of_a_default_that_cannot_answer(followed: Followed) -> None:
     shutil.rmtree(followed.settings.models / NAME / "1.0")
     assert within(5, lambda: not followed.versions())

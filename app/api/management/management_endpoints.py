@@ -148,7 +148,7 @@ def answer_registration(change: Change, given: Parameters) -> Response:
         return status(UPDATING, HTTPStatus.ACCEPTED)
     if not await_workers(change):
         with lend_changes() as changes:
-            await_workers(changes.withdraw(change))
+            await_workers(changes.withdraw(change), is_removal=True)
             changes.sweep()
         raise ModelStartError(f"Failed to start workers for model {name} version: {version}")
     return status(f'Model "{name}" Version: {version} registered with {workers} initial workers')
@@ -192,7 +192,7 @@ def set_default_version(model_name: str, version: str) -> ResponseReturnValue:
 def unregister_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
     """Unregister a version, the default unless it is named; it ends once its requests are answered."""
     with lend_changes() as changes:
-        await_workers(note(changes.unregister(model_name, version)))
+        await_workers(note(changes.unregister(model_name, version)), is_removal=True)
         changes.sweep()
     return status(f'Model "{model_name}" unregistered')
 

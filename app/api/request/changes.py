@@ -64,15 +64,16 @@ def note(change: Change) -> Change:
     return change
 
 
-def await_workers(change: Change) -> bool:
+def await_workers(change: Change, is_removal: bool = False) -> bool:
     """Whether the version is ready in all workers, once they followed; `UnloadTimeoutError` after two minutes."""
+    moving = {State.LOADING, State.UNLOADING, *(() if is_removal else (None,))}  # None: a worker that has not seen it
     instance, label = services().settings.instance, "/".join(change.key)
     deadline = time.monotonic() + FOLLOW_TIMEOUT_S
     while time.monotonic() < deadline:
         reports = read_reports(instance)
         states = {report.states.get(label) for report in reports}
         have_followed = all(report.generation >= change.generation for report in reports)
-        if have_followed and not states & {State.LOADING, State.UNLOADING}:
+        if have_followed and not states & moving:
             return states <= {State.READY}
         time.sleep(LOOK_S)
     raise UnloadTimeoutError(f"Timed out while cleaning resources: {change.key[0]}")

@@ -27,7 +27,7 @@ class Occupancy:
             self._left.notify_all()
 
     def retire(self, timeout_s: float) -> None:
-        """Let nobody enter any more, and wait for those who have."""
+        """Let nobody enter any more, and wait up to `timeout_s` for those who have."""
         with self._left:
             self._is_retired = True
             self._left.wait_for(lambda: not self._users, timeout_s)

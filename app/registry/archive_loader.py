@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 
 from app.compiling.archive_compiler import compile_archive
 from app.config.settings import Settings
-from app.errors import ModelFolderError, ModelProcessError
+from app.errors import InferenceError, ModelFolderError, ModelProcessError
 from app.handlers.client.explainer import Explainer
 from app.handlers.client.handler_model import HandlerModel
 from app.handlers.client.pool_client import PoolClient
@@ -18,7 +18,7 @@ from app.handlers.handler_archive import HandlerArchive, PoolLimits
 from app.handlers.worker.default_classifier import find_obstacle
 from app.registry.model_entry import ModelEntry, State
 from app.registry.model_loader import ModelLoader
-from app.registry.version_slot import Attempt
+from app.registry.version_slot import Attempt, describe_fault
 from app.repository.model_folder import ARCHIVE_FOLDER
 from app.repository.signing import SIGNATURE_FILE, require_trust
 
@@ -53,8 +53,8 @@ class ArchiveLoader:
                 manifest, report = compile_archive(archive, self._settings)
                 entry = self._loader.load_report(attempt, manifest, report, ARCHIVE_FOLDER)
                 return replace(entry, explainer=Explainer(archive, lambda: self.pools))
-            except ModelFolderError as error:
-                obstacle = error.message
+            except (ModelFolderError, InferenceError) as error:
+                obstacle = describe_fault(error)
                 extra = {"model": archive.name, "version": archive.version, "reason": obstacle}
                 log.warning("archive is not compiled, its handler answers", extra=extra)
         return self._start_handler(attempt, archive, obstacle)

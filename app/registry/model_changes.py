@@ -68,7 +68,8 @@ class Wishes:
 class ModelChanges:
     """Changes what is wanted, in one transaction a change; the workers follow (`model_follower`).
 
-    No method holds a lock but the store's own, and that for milliseconds. Every method raises `StateStoreError` if the
+    No method holds the store's lock for more than milliseconds; a registration also holds its quarantine, and the
+    version's compilation. Every method raises `StateStoreError` if the
     store cannot be changed, and `DiskFullError`. One that takes a name, or a version, raises `ModelNotFoundError` or
     `ModelVersionNotFoundError` if there is none. Without a version it takes the default one.
 
@@ -110,7 +111,8 @@ class ModelChanges:
     def set_loaded(self, name: str, is_loaded: bool) -> list[Change]:
         """Have every version of a model loaded, or unloaded; all stay registered.
 
-        `min_workers` becomes 1 or 0; `max_workers` stays, but is at least 1.
+        Where it is not so already, `min_workers` becomes 1 or 0; `max_workers` stays, but is at least 1. Versions that
+        wait for their first request go on waiting.
         """
         with self._draft() as (draft, plan):
             versions = [planned.wanted for planned in plan.find_versions(name).values()]
@@ -197,7 +199,10 @@ class ModelChanges:
         sweep(self._settings, self._access)
 
     def register_again(self, url: str, wishes: Wishes) -> Change:
-        """Serve a folder among the models again that was unregistered; raises as `register`."""
+        """Serve a folder among the models again that was unregistered; raises as `register`.
+
+        It keeps its name: `BadRequestError` for another one in `wishes`.
+        """
         with self._draft() as (draft, plan):
             known = [each for each in draft.versions.values() if each.url == url and not each.is_registered]
             if not known:
@@ -206,6 +211,8 @@ class ModelChanges:
                     raise already_registered((name, version))
                 raise ModelNotFoundError(f"Model not found at: {url}")
             key = known[0].key
+            if wishes.model_name not in (None, "", key[0]):
+                raise BadRequestError(f"model_name cannot be {wishes.model_name}: the folder of {url} is of {key[0]}.")
             folder = ModelFolder(self._settings.models.joinpath(*key))
             wanted = want_registered(key, url, None, wishes, folder.read_archive() if folder.is_archive else None)
             put(draft, plan, wanted)

@@ -32,8 +32,8 @@ class ModelEntry:
     """What the registry knows of one model version; replaced as a whole when anything changes.
 
     Attributes:
-        reason: why it does not answer, or how far its loading is; of a ready one, that it is not in memory yet, or why
-            it could not be scaled.
+        reason: why it does not answer, or how far its loading is; of a ready one, that it is not in memory yet,
+            that its files were changed, or why it could not be scaled.
         manifest: None if it cannot be read.
         engine: name of the engine in use; None until one is chosen.
         report: of the compiled model in use, or that the INT8 model in use was made from.

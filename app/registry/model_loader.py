@@ -35,6 +35,7 @@ from app.state.wanted import PlannedVersion
 
 log = logging.getLogger(__name__)
 
+WAITS_FOR_REQUEST = "it is loaded when it is first asked for"
 OnLoad = Callable[[Exception | None, float], None]
 
 
@@ -123,8 +124,7 @@ class ModelLoader:
             entry = self._serve(attempt, manifest, engine)
         else:
             lazy = LazyEngine(engine, lambda: check_int8(folder, manifest, report, int8), on_load)
-            reason = "it is loaded when it is first asked for"
-            entry = replace(self._make_entry(attempt, manifest, lazy), reason=reason)
+            entry = replace(self._make_entry(attempt, manifest, lazy), reason=WAITS_FOR_REQUEST)
         return replace(entry, engine="openvino", report=report, int8=int8)
 
     def find_int8(self, folder: ModelFolder, manifest: ModelManifest, report: CompileReport) -> Int8Report | None:
@@ -169,4 +169,4 @@ def make_noise(manifest: ModelManifest) -> InputBatch:
 def check_int8(folder: ModelFolder, manifest: ModelManifest, report: CompileReport, int8: Int8Report | None) -> None:
     """Raise `CompiledModelError` if the INT8 model is not the one that was chosen."""
     if int8 is not None and folder.read_int8_report(manifest, report) != int8:
-        raise CompiledModelError("the INT8 model was made anew since the server started; restart it")
+        raise CompiledModelError("the INT8 model was made anew since this version was read; it is being read again")

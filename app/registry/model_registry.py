@@ -16,7 +16,7 @@ from app.processes.threads import Inbox, Lane, start_thread
 from app.registry.archive_loader import ArchiveLoader
 from app.registry.endings import Endings
 from app.registry.model_entry import ModelEntry, State
-from app.registry.model_loader import ModelLoader
+from app.registry.model_loader import WAITS_FOR_REQUEST, ModelLoader
 from app.registry.serving_table import ServingTable, Snapshot, make_snapshot
 from app.registry.version_slot import Attempt, SlowRoadError, VersionSlot, describe_fault
 from app.repository.model_folder import ModelFolder
@@ -72,8 +72,7 @@ class ModelRegistry:
             ]
             eager, requested = frozenset(from_folders[: self._loaded_at_start]), frozenset[Key]()
         else:
-            eager = plan.requested
-            requested = plan.requested - self._plan.requested
+            eager = requested = plan.state.list_changed(self._plan.state)
         wanted = {each.wanted.key: each for versions in plan.versions.values() for each in versions.values()}
         for key, planned in wanted.items():
             if key not in self._slots:
@@ -93,7 +92,11 @@ class ModelRegistry:
         """Say of a loaded version that its files were changed, or are again as they were where `names` is empty."""
         reason = f"changed since it was loaded, and read at the next reload: {', '.join(names)}" if names else ""
         slot = self._slots.get(key)
-        if slot is None or slot.entry.holds is None or slot.entry.reason == reason:
+        if slot is None or slot.entry.holds is None:
+            return
+        if not names and not slot.entry.is_in_memory:
+            reason = WAITS_FOR_REQUEST
+        if slot.entry.reason == reason:
             return
         self._put(slot, replace(slot.entry, reason=reason))
         if names:

@@ -102,7 +102,7 @@ class ServingTable:
 def choose_default(entries: Mapping[str, ModelEntry], chosen: str | None, now: str | None) -> str:
     """Return the default version of one model, whose `entries` are from old to new.
 
-    The chosen version, once it is there and loaded: until then the one that is the default `now`, if that is READY.
+    The chosen version. While that is not there or LOADING, the one that is the default `now`, if that is READY.
     Where nobody chose, the newest version that is READY; where none is, the newest.
     """
     if chosen is not None:

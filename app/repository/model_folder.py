@@ -20,7 +20,7 @@ from app.handlers.handler_archive import (
     read_archive,
 )
 from app.manifest.model_manifest import MANIFEST_FILE, MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, read_manifest
-from app.repository.model_content import hash_artifact
+from app.repository.model_content import hash_artifact, list_content
 
 log = logging.getLogger(__name__)
 
@@ -161,9 +161,9 @@ def order_version(version: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def describe_files(folder: ModelFolder) -> list[tuple[str, int, int]]:
-    """Return path, size in bytes and time of every file that is not hidden; raises `OSError`."""
+    """Return path, size in bytes and time of every file that `list_content` finds; raises `OSError`."""
     files = []
-    for path in (*folder.path.glob("[!.]*"), *folder.path.glob("[!.]*/*"), *folder.path.glob("[!.]*/*/*")):
+    for path in list_content(folder.path):
         status = path.stat()
         if stat.S_ISREG(status.st_mode):
             files.append((str(path), status.st_size, status.st_mtime_ns))

@@ -3,8 +3,8 @@
 A change is one transaction, which also counts the generation up. A process killed at any point leaves
 the state before the change or after it, and a worker sees by one number whether there is a change to follow.
 
-Import this module only to change something: SQLAlchemy takes 0.3 s of CPU and 17 MB. `state_file` reads the SQLite file
-without it.
+Import this module only to change something, or to read another database: SQLAlchemy takes 0.3 s of CPU and 17 MB.
+`state_file` reads the SQLite file without it.
 """
 
 from collections.abc import Iterator
@@ -70,7 +70,8 @@ class Draft:
 class StateStore:
     """The wanted state in a database: one of a URL, or the SQLite file of a path.
 
-    All methods raise `StateStoreError` if the database cannot be opened, read or changed, or has another schema.
+    All methods raise `DiskFullError`, and `StateStoreError` if the database cannot be opened, read or changed, or has
+    another schema.
 
     Thread safety: all methods may be called from any thread and any process.
     """

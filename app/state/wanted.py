@@ -27,7 +27,7 @@ class WantedVersion:
         is_registered: False for a folder among the models that is not to be served.
         token: marks a folder that this server made, see `model_arrivals`; None for a folder that somebody put there.
         min_workers, max_workers: as TorchServe counts them; with a minimum of 0 the version is not loaded.
-        batch_size, max_batch_delay_ms: override the manifest's; None: they do not.
+        batch_size, max_batch_delay_ms: override the manifest's or the archive's; None: they do not.
         response_timeout_s, startup_timeout_s: override the archive's and the server's; `UNSAID_S`: they do not.
         fault: why the version cannot be served as it is kept: numbers of the store were out of bounds, and their
             defaults stand here. Empty if all were sound. A version with a fault is not loaded, and says so; a program
@@ -104,6 +104,11 @@ class WantedState:
     defaults: Mapping[str, str] = field(default_factory=dict)
     strays: frozenset[str] = frozenset()
 
+    def list_changed(self, before: "WantedState") -> frozenset[Key]:
+        """The versions that were changed, or chosen as a default, after another state."""
+        changed = {key for key, wanted in self.versions.items() if before.versions.get(key) != wanted}
+        return frozenset(changed | (self.defaults.items() - before.defaults.items()))
+
 
 @dataclass(frozen=True)
 class PlannedVersion:
@@ -127,14 +132,11 @@ class PlannedVersion:
 class Plan:
     """What is to be served: versions by name, from old to new.
 
-    `requested` are the versions that a management request has changed; a worker that sees the change loads
-    them at once. `ready` are those that
-    some worker has loaded.
+    `ready` are those that some worker reports as READY.
     """
 
     state: WantedState
     versions: Mapping[str, Mapping[str, PlannedVersion]]
-    requested: frozenset[Key]
     ready: frozenset[Key] = frozenset()
 
     def find_default(self, name: str) -> str:
@@ -171,5 +173,4 @@ def make_plan(folders: Iterable[ModelFolder], state: WantedState, ready: frozens
         if token in state.strays or not wanted.is_registered or (wanted.token and token != wanted.token):
             continue
         versions.setdefault(folder.name, {})[folder.version] = PlannedVersion(folder, wanted, key in state.versions)
-    requested = {key for key in [*state.versions, *state.defaults.items()] if key[1] in versions.get(key[0], {})}
-    return Plan(state, versions, frozenset(requested), ready)
+    return Plan(state, versions, ready)

@@ -131,10 +131,27 @@ def test_default_that_stayed_when_a_folder_came_stays_after_a_restart(followed: 
         follower.close()
 
 
+def test_version_that_somebody_scales_is_loaded_whatever_was_wanted_of_it_before(followed: Followed) -> None:
+    copy_version(followed.settings.store / "two", followed.settings.models / NAME / "2.0", "2.0")
+    assert within(5, lambda: followed.is_ready("2.0"))
+    for workers in (0, 1):
+        followed.changes.scale(NAME, "2.0", workers, workers)
+        assert within(5, lambda: followed.registry.table.get(NAME, "2.0").is_in_memory is bool(workers))  # noqa: B023
+    registry = ModelRegistry(followed.settings)  # another worker
+    follower = ModelFollower(followed.settings, registry, StoreAccess(followed.settings))
+    follower.start()
+    try:
+        assert not registry.table.get(NAME, "2.0").is_in_memory
+        followed.changes.scale(NAME, "2.0", 1, 2)
+        assert within(5, lambda: registry.table.get(NAME, "2.0").is_in_memory)
+    finally:
+        follower.close()
+
+
 def test_default_that_is_chosen_before_its_folder_is_whole_waits_for_it(followed: Followed) -> None:
     for version in ("0.8", "1.1"):
         copy_version(followed.settings.models / NAME / "1.0", followed.settings.models / NAME / version, version)
-        assert within(5, lambda: followed.is_ready(version))
+    assert within(5, lambda: all(followed.is_ready(version) for version in ("0.8", "1.0", "1.1")))
     seen = {followed.default()}
     copy_version(followed.settings.store / "two", followed.settings.models / NAME / "2.0", "2.0")
     followed.changes.set_default(NAME, "2.0")

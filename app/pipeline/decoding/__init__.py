@@ -1,1 +1,4 @@
-"""From the bytes of a picture to its pixels; start at `decode.py`. It knows files and pixels, and no model."""
+"""From the bytes of a picture to its pixels; start at `decode.py`.
+
+Of a model it knows only how its input is normalized.
+"""

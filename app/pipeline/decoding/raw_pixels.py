@@ -18,7 +18,7 @@ less than 1e-4. Another normalization, or a picture resized in floating point, m
 
 def wrap_pixels(pixels: RGBImage, limits: ImageLimits, turn: Turn) -> DecodedImage:
     """Treat uint8 [H, W, 3], RGB, 0 to 255, as a decoded picture. Raises `UnsupportedImageError` over the limits,
-    `DeadlineError` if the caller no longer waits.
+    `DeadlineError` if a large picture waits too long for its turn.
     """
     height_px, width_px, _ = pixels.shape
     limits.check(width_px, height_px)

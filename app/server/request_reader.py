@@ -99,14 +99,39 @@ class RequestReader:
             return
         self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade:
-            self._is_closed = True  # another protocol would follow; the request itself was read to its end
+            self._parse(data)
         except HttpParserError:
             self._refuse(HTTPStatus.BAD_REQUEST, "The request is no valid HTTP.")
         # Between two parts of a body there may be no more than a head's worth either: trailers have no other limit.
         if not self.is_between and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too long.")
+
+    def _parse(self, data: memoryview) -> None:
+        """Have the bytes parsed. Raises `HttpParserError` if they are no HTTP."""
+        while True:
+            try:
+                self._parser.feed_data(data)
+                return
+            except HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            if not self._ignores_upgrade:
+                self._is_closed = True  # what follows CONNECT is no HTTP
+                return
+            head = self._write_head_without_upgrade()
+            self._parser, self._url, self._headers = HttpRequestParser(self), b"", []
+            self._parser.feed_data(head)
+
+    @property
+    def _ignores_upgrade(self) -> bool:
+        """Whether the parser ends at a head that asks for another protocol. Nobody here speaks it, so the request is
+        answered in HTTP/1.1 (RFC 9110, section 7.8): the parser gets the head once more, without that wish.
+        """
+        return bool(self._parser.should_upgrade()) and self._parser.get_method() != b"CONNECT"
+
+    def _write_head_without_upgrade(self) -> bytes:
+        first = b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, self._parser.get_http_version().encode())
+        kept = [b"%b: %b" % header for header in self._headers if header[0].lower() != b"upgrade"]
+        return b"\r\n".join([first, *kept, b"\r\n"])
 
     def drop(self) -> None:
         """Let go of what was read of a request that will not become whole; nothing is read after it."""
@@ -137,6 +162,8 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         """Make the environment; look at how long the body will be."""
+        if self._ignores_upgrade:
+            return
         version = self._parser.get_http_version()
         self._check_version_and_host(version)
         if self._is_closed:
@@ -197,7 +224,7 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         """Hand the request over."""
-        if self._is_closed:
+        if self._is_closed or self._ignores_upgrade:
             return
         if self._stream is not None:
             self._stream.is_whole = self._is_closed = True
@@ -210,7 +237,7 @@ class RequestReader:
         environ["wsgi.input"] = io.BytesIO() if is_oversized else self._body
         if self.held_bytes:  # also where the body came in chunks, without a length
             environ["CONTENT_LENGTH"] = str(self.held_bytes)
-        if is_oversized or self._parser.should_upgrade():
+        if is_oversized or self._parser.should_upgrade():  # for CONNECT
             self._is_closed = True
         self.wants_continue = False
         keeps_alive = not self._is_closed and self._parser.should_keep_alive()

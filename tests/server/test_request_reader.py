@@ -68,6 +68,29 @@ def test_requests_are_the_same_however_they_are_cut(size: int) -> None:
     assert [plain(each) for each in read(*parts)] == [plain(each) for each in read(whole)]
 
 
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"h2c, HTTP/3.0", b"h2c\r\nUpgrade: TLS/1.3"])
+@pytest.mark.parametrize("request_text", [PUT, CHUNKED, GET, GET.replace(b"1.1", b"1.0")])
+def test_wish_for_another_protocol_is_passed_over(request_text: bytes, protocol: bytes, size: int) -> None:
+    wish = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %b\r\nHTTP2-Settings: AAMAAABk\r\n" % protocol
+    first, headers = request_text.split(b"\r\n", 1)
+    whole = first + b"\r\n" + wish + headers + b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n"
+    parts = [whole[start : start + size] for start in range(0, len(whole), size)]
+    wished, *others = read(*parts)
+    environ, expected = plain(wished), plain(read(request_text)[0])
+    assert environ.pop("HTTP_CONNECTION") == "Upgrade, HTTP2-Settings"
+    assert environ.pop("HTTP_HTTP2_SETTINGS") == "AAMAAABk"
+    assert environ == expected
+    assert [each.environ["PATH_INFO"] for each in others] == (["/next"] if wished.keeps_alive else [])
+
+
+def test_body_of_a_request_that_wishes_for_another_protocol_is_no_request() -> None:
+    inner = b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n"
+    (request,) = read(head % len(inner), inner)
+    assert plain(request)["wsgi.input"] == inner
+
+
 def test_chunked_body_has_a_length_and_no_encoding() -> None:
     environ = plain(read(CHUNKED)[0])
     assert (environ["wsgi.input"], environ["CONTENT_LENGTH"]) == (b"abcdefg", "7")
@@ -107,7 +130,9 @@ def test_target_is_taken_by_its_path_also_in_a_proxys_form(target: bytes, path: 
         (b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", False),
         (b"GET / HTTP/1.0\r\n\r\n", False),
         (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", True),
-        (b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", False),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", True),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n", False),
+        (b"CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n", False),
     ],
 )
 def test_connection_lives_on_as_the_client_says(head: bytes, keeps: bool) -> None:

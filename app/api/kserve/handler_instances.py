@@ -19,10 +19,10 @@ from app.api.predict.handler_predictions import (
     read_headers,
     read_times,
 )
-from app.api.request.bodies import list_instances, read_plain_body
+from app.api.request.bodies import check_count, list_instances, read_plain_body
 from app.api.request.services import facts, services
 from app.base64_fields import decode_base64
-from app.errors import BadRequestError, HandlerFaultError
+from app.errors import HandlerFaultError
 from app.handlers.client.handler_model import HandlerModel
 
 
@@ -49,8 +49,7 @@ def answer_instances(handler: HandlerModel, is_explained: bool) -> Response:
 def read_instance_parts(body: bytes, most: int) -> list[list[Part]]:
     """Read at most `most` instances, each as the parts of a request. Raises BadRequestError for any other body."""
     instances = list_instances(body)
-    if len(instances) > most:
-        raise BadRequestError(f"The request holds {len(instances)} instances; at most {most} are taken.")
+    check_count(len(instances), most, "instances")
     return [read_instance(instance, f"instances[{index}]") for index, instance in enumerate(instances)]
 
 

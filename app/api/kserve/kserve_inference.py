@@ -30,7 +30,7 @@ from app.api.predict.classifier_predictions import make_answer, read_picture
 from app.api.predict.explanations import lend_explainer
 from app.api.predict.handler_predictions import Call, answer_by_handler
 from app.api.request.auth import require
-from app.api.request.bodies import read_instances, read_plain_body
+from app.api.request.bodies import check_count, read_instances, read_plain_body
 from app.api.request.parameters import Parameters
 from app.api.request.services import NOTICE, RequestFacts, facts, services
 from app.errors import AnsweredError, BadRequestError
@@ -166,8 +166,7 @@ def read_pictures(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
     if tensor.datatype == "BYTES":
         pictures: Sequence[Upload] = tensor.to_elements(most)
     else:
-        if tensor.shape[0] > most:
-            raise BadRequestError(f"The request holds {tensor.shape[0]} pictures; at most {most} are taken.")
+        check_count(tensor.shape[0], most)
         pictures = read_pixels(tensor, spec)
     if not pictures:
         raise BadRequestError("The input holds no picture.")
@@ -194,9 +193,8 @@ def read_pixels(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
 
 def predict_all(served: ServedModel, uploads: Sequence[Upload | AnsweredError]) -> list[Prediction]:
     """Classify pictures as one batch; raises the error of the first picture that cannot be taken."""
-    known, most = facts(), services().settings.max_images
-    if len(uploads) > most:
-        raise BadRequestError(f"The request holds {len(uploads)} pictures; at most {most} are taken.")
+    known = facts()
+    check_count(len(uploads), services().settings.max_images)
     known.images = len(uploads)
     answers, timing = served.predict_many(uploads, read_patience())
     for place, answer in enumerate(answers, start=1):

@@ -9,10 +9,11 @@ from flask import Response
 
 from app.api.predict.answers import add_version_headers
 from app.api.predict.handler_predictions import Part
-from app.base64_fields import decode_base64
+from app.base64_fields import decode_base64, unwrap_picture
 from app.errors import BadRequestError
 from app.handlers.worker.default_classifier import CLASSES_ANSWERED
 from app.handlers.worker.handler_batch import decode_part
+from app.pipeline.decoding.decode import is_picture
 from app.pipeline.served_model import Prediction
 
 PICTURE_NAMES = ("data", "body")
@@ -30,18 +31,21 @@ def read_picture(parts: Sequence[Part]) -> bytes:
         return decode_base64(value, f'The text of part "{part.name}"')
     if not isinstance(value, bytearray):
         raise BadRequestError("JSON is not taken by this model; send the picture as it is, or as base64 in plain text.")
-    return bytes(value)
+    return unwrap_picture(bytes(value), f'Part "{part.name}"')
 
 
 def choose_part(parts: Sequence[Part]) -> Part:
-    """Choose the part that holds the picture: by its name, or the only one; raises `BadRequestError`."""
+    """Choose the part that holds the picture: by its name, or the only one, or the only picture; raises
+    `BadRequestError`.
+    """
     for name in PICTURE_NAMES:
         found = [part for part in parts if part.name == name and part.value]
         if found:
             return found[-1]
-    if len(parts) != 1:
+    found = list(parts) if len(parts) == 1 else [part for part in parts if is_picture(part.value)]
+    if len(found) != 1:
         raise BadRequestError('Send one picture: as the body, or as the part "data" of a form.')
-    return parts[0]
+    return found[0]
 
 
 def make_answer(prediction: Prediction, labels: Sequence[str]) -> dict[str, float]:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
 
 from flask import Request, Response, request
 
 from app.api.predict.answers import JSON_TYPE, add_version_headers, read_patience
-from app.api.request.bodies import hold_chunked_body, read_body, read_plain_body, refuse_compression
+from app.api.request.bodies import read_body, read_kind, read_plain_body, refuse_compression, refuse_remains
 from app.api.request.error_handlers import make_error
+from app.api.request.forms import MULTIPART, URLENCODED, is_text, read_form, read_pairs
 from app.api.request.services import RequestFacts, facts, services
 from app.errors import BrokenAnswerError, DeadlineError
 from app.handlers.client.handler_model import HandlerModel
@@ -29,7 +29,6 @@ OWN_HEADERS = {"connection", "content-length", "date", "keep-alive", "server", "
 """Headers of an answer that a handler may not set."""
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]{0,8192}")
-URLENCODED = "application/x-www-form-urlencoded"
 
 
 class Part(NamedTuple):
@@ -135,34 +134,21 @@ def read_times(header: dict[str, Any]) -> dict[str, float]:
 
 
 def read_parts(request: Request) -> list[Part]:
-    """Read the body: each part of a form, or the whole as `body`; raises as `read_body`."""
+    """Read the body: each part of a form, or the whole as `body`; raises as `read_images`."""
     refuse_compression(request, "the body")
-    kind = request.mimetype if "CONTENT_TYPE" in request.environ else ""
-    if kind == "multipart/form-data":
-        hold_chunked_body(request)
-        fields = [Part(name, None, value.encode()) for name, value in request.form.items(multi=True)]
-        files = [Part(name, file.content_type, file.read()) for name, file in request.files.items(multi=True)]
-        return fields + files
-    body = read_body(request)
+    kind, body = read_kind(request), read_body(request)
+    if kind == MULTIPART:
+        form = read_form(body, request.mimetype_params.get("boundary", ""), services().settings.max_images)
+        return [
+            Part(each.name, each.type if each.filename is not None else None, each.decode())
+            for each in form
+            if not each.is_unused
+        ]
     if kind == URLENCODED and is_text(body):  # a picture sent by `curl --data-binary` bears that name too
         return [Part(name.decode(errors="replace"), None, value) for name, value in read_pairs(body)]
+    if kind == URLENCODED:
+        refuse_remains(body)
     return [Part("body", request.content_type, body)]
-
-
-def read_pairs(body: bytes) -> list[tuple[bytes, bytes]]:
-    """Read names and values of an urlencoded form; a pair without `=` is skipped."""
-    pairs = "&".join(pair for pair in body.decode("latin-1").split("&") if "=" in pair)
-    found = parse_qsl(pairs, keep_blank_values=True, encoding="latin-1")  # in which every byte is itself
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in found]
-
-
-def is_text(body: bytes) -> bool:
-    """Whether a body is UTF-8."""
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def read_headers(request: Request, parts: list[Part]) -> dict[str, Any]:

@@ -2,55 +2,85 @@
 
 import io
 import json
+import re
 import zlib
-from typing import IO, Any
+from typing import Any
 
 from flask import Request, request
 from gunicorn.http.errors import ParseException
 
+from app.api.request.forms import (
+    MULTIPART,
+    SEND_A_FILE,
+    URLENCODED,
+    find_pictures,
+    find_urlencoded_pictures,
+    is_text,
+    read_form,
+)
 from app.api.request.services import services
-from app.base64_fields import decode_base64
+from app.base64_fields import decode_base64, unwrap_picture
 from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, UnsupportedMediaError
+from app.pipeline.decoding.decode import is_picture
 
-STREAMS = "scancer.streams"
 # What zlib calls each format; "deflate" is zlib's own, with a header (RFC 9110, section 8.4.1.2).
 WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+JSON_BEGIN = re.compile(rb"(\xef\xbb\xbf)?\s*\{")
+REMOVED_BY_CURL, SURE_BYTES = b"\0\r\n", 1024
+"""Bytes that `curl -d @FILE` leaves out; no picture is without them, and hardly any bytes of that length are."""
 JSON_HELP = 'send {"instances": [{"data": "<base64 of a picture>"}]}'
-
-
-class MemoryRequest(Request):
-    """A request whose uploaded files, bounded by `SCANCER_MAX_BODY_BYTES`, stay in memory and touch no disk."""
-
-    def _get_file_stream(self, *_: object, **_names: object) -> IO[bytes]:
-        stream = io.BytesIO()
-        self.environ.setdefault(STREAMS, []).append(stream)
-        return stream
 
 
 def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError]:
     """Read the pictures of a prediction request, in order and not yet decoded.
 
-    The content type decides: `multipart/form-data` holds one picture in each file part, of any name, and
-    `application/json` holds `{"instances": [{"data": "<base64>"}]}`. Any other body is one picture. In place of an
-    instance that is no base64 stands its error.
+    A form holds one picture in each file part, of any name. JSON holds `{"instances": [{"data": "<base64>"}]}`. Any
+    other body is one picture, as it is or as base64. In place of a picture that is no base64 stands its error.
 
     Raises as `read_body`, and `BadRequestError` for no picture or too many, `UnsupportedMediaError` for compression.
     """
-    images: list[bytes | AnsweredError]
     refuse_compression(request, "the picture")
-    kind = request.mimetype if "CONTENT_TYPE" in request.environ else ""
-    if kind == "multipart/form-data":
-        hold_chunked_body(request)
-        if not request.files:  # asking for them reads the form
-            raise BadRequestError("The form holds no file; send the picture as a file part, e.g. -F image=@patch.png.")
-        images = [stream.getvalue() for stream in request.environ[STREAMS]]  # in order; `files` groups them by name
-    elif kind == "application/json":
-        images = read_instances(read_body(request))
+    kind, body = read_kind(request), read_body(request)
+    if kind == MULTIPART:
+        images = find_pictures(read_form(body, request.mimetype_params.get("boundary", ""), max_images))
+    elif is_json(kind, body):
+        images = read_instances(body)
     else:
-        images = [read_body(request)]
-    if len(images) > max_images:
-        raise BadRequestError(f"The request holds {len(images)} pictures; at most {max_images} are taken.")
+        refuse_remains(body, 1 if kind == URLENCODED else SURE_BYTES)
+        images = find_urlencoded_pictures(body) if kind == URLENCODED else [unwrap_picture(body, "The body")]
+    check_count(len(images), max_images)
     return images
+
+
+def read_kind(request: Request) -> str:
+    """Return the request's content type in lower case, without parameters; empty if it names none.
+
+    Raises `UnsupportedMediaError` for forms of other kinds than `multipart/form-data`.
+    """
+    kind = request.mimetype if "CONTENT_TYPE" in request.environ else ""
+    if kind.startswith("multipart/") and kind != MULTIPART:
+        raise UnsupportedMediaError(f"Of multipart bodies {MULTIPART} alone is taken; {SEND_A_FILE}.")
+    return kind
+
+
+def is_json(kind: str, body: bytes) -> bool:
+    """Whether a body is JSON: by its beginning, as many clients name no content type for JSON, or any for pictures."""
+    return JSON_BEGIN.match(body) is not None or (kind == "application/json" and not is_picture(body))
+
+
+def refuse_remains(body: bytes, least_bytes: int = SURE_BYTES) -> None:
+    """Refuse what `curl -d @FILE` leaves of a picture of that length or more; raises `BadRequestError`."""
+    if len(body) >= least_bytes and not any(byte in body for byte in REMOVED_BY_CURL) and not is_text(body):
+        raise BadRequestError(
+            "The body has lost its zero bytes and line breaks: a picture that is sent with -d. With curl use "
+            "-T patch.png or --data-binary @patch.png."
+        )
+
+
+def check_count(count: int, most: int, things: str = "pictures") -> None:
+    """Raise `BadRequestError` if a request holds more pictures than one may."""
+    if count > most:
+        raise BadRequestError(f"The request holds {count} {things}; at most {most} are taken (SCANCER_MAX_IMAGES).")
 
 
 def refuse_compression(request: Request, what: str) -> None:
@@ -110,13 +140,20 @@ def list_instances(body: bytes) -> list[Any]:
 
 
 def read_instance(instance: Any, index: int) -> bytes | AnsweredError:
-    """Read one instance: `{"data": …}`, or `{"b64": …}` as TensorFlow Serving's clients write it."""
-    members = instance if isinstance(instance, dict) else {}
-    key = "data" if members.get("data") else "b64"
-    if not isinstance(members.get(key), str):
+    """Read one instance: a text, `{"data": …}`, or what TensorFlow Serving's clients write: `{"b64": …}` and
+    `{"<any name>": {"b64": …}}`.
+    """
+    value, place = instance, f"instances[{index}]"
+    while isinstance(value, dict) and value:
+        key = next((name for name in ("data", "b64") if value.get(name)), None)
+        if key is None and len(value) > 1:
+            break
+        key = key or next(iter(value))
+        value, place = value[key], f"{place}.{key}"
+    if not isinstance(value, str):
         return BadRequestError(f"instances[{index}] holds no data; {JSON_HELP}.")
     try:
-        return decode_base64(members[key], f"instances[{index}].{key}")
+        return decode_base64(value, place)
     except BadRequestError as error:
         return error
 

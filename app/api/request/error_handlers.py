@@ -73,8 +73,5 @@ def translate(error: HTTPException) -> AnsweredError:
     if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
         return MethodNotAllowedError("Requested method is not allowed, please refer to API document.")
     if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        limit = services().settings.max_body_bytes
-        if (request.content_length or 0) <= limit:  # werkzeug's status for a form of too many parts
-            return BadRequestError("The form has too many parts.")
-        return BodyTooLargeError(f"The body is larger than {limit} bytes.")
+        return BodyTooLargeError(f"The body is larger than {services().settings.max_body_bytes} bytes.")
     return BadRequestError("The request is malformed.")

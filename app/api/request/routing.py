@@ -10,7 +10,6 @@ from werkzeug.datastructures import ImmutableDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, MapAdapter, Rule
 
-from app.api.request.bodies import MemoryRequest
 from app.config.settings import Settings
 from app.routes import ROUTES_BY_NAME, Route, Surface
 
@@ -95,7 +94,6 @@ class RoutedFlask(Flask):
 
     default_config = ImmutableDict({**Flask.default_config, "PROVIDE_AUTOMATIC_OPTIONS": False})
     """Flask's own, but here already: the files of the page get their route before an app can be configured."""
-    request_class = MemoryRequest
     response_class = PlainResponse
     router: Router
 
@@ -103,11 +101,7 @@ class RoutedFlask(Flask):
         super().__init__("app", static_folder="web/static", template_folder="web/templates")
         self.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
         self.url_map.strict_slashes = False
-        self.config.update(
-            MAX_CONTENT_LENGTH=settings.max_body_bytes,
-            MAX_FORM_MEMORY_SIZE=settings.max_body_bytes,
-            MAX_FORM_PARTS=settings.max_images + 16,
-        )
+        self.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function: Flask would look several times a request whether it is a coroutine."""

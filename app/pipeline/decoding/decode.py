@@ -107,6 +107,11 @@ def find_format(body: bytes) -> ImageFormat:
     raise UnsupportedMediaError(f"The body is not a {ACCEPTED} picture.")
 
 
+def is_picture(body: bytes) -> bool:
+    """Whether a body begins as a file of an accepted format does."""
+    return any(each.signature.match(body) for each in FORMATS)
+
+
 def ignore_pillow_warnings() -> None:
     """Keep Pillow from warning about broken metadata. All threads share the state of `warnings.catch_warnings`. Each
     call looks, because whoever sets filters later, such as a test runner, puts them first.

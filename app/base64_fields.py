@@ -27,7 +27,11 @@ def decode_base64(text: Any, field: str) -> bytes:
     """
     if not isinstance(text, str):
         raise BadRequestError(f"{field} must be a text: a file as base64.")
-    digits = text.encode("ascii", "replace")
+    return decode_base64_bytes(text.encode("ascii", "replace"), field)
+
+
+def decode_base64_bytes(digits: bytes, field: str) -> bytes:
+    """Decode base64 that was not made a `str`; otherwise as `decode_base64`."""
     if head := DATA_URL.match(digits):
         if not head[0].rstrip(b", ").lower().endswith(b";base64"):
             raise BadRequestError(f"{field} is a data URL without base64; {HELP}.")
@@ -44,4 +48,4 @@ def decode_base64(text: Any, field: str) -> bytes:
 
 def unwrap_picture(body: bytes, field: str) -> bytes:
     """Return the picture that a body holds as base64, or the body as it is; raises as `decode_base64`."""
-    return decode_base64(body.decode("latin-1"), field) if PICTURE.match(body) else body
+    return decode_base64_bytes(body, field) if PICTURE.match(body) else body

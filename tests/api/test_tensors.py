@@ -267,7 +267,6 @@ WRONG: dict[str, tuple[Any, bytes | None, int]] = {
     "damaged picture": (describe("BYTES", [1], data=[base64.b64encode(FILE[:500]).decode()]), None, 422),
     "empty file": (describe("BYTES", [1], data=[""]), None, 400),
     "grey pixels": (describe("UINT8", [1, 2, 2, 1], data=[1] * 4), None, 400),
-    "pixels without their number": (describe("UINT8", [2, 2, 3], data=[1] * 12), None, 400),
     "pixel of 256": (describe("UINT8", [1, 1, 1, 3], data=[1, 2, 256]), None, 400),
     "pixel of -1": (describe("UINT8", [1, 1, 1, 3], data=[1, 2, -1]), None, 400),
     "fraction of a pixel": (describe("UINT8", [1, 1, 1, 3], data=[1, 2, 0.5]), None, 400),
@@ -332,11 +331,50 @@ def test_wrong_request_gets_its_status_and_the_next_is_answered(name: str, clien
     assert send_binary(client, "BYTES", [1], elements(FILE)).status_code == 200
 
 
-@pytest.mark.parametrize("length", ["", "-1", "1.0", "x", "٣", "9" * 30, "999999", "0", "10"])
+@pytest.mark.parametrize("length", ["", "-1", "1.0", "x", "٣", "9" * 30, "999999", "10"])
 def test_wrong_length_of_the_json_answers_400(length: str, client: FlaskClient) -> None:
     document = json.dumps(describe("BYTES", [1], parameters={"binary_data_size": len(FILE) + 4})).encode()
     headers = {**basic(), HEADER_LENGTH: length.encode().decode("latin-1")}
     check_error(client.post(PATH, data=document + elements(FILE), headers=headers), 400)
+
+
+@pytest.mark.parametrize("length", ["0", "000"])
+def test_request_without_json_is_one_picture_and_its_answer_is_as_with_json(length: str, client: FlaskClient) -> None:
+    headers = {**basic(), HEADER_LENGTH: length, "Content-Type": "application/octet-stream"}
+    raw = read_outputs(client.post(PATH, data=FILE, headers=headers))
+    assert raw == read_outputs(send_binary(client, "BYTES", [1], elements(FILE)))
+    check_error(client.post(PATH, data=b"", headers=headers), 400)
+    check_error(client.post(PATH, data=b"no picture", headers=headers), 415)
+
+
+@pytest.mark.parametrize("kind", ["UINT8", "FP32 channels first", "FP32 channels last"])
+@pytest.mark.parametrize("is_binary", [True, False])
+def test_one_picture_may_come_without_the_number_of_pictures(kind: str, is_binary: bool, client: FlaskClient) -> None:
+    values = make_pixels(1) if kind == "UINT8" else normalize(make_pixels(1))
+    values = values.transpose(2, 0, 1) if kind.endswith("first") else values
+    datatype, shape = kind.split(" ", 1)[0], list(values.shape)
+    if is_binary:
+        answer = send_binary(client, datatype, shape, values.tobytes())
+    else:
+        answer = send(client, describe(datatype, shape, data=values.tolist()))
+    (expected,) = expect(client, make_pixels(1))
+    assert read_outputs(answer)["probabilities"]["data"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape"),
+    [
+        *(("UINT8", shape) for shape in ([96, 96], [3, 96, 96], [1, 3, 96, 96], [96, 96, 1], [65, 96, 96], [9])),
+        *(("FP32", shape) for shape in ([96, 96], [96, 96, 1], [1, 1, 96, 96], [1, 3, 64, 64])),
+    ],
+)
+def test_shape_that_is_not_taken_is_told_beside_those_that_are(
+    datatype: str, shape: list[int], client: FlaskClient
+) -> None:
+    size = int(np.prod(shape)) * (4 if datatype == "FP32" else 1)
+    told = check_error(send_binary(client, datatype, shape, bytes(size)), 400)
+    assert "must have the shape [N, " in told
+    assert f"{', '.join(map(str, shape))}]" in told
 
 
 def test_error_of_one_picture_among_several_says_which(client: FlaskClient) -> None:

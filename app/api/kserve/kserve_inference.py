@@ -8,7 +8,7 @@ Neither protocol has a place for the error of one picture among several: it fail
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,8 +69,11 @@ def infer(version: str | None = None, **_: str) -> ResponseReturnValue:
         return answer_by_handler(entry.handler, Call(version, is_document=True))
     served = find_model(entry, version, known)
     document, binary = split_body(read_plain_body(), request.headers.get(HEADER_LENGTH))
-    request_id, outputs = read_id(document), read_outputs(document)
-    uploads = read_pictures(read_input(document, binary), served.manifest.input)
+    request_id, outputs = read_id(document or {}), read_outputs(document or {})
+    if document is None:
+        uploads: Sequence[Upload] = [bytes(binary)]
+    else:
+        uploads = read_pictures(read_input(document, binary), served.manifest.input)
     predictions = predict_all(served, uploads)
     head: dict[str, Any] = {
         "model_name": served.manifest.name,
@@ -162,32 +165,38 @@ def read_flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
 
 def read_pictures(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
     """Find the pictures in a tensor: files, pixels of any size, or the network's own input."""
-    most = services().settings.max_images
     if tensor.datatype == "BYTES":
-        pictures: Sequence[Upload] = tensor.to_elements(most)
+        pictures: Sequence[Upload] = tensor.to_elements(services().settings.max_images)
     else:
-        check_count(tensor.shape[0], most)
-        pictures = read_pixels(tensor, spec)
+        pictures = read_pixels(add_batch(tensor), spec)
     if not pictures:
         raise BadRequestError("The input holds no picture.")
     return pictures
 
 
+def add_batch(tensor: InputTensor) -> InputTensor:
+    """Return a tensor of pixels with its first dimension, N; one picture is often sent without it."""
+    return replace(tensor, shape=(1, *tensor.shape)) if len(tensor.shape) == 3 else tensor
+
+
 def read_pixels(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
     """Read pixels of any size, or the network's own input: (pixel - mean) / std, channels first or last."""
     height, width = spec.height_px, spec.width_px
-    if tensor.datatype == "UINT8":  # resized as the pixels of a file are
-        if len(tensor.shape) != 4 or tensor.shape[3] != 3:
-            raise BadRequestError("A UINT8 input must have the shape [N, height, width, 3], RGB.")
-        return list(tensor.to_array())
-    if tensor.shape[1:] == (3, height, width):
-        values = tensor.to_array().transpose(0, 2, 3, 1)
-    elif tensor.shape[1:] == (height, width, 3):
-        values = tensor.to_array()
+    if tensor.datatype == "UINT8":
+        is_first, is_known, wanted = False, tensor.shape[3:] == (3,), "[N, height, width, 3], RGB"
     else:
+        is_first = tensor.shape[1:] == (3, height, width)
+        is_known = is_first or tensor.shape[1:] == (height, width, 3)
+        wanted = f"[N, 3, {height}, {width}] or [N, {height}, {width}, 3]"
+    if not is_known:
         raise BadRequestError(
-            f"An FP32 input must have the shape [N, 3, {height}, {width}] or [N, {height}, {width}, 3]."
+            f"A{'n' * (tensor.datatype == 'FP32')} {tensor.datatype} input must have the shape {wanted}; "
+            f"this one has {list(tensor.shape)}. N may be left out for one picture."
         )
+    check_count(tensor.shape[0], services().settings.max_images)
+    if tensor.datatype == "UINT8":  # resized as the pixels of a file are
+        return list(tensor.to_array())
+    values = tensor.to_array().transpose(0, 2, 3, 1) if is_first else tensor.to_array()
     return list(np.ascontiguousarray(denormalize(values, spec)))
 
 

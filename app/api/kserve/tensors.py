@@ -84,8 +84,12 @@ def split_elements(data: memoryview, most: int) -> list[bytes]:
     return elements
 
 
-def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
-    """Split a request into its JSON, as long as the header's text says (None: all of it), and its binary part."""
+def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any] | None, memoryview]:
+    """Split a request into its JSON, as long as the header's text says (None: all of it), and its binary part.
+
+    A length of 0 marks a raw binary request, which has no JSON: all of it is the one element of a BYTES tensor, without
+    the length of that (Triton's binary tensor data extension).
+    """
     length = len(body)
     if header_length is not None:
         if not (header_length.isascii() and header_length.isdecimal() and len(header_length) < 16):
@@ -93,7 +97,8 @@ def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], 
         length = int(header_length)
         if length > len(body):
             raise BadRequestError(f"The body is shorter than {HEADER_LENGTH} says.")
-    return read_object(body[:length]), memoryview(body)[length:]
+    is_raw = header_length is not None and not length
+    return None if is_raw else read_object(body[:length]), memoryview(body)[length:]
 
 
 def read_object(text: bytes) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 from werkzeug.datastructures import Headers
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData, State
 
-from app.base64_fields import PICTURE, decode_base64, unwrap_picture
+from app.base64_fields import PICTURE, decode_base64_bytes, unwrap_picture
 from app.config.settings import KIB
 from app.errors import AnsweredError, BadRequestError
 
@@ -49,7 +49,7 @@ class FormPart(NamedTuple):
         if self.encoding in ("", "binary", "8bit", "7bit"):
             return self.value
         if self.encoding == "base64":
-            return decode_base64(self.value.decode("latin-1"), A_PART)
+            return decode_base64_bytes(self.value, A_PART)
         raise BadRequestError(f"{A_PART} has a Content-Transfer-Encoding that is not taken; send the file as it is.")
 
 

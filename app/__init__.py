@@ -24,7 +24,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from app.api.request.error_handlers import register_error_handlers
     from app.api.request.observation import Observation
     from app.api.request.places import Admission
-    from app.api.request.routing import RoutedFlask, Router
+    from app.api.request.routing import RoutedFlask, Router, trust_proxies
     from app.api.request.services import EXTENSION, make_services
     from app.logs import configure_logs
     from app.users import UsersFile
@@ -37,7 +37,9 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     register_blueprints(app, services.metrics)
     app.router = Router(app.url_map, settings)
     admission = Admission(settings, services.registry)
-    app.wsgi_app = Observation(app, admission, services.metrics)  # type: ignore[method-assign]  # Flask's way to wrap
+    observed = Observation(app, admission, services.metrics)
+    wrapped = trust_proxies(observed, settings.trusted_proxies)
+    app.wsgi_app = wrapped  # type: ignore[method-assign, assignment]  # Flask's way to wrap
     cli.register_commands(app)
 
     # A command other than `flask run` serves nobody: adding a user must not wait for the models.

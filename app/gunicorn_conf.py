@@ -41,6 +41,8 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "keepalive": KEEPALIVE_S,
         "backlog": 128,
         "limit_request_fields": 64,
+        # Only gunicorn's own threads would look; SCANCER_TRUSTED_PROXIES says whom to believe.
+        "forwarded_allow_ips": "",
         # Off: it would open a socket in the home folder of whoever starts the server.
         "control_socket_disable": True,
         # gunicorn's heartbeat files, which hold nothing.
@@ -105,6 +107,10 @@ def when_ready(settings: Settings, server: Any) -> None:
         log.warning("a key of SCANCER_TS_CONFIG counts in part or not at all", extra={"reason": remark})
     if settings.programs != "off":
         log.warning("programs that come with models are run", extra={"reason": f"SCANCER_PROGRAMS={settings.programs}"})
+    far = [str(address) for address in settings.addresses if not address.is_loopback]
+    if settings.trusted_proxies and far:
+        reason = f"SCANCER_TRUSTED_PROXIES={settings.trusted_proxies}: let only proxies reach {', '.join(far)}"
+        log.warning("whoever reaches the server is believed to be a proxy", extra={"reason": reason})
     if settings.auth == "off":
         log.warning("nobody is asked for a password: SCANCER_AUTH=off")
         return

@@ -113,6 +113,13 @@ class Settings:
         ("on", "off"),
         "`off` asks nobody for a password; it is allowed only while every address is a loopback one.",
     )
+    trusted_proxies: int = whole(
+        0,
+        (0, 10),
+        "Proxies in front of the server, one behind the other. From so many it believes `X-Forwarded-For`, `-Proto`, "
+        "`-Host` and `-Prefix`, so links begin as the caller's did. Set it only if nobody but the proxies can reach "
+        "the server, and each of them writes all four headers, as the shipped nginx file does.",
+    )
     allowed_urls: tuple[str, ...] = setting(
         (),
         parse_patterns,

@@ -21,6 +21,7 @@ import requests
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.gunicorn_conf import KEEPALIVE_S
+from app.users import USERS_FILE
 from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic, find_free_ports
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
@@ -452,32 +453,89 @@ def test_log_holds_neither_user_nor_query_string_nor_file_name(proxy: Proxy, pca
     assert ("other", "/models") in {(each["method"], each["route"]) for each in records}
 
 
-def test_with_all_comments_taken_away_tls_and_the_operators_port_work(
-    server: LiveServer, start_proxy: StartProxy, tmp_path: Path, pcam_example: bytes
-) -> None:
+def make_certificate(folder: Path) -> dict[str, str]:
+    """Make a key and a certificate of 127.0.0.1; return the edits that name them in the shipped file."""
     if OPENSSL is None:
         pytest.skip("openssl is not installed")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
     command = [OPENSSL, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
     command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True)
+    return {"/etc/ssl/certs/scancer.pem": str(certificate), "/etc/ssl/private/scancer.key": str(key)}
+
+
+def test_with_all_comments_taken_away_tls_and_the_operators_port_work(
+    server: LiveServer, start_proxy: StartProxy, tmp_path: Path, pcam_example: bytes
+) -> None:
+    files = make_certificate(tmp_path)
     public, operators = find_free_ports(2)
     edits = {
         "listen 443 ssl http2;": f"listen 127.0.0.1:{public} ssl http2;",
         "listen [::]:443 ssl http2;": "",
-        "/etc/ssl/certs/scancer.pem": str(certificate),
-        "/etc/ssl/private/scancer.key": str(key),
         "10.0.0.5:8444": f"127.0.0.1:{operators}",
         "10.0.0.0/24": "127.0.0.0/24",
         "127.0.0.1:8081": server.management.removeprefix("http://"),
         "127.0.0.1:8082": server.metrics.removeprefix("http://"),
     }
-    start_proxy(server.inference, edits, is_full=True)
+    start_proxy(server.inference, edits | files, is_full=True)
     url, operators_url = f"https://127.0.0.1:{public}", f"https://127.0.0.1:{operators}"
     with requests.Session() as session:
-        session.trust_env, session.verify = False, str(certificate)  # a machine may name certificates of its own
+        session.trust_env, session.verify = (
+            False,
+            files["/etc/ssl/certs/scancer.pem"],
+        )  # a machine may name certificates of its own
         assert session.put(url + PCAM, data=pcam_example, auth=AUTH, timeout=30).status_code == 200
         assert "scancer_requests_total" in session.get(operators_url + "/metrics", timeout=10).text
         assert session.get(operators_url + "/models", auth=(MANAGER, MANAGER_PASSWORD), timeout=10).status_code == 200
     plain = requests.get(f"http://127.0.0.1:{public}/ping", timeout=10)
     assert_is_error(plain, 400, "BadRequestException")
+
+
+@pytest.fixture(scope="module")
+def trusting(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server that believes one proxy, with the users of the shared one."""
+    folder = tmp_path_factory.mktemp("trusting")
+    (folder / "instance").mkdir()
+    shutil.copy(instance / USERS_FILE, folder / "instance")
+    live = LiveServer(folder / "instance", folder / "log", {"SCANCER_WORKERS": "1", "SCANCER_TRUSTED_PROXIES": "1"})
+    yield live.start()
+    live.stop()
+
+
+FORGED = {
+    "X-Forwarded-For": "203.0.113.9",
+    "X-Forwarded-Proto": "http",
+    "X-Forwarded-Host": "forged.example.org:8081",
+    "X-Forwarded-Prefix": "//forged.example.org",
+    "X-Forwarded-Port": "8081",
+}
+BEFORE_THE_SERVICE = {
+    "location / {": "location /scancer/ {",
+    "proxy_pass http://scancer_inference;": "proxy_pass http://scancer_inference/;",
+    'X-Forwarded-Prefix "";': "X-Forwarded-Prefix /scancer;",
+}
+
+
+@pytest.mark.parametrize(("prefix", "edits"), [("", {}), ("/scancer", BEFORE_THE_SERVICE)], ids=["root", "prefix"])
+def test_links_lead_back_through_tls_and_prefix_whatever_the_caller_writes(
+    trusting: LiveServer, start_proxy: StartProxy, tmp_path: Path, prefix: str, edits: dict[str, str]
+) -> None:
+    files, public = make_certificate(tmp_path), find_free_ports(1)[0]
+    certificate, key = files.values()
+    tls = f"listen 127.0.0.1:{public} ssl; ssl_certificate {certificate}; ssl_certificate_key {key}; server_tokens off;"
+    start_proxy(trusting.inference, edits | {"server_tokens off;": tls})
+    root = f"https://127.0.0.1:{public}{prefix}"
+    with requests.Session() as session:
+        session.trust_env, session.verify, session.auth = False, certificate, AUTH
+        for headers in ({}, FORGED):
+            page = session.get(root + "/", headers=headers | {"Accept": "text/html"}, timeout=10)
+            assert page.url == root + "/models"
+            assert f'href="{prefix}/static/style.css"' in page.text
+            model = session.get(root + "/models/pcam-classification", headers=page.request.headers, timeout=10)
+            assert f"curl --user name:password {root}{PCAM} -T picture.png" in model.text
+            described = session.get(root + "/models/pcam-classification", headers=headers, timeout=10).json()
+            assert described["predict_url"] == prefix + PCAM
+            for url in described["examples"]:
+                assert session.get(f"https://127.0.0.1:{public}{url}", headers=headers, timeout=10).status_code == 200
+            assert session.delete(root + "/models/pcam-classification", headers=headers, timeout=10).status_code == 405
+            assert session.get(root + "/metrics", headers=headers, timeout=10).status_code == 404

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask import Flask, Request, Response, request
 from flask.ctx import RequestContext
 from werkzeug.datastructures import ImmutableDict
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import Map, MapAdapter, Rule
 
 from app.config.settings import Settings
 from app.routes import ROUTES_BY_NAME, Route, Surface
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication
 
 MAX_REMEMBERED = 1024
 """Paths whose match is remembered; each is a text of a caller, of 4 KiB at most."""
@@ -75,6 +79,21 @@ class Router:
 def asks_management(settings: Settings) -> bool:
     """Whether the current request came in at the management address."""
     return request.environ.get("SERVER_PORT") == str(settings.management_address.port)
+
+
+def trust_proxies(app: "WSGIApplication", count: int) -> "WSGIApplication":
+    """Return an app that takes a request's scheme, host, prefix and caller from what so many proxies say of them.
+
+    The port stays that of the connection. It says what is served, and the proxies' headers may come from a caller.
+    """
+    if not count:
+        return app
+
+    def keep_port(environ: dict[str, Any], start_response: "StartResponse") -> Iterable[bytes]:
+        environ["SERVER_PORT"] = environ["werkzeug.proxy_fix.orig"]["SERVER_PORT"]
+        return app(environ, start_response)
+
+    return ProxyFix(keep_port, x_for=count, x_proto=count, x_host=count, x_prefix=count)
 
 
 class PlainResponse(Response):

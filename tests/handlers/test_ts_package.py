@@ -152,6 +152,27 @@ def test_pictures_of_any_mode_become_three_channels(mode: str) -> None:
         assert float(tensor[0, 0].mean() * 0.229 + 0.485) == pytest.approx(level, abs=0.01)
 
 
+@pytest.mark.parametrize("base", ["image_classifier.ImageClassifier", "vision_handler.VisionHandler"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16"])
+def test_own_processing_gets_a_picture_in_the_mode_of_its_file(base: str, mode: str) -> None:
+    import torch
+
+    seen = []
+
+    def process(image: Image.Image) -> Any:
+        seen.append((image.mode, image.size))
+        return torch.zeros(1, 28, 28)
+
+    module, name = base.split(".")
+    parent = getattr(importlib.import_module(f"ts.torch_handler.{module}"), name)
+    handler = type("Own", (parent,), {"image_processing": staticmethod(process)})()
+    pixels = np.zeros((20, 30), np.uint16 if mode == "I;16" else np.uint8)
+    buffer = io.BytesIO()
+    (Image.fromarray(pixels) if mode == "I;16" else Image.fromarray(pixels).convert(mode)).save(buffer, "PNG")
+    assert handler.preprocess([{"body": bytearray(buffer.getvalue())}]).shape == (1, 1, 28, 28)
+    assert seen == [(mode, (30, 20))]
+
+
 def test_detector_names_the_boxes_it_is_sure_of(tmp_path: Path) -> None:
     import torch
 

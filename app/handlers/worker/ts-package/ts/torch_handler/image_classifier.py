@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torchvision import transforms
 
-from ts.torch_handler.vision_handler import VisionHandler
+from ts.torch_handler.vision_handler import VisionHandler, read_rgb
 from ts.utils.util import map_class_to_label
 
 
@@ -16,6 +16,7 @@ class ImageClassifier(VisionHandler):
     # The preprocessing that torchvision's ImageNet weights were published with.
     image_processing = transforms.Compose(
         [
+            read_rgb,
             transforms.Resize(256),
             transforms.CenterCrop(224),
             transforms.ToTensor(),

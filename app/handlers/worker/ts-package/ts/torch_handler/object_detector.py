@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torchvision import transforms
 
-from ts.torch_handler.vision_handler import VisionHandler
+from ts.torch_handler.vision_handler import VisionHandler, read_rgb
 
 
 class ObjectDetector(VisionHandler):
     """Answers each picture with the boxes that a detection model of torchvision's kind is sure of."""
 
     threshold = 0.5
-    image_processing = transforms.Compose([transforms.ToTensor()])
+    image_processing = transforms.Compose([read_rgb, transforms.ToTensor()])
 
     def preprocess(self, data: Any) -> Any:
         """Decode the pictures: one tensor if they are of one size, else a list."""

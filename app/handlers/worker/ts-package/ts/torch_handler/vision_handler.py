@@ -17,10 +17,16 @@ DEEP = SampleKind(bits=16)
 """Deep grey is scaled as if it had 16 bits, also where its file has 12."""
 
 
-class VisionHandler(BaseHandler, ABC):
-    """Decodes pictures and hands each to `image_processing`, which a handler defines: a picture in, a tensor out.
+def read_rgb(image: Image.Image) -> Image.Image:
+    """Bring a picture of any mode to RGB by the rules of our own models: the first step of the default processing."""
+    return to_rgb(image, DEEP)[0]
 
-    Pictures of any mode become RGB by the rules of our own models. TorchServe's handler fails on all but RGB.
+
+class VisionHandler(BaseHandler, ABC):
+    """Opens pictures and hands each to `image_processing`, which a handler defines: a picture in, a tensor out.
+
+    A picture comes in the mode of its file, as in TorchServe: a handler's own processing may be for grey ones. The
+    default processing makes it RGB first, where TorchServe's fails on all other modes.
     """
 
     image_processing: Any = None
@@ -47,8 +53,7 @@ class VisionHandler(BaseHandler, ABC):
             value = decode_base64(value, "The text of a request")
         if not isinstance(value, (bytes, bytearray)):
             return torch.FloatTensor(value)
-        with Image.open(io.BytesIO(value)) as image:
-            tensor: torch.Tensor = self.image_processing(to_rgb(image, DEEP)[0])
+        tensor: torch.Tensor = self.image_processing(Image.open(io.BytesIO(value)))
         return tensor
 
     def get_insights(self, tensor_data: Any, raw_data: Any, target: Any = 0) -> Any:  # noqa: ARG002  # TorchServe's

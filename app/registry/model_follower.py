@@ -42,6 +42,7 @@ class ModelFollower:
         self._thread: threading.Thread | None = None
         self._writer: ReportWriter | None = None
         self._state: WantedState | None = None
+        self._followed: int | None = None
         self._scan: FolderScan | None = None
         self._next_scan_s = 0.0
         self._fault = ""
@@ -94,9 +95,13 @@ class ModelFollower:
         self._fault = fault
 
     def _follow(self) -> None:
-        """Have the registry follow what changed, note that it has, and report."""
+        """Have the registry follow what changed, note that it has, and report.
+
+        What is reported is the generation of before the folders were looked at. The state may be newer, and name a
+        version whose folder came after the look. That is not followed yet, and the next round sees it.
+        """
         generation = self._access.read_generation()
-        is_changed = self._state is None or generation != self._state.generation
+        is_changed = generation != self._followed
         scan, state = self._scan, self._state
         # The folders first: one that is seen was announced in the store before, which is then read.
         if scan is None or is_changed or time.monotonic() >= self._next_scan_s:
@@ -114,10 +119,10 @@ class ModelFollower:
                 self.registry.note_rewritten(key, names)
             self._scan = scan
             self._forget_removals(scan, state)
-        self._state = state
+        self._state, self._followed = state, generation
         if self._writer is None:
             self._writer = ReportWriter(self._settings.instance)
-        self._writer.write(state.generation, self.registry.states())
+        self._writer.write(generation, self.registry.states())
 
     def _keep_defaults(self, before: FolderScan, scan: FolderScan, state: WantedState) -> WantedState:
         """Choose the defaults that answer now, so that no folder that comes takes their place; return the new state."""

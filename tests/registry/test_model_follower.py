@@ -22,6 +22,7 @@ from app.registry.model_entry import State
 from app.registry.model_follower import ModelFollower
 from app.registry.model_registry import ModelRegistry
 from app.state.store_access import StoreAccess
+from app.state.wanted import WantedState
 from app.state.worker_reports import read_reports
 
 NAME = "pcam-classification"
@@ -76,6 +77,43 @@ def within(seconds: float, is_so: Callable[[], bool]) -> bool:
             return True
         time.sleep(0.02)
     return is_so()
+
+
+class RegisteringAccess(StoreAccess):
+    """A store that somebody registers a version in after a follower has looked at the folders, before it reads."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._changes = ModelChanges(settings, StoreAccess(settings))
+        self._is_following = False
+        self.generation = 0
+
+    def read_generation(self) -> int:
+        self._is_following = True
+        return super().read_generation()
+
+    def read(self) -> WantedState:
+        if self._is_following and not self.generation:
+            self.generation = self._changes.register("two", Wishes(workers=1)).generation
+        return super().read()
+
+
+def test_version_registered_while_a_worker_looks_at_the_folders_is_not_reported_as_followed_without_it(
+    models: Path, tmp_path: Path
+) -> None:
+    copy_version(models / NAME / "1.0", tmp_path / "store/two", "2.0")
+    settings = Settings(models=models, instance=tmp_path / "instance", store=tmp_path / "store")
+    access = RegisteringAccess(settings)
+    follower = ModelFollower(settings, ModelRegistry(settings), access)
+    follower.start()
+    try:
+        (report,) = read_reports(settings.instance)
+        assert access.generation
+        assert report.generation < access.generation or f"{NAME}/2.0" in report.states
+        assert within(10, lambda: follower.registry.states().get(f"{NAME}/2.0") == State.READY)
+        assert within(10, lambda: read_reports(settings.instance)[0].generation == access.generation)
+    finally:
+        follower.close()
 
 
 def test_without_a_store_nothing_is_written_but_the_report(followed: Followed) -> None:

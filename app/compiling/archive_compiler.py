@@ -58,7 +58,7 @@ def compile_archive(
     OpenVINO and the limits stay as they were. Raises `FrameworkMissingError` or `CompiledModelError`.
     """
     sha256 = hash_archive(archive)
-    timeout_s = min(settings.compile_timeout_s, MAX_SECONDS)
+    timeout_s = min(settings.compile_timeout_s, MAX_SECONDS, archive.limits.startup_timeout_s)
     attempt = [sha256, converter_version(), timeout_s, settings.model_memory_bytes]
     with hold_compilation(ModelFolder(archive.path), COMPILING_PATTERN, settings):
         if only_if_invalid:

@@ -17,7 +17,7 @@ from app.exchange.archive_signing import bring_signature
 from app.exchange.model_format import ModelFormat, Trust, identify
 from app.exchange.quarantine import Arrival, Quarantine, use_quarantine
 from app.exchange.unpacking import ArchiveLimits, find_limits, unpack
-from app.handlers.handler_archive import ARCHIVE_NAME_PATTERN, is_archive, read_archive
+from app.handlers.handler_archive import ARCHIVE_NAME_PATTERN, change_handler, is_archive, read_archive
 from app.manifest.model_manifest import (
     FILE_PATTERN,
     MANIFEST_FILE,
@@ -31,7 +31,7 @@ from app.manifest.model_specs import FRAMEWORKS
 from app.processes.atomic import synchronize_tree
 from app.repository.model_content import copy_content, hash_artifact, list_companions
 from app.repository.model_folder import ModelFolder
-from app.repository.signing import require_trusted_artifact
+from app.repository.signing import SIGNATURE_FILE, require_trusted_artifact
 
 ARTIFACT_TABLE = re.compile(r"^[ \t]*\[[ \t]*artifact[ \t]*\][ \t]*(#.*)?$", re.MULTILINE)
 NAME_LINE = re.compile(r"^name[ \t]*=.*$", re.MULTILINE)
@@ -65,29 +65,37 @@ def add_model(
         return quarantine.publish(arrival.folder)
 
 
-def bring(source: Path, manifest: Path | None, quarantine: Quarantine, settings: Settings, name: str | None) -> Arrival:
+def bring(
+    source: Path,
+    manifest: Path | None,
+    quarantine: Quarantine,
+    settings: Settings,
+    name: str | None,
+    handler: str | None = None,
+) -> Arrival:
     """Bring a model that is to be registered into quarantine; raises `ModelFolderError` or `OSError`.
 
     The source is what `add_model` takes, an archive with a program of its own, or a folder of `SCANCER_STORE`. An
-    archive gets `name` here. Any other model gets it by `rename`, since its signature is of its own name.
+    archive gets `name` and `handler` here. Any other model has no handler. It gets its name by `rename`, since its
+    signature is of its own name.
     """
-    if source.is_dir():
-        return bring_folder(source, quarantine, name)
-    if manifest is None and identify(source) is ModelFormat.MAR:
-        root = unpack(source, quarantine.path / UNPACKED, find_limits(settings))
-        bring_signature(source, root)
-        return bring_archive(root, quarantine, name)
-    check_name(name)
-    return bring_in(source, manifest, quarantine, settings)
-
-
-def bring_folder(source: Path, quarantine: Quarantine, name: str | None) -> Arrival:
-    """Copy a folder of `SCANCER_STORE`; raises as `bring`."""
     root = quarantine.path / UNPACKED
-    if is_archive(source):
+    if source.is_dir() and is_archive(source):
         copy_content(source, root)
-        return bring_archive(root, quarantine, name)
+        return bring_archive(root, quarantine, name, handler)
+    if source.is_file() and manifest is None and identify(source) is ModelFormat.MAR:
+        unpacked = unpack(source, root, find_limits(settings))
+        bring_signature(source, unpacked)
+        return bring_archive(unpacked, quarantine, name, handler)
+    if handler is not None:
+        raise ManifestError("handler is a parameter for TorchServe's archives alone, and this model is none")
     check_name(name)
+    return bring_folder(source, quarantine) if source.is_dir() else bring_in(source, manifest, quarantine, settings)
+
+
+def bring_folder(source: Path, quarantine: Quarantine) -> Arrival:
+    """Copy a model folder of `SCANCER_STORE`; raises as `bring`."""
+    root = quarantine.path / UNPACKED
     if not (source / MANIFEST_FILE).is_file():
         raise ModelFormatError(f"{source.name} is not a model folder: it has no {MANIFEST_FILE}")
     copy_content(source, root)
@@ -95,8 +103,12 @@ def bring_folder(source: Path, quarantine: Quarantine, name: str | None) -> Arri
     return Arrival(quarantine.place(root, parsed.name, parsed.version), parsed, is_from_store=True)
 
 
-def bring_archive(root: Path, quarantine: Quarantine, name: str | None) -> Arrival:
+def bring_archive(root: Path, quarantine: Quarantine, name: str | None, handler: str | None) -> Arrival:
     """Take an unpacked archive that has a program of its own; raises as `bring`."""
+    if handler is not None:
+        if (root / SIGNATURE_FILE).exists():
+            raise ManifestError("the archive is signed together with its handler; leave the parameter handler out")
+        change_handler(root, handler)
     archive = read_archive(root, "", "")
     name, version = name or archive.manifest["model"]["modelName"], str(archive.manifest["model"]["modelVersion"])
     if not ARCHIVE_NAME_PATTERN.fullmatch(name) or not VERSION_PATTERN.fullmatch(version):

@@ -15,7 +15,11 @@ from app.manifest.bounds import POOL_BOUNDS, read_whole
 MANIFEST_PATH = Path("MAR-INF/MANIFEST.json")
 ARCHIVE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 """What TorchServe's archiver takes as a model's name."""
-HANDLER_PATTERN = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,249})(?:\.py)?(?::([A-Za-z_][A-Za-z0-9_]{0,127}))?")
+HANDLER_PATTERN = re.compile(
+    r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}/){0,8}([A-Za-z_][A-Za-z0-9_]{0,249})(?:\.py)?(?::([A-Za-z_][A-Za-z0-9_]{0,127}))?"
+)
+"""The folders of a path are passed over, as in TorchServe: all files of an archive lie at its top."""
+HANDLER_RULE = "NAME, NAME.py or NAME.py:FUNCTION"
 FILE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 """Longer names are no files: the system would refuse to look them up."""
 MAX_FILE_BYTES = 1024 * 1024
@@ -120,7 +124,7 @@ def read_archive(folder: Path, name: str, version: str, default: PoolLimits = TO
         raise ManifestError(f"{MANIFEST_PATH}: runtime must be python")
     found = HANDLER_PATTERN.fullmatch(str(model.get("handler", "")))
     if not found:
-        raise ManifestError(f"{MANIFEST_PATH}: handler must be NAME, NAME.py or NAME.py:FUNCTION")
+        raise ManifestError(f"{MANIFEST_PATH}: handler must be {HANDLER_RULE}")
     for key in ("serializedFile", "modelFile", "requirementsFile", "configFile"):
         file = model.get(key)
         if file and not (isinstance(file, str) and FILE_PATTERN.fullmatch(file) and (folder / file).exists()):
@@ -134,6 +138,15 @@ def read_archive(folder: Path, name: str, version: str, default: PoolLimits = TO
     return HandlerArchive(
         folder.resolve(), name, version, manifest, module, function, config, limits, identity, envelope
     )
+
+
+def change_handler(folder: Path, handler: str) -> None:
+    """Name another handler in the manifest of an unpacked archive; raises `ManifestError` if it cannot be read."""
+    path = folder / MANIFEST_PATH
+    manifest = read_json(path)
+    model = manifest.get("model")
+    if isinstance(model, dict):  # else `read_archive` says what is wrong
+        path.write_text(json.dumps(manifest | {"model": model | {"handler": handler}}, indent=2), encoding="utf-8")
 
 
 def identify(path: Path) -> str:

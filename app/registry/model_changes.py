@@ -54,10 +54,12 @@ class Change:
 class Wishes:
     """The parameters of a registration; see `WantedVersion`.
 
-    Without `workers`, an archive has as many as its own configuration says; any other model is not loaded.
+    Without `workers`, an archive has as many as its own configuration says; any other model is not loaded. `handler`
+    takes the place of the archive's own.
     """
 
     model_name: str | None = None
+    handler: str | None = None
     workers: int | None = None
     batch_size: int | None = None
     max_batch_delay_ms: int | None = None
@@ -168,7 +170,7 @@ class ModelChanges:
         settings, name = self._settings, wishes.model_name or None
         self.sweep()
         with use_quarantine(settings.models, own) as quarantine:
-            arrival = bring(source, manifest, quarantine, settings, name)
+            arrival = bring(source, manifest, quarantine, settings, name, wishes.handler)
             key = name or arrival.folder.name, arrival.folder.version
             check_free(self.plan(), key, settings)  # before anything that takes long
             admit(arrival, settings)
@@ -210,6 +212,10 @@ class ModelChanges:
                 if version in plan.versions.get(name, {}):
                     raise already_registered((name, version))
                 raise ModelNotFoundError(f"Model not found at: {url}")
+            if wishes.handler is not None:
+                raise BadRequestError(
+                    "handler can be chosen for an archive that comes from SCANCER_STORE or a URL alone."
+                )
             key = known[0].key
             if wishes.model_name not in (None, "", key[0]):
                 raise BadRequestError(f"model_name cannot be {wishes.model_name}: the folder of {url} is of {key[0]}.")

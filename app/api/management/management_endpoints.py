@@ -25,7 +25,8 @@ from app.errors import BadRequestError, ModelStartError, ServiceUnavailableError
 from app.exchange.quarantine import IncomingFile
 from app.exchange.remote_source import forget_query, is_remote
 from app.handlers.client.handler_model import NO_DESCRIBER
-from app.manifest.bounds import BATCH_DELAY_MS, BATCH_SIZE, PAGE_SIZE, PAGE_TOKEN, TIMEOUT_S, WORKERS
+from app.handlers.handler_archive import HANDLER_PATTERN, HANDLER_RULE
+from app.manifest.bounds import BATCH_DELAY_MS, BATCH_SIZE, PAGE_SIZE, PAGE_TOKEN, TIMEOUT_S, WORKERS, refuse
 from app.registry.model_changes import Change, Wishes
 from app.registry.model_entry import ModelEntry
 from app.state.wanted import UNSAID_S
@@ -35,10 +36,17 @@ log = logging.getLogger(__name__)
 blueprint = Blueprint("management", __name__)
 blueprint.before_request(refuse_other_sites)
 
+REGISTERING = (
+    *("url", "model_name", "handler", "runtime", "batch_size", "max_batch_delay", "initial_workers", "synchronous"),
+    *("response_timeout", "startup_timeout", "s3_sse_kms", "sha256"),
+)
+SCALING = ("min_worker", "max_worker", "model_version", "synchronous", "timeout", "number_gpu")
+UNREGISTERING = ("synchronous", "timeout")
+"""The parameters that TorchServe knows, and `sha256`; another one is a slip that would go unnoticed."""
 ALL = "all"
 RUNTIMES = ("python", "python3", "LSP")
 UPDATING = "Processing worker updates..."
-MAX_NAME_BYTES, MAX_SHA256_BYTES, MAX_URL_BYTES = 255, 64, 8192
+MAX_NAME_BYTES, MAX_HANDLER_BYTES, MAX_SHA256_BYTES, MAX_URL_BYTES = 255, 1024, 64, 8192
 """Lengths of texts. 255 bytes is the longest name of a file, so also the longest `url` that is no real URL."""
 
 
@@ -80,7 +88,7 @@ def describe_customized(entry: ModelEntry, versions: list[str]) -> dict[str, Any
 @require("manage")
 def register_model() -> ResponseReturnValue:
     """Register the model that `url` names or that is the body, and load it if it is to have workers."""
-    given, settings = read_parameters(), services().settings
+    given, settings = read_parameters().require_known(REGISTERING), services().settings
     url, wishes = given.text("url", MAX_URL_BYTES), read_wishes(given)
     given.text("sha256", MAX_SHA256_BYTES)  # checked before anything is fetched
     if url is None:
@@ -89,7 +97,7 @@ def register_model() -> ResponseReturnValue:
                 raise BadRequestError("Parameter url is required.")
             file, fields = received
             manifest = write_manifest(file, fields.pop(MANIFEST_FIELD, None))
-            given = given.extend(fields)
+            given = given.extend(fields).require_known(REGISTERING)
             change = register_file(file, f"sha256:{file.sha256}", given, read_wishes(given), manifest)
     elif is_remote(url):
         with translate_errors(), fetch_model(url, settings) as file:
@@ -125,7 +133,11 @@ def read_wishes(given: Parameters) -> Wishes:
     runtime = given.text("runtime", MAX_NAME_BYTES)
     if runtime is not None and runtime not in RUNTIMES:
         raise BadRequestError(f"Invalid RuntimeType value: {runtime}")
+    handler = given.text("handler", MAX_HANDLER_BYTES) or None
+    if handler is not None and not HANDLER_PATTERN.fullmatch(handler):
+        raise BadRequestError(refuse("handler", handler, HANDLER_RULE).message)
     return Wishes(
+        handler=handler,
         model_name=given.text("model_name", MAX_NAME_BYTES),
         workers=given.whole("initial_workers", WORKERS),
         batch_size=given.whole("batch_size", BATCH_SIZE),
@@ -159,7 +171,7 @@ def answer_registration(change: Change, given: Parameters) -> Response:
 @require("manage")
 def scale_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
     """Set the number of workers of a version; with 0 it stays registered and is not loaded."""
-    given = read_query()
+    given = read_query().require_known(SCALING)
     version = version or given.text("model_version", MAX_NAME_BYTES)
     if request.args.get("min_worker", "").startswith("-"):  # in TorchServe's words
         raise BadRequestError("min_worker cannot be less than 0.")
@@ -180,6 +192,7 @@ def scale_model(model_name: str, version: str | None = None) -> ResponseReturnVa
 @require("manage")
 def set_default_version(model_name: str, version: str) -> ResponseReturnValue:
     """Make a version the default; the answer comes when every worker has followed."""
+    read_query().require_known(())
     with lend_changes() as changes:
         change = note(changes.set_default(model_name, version))
     await_workers(change)
@@ -191,6 +204,7 @@ def set_default_version(model_name: str, version: str) -> ResponseReturnValue:
 @require("manage")
 def unregister_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
     """Unregister a version, the default unless it is named; it ends once its requests are answered."""
+    read_query().require_known(UNREGISTERING)
     with lend_changes() as changes:
         await_workers(note(changes.unregister(model_name, version)), is_removal=True)
         changes.sweep()

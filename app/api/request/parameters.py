@@ -1,19 +1,21 @@
 """The parameters of a management call, each read by its type: from the query, a JSON body or the fields of a form."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from flask import request
 
 from app.errors import BadRequestError, OutOfBoundsError
-from app.manifest.bounds import Bound, read_whole, refuse
+from app.manifest.bounds import Bound, read_whole, refuse, show
 
 
 class Parameters:
     """Parameters by name; every method raises `BadRequestError` for a value of a wrong type or out of bounds.
 
-    A parameter that is empty or null counts as absent. Unknown parameters are passed over, as in TorchServe.
+    A parameter that is empty or null counts as absent. One that nobody asks for is passed over, unless `require_known`
+    was called.
     """
 
     def __init__(self, given: Mapping[str, Any]) -> None:
@@ -22,6 +24,14 @@ class Parameters:
     def extend(self, given: Mapping[str, Any]) -> "Parameters":
         """Return these parameters with others, which go first."""
         return Parameters(self._given | Parameters(given)._given)
+
+    def require_known(self, known: Collection[str]) -> "Parameters":
+        """Return these parameters; raises `BadRequestError` with the name of one that the call does not know."""
+        for name in self._given.keys() - set(known):
+            close = get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"it knows {', '.join(sorted(known)) or 'none'}."
+            raise BadRequestError(f"{show(name)} is no parameter of this call; {hint}")
+        return self
 
     def text(self, name: str, max_bytes: int) -> str | None:
         """Return a text of at most so many bytes in UTF-8; None if it is absent. An empty one is there."""

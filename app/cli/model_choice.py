@@ -12,8 +12,9 @@ from flask.cli import AppGroup
 from app.api.request.changes import await_workers
 from app.api.request.services import services
 from app.compiling.archive_compiler import hash_archive, read_compiled
+from app.compiling.folder_compiler import hold_in_process
 from app.engines.compile_report import IR_FILE
-from app.errors import AnsweredError, ModelFolderError, OperatorError
+from app.errors import AnsweredError, FrameworkMissingError, ModelFolderError, OperatorError
 from app.handlers.handler_archive import HandlerArchive
 from app.handlers.worker.default_classifier import find_obstacle
 from app.registry.model_changes import Change
@@ -109,7 +110,8 @@ def check_models(name: str | None) -> None:
     """Check whether models are sound.
 
     NAME means all versions of a model, NAME/VERSION one version; without NAME all models are checked: hashes, manifest,
-    compiled model, and the scores of the example pictures. The command ends with 1 if one fails.
+    compiled model, and the scores of the example pictures. The manifest is held against the network, unless that was
+    done when the model was compiled. The command ends with 1 if one fails.
     """
     run_for_each(name, check)
 
@@ -118,7 +120,14 @@ def check(folder: ModelFolder) -> str:
     """Check a folder and return the result as text. Raises ModelFolderError with the first fault."""
     if folder.is_archive:
         return check_archive(folder)
-    return f"examples within {check_folder(folder, services().settings):.1e} of their expected scores"
+    settings = services().settings
+    difference = check_folder(folder, settings)
+    told = "no examples" if difference is None else f"examples within {difference:.1e} of their expected scores"
+    try:
+        hold_in_process(folder.path, settings)
+    except FrameworkMissingError as error:
+        told += f"; the manifest is not held against the network: {error.message}"
+    return told
 
 
 def check_archive(folder: ModelFolder) -> str:

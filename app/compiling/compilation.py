@@ -46,6 +46,7 @@ class Reference:
         title: how messages call what computed the scores; `framework` is its name and version.
         compiled: the folder that the compiled model goes to.
         files: text files to be written beside the IR, by name.
+        held_sha256: of the manifest, if it was held against the network.
     """
 
     manifest: ModelManifest
@@ -56,6 +57,7 @@ class Reference:
     framework: str
     compiled: str = COMPILED_FOLDER
     files: Mapping[str, str] = field(default_factory=dict)
+    held_sha256: str = ""
 
 
 @contextmanager
@@ -87,6 +89,7 @@ def write_compiled(reference: Reference, folder: Path) -> CompileReport:
             images=len(reference.pictures),
             framework=reference.framework,
             converter=converter_version(),
+            held_sha256=reference.held_sha256,
         )
         report.write(target)
         for name, text in reference.files.items():

@@ -26,6 +26,7 @@ class CompileReport:
         ir_sha256: of `model.xml` and `model.bin`, in this order, as one stream.
         max_probability_difference: largest one seen between the compiled model and the framework.
         framework, converter: name and version of what computed the reference, and of what converted.
+        held_sha256: of the manifest that was held against the network (`ModelManifest.held_sha256`); empty: none was.
     """
 
     artifact_sha256: str
@@ -36,6 +37,7 @@ class CompileReport:
     images: int
     framework: str
     converter: str
+    held_sha256: str = ""
 
     def write(self, folder: Path) -> None:
         """Write the report into the folder of a compiled model."""

@@ -41,11 +41,49 @@ def find_layout(file: str, shape: Sequence[int | None], spec: InputSpec, *layout
             if shape[0] not in (None, 1):
                 raise IntegrityError(f"{file} takes {shape[0]} pictures at a time; export it for 1, or for any number")
             return layout
-    taken = " or ".join(_write_shape([None, *shape_of(-1, spec, layout)[1:]]) for layout in layouts)
-    raise IntegrityError(f"{file} takes {_write_shape(shape)}, and not {taken} as the manifest's [input] says")
+    taken = " or ".join(write_shape([None, *shape_of(-1, spec, layout)[1:]]) for layout in layouts)
+    change = _suggest_input(shape, layouts)
+    raise IntegrityError(f"{file} takes {write_shape(shape)}, and not {taken} as the manifest's [input] says; {change}")
 
 
-def _write_shape(shape: Sequence[int | None]) -> str:
+def _suggest_input(shape: Sequence[int | None], layouts: Sequence[str]) -> str:
+    """Say what to change for a network that takes another shape."""
+    if len(shape) != 4:
+        return "a picture has a height, a width and three channels: export the network with such an input"
+    for layout in layouts:
+        height_px, width_px, channels = (shape[layout.index(axis)] for axis in "HWC")
+        if channels in (None, 3):
+            sizes = {"width_px": width_px, "height_px": height_px}
+            return (
+                f"say {' and '.join(f'{key} = {size}' for key, size in sizes.items() if size is not None)} in [input]"
+            )
+    channels = shape[layouts[0].index("C")]
+    if channels == 1:
+        return (
+            "the server gives R, G and B, 3 channels: put a layer before the network that makes grey of them, such as "
+            "a 1x1 convolution with the weights 0.299, 0.587 and 0.114, and save it again"
+        )
+    return f"the server gives R, G and B, 3 channels in the layout {' or '.join(layouts)}: export the network for them"
+
+
+def require_one(file: str, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Raise `IntegrityError` unless there is one input and one output, each given by name and shape."""
+    for title, found, wanted in (("input", inputs, "the picture"), ("output", outputs, "a score for each class")):
+        if len(found) != 1:
+            named = f": {', '.join(found)}" if found else ""
+            raise IntegrityError(
+                f"{file} has {len(found)} {title}s{named}; the manifest describes one {title}, {wanted}: export the "
+                "network with that one alone"
+            )
+
+
+def describe_tensor(name: str, shape: Sequence[int | None]) -> str:
+    """Write the name and shape of an input or output."""
+    return f"{name} {write_shape(shape)}"
+
+
+def write_shape(shape: Sequence[int | None]) -> str:
+    """Write a shape: `[N, 32, 32, 3]`; N is any number."""
     return f"[{', '.join('N' if length is None else str(length) for length in shape)}]"
 
 

@@ -1,5 +1,7 @@
 """Runs an ONNX model in ONNX Runtime."""
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import openvino
@@ -7,7 +9,8 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from app.arrays import Scores
-from app.engines.network_input import NCHW, NHWC, find_layout, free_batch
+from app.engines.network_facts import find_class_names
+from app.engines.network_input import describe_tensor, free_batch, require_one
 from app.engines.reference_engine import ReferenceEngine
 from app.errors import IntegrityError
 
@@ -21,7 +24,7 @@ class OnnxEngine(ReferenceEngine):
         *(errors.NotImplemented, errors.RuntimeException),
     )
 
-    def load(self) -> None:
+    def open(self) -> None:
         """Load the model; raises `IntegrityError` if it cannot be loaded, or has not one input and one output."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
@@ -30,12 +33,17 @@ class OnnxEngine(ReferenceEngine):
             self.network = onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
         except self.FAULTS as error:
             raise IntegrityError(f"ONNX Runtime cannot load {self._path.name}: {error}") from error
-        inputs = self.network.get_inputs()
-        if len(inputs) != 1 or len(self.network.get_outputs()) != 1 or inputs[0].type != "tensor(float)":
-            raise IntegrityError(f"{self._path.name} has not one input of float32 and one output")
-        shape = [length if isinstance(length, int) else None for length in inputs[0].shape]
-        self._layout = find_layout(self._path.name, shape, self._spec, NCHW, NHWC)
-        self._takes_one = shape[0] == 1
+        file, inputs, outputs = self._path.name, self.network.get_inputs(), self.network.get_outputs()
+        require_one(
+            file, *([describe_tensor(each.name, read_shape(each)) for each in part] for part in (inputs, outputs))
+        )
+        if inputs[0].type != "tensor(float)":
+            raise IntegrityError(f"{file} takes {inputs[0].type}, and the server gives float32: export it for that")
+        self.shape = read_shape(inputs[0])
+
+    def read_classes(self) -> tuple[str, ...] | None:
+        """Read the names of the classes from the file's metadata."""
+        return find_class_names(self.network.get_modelmeta().custom_metadata_map)
 
     def _call(self, pixels: NDArray[np.float32]) -> Scores:
         scores: Scores = self.network.run(None, {self.network.get_inputs()[0].name: pixels})[0]
@@ -43,3 +51,8 @@ class OnnxEngine(ReferenceEngine):
 
     def _convert(self) -> openvino.Model:
         return free_batch(openvino.Core().read_model(self._path), self._spec, self._layout)
+
+
+def read_shape(tensor: Any) -> list[int | None]:
+    """Return the shape of an input or output, None where it is free."""
+    return [length if isinstance(length, int) else None for length in tensor.shape]

@@ -1,6 +1,8 @@
 """What the frameworks' own engines share: each is the reference that its compiled models are compared with."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,7 +11,8 @@ import openvino
 from numpy.typing import NDArray
 
 from app.arrays import InputBatch, Scores
-from app.engines.network_input import NCHW, normalize, take_pixels
+from app.engines.network_facts import Channels, Head, NetworkFacts, Numbers, bound_scores, find_last_step, read_head
+from app.engines.network_input import NCHW, NHWC, find_layout, normalize, take_pixels
 from app.errors import InferenceError
 from app.manifest.model_manifest import ModelManifest
 
@@ -21,6 +24,10 @@ class ReferenceEngine(ABC):
     """What the framework raises when a network fails."""
     framework: str
     """The framework's name and version, once the network is loaded."""
+    LAYOUTS: ClassVar[tuple[str, ...]] = (NCHW, NHWC)
+    """The layouts that a network may have; the usual one first."""
+    shape: Sequence[int | None] | None = None
+    """What the file says of its input, once it is open: None for any number; None if it says nothing."""
     _layout = NCHW
     _takes_one = False  # whether the network takes a single picture at a time
 
@@ -29,11 +36,23 @@ class ReferenceEngine(ABC):
         self._path = folder / manifest.artifact.file
         self._spec = manifest.input
         self._threads = threads
+        self._model: openvino.Model | None = None
         self.network: Any = None
 
-    @abstractmethod
     def load(self) -> None:
-        """Load the network; raises `ModelFolderError` if the file cannot be served."""
+        """Load the network; raises `ModelFolderError` if the file cannot be served, or takes other pictures."""
+        self.open()
+        self.fit()
+
+    @abstractmethod
+    def open(self) -> None:
+        """Read the network from its file, whatever the manifest says of pictures; raises `ModelFolderError`."""
+
+    def fit(self) -> None:
+        """Find the layout of the pictures that the network takes; raises `IntegrityError` as `find_layout`."""
+        if self.shape is not None:
+            self._layout = find_layout(self._path.name, self.shape, self._spec, *self.LAYOUTS)
+            self._takes_one = self.shape[0] == 1
 
     @abstractmethod
     def _call(self, pixels: NDArray[np.float32]) -> Scores:
@@ -54,10 +73,36 @@ class ReferenceEngine(ABC):
         except self.FAULTS as error:
             raise InferenceError("The model failed.") from error
 
+    def convert(self) -> openvino.Model:
+        """Return the network as an `openvino.Model` of normalized pictures; the same one each time."""
+        if self._model is None:
+            self._model = self._convert()
+        return self._model
+
+    def read_facts(self) -> NetworkFacts:
+        """Read what the manifest is held against; not after `to_openvino`, which puts the normalization before it."""
+        source = self.convert().output(0).get_node().input_value(0)
+        head = self._read_head()
+
+        def probe(mean: Channels, std: Channels) -> tuple[Numbers, Numbers]:
+            size = (1, self._spec.height_px, self._spec.width_px, 3)
+            pixels = np.concatenate([np.zeros(size, np.uint8), np.full(size, 255, np.uint8)])
+            black, white = head.react(normalize(pixels, replace(self._spec, mean=mean, std=std), self._layout))
+            return black, white
+
+        return NetworkFacts(find_last_step(source), *bound_scores(source), head.steps, probe, self.read_classes())
+
+    def _read_head(self) -> Head:
+        return read_head(self.convert())
+
+    def read_classes(self) -> tuple[str, ...] | None:
+        """Return the names of the outputs in their order, if the file has them."""
+        return None
+
     def to_openvino(self) -> openvino.Model:
         """Return the network as an `openvino.Model` that takes pixels, see `take_pixels`."""
-        return take_pixels(self._convert(), self._layout, self._spec)
+        return take_pixels(self.convert(), self._layout, self._spec)
 
     def close(self) -> None:
         """Free the network."""
-        self.network = None
+        self.network = self._model = None

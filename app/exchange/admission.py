@@ -2,23 +2,21 @@
 
 import re
 import shutil
+from contextlib import suppress
 
-import numpy as np
-
-from app.compiling.folder_compiler import compile_in_process
+from app.compiling.folder_compiler import compile_in_process, hold_in_process
 from app.config.settings import Settings
 from app.engines.compile_report import COMPILED_FOLDER
 from app.engines.int8_report import INT8_FOLDER
 from app.engines.process_engine import runs_natively
-from app.errors import AnsweredError, IntegrityError, ModelFormatError
+from app.errors import FrameworkMissingError, ModelFormatError
 from app.exchange.model_format import ModelFormat, Trust, identify
 from app.exchange.quarantine import Arrival
 from app.exchange.unpacking import find_limits, verify_zip
 from app.handlers.handler_archive import HandlerArchive
 from app.manifest.model_manifest import MANIFEST_FILE, ModelManifest
 from app.manifest.model_specs import FRAMEWORKS
-from app.pipeline.postprocess import check_scores, to_probabilities
-from app.repository.model_check import EXPECTED_FILE, build_serving_engine, check_folder, read_expected
+from app.repository.model_check import EXPECTED_FILE, check_folder, read_expected
 from app.repository.model_content import list_artifact, list_content
 from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
 from app.repository.signing import SIGNATURE_FILE, require_trust, require_trusted_artifact, verify_trusted
@@ -50,7 +48,7 @@ def admit(arrival: Arrival, settings: Settings) -> None:
     check_files(folder, manifest)
     check_artifact(folder, manifest, settings)
     signer = verify_trusted(folder, manifest, settings)
-    if (folder.path / EXAMPLES_FOLDER).is_dir():
+    if folder.has_examples:
         read_expected(folder)  # before compiling, which takes seconds
     if signer is None:
         # An unsigned compiled model may hold anything, so it is made anew from the artifact.
@@ -60,7 +58,9 @@ def admit(arrival: Arrival, settings: Settings) -> None:
             compile_in_process(folder.path, settings)
     elif not runs_natively(manifest):
         folder.read_report(manifest)
-    try_out(folder, manifest, settings)
+    with suppress(FrameworkMissingError):  # a signed compiled model is served without
+        hold_in_process(folder.path, settings)
+    check_folder(folder, settings)
 
 
 def check_files(folder: ModelFolder, manifest: ModelManifest) -> None:
@@ -86,24 +86,6 @@ def check_artifact(folder: ModelFolder, manifest: ModelManifest, settings: Setti
         raise refuse(path.name, kind)
     if kind is ModelFormat.KERAS:
         verify_zip(path, find_limits(settings))
-
-
-def try_out(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> None:
-    """Compare the examples with their scores; without examples, see that the model answers. Raises `IntegrityError`."""
-    if (folder.path / EXAMPLES_FOLDER).is_dir():
-        check_folder(folder, settings)
-        return
-    engine = build_serving_engine(folder, manifest, settings)
-    try:
-        engine.load()
-        grey = np.full((1, manifest.input.height_px, manifest.input.width_px, 3), 128, np.uint8)
-        scores = engine.infer(grey)
-        check_scores(scores, manifest.output)
-        to_probabilities(scores, manifest.output)
-    except AnsweredError as error:
-        raise IntegrityError(f"the model does not answer: {error.message}") from error
-    finally:
-        engine.close()
 
 
 def refuse(name: str, kind: ModelFormat) -> ModelFormatError:

@@ -22,6 +22,8 @@ UNKNOWN_LICENCE = "not stated"
 INTENDED_USE = "Research use only. Not for diagnosis."
 MAX_NAME_LENGTH = 63  # fits a metric's label and a path
 MAX_MANIFEST_BYTES = 64 * 1024
+HELD_RULES = 1
+"""Version of the rules by which a manifest is held against its network."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,12 @@ class ModelManifest:
         parts |= {"input": graph_input, "outputs": self.output.outputs}
         if self.output.scores != "logits":  # models older than this choice keep their hash
             parts |= {"scores": self.output.scores}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def held_sha256(self) -> str:
+        """SHA-256 of everything that is held against the network; under another one it is to be held again."""
+        parts = (HELD_RULES, self.framework, asdict(self.artifact), asdict(self.input), asdict(self.output))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

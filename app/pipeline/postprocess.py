@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.arrays import Probabilities, Scores
-from app.errors import InferenceError, ManifestError
+from app.errors import InferenceError
 from app.manifest.model_specs import OutputSpec
 
 
@@ -58,23 +58,6 @@ def are_probabilities(exact: Probabilities) -> bool:
     sums = exact.sum(axis=1)
     adds_up = exact.shape[1] == 1 or bool((np.abs(sums - 1) <= PROBABILITY_SLACK).all())
     return adds_up and bool(((exact >= -PROBABILITY_SLACK) & (exact <= 1 + PROBABILITY_SLACK)).all())
-
-
-def check_scores(scores: Scores, spec: OutputSpec) -> None:
-    """Raise `ManifestError` for scores that are no probabilities although the manifest calls them so, or that are the
-    probabilities of several classes although it calls them logits.
-    """
-    exact = scores.astype(np.float64)
-    if scores.ndim != 2 or scores.shape[1] != spec.outputs or not np.isfinite(exact).all():
-        return  # `to_probabilities` refuses these
-    if spec.scores == "probabilities" and not are_probabilities(exact):
-        raise ManifestError(
-            f"output.scores says probabilities, but the network's lie from {exact.min():.3g} to {exact.max():.3g}"
-            + ("" if spec.outputs == 1 else " or do not add up to 1")
-            + '; say scores = "logits" in [output] if the network has no activation of its own'
-        )
-    if spec.scores == "logits" and spec.outputs > 1 and are_probabilities(exact):
-        raise ManifestError('the network ends in a softmax of its own; say scores = "probabilities" in [output]')
 
 
 def decide(probabilities: Probabilities, spec: OutputSpec) -> Decision:

@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 from app.config.settings import Settings
 from app.engines.base import Engine, build_engine
 from app.engines.int8_report import INT8_FOLDER
@@ -16,10 +18,11 @@ from app.repository.signing import require_trusted_artifact
 EXPECTED_FILE = "expected.json"
 
 
-def check_folder(folder: ModelFolder, settings: Settings) -> float:
+def check_folder(folder: ModelFolder, settings: Settings) -> float | None:
     """Check one model version; return the largest difference of an example's probability from the expected one.
 
-    Of an INT8 model report and hashes alone are checked, for its scores are meant to differ. Raises `ModelFolderError`.
+    Without examples there is none, and the model is asked about a grey picture. Of an INT8 model report and hashes
+    alone are checked, for its scores are meant to differ. Raises `ModelFolderError`.
     """
     manifest = folder.read_manifest()
     folder.verify_artifact(manifest)
@@ -32,7 +35,10 @@ def check_folder(folder: ModelFolder, settings: Settings) -> float:
     engine.load()
     served = ServedModel(manifest, engine, ImageLimits(settings.max_pixels), settings.queue_size)
     try:
-        return compare_examples(folder, manifest, served)
+        if folder.has_examples:
+            return compare_examples(folder, manifest, served)
+        see_answer(manifest, served)
+        return None
     finally:
         served.close()
 
@@ -42,6 +48,15 @@ def build_serving_engine(folder: ModelFolder, manifest: ModelManifest, settings:
     if runs_natively(manifest):
         return ProcessEngine(folder.path, manifest, settings)
     return build_engine("openvino", folder.path, manifest, settings.inference_threads)
+
+
+def see_answer(manifest: ModelManifest, served: ServedModel) -> None:
+    """Raise `IntegrityError` unless the model answers a grey picture."""
+    grey = np.full((manifest.input.height_px, manifest.input.width_px, 3), 128, np.uint8)
+    try:
+        served.predict(grey)
+    except AnsweredError as error:
+        raise IntegrityError(f"the model does not answer: {error.message}") from error
 
 
 def compare_examples(folder: ModelFolder, manifest: ModelManifest, served: ServedModel) -> float:

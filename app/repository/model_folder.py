@@ -102,6 +102,11 @@ class ModelFolder:
         folder = self.path / EXAMPLES_FOLDER
         return tuple(sorted(path.name for path in folder.glob("[!.]*") if path.suffix in (".png", ".jpg")))
 
+    @property
+    def has_examples(self) -> bool:
+        """Whether there are example pictures, or what is expected of them."""
+        return (self.path / EXAMPLES_FOLDER).is_dir() and any((self.path / EXAMPLES_FOLDER).glob("[!.]*"))
+
     def read_examples(self) -> dict[str, bytes]:
         """Contents of the example pictures, by file name; raises `OSError`."""
         return {name: (self.path / EXAMPLES_FOLDER / name).read_bytes() for name in self.find_examples()}

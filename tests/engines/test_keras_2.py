@@ -537,7 +537,7 @@ def with_inputs(ends: Any) -> dict[str, Any]:
 UNLOADABLE = {
     "unknown argument": (chain(called(RELU, [["pixels", 0, 0, {"mask": 1}]])), "Keras cannot load"),
     "second output": (chain(called(RELU, [["pixels", 0, 1, {}]])), "Keras cannot load"),
-    "two inputs": (with_inputs([["pixels", 0, 0], ["a", 0, 0]]), "Keras cannot load|not one input and one output"),
+    "two inputs": (with_inputs([["pixels", 0, 0], ["a", 0, 0]]), "Keras cannot load|the manifest describes one input"),
     "an object for a number": (sequential("all", [input_layer(8), weighted("Dense", "a", "relu", units=RELU)]), "load"),
     "no size": (sequential("all", [RELU]), "does not say how large its input is"),
     "no layers": (sequential("all", []), "does not say how large its input is"),

@@ -256,8 +256,12 @@ def test_check_finds_an_int8_model_that_was_changed(models: Path, tiny: Path, tm
 
 
 def test_check_passes_a_sound_int8_model_on_to_the_examples(models: Path, tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(IntegrityError, match=r"examples/expected\.json cannot be read"):  # the tiny model has none
-        check_folder(ModelFolder(tiny), Settings(models=models, instance=tmp_path))
+    settings = Settings(models=models, instance=tmp_path)
+    assert check_folder(ModelFolder(tiny), settings) is None  # it has no examples
+    (tiny / "examples").mkdir()
+    (tiny / "examples/one.png").touch()
+    with pytest.raises(IntegrityError, match=r"examples/expected\.json cannot be read"):
+        check_folder(ModelFolder(tiny), settings)
 
 
 def test_unreadable_picture_stops_it_by_its_relative_name_and_leaves_nothing(tmp_path: Path) -> None:

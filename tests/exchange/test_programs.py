@@ -159,7 +159,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Path], tuple[str, str], str]] = {
         "saved_model",
         programs.write_saved_model_for_one,
         WIDE,
-        r"takes \[1, 32, 32, 3\], and not \[N, 32, 64, 3\] as the manifest's \[input\] says",
+        r"takes \[1, 32, 32, 3\], and not \[N, 32, 64, 3\] or \[N, 3, 32, 64\] as the manifest's \[input\] says",
     ),
 }
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from app.arrays import Scores
+from app.compiling.manifest_check import check_scores
 from app.errors import InferenceError, ManifestError
 from app.manifest.model_specs import OutputSpec
-from app.pipeline.postprocess import check_scores, decide, to_probabilities
+from app.pipeline.postprocess import decide, to_probabilities
 
 SOFTMAX = OutputSpec(("benign", "malignant"), "softmax", "malignant", 0.41, "a test")
 SOFTMAX_POSITIVE_FIRST = OutputSpec(("malignant", "benign"), "softmax", "malignant", 0.41, "a test")

@@ -6,6 +6,7 @@ it, with what the operator trusts.
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Sequence
 from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile
@@ -17,12 +18,25 @@ from numpy.typing import NDArray
 from torch.export import Dim, export
 
 from app.arrays import Scores
-from app.engines.network_input import NCHW, find_layout, free_batch, shape_of, take_pixels
+from app.engines.network_facts import find_class_names
+from app.engines.network_input import (
+    NCHW,
+    describe_tensor,
+    find_layout,
+    free_batch,
+    require_one,
+    shape_of,
+    take_pixels,
+)
 from app.engines.pytorch.torch_architectures import ARCHITECTURES
-from app.engines.pytorch.torch_weights import read_weights
+from app.engines.pytorch.torch_weights import read_metadata, read_weights
 from app.engines.reference_engine import ReferenceEngine
 from app.errors import IntegrityError, ManifestError
 from app.manifest.model_specs import InputSpec
+
+CHANNELS = (3, 1, 4)
+USUAL_SIDES_PX = (224, 32, 28, 48, 50, 64, 96, 100, 112, 128, 144, 150, 160, 192, 240, 256, 299, 300, 384, 448, 512)
+"""Sides of the pictures that published networks were trained with."""
 
 
 class TorchEngine(ReferenceEngine):
@@ -32,7 +46,7 @@ class TorchEngine(ReferenceEngine):
     FAULTS = (RuntimeError, ValueError, AttributeError)  # the last of what is no tensor
     MEMORY_FORMAT = torch.channels_last  # a third to a half less time than contiguous for EfficientNet-Lite0
 
-    def load(self) -> None:
+    def open(self) -> None:
         """Build the named architecture and fill it with the artifact's weights.
 
         Raises `ManifestError` if the architecture is not listed, `IntegrityError` if the weights are not of it.
@@ -51,16 +65,21 @@ class TorchEngine(ReferenceEngine):
 
     @torch.inference_mode()
     def _call(self, pixels: NDArray[np.float32]) -> Scores:
-        scores: Scores = self.network(torch.from_numpy(pixels).contiguous(memory_format=self.MEMORY_FORMAT)).numpy()
+        found = self.network(torch.from_numpy(pixels).contiguous(memory_format=self.MEMORY_FORMAT))
+        if not isinstance(found, torch.Tensor):
+            outputs = found if isinstance(found, dict) else dict(enumerate(found))
+            require_one(self._path.name, ["pictures"], [name_output(*each) for each in outputs.items()])
+            raise IntegrityError(f"{self._path.name} returns its scores in a {type(found).__name__}: return the tensor")
+        scores: Scores = found.numpy()
         return scores
 
-    def to_openvino(self) -> openvino.Model:
-        """Convert the network with OpenVINO's own reader, and put the normalization before it."""
+    def convert(self) -> openvino.Model:
+        """Convert the network with OpenVINO's own reader."""
         with warnings.catch_warnings(), torch.no_grad():
             # What PyTorch deprecates, OpenVINO still calls. Tracing makes the padding's computation a constant, which
             # is right, since the input's size is fixed.
             warnings.simplefilter("ignore")
-            return super().to_openvino()
+            return super().convert()
 
     def _convert(self) -> openvino.Model:
         """Trace the network; nothing of TorchScript is kept."""
@@ -68,7 +87,11 @@ class TorchEngine(ReferenceEngine):
         return openvino.convert_model(self.network, example_input=self._make_example(2), input=shape)
 
     def _make_example(self, count: int) -> torch.Tensor:
-        return torch.zeros(shape_of(count, self._spec, NCHW))
+        return torch.zeros(shape_of(count, self._spec, self._layout))
+
+    def read_classes(self) -> tuple[str, ...] | None:
+        """Read the names of the classes from the file's metadata."""
+        return find_class_names(read_metadata(self._path))
 
 
 class TorchProgramEngine(TorchEngine):
@@ -76,49 +99,69 @@ class TorchProgramEngine(TorchEngine):
 
     MEMORY_FORMAT = torch.contiguous_format  # a program may call `view`, which wants it
 
-    def load(self) -> None:
-        """Load the program; raises `IntegrityError` if PyTorch cannot load it, or it takes another input."""
+    def open(self) -> None:
+        """Load the program; raises `IntegrityError` if PyTorch cannot load it, or it computes in another precision."""
         torch.set_num_threads(self._threads)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what PyTorch deprecates, its files still hold
             try:
-                self._takes_one = self._load()
+                self._load()
             except (RuntimeError, ValueError, TypeError, KeyError, OSError, BadZipFile, UnpicklingError) as error:
                 raise IntegrityError(f"PyTorch cannot load {self._path.name}: {error}") from error
+        for tensor in self.network.state_dict().values():
+            if tensor.is_floating_point() and tensor.dtype != torch.float32:
+                raise IntegrityError(
+                    f"{self._path.name} computes in {str(tensor.dtype).removeprefix('torch.')}, and the server in "
+                    "float32: call network.float() before you trace or export it"
+                )
 
     @abstractmethod
-    def _load(self) -> bool:
-        """Set `network`; return whether it takes a single picture at a time."""
+    def _load(self) -> None:
+        """Set `network`, and `shape` if the file says it."""
+
+    @torch.inference_mode()
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Try whether the network takes pictures of a shape, and returns as many rows as there are pictures."""
+        try:
+            found = self.network(torch.zeros(*shape))
+        except self.FAULTS:
+            return False
+        return not isinstance(found, torch.Tensor) or (found.ndim > 0 and len(found) == shape[0])
 
 
 class TorchScriptEngine(TorchProgramEngine):
-    """TorchScript, traced or scripted; it does not say how many pictures it takes, so it is tried with two."""
+    """TorchScript, traced or scripted; it does not say what it takes, so it is tried."""
 
-    def _load(self) -> bool:
+    def _load(self) -> None:
         self.network = torch.jit.load(self._path, map_location="cpu").eval()  # type: ignore[no-untyped-call]  # PyTorch's own
-        try:
-            with torch.inference_mode():
-                return len(self.network(self._make_example(2))) != 2
-        except RuntimeError:  # it was traced with one
-            return True
+
+    def fit(self) -> None:
+        """Find the layout, and whether the network takes several pictures; raises `IntegrityError` if it takes none."""
+        for count in (2, 1):  # it may have been traced with one
+            for layout in self.LAYOUTS:
+                if self.takes(shape_of(count, self._spec, layout)):
+                    self._layout, self._takes_one = layout, count == 1
+                    return
+        sizes = [(self._spec.height_px, self._spec.width_px), *((side, side) for side in USUAL_SIDES_PX)]
+        for shape in ((1, channels, *size) for channels in CHANNELS for size in sizes):
+            if self.takes(shape):  # and nothing of the manifest's
+                find_layout(self._path.name, (None, *shape[1:]), self._spec, NCHW)
 
     def _convert(self) -> openvino.Model:
         example = self._make_example(1 if self._takes_one else 2)
-        return free_batch(openvino.convert_model(self.network, example_input=example), self._spec, NCHW)
+        return free_batch(openvino.convert_model(self.network, example_input=example), self._spec, self._layout)
 
 
 class TorchExportEngine(TorchProgramEngine):
     """A program of `torch.export.save`; one that was exported without a free batch takes a single picture."""
 
-    def _load(self) -> bool:
+    def _load(self) -> None:
         self._program = torch.export.load(self._path)
         self.network = self._program.module()
-        shape = read_input_shape(self._program, self._path.name)
-        find_layout(self._path.name, shape, self._spec, NCHW)
-        return shape[0] == 1
+        self.shape = read_input_shape(self._program, self._path.name)
 
     def _convert(self) -> openvino.Model:
-        return free_batch(openvino.convert_model(self._program), self._spec, NCHW)
+        return free_batch(openvino.convert_model(self._program), self._spec, self._layout)
 
 
 def convert_network(network: torch.nn.Module, spec: InputSpec) -> openvino.Model:
@@ -139,10 +182,14 @@ def convert_network(network: torch.nn.Module, spec: InputSpec) -> openvino.Model
     return take_pixels(model, NCHW, spec)
 
 
+def name_output(name: object, value: object) -> str:
+    """Write the name and shape of a part of what a network returns."""
+    return describe_tensor(str(name), [None, *value.shape[1:]]) if isinstance(value, torch.Tensor) else str(name)
+
+
 def read_input_shape(program: Any, file: str) -> list[int | None]:
-    """Return the shape of a program's one input, None where it is free; raises `IntegrityError` if it has not one."""
+    """Return the shape of a program's one input, None where it is free; raises `IntegrityError` as `require_one`."""
     names = program.graph_signature.user_inputs
     nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-    if len(nodes) != 1:
-        raise IntegrityError(f"{file} has not one input")
+    require_one(file, [node.name for node in nodes], program.graph_signature.user_outputs)
     return [length if isinstance(length, int) else None for length in nodes[0].meta["val"].shape]

@@ -1,14 +1,16 @@
 """Reads the weights of a PyTorch model: safetensors, or a state dict by PyTorch's restricted reader."""
 
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError  # the error alone; what unpickles is torch's restricted reader
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from app.engines.network_facts import MAX_TEXT
 from app.errors import IntegrityError
 
 
@@ -45,3 +47,17 @@ def _check_tensor(file: str, name: Any, tensor: Any) -> None:
         raise IntegrityError(f"{file} holds {name[:80]}, which is not a plain tensor of numbers")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise IntegrityError(f"{file} holds {name[:80]}, which declares more numbers than it has")
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read what is written beside the tensors: safetensors' metadata, or a program's extra files, by their stems."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    with zipfile.ZipFile(path) as archive:
+        members = [info for info in archive.infolist() if "/extra/" in info.filename]
+        return {
+            Path(info.filename).stem: archive.read(info).decode(errors="replace")
+            for info in members
+            if info.file_size <= MAX_TEXT
+        }

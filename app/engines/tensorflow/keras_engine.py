@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from app.engines.conversion import require_package
+from app.engines.network_input import describe_tensor, require_one
 from app.engines.tensorflow.keras_classes import check_listed, is_allowed
 from app.engines.tensorflow.keras_hdf5 import MAX_CONFIG_BYTES, check_hdf5
 from app.engines.tensorflow.saved_model_engine import TensorFlowEngine
@@ -62,19 +63,37 @@ def load_network(path: Path) -> Any:
         network = _load_checked(path)
     except LOADING_ERRORS as error:
         raise IntegrityError(f"Keras cannot load {path.name}: {error}") from error
-    if len(network.inputs or ()) != 1 or len(network.outputs) != 1:
-        raise IntegrityError(f"{path.name} has not one input and one output")
+    ends = (network.inputs or (), network.outputs or ())
+    require_one(path.name, *([describe_tensor(name_layer(each), each.shape) for each in end] for end in ends))
+    if isinstance(network, keras.Model):
+        check_precision(path.name, network)
     return network
+
+
+def name_layer(tensor: Any) -> str:
+    """Return the name of the layer of Keras 3 or 2 that an input or output comes from."""
+    return str(tensor._keras_history[0].name) if hasattr(tensor, "_keras_history") else str(tensor.name)
+
+
+def check_precision(file: str, network: Any) -> None:
+    """Raise `IntegrityError` for a network of Keras 3 that does not compute in float32, as the compiled one does."""
+    found = sorted({layer.compute_dtype for layer in network._flatten_layers()} & {"bfloat16", "float16", "float64"})
+    if found:
+        raise IntegrityError(
+            f"{file} computes in {' and '.join(found)} (mixed precision), and the server in float32: build the "
+            "model under keras.config.set_dtype_policy('float32'), load its weights, and save it"
+        )
 
 
 class KerasEngine(TensorFlowEngine):
     """Keras 3 or 2 on TensorFlow, on the CPU, in float32, as one `tf.function` (`predict` is ten times slower)."""
 
-    def load(self) -> None:
+    def open(self) -> None:
         """Check what the file would build, and load it in safe mode; raises as `load_network`."""
         limit_threads(self._threads)
         network = load_network(self._path)
+        self.shape = [None, *network.inputs[0].shape[1:]]
         is_keras_3 = isinstance(network, keras.Model)
         library = f"keras {keras.__version__}" if is_keras_3 else f"tf_keras {version('tf_keras')}"
         self.framework = f"{library} on tensorflow {tf.__version__}"
-        self.network = self.make_function(lambda pixels: network(pixels, training=False))
+        self._callable = lambda pixels: network(pixels, training=False)

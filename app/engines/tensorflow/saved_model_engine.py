@@ -12,8 +12,10 @@ import openvino
 from numpy.typing import NDArray
 
 from app.arrays import Scores
-from app.engines.network_input import NHWC, find_layout, shape_of
+from app.engines.network_facts import Head
+from app.engines.network_input import NCHW, NHWC, describe_tensor, require_one, shape_of
 from app.engines.reference_engine import ReferenceEngine
+from app.engines.tensorflow.graph_head import read_graph_head
 from app.engines.tensorflow.tensorflow_setup import limit_threads, tf
 from app.errors import IntegrityError
 
@@ -21,30 +23,35 @@ from app.errors import IntegrityError
 class TensorFlowEngine(ReferenceEngine):
     """A network as one `tf.function` of float32 [N, H, W, 3]."""
 
-    _layout = NHWC
+    LAYOUTS = (NHWC, NCHW)
+    _callable: Callable[[Any], Any]
     framework = f"tensorflow {tf.__version__}"
     FAULTS = (tf.errors.OpError,)
 
-    def make_function(self, network: Callable[[Any], Any]) -> Any:
-        """Make a network a function that is traced once."""
+    def fit(self) -> None:
+        """Make the network a function of the manifest's pictures, which is traced once."""
+        super().fit()
         count = 1 if self._takes_one else None
-        pictures = tf.TensorSpec([count, *shape_of(-1, self._spec, NHWC)[1:]], tf.float32)
-        return tf.function(network, input_signature=[pictures])
+        pictures = tf.TensorSpec([count, *shape_of(-1, self._spec, self._layout)[1:]], tf.float32)
+        self.network = tf.function(self._callable, input_signature=[pictures])
 
     def _call(self, pixels: NDArray[np.float32]) -> Scores:
         scores: Scores = self.network(pixels).numpy()
         return scores
 
+    def _read_head(self) -> Head:
+        return read_graph_head(self.network)
+
     def _convert(self) -> openvino.Model:
         """Read the function's graph with OpenVINO's own reader; no SavedModel is written."""
-        shape = shape_of(1 if self._takes_one else -1, self._spec, NHWC)
+        shape = shape_of(1 if self._takes_one else -1, self._spec, self._layout)
         return openvino.convert_model(self.network, input=shape)
 
 
 class SavedModelEngine(TensorFlowEngine):
     """The signature `serving_default`, float32 [N, H, W, 3] in and one output."""
 
-    def load(self) -> None:
+    def open(self) -> None:
         """Load the signature; raises `IntegrityError` if it cannot be loaded, is absent or takes something else."""
         limit_threads(self._threads)
         file = self._path.name
@@ -56,13 +63,14 @@ class SavedModelEngine(TensorFlowEngine):
         if signature is None:
             raise IntegrityError(f"{file} has no signature serving_default")
         inputs = signature.structured_input_signature[1]
-        if len(inputs) != 1 or len(signature.structured_outputs) != 1:
-            raise IntegrityError(f"{file} has not one input and one output")
+        outputs = signature.structured_outputs
+        require_one(
+            file,
+            *([describe_tensor(name, list(spec.shape)) for name, spec in part.items()] for part in (inputs, outputs)),
+        )
         ((name, given),) = inputs.items()
-        (output,) = signature.structured_outputs
+        (output,) = outputs
         if given.dtype != tf.float32:
-            raise IntegrityError(f"{file} does not take float32")
-        shape = given.shape.as_list()
-        find_layout(file, shape, self._spec, NHWC)
-        self._takes_one = shape[0] == 1
-        self.network = self.make_function(lambda pixels: signature(**{name: pixels})[output])
+            raise IntegrityError(f"{file} takes {given.dtype.name}, and the server gives float32: export it for that")
+        self.shape = given.shape.as_list()
+        self._callable = lambda pixels: signature(**{name: pixels})[output]

@@ -10,6 +10,7 @@ from app.api.request.services import services
 from app.cli.model_choice import FILE, await_server, choose_folders, explain, models_commands
 from app.exchange.model_format import ModelFormat, identify
 from app.exchange.model_importer import add_model
+from app.exchange.model_importer import propose as propose_manifest
 from app.exchange.packing import pack_model
 from app.exchange.quarantine import Quarantine
 from app.exchange.remote_source import forget_query, is_remote, open_remote
@@ -41,7 +42,10 @@ def pack_folder(name: str, output: Path | None) -> None:
 @click.argument("source")
 @click.option("--manifest", type=FILE, help="The model.toml of a weights file or program that is added alone.")
 @click.option("--default", "is_default", is_flag=True, help="Make the added version the model's default.")
-def add_folder(source: str, manifest: Path | None, is_default: bool) -> None:
+@click.option(
+    "--propose", is_flag=True, help="Add nothing; print a model.toml with all that the file says, to be filled in."
+)
+def add_folder(source: str, manifest: Path | None, is_default: bool, propose: bool) -> None:
     """Add a model to this server.
 
     SOURCE is an archive of `models pack`, an archive of TorchServe (.mar), a model folder, or an artifact with
@@ -52,13 +56,28 @@ def add_folder(source: str, manifest: Path | None, is_default: bool) -> None:
     """
     if not is_remote(source) and not Path(source).exists():
         raise click.BadParameter(f"Path '{source}' does not exist.", param_hint="'SOURCE'")
-    with explain(f"{Path(source).name} is not added"):
+    if propose and manifest is not None:
+        raise click.UsageError("--propose makes a manifest: leave --manifest out")
+    with explain(f"{Path(source).name} is not {'read' if propose else 'added'}"):
+        if propose:
+            print_proposal(source)
+            return
         if is_remote(source):
             with open_remote(source, services().settings) as file:
                 click.echo(f"fetched {file.size} bytes, sha256 {file.sha256}")
                 add_what_it_is(file.path, forget_query(source), manifest, is_default, file.quarantine)
         else:
             add_what_it_is(Path(source), Path(source).name, manifest, is_default)
+
+
+def print_proposal(source: str) -> None:
+    """Print a manifest for an artifact."""
+    settings = services().settings
+    if not is_remote(source):
+        click.echo(propose_manifest(Path(source), settings), nl=False)
+        return
+    with open_remote(source, settings) as file:
+        click.echo(propose_manifest(file.path, settings), nl=False)
 
 
 def add_what_it_is(

@@ -161,18 +161,41 @@ def check_order(found: Sequence[str], output: OutputSpec) -> None:
 def check_input(spec: InputSpec, facts: "NetworkFacts") -> None:
     """Raise `ManifestError` for a mean and std on another scale, or beside a normalization of the network's own."""
     black, white = facts.probe(spec.mean, spec.std)
-    if not facts.steps or has_range(*facts.probe(*PIXELS), (0, 0, 255, 255)):
+    if is_idle(facts):
         check_scale(spec, black, white)
-        return
-    if is_known(black, white):
-        return
-    wanted = next((each for each in (PIXELS, SHARES) if is_known(*facts.probe(*each))), None)
-    if wanted is None and (not spans_zero(black, white) or is_taken_off_twice(spec, facts)):
-        wanted = next((each for each in (PIXELS, SHARES) if spans_zero(*facts.probe(*each))), None)
-        if wanted is None:
-            raise refuse_input(spec, facts, "set both to what the network takes")
-    if wanted is not None and wanted != (spec.mean, spec.std):
-        raise refuse_input(spec, facts, f"say mean = {list(wanted[0])} and std = {list(wanted[1])} in [input]")
+    elif not is_known(black, white):
+        wanted, is_sure = find_wanted(facts)
+        is_sound = not is_sure and spans_zero(black, white) and not is_taken_off_twice(spec, facts)
+        if not is_sound and wanted != (spec.mean, spec.std):
+            raise refuse_input(spec, facts, wanted)
+
+
+def is_idle(facts: "NetworkFacts") -> bool:
+    """Whether a network takes pixels as they come to it."""
+    return not facts.steps or has_range(*facts.probe(*PIXELS), (0, 0, 255, 255))
+
+
+def find_wanted(facts: "NetworkFacts") -> "tuple[tuple[Channels, Channels] | None, bool]":
+    """Find the mean and std for a network that normalizes pixels itself, and whether they are sure to be meant.
+
+    They are sure if its first layer then takes what published networks take.
+    """
+    for is_good, is_sure in ((is_known, True), (spans_zero, False)):
+        for each in (PIXELS, SHARES):
+            if is_good(*facts.probe(*each)):
+                return each, is_sure
+    return None, False
+
+
+def find_normalization(facts: "NetworkFacts") -> "tuple[tuple[Channels, Channels] | None, tuple[str, ...]]":
+    """Find the mean and std that fit what a network does to pixels itself, and that; None if it does nothing or
+    the training alone can tell.
+    """
+    if is_idle(facts):
+        return None, ()
+    wanted, is_sure = find_wanted(facts)
+    is_lone = (wanted == PIXELS and not spans_zero(*facts.probe(*SHARES))) or wanted == SHARES
+    return (wanted if is_sure or is_lone else None), facts.steps
 
 
 def check_scale(spec: InputSpec, black: "Numbers", white: "Numbers") -> None:
@@ -196,9 +219,12 @@ def suggest_scale(spec: InputSpec) -> str:
     return " and ".join(lines)
 
 
-def refuse_input(spec: InputSpec, facts: "NetworkFacts", change: str) -> ManifestError:
+def refuse_input(spec: InputSpec, facts: "NetworkFacts", wanted: "tuple[Channels, Channels] | None") -> ManifestError:
     """Make the error for a network that normalizes pixels too."""
     black, white = facts.probe(spec.mean, spec.std)
+    change = "set both to what the network takes"
+    if wanted is not None:
+        change = f"say mean = {list(wanted[0])} and std = {list(wanted[1])} in [input]"
     return ManifestError(
         f"the network normalizes pixels itself ({', '.join(facts.steps)}), and so does the manifest: with "
         f"mean = {list(spec.mean)} and std = {list(spec.std)} its first layer gets {describe_range(black)} for black "

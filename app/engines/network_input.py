@@ -30,20 +30,29 @@ def shape_of(count: int, spec: InputSpec, layout: str) -> list[int]:
     return [count, 3, *size] if layout == NCHW else [count, *size, 3]
 
 
-def find_layout(file: str, shape: Sequence[int | None], spec: InputSpec, *layouts: str) -> str:
+def find_layout(file: str, shape: Sequence[int | None], spec: InputSpec | None, *layouts: str) -> str:
     """Tell which of the layouts a network's input has, from its shape, in which None is any number.
 
-    Raises `IntegrityError` if it takes no pictures of the manifest's size, or a fixed number of several.
+    Without a `spec` any size is right. Raises `IntegrityError` if it takes no pictures of the manifest's size, or a
+    fixed number of several.
     """
     for layout in layouts:
-        wanted = shape_of(-1, spec, layout)
-        if len(shape) == 4 and all(given in (None, asked) for given, asked in zip(shape[1:], wanted[1:], strict=True)):
+        wanted = find_wanted(spec, layout)
+        if len(shape) == 4 and all(
+            None in pair or pair[0] == pair[1] for pair in zip(shape[1:], wanted[1:], strict=True)
+        ):
             if shape[0] not in (None, 1):
                 raise IntegrityError(f"{file} takes {shape[0]} pictures at a time; export it for 1, or for any number")
             return layout
-    taken = " or ".join(write_shape([None, *shape_of(-1, spec, layout)[1:]]) for layout in layouts)
+    taken = " or ".join(write_shape(find_wanted(spec, layout)) for layout in layouts)
     change = _suggest_input(shape, layouts)
     raise IntegrityError(f"{file} takes {write_shape(shape)}, and not {taken} as the manifest's [input] says; {change}")
+
+
+def find_wanted(spec: InputSpec | None, layout: str) -> list[int | None]:
+    """Return the shape that a network's input should have, None where any number is right."""
+    size = (None, None) if spec is None else (spec.height_px, spec.width_px)
+    return [None, 3, *size] if layout == NCHW else [None, *size, 3]
 
 
 def _suggest_input(shape: Sequence[int | None], layouts: Sequence[str]) -> str:

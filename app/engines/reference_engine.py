@@ -15,6 +15,7 @@ from app.engines.network_facts import Channels, Head, NetworkFacts, Numbers, bou
 from app.engines.network_input import NCHW, NHWC, find_layout, normalize, take_pixels
 from app.errors import InferenceError
 from app.manifest.model_manifest import ModelManifest
+from app.manifest.model_specs import InputSpec
 
 
 class ReferenceEngine(ABC):
@@ -53,6 +54,21 @@ class ReferenceEngine(ABC):
         if self.shape is not None:
             self._layout = find_layout(self._path.name, self.shape, self._spec, *self.LAYOUTS)
             self._takes_one = self.shape[0] == 1
+
+    def refit(self, spec: InputSpec) -> None:
+        """Prepare an open network for pictures of another size; raises as `fit`."""
+        self._spec = spec
+        self.fit()
+
+    def find_size(self) -> tuple[int | None, int | None]:
+        """Find the width and height of the pictures that the network takes; None for a side that it leaves free.
+
+        Raises `IntegrityError` if it takes no pictures of three channels.
+        """
+        if self.shape is None:
+            return None, None
+        layout = find_layout(self._path.name, self.shape, None, *self.LAYOUTS)
+        return self.shape[layout.index("W")], self.shape[layout.index("H")]
 
     @abstractmethod
     def _call(self, pixels: NDArray[np.float32]) -> Scores:

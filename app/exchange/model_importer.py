@@ -5,18 +5,20 @@ The steps: receive, unpack, manifest, files, signature, compile, examples, then 
 
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from app.compiling.proposal import propose_manifest
 from app.config.settings import Settings
 from app.errors import ManifestError, ModelExistsError, ModelFormatError
 from app.exchange.admission import ARTIFACTS, UNPACKABLE, admit, refuse
 from app.exchange.archive_signing import bring_signature
 from app.exchange.model_format import ModelFormat, Trust, identify
 from app.exchange.quarantine import Arrival, Quarantine, use_quarantine
-from app.exchange.unpacking import ArchiveLimits, find_limits, unpack
+from app.exchange.unpacking import ArchiveLimits, find_limits, unpack, verify_zip
 from app.handlers.handler_archive import ARCHIVE_NAME_PATTERN, change_handler, is_archive, read_archive
 from app.manifest.model_manifest import (
     FILE_PATTERN,
@@ -133,6 +135,28 @@ def bring_in(source: Path, manifest: Path | None, quarantine: Quarantine, settin
         root = unpack(source, unpacked, limits)
     parsed = parse_manifest(read_with_sha256(root))
     return Arrival(quarantine.place(root, parsed.name, parsed.version), parsed)
+
+
+def propose(source: Path, settings: Settings) -> str:
+    """Return the text of a manifest for an artifact alone; nothing is added. Raises `ModelFolderError` or `OSError`."""
+    kind = identify(source)
+    if source.is_file() and source.stat().st_size > settings.max_model_bytes:
+        raise ModelFormatError(f"{source.name} is larger than the {settings.max_model_bytes} bytes that are allowed")
+    if kind in (ModelFormat.FOLDER, ModelFormat.PACKED, ModelFormat.MAR):
+        raise ModelFormatError(f"{source.name} is {kind.title} and has a manifest of its own; add it without --propose")
+    if kind not in ARTIFACTS or (kind.trust is not Trust.DATA and settings.programs != "all"):
+        raise refuse(source.name, kind)
+    if kind is ModelFormat.KERAS:
+        verify_zip(source, find_limits(settings))
+    framework = next(name for name, each in FRAMEWORKS.items() if kind.name in each.formats.values())
+    suffixes = [suffix for suffix, name in FRAMEWORKS[framework].formats.items() if name == kind.name]
+    with tempfile.TemporaryDirectory() as folder:
+        path = source
+        if source.suffix not in suffixes:  # loaders go by the name
+            path = Path(folder) / f"model{suffixes[0]}"
+            path.symlink_to(source.resolve())
+        file = path.name if FILE_PATTERN.fullmatch(path.name) else f"model{path.suffix}"
+        return propose_manifest(path, framework, file, hash_artifact(source, framework), settings)
 
 
 def lay_out(source: Path, manifest: Path | None, target: Path, limits: ArchiveLimits) -> Path:

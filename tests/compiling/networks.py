@@ -57,17 +57,20 @@ def write_manifest(
 
 
 class Network(nn.Module):
-    """`first`, a convolution, its mean, a layer of `outputs` scores, and `last`."""
+    """`first`, a convolution, its mean, a layer of `outputs` scores, and `last`; `flat`: no mean, so of one size."""
 
-    def __init__(self, first: Any = None, last: Any = None, outputs: int = 2, channels: int = 3) -> None:
+    def __init__(
+        self, first: Any = None, last: Any = None, outputs: int = 2, channels: int = 3, flat: bool = False
+    ) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first, self.last = first or nn.Identity(), last or nn.Identity()
-        self.convolution, self.linear = nn.Conv2d(channels, 8, 3), nn.Linear(8, outputs)
+        self.convolution, self.flat = nn.Conv2d(channels, 8, 3), flat
+        self.linear = nn.Linear(8 * (SIDE_PX - 2) ** 2 if flat else 8, outputs)
 
     def forward(self, pictures: Tensor) -> Any:
-        found = torch.relu(self.convolution(self.first(pictures))).mean((2, 3))
-        return self.last(self.linear(found))
+        found = torch.relu(self.convolution(self.first(pictures)))
+        return self.last(self.linear(found.flatten(1) if self.flat else found.mean((2, 3))))
 
 
 class Affine(nn.Module):

@@ -147,6 +147,11 @@ class TorchScriptEngine(TorchProgramEngine):
             if self.takes(shape):  # and nothing of the manifest's
                 find_layout(self._path.name, (None, *shape[1:]), self._spec, NCHW)
 
+    def find_size(self) -> tuple[int | None, int | None]:
+        """Try the usual sizes; the side of the only square that the network takes, else None: it takes any, or none."""
+        taken = [side for side in USUAL_SIDES_PX if any(self.takes(shape) for shape in list_shapes(side))]
+        return (taken[0], taken[0]) if len(taken) == 1 else (None, None)
+
     def _convert(self) -> openvino.Model:
         example = self._make_example(1 if self._takes_one else 2)
         return free_batch(openvino.convert_model(self.network, example_input=example), self._spec, self._layout)
@@ -180,6 +185,11 @@ def convert_network(network: torch.nn.Module, spec: InputSpec) -> openvino.Model
             model = openvino.convert_model(program)
     model.reshape(shape_of(-1, spec, NCHW))
     return take_pixels(model, NCHW, spec)
+
+
+def list_shapes(side_px: int) -> list[list[int]]:
+    """Return the shapes of one square picture of three channels."""
+    return [[1, 3, side_px, side_px], [1, side_px, side_px, 3]]
 
 
 def name_output(name: object, value: object) -> str:

@@ -11,7 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from app.engines.network_facts import MAX_TEXT
+from app.engines.pytorch.torch_architectures import ARCHITECTURES
 from app.errors import IntegrityError
+
+TRIED_OUTPUTS = 7
+"""Outputs with which an architecture is built to be compared: no layer inside of one is so narrow."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -61,3 +65,23 @@ def read_metadata(path: Path) -> dict[str, str]:
             for info in members
             if info.file_size <= MAX_TEXT
         }
+
+
+def find_architecture(path: Path) -> tuple[str, int]:
+    """Find the listed architecture that weights belong to, and how many outputs it has; nothing is computed.
+
+    Raises `IntegrityError` if they belong to none.
+    """
+    weights = {name: tuple(tensor.shape) for name, tensor in read_weights(path).items()}
+    for name, build in ARCHITECTURES.items():
+        with torch.device("meta"):
+            wanted = {key: tuple(tensor.shape) for key, tensor in build(TRIED_OUTPUTS).state_dict().items()}
+        found = {weights[key][0] for key, shape in wanted.items() if shape[:1] == (TRIED_OUTPUTS,) and key in weights}
+        if len(found) == 1 and weights == {
+            key: (*found, *shape[1:]) if shape[:1] == (TRIED_OUTPUTS,) else shape for key, shape in wanted.items()
+        }:
+            return name, found.pop()
+    raise IntegrityError(
+        f"{path.name} holds the weights of no known architecture ({', '.join(sorted(ARCHITECTURES))}): export the "
+        "whole network as ONNX or TorchScript"
+    )

@@ -6,6 +6,7 @@ from flask import Flask
 from app.cli import (  # each adds its commands to models_commands
     compile_commands,  # noqa: F401
     evaluation_commands,  # noqa: F401
+    example_commands,  # noqa: F401
     exchange_commands,  # noqa: F401
     signature_commands,  # noqa: F401
 )

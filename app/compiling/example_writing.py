@@ -1,0 +1,158 @@
+"""Makes the examples of a model: pictures, and the probabilities that the framework itself gives them."""
+
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.arrays import InputBatch, Probabilities
+from app.compiling.compilation import check_difference
+from app.compiling.folder_compiler import infer
+from app.config.cpu_count import count_cores
+from app.config.settings import Settings
+from app.engines.base import build_engine
+from app.engines.conversion import require_framework
+from app.engines.process_engine import runs_natively
+from app.errors import PicturesError, RequestError, SignatureError
+from app.manifest.model_manifest import ModelManifest, read_manifest
+from app.pipeline.decoding.decode import decode
+from app.pipeline.decoding.limits import ImageLimits
+from app.pipeline.postprocess import decide, to_probabilities
+from app.pipeline.served_model import ServedModel
+from app.processes.confined_process import run_confined
+from app.repository.model_check import EXPECTED_FILE, build_serving_engine
+from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
+from app.repository.signing import SIGNATURE_FILE, require_trusted_artifact
+from app.repository.staging import stage
+
+if TYPE_CHECKING:
+    from app.engines.reference_engine import ReferenceEngine
+
+STAGING_PATTERN = ".examples-*"
+TOLERANCE = 1e-3
+"""How far a served probability may stray from the expected one: processors round differently."""
+DECIMALS = 6
+SUFFIXES = {"PNG": ".png", "JPEG": ".jpg"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both answers to a picture: the class, its two probabilities, and the largest difference of any class."""
+
+    class_name: str
+    framework: float
+    served: float
+    difference: float
+
+
+def write_examples(folder: ModelFolder, pictures: Sequence[Path], settings: Settings) -> list[Comparison]:
+    """Score pictures with the framework and with the served model, and make them the examples of a model version.
+
+    The pictures get new names, since old ones may name a patient. Earlier examples are replaced.
+
+    Raises:
+        PicturesError: a picture cannot be read.
+        SignatureError: the folder is signed, and would no longer be what was signed; or its program is not trusted.
+        ModelFolderError: the model cannot be run, or its probabilities differ.
+    """
+    manifest = folder.read_manifest()
+    folder.verify_artifact(manifest)
+    require_trusted_artifact(folder, manifest, settings)
+    if (folder.path / SIGNATURE_FILE).exists():
+        raise SignatureError(
+            f"the model is signed, and examples would be more than was signed: remove {SIGNATURE_FILE}, and sign the "
+            "model again afterwards"
+        )
+    require_framework(manifest.framework)
+    if not runs_natively(manifest):
+        folder.read_report(manifest)
+    files, pixels, served = read_and_serve(folder, manifest, pictures, settings)
+    expected = score_in_process(folder, manifest, pixels, settings)
+    check_difference(served, expected, manifest.framework)
+    with stage(folder.path, STAGING_PATTERN, EXAMPLES_FOLDER) as staging:
+        for name, content in files.items():
+            (staging / EXAMPLES_FOLDER / name).write_bytes(content)
+        text = describe_expected(manifest, list(files), expected)
+        (staging / EXAMPLES_FOLDER / EXPECTED_FILE).write_text(text, encoding="utf-8")
+    return [compare(manifest, *rows) for rows in zip(expected, served, strict=True)]
+
+
+def read_and_serve(
+    folder: ModelFolder, manifest: ModelManifest, pictures: Sequence[Path], settings: Settings
+) -> tuple[dict[str, bytes], InputBatch, Probabilities]:
+    """Read pictures as requests are read; return files by new name, what the network takes, and the served answers."""
+    files: dict[str, bytes] = {}
+    pixels, rows = [], []
+    engine = build_serving_engine(folder, manifest, settings)
+    engine.load()
+    served = ServedModel(manifest, engine, ImageLimits(settings.max_pixels), settings.queue_size)
+    try:
+        for number, path in enumerate(pictures, 1):
+            try:
+                content = path.read_bytes()
+                prediction, _ = served.predict(content)
+            except (OSError, RequestError) as error:
+                raise PicturesError(f"picture {number} cannot be read: {error}") from error
+            suffix = SUFFIXES.get(prediction.picture.format)
+            if suffix is None:
+                suffix, content = ".png", write_png(content, manifest, settings)
+            files[f"example-{number}{suffix}"] = content
+            pixels.append(prediction.picture.pixels)
+            rows.append(list(prediction.decision.probabilities.values()))
+    finally:
+        served.close()
+    return files, np.stack(pixels), np.array(rows)
+
+
+def write_png(content: bytes, manifest: ModelManifest, settings: Settings) -> bytes:
+    """Write a picture of another format as PNG, in the colours that the server reads in it."""
+    image = decode(content, ImageLimits(settings.max_pixels), is_turned=manifest.input.is_turned).pixels
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def score_in_process(
+    folder: ModelFolder, manifest: ModelManifest, pixels: InputBatch, settings: Settings
+) -> Probabilities:
+    """Return the framework's own probabilities of pictures at the network's size; its process is confined."""
+    with tempfile.TemporaryDirectory() as exchange:
+        np.save(Path(exchange) / "pixels.npy", pixels)
+        arguments = [folder.path.resolve(), Path(exchange)]
+        run_confined(score_here, arguments, settings, settings.compile_timeout_s)
+        return to_probabilities(np.load(Path(exchange) / "scores.npy"), manifest.output)
+
+
+def score_here(folder: str, exchange: str) -> None:
+    """Show the pictures of `pixels.npy` to a model's own network in this process, and write `scores.npy`."""
+    path = Path(folder)
+    manifest = read_manifest(path)
+    engine: ReferenceEngine = build_engine(manifest.framework, path, manifest, count_cores())  # type: ignore[assignment]  # the frameworks' own engines all do
+    engine.load()
+    try:
+        np.save(Path(exchange) / "scores.npy", infer(engine, np.load(Path(exchange) / "pixels.npy"), manifest))
+    finally:
+        engine.close()
+
+
+def describe_expected(manifest: ModelManifest, names: Sequence[str], expected: Probabilities) -> str:
+    """Write `expected.json`: each picture's probability of each class."""
+    probabilities = {
+        name: {label: round(float(value), DECIMALS) for label, value in zip(manifest.output.classes, row, strict=True)}
+        for name, row in zip(names, expected, strict=True)
+    }
+    document = {"framework": manifest.framework, "tolerance": TOLERANCE, "probabilities": probabilities}
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def compare(manifest: ModelManifest, framework: Probabilities, served: Probabilities) -> Comparison:
+    """Put the two answers to one picture side by side."""
+    decision = decide(framework, manifest.output)
+    index = manifest.output.classes.index(decision.class_name)
+    difference = float(np.abs(framework - served).max())
+    return Comparison(decision.class_name, float(framework[index]), float(served[index]), difference)

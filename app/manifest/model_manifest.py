@@ -12,12 +12,36 @@ from typing import Any
 from app.errors import ManifestError
 from app.manifest import bounds
 from app.manifest.model_specs import FRAMEWORKS, Artifact, BatchSpec, InputSpec, OutputSpec
-from app.manifest.toml_table import Table
+from app.manifest.toml_table import Table, TextRule
 
 MANIFEST_FILE = "model.toml"
 MODEL_NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,31}")
 FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
+NAME_RULE = TextRule(
+    MODEL_NAME_PATTERN,
+    'two or more words of small letters and digits, joined by dashes, such as "lesions-classification"',
+)
+VERSION_RULE = TextRule(
+    VERSION_PATTERN,
+    'at most 32 letters, digits, dots, dashes and underscores, a letter or digit first, such as "1.0"',
+)
+FILE_RULE = TextRule(
+    FILE_PATTERN, 'a file name of letters, digits, dots, dashes and underscores, without a folder, such as "model.onnx"'
+)
+SHA256_RULE = TextRule(
+    SHA256_PATTERN,
+    "64 digits and letters from a to f, as sha256sum prints them; models add fills it in if it is left out",
+)
+TABLES = {
+    "artifact": ("file", "sha256", "architecture"),
+    "input": ("width_px", "height_px", "resize", "mean", "std", "um_per_px", "jpeg_min_scale", "colour"),
+    "output": ("classes", "activation", "scores", "positive_class", "threshold", "threshold_source"),
+    "batch": ("max_size", "max_delay_ms"),
+}
+PLACES = {key: f"[{table}]" for table, keys in TABLES.items() for key in keys}
+"""In which table each key belongs."""
 UNKNOWN_LICENCE = "not stated"
 INTENDED_USE = "Research use only. Not for diagnosis."
 MAX_NAME_LENGTH = 63  # fits a metric's label and a path
@@ -105,41 +129,47 @@ def read_document(path: Path) -> dict[str, Any]:
 
 def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
     """Turn the parsed TOML into a manifest, or raise `ManifestError`."""
-    table = Table(document, f"{MANIFEST_FILE}: ")
+    table = Table(document, f"{MANIFEST_FILE}: ", PLACES)
     framework = table.choice("framework", *FRAMEWORKS)
-    name: str = table.text("name", MODEL_NAME_PATTERN)
+    name: str = table.text("name", NAME_RULE)
     if len(name) > MAX_NAME_LENGTH:
         raise table.fail("name", f"must have at most {MAX_NAME_LENGTH} characters")
     engine = table.choice("engine", "compiled", "native", default="compiled")
     if engine == "native" and FRAMEWORKS[framework].is_program:
         raise table.fail("engine", f"must be compiled for {framework}: a program is loaded only to compile it")
-    manifest = ModelManifest(
+    tables = {key: table.table(key) for key in ("artifact", "input", "output")}
+    tables |= {key: table.table(key, {}) for key in ("metrics", "batch")}
+    version: str = table.text("version", VERSION_RULE)
+    title: str = table.text("title", default=name)
+    description: str = table.text("description", default="")
+    licence: str = table.text("licence", default=UNKNOWN_LICENCE)
+    intended_use: str = table.text("intended_use", default=INTENDED_USE)
+    table.end()
+    return ModelManifest(
         name=name,
-        version=table.text("version", VERSION_PATTERN),
-        title=table.text("title", default=name),
-        description=table.text("description", default=""),
+        version=version,
+        title=title,
+        description=description,
         framework=framework,
         engine=engine,
-        licence=table.text("licence", default=UNKNOWN_LICENCE),
-        intended_use=table.text("intended_use", default=INTENDED_USE),
-        artifact=parse_artifact(table.table("artifact"), framework),
-        input=parse_input(table.table("input")),
-        output=parse_output(table.table("output")),
-        metrics=parse_metrics(table.table("metrics", {})),
-        batch=parse_batch(table.table("batch", {})),
+        licence=licence,
+        intended_use=intended_use,
+        artifact=parse_artifact(tables["artifact"], framework),
+        input=parse_input(tables["input"]),
+        output=parse_output(tables["output"]),
+        metrics=parse_metrics(tables["metrics"]),
+        batch=parse_batch(tables["batch"]),
     )
-    table.end()
-    return manifest
 
 
 def parse_artifact(table: Table, framework: str) -> Artifact:
     """Read `[artifact]`; raises `ManifestError` if it breaks a rule."""
-    file = table.text("file", FILE_PATTERN)
+    file = table.text("file", FILE_RULE)
     suffixes = FRAMEWORKS[framework].suffixes
     if not file.endswith(suffixes):
         raise table.fail("file", f"must end in {' or '.join(suffixes)} for {framework}")
     architecture = table.text("architecture") if framework == "torch" else None
-    artifact = Artifact(file, table.text("sha256", re.compile(r"[0-9a-f]{64}")), architecture)
+    artifact = Artifact(file, table.text("sha256", SHA256_RULE), architecture)
     table.end()
     return artifact
 
@@ -180,15 +210,17 @@ def parse_output(table: Table) -> OutputSpec:
     positive = table.text("positive_class", default=None)
     threshold = table.number("threshold", bounds.SHARE, default=None)
     source = table.text("threshold_source", default=None)
+    table.end()  # before the keys are held against each other: a misspelt one is no missing one
     if activation == "sigmoid" and (len(classes) != 2 or positive != classes[1]):
-        raise table.fail("activation", "sigmoid needs two classes, the positive one last")
+        raise table.fail("activation", "sigmoid needs two classes, the positive one last, as positive_class names it")
     if len(classes) == 2 and None in (positive, threshold, source):
-        raise table.fail("classes", "of two need positive_class, threshold and threshold_source")
+        given = {"positive_class": positive, "threshold": threshold, "threshold_source": source}
+        missing = " and ".join(key for key, value in given.items() if value is None)
+        raise table.fail("classes", f"of two need positive_class, threshold and threshold_source; add {missing}")
     if len(classes) > 2 and (positive, threshold, source) != (None, None, None):
         raise table.fail("threshold", "has a meaning for two classes only")
     if positive is not None and positive not in classes:
         raise table.fail("positive_class", "must be one of classes")
-    table.end()
     return OutputSpec(classes, activation, positive, threshold, source, scores=scores)
 
 

@@ -1,11 +1,22 @@
 """Reads a TOML table strictly, key by key."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple
 
 from app.errors import ManifestError
-from app.manifest.bounds import Bound, read_number, read_whole
+from app.manifest.bounds import Bound, read_number, read_whole, show
+
+MOST_LIKE = 0.7
+"""How much a misspelt key must be like another one, from 0 to 1, to be taken for it."""
+
+
+class TextRule(NamedTuple):
+    """What a text must match, and the same in words for messages, to stand behind "must be"."""
+
+    pattern: re.Pattern[str]
+    words: str
 
 
 class Table:
@@ -14,15 +25,19 @@ class Table:
     `path` stands before a key in a message, e.g. `model.toml: output.`
     """
 
-    def __init__(self, values: Mapping[str, Any], path: str) -> None:
+    def __init__(self, values: Mapping[str, Any], path: str, places: Mapping[str, str] | None = None) -> None:
+        """Begin with all keys of a table; `places` says in which table a key of another one belongs, for messages."""
         self._values = dict(values)
         self._path = path
+        self._places = places or {}
+        self._known: set[str] = set()
 
     def _take(self, key: str, kinds: tuple[type, ...], default: Any) -> Any:
+        self._known.add(key)
         if key not in self._values:
             if default is not ...:
                 return default
-            raise ManifestError(f"{self._path}{key} is missing")
+            raise self.fail(key, f"is missing{suggest('was it meant by', key, self._values)}")
         value = self._values.pop(key)
         if not isinstance(value, kinds) or isinstance(value, bool):
             names = " or ".join(kind.__name__ for kind in kinds)
@@ -33,11 +48,11 @@ class Table:
         """Make the error for a key that breaks a rule."""
         return ManifestError(f"{self._path}{key} {rule}")
 
-    def text(self, key: str, pattern: re.Pattern[str] | None = None, default: Any = ...) -> Any:
-        """Take a string; all of it must match `pattern`."""
+    def text(self, key: str, rule: TextRule | None = None, default: Any = ...) -> Any:
+        """Take a string; all of it must match the pattern of `rule`."""
         value = self._take(key, (str,), default)
-        if value is not None and pattern and not pattern.fullmatch(value):
-            raise self.fail(key, f"must match {pattern.pattern}")
+        if value is not None and rule and not rule.pattern.fullmatch(value):
+            raise self.fail(key, f'must be {rule.words}; it is "{show(value)}"')
         return value
 
     def choice(self, key: str, *choices: str, default: Any = ...) -> str:
@@ -73,7 +88,7 @@ class Table:
 
     def table(self, key: str, default: Any = ...) -> "Table":
         """Take a table."""
-        return Table(self._take(key, (dict,), default), f"{self._path}{key}.")
+        return Table(self._take(key, (dict,), default), f"{self._path}{key}.", self._places)
 
     def names(self) -> tuple[str, ...]:
         """Return the keys that nobody took yet."""
@@ -82,4 +97,13 @@ class Table:
     def end(self) -> None:
         """Refuse keys that nobody took: a misspelt key must not be ignored in silence."""
         if self._values:
-            raise self.fail(", ".join(self._values), "is not known")
+            keys = ", ".join(self._values)
+            place = self._places.get(keys)
+            hint = f"; it belongs to {place}" if place else suggest("did you mean", keys, self._known)
+            raise self.fail(keys, f"is not known{'' if keys in self._known else hint}")
+
+
+def suggest(question: str, key: str, others: Iterable[str]) -> str:
+    """Ask for the key most like another one, to be written behind a message; nothing if none is like it."""
+    close = get_close_matches(key, others, 1, MOST_LIKE)
+    return f"; {question} {close[0]}?" if close else ""

@@ -212,19 +212,31 @@ def test_value_of_a_wrong_type_is_named(key: str) -> None:
 
 
 BROKEN_RULES = [
-    ("name", "pcam", "must match"),
-    ("name", "PCam-classification", "must match"),
-    ("name", "pcam-classification\n", "must match"),
-    ("name", "../pcam-classification", "must match"),
+    ("name", "pcam", "must be two or more words of small letters and digits, joined by dashes, such as "),
+    (
+        "name",
+        "PCam-classification",
+        "must be two or more words of small letters and digits, joined by dashes, such as ",
+    ),
+    (
+        "name",
+        "pcam-classification\n",
+        "must be two or more words of small letters and digits, joined by dashes, such as ",
+    ),
+    (
+        "name",
+        "../pcam-classification",
+        "must be two or more words of small letters and digits, joined by dashes, such as ",
+    ),
     ("name", "a-" + "b" * 62, "must have at most 63 characters"),
-    ("version", "", "must match"),
-    ("version", "..", "must match"),
-    ("version", "1/0", "must match"),
-    ("version", "1" * 33, "must match"),
+    ("version", "", "must be at most 32 letters, digits, dots"),
+    ("version", "..", "must be at most 32 letters, digits, dots"),
+    ("version", "1/0", "must be at most 32 letters, digits, dots"),
+    ("version", "1" * 33, "must be at most 32 letters, digits, dots"),
     ("framework", "tensorflow", "must be one of torch, keras"),
     ("engine", "fast", "must be one of compiled, native"),
-    ("artifact.sha256", "8dc2", "must match"),
-    ("artifact.sha256", "8DC2" * 16, "must match"),
+    ("artifact.sha256", "8dc2", "must be 64 digits and letters from a to f"),
+    ("artifact.sha256", "8DC2" * 16, "must be 64 digits and letters from a to f"),
     ("input.width_px", 0, "must be a whole number from 1 to 4096 px"),
     ("input.height_px", 4097, "must be a whole number from 1 to 4096 px"),
     ("input.resize", "area", "must be one of nearest, bilinear, bicubic, lanczos"),
@@ -299,8 +311,35 @@ def test_sigmoid_of_three_classes_is_refused() -> None:
     "key", ["treshold", "artifact.url", "input.size", "output.labels", "metrics.auc.interval", "handler"]
 )
 def test_leftover_key_is_named(key: str) -> None:
-    with pytest.raises(ManifestError, match=rf"^model\.toml: {key} is not known$"):
+    with pytest.raises(ManifestError, match=rf"^model\.toml: {key} is not known(; .*)?$"):
         parse({key: "x"})
+
+
+MISSPELT = [
+    (
+        "output.threshold_sorce",
+        "output.threshold_source",
+        r"threshold_sorce is not known; did you mean threshold_source\?",
+    ),
+    ("output.positve_class", "output.positive_class", r"positve_class is not known; did you mean positive_class\?"),
+    ("output.score", "metrics", r"output\.score is not known; did you mean scores\?"),
+    ("input.widht_px", "input.width_px", r"input\.width_px is missing; was it meant by widht_px\?"),
+    ("imput", "input", r"model\.toml: input is missing; was it meant by imput\?"),
+    ("licens", "licence", r"licens is not known; did you mean licence\?"),
+    ("threshold", "output.threshold", r"model\.toml: threshold is not known; it belongs to \[output\]"),
+    ("output.mean", "metrics", r"output\.mean is not known; it belongs to \[input\]"),
+]
+
+
+@pytest.mark.parametrize("found, meant, told", MISSPELT)
+def test_misspelt_or_misplaced_key_is_named_with_what_was_meant(found: str, meant: str, told: str) -> None:
+    with pytest.raises(ManifestError, match=told):
+        parse({found: {} if "put" in found and "." not in found else "x", meant: GONE})
+
+
+def test_name_of_one_word_is_refused_in_words() -> None:
+    with pytest.raises(ManifestError, match=r'joined by dashes, such as "lesions-classification"; it is "lesions"$'):
+        parse({"name": "lesions"})
 
 
 def test_architecture_of_a_keras_model_is_a_leftover_key() -> None:
@@ -330,7 +369,7 @@ def test_architecture_of_a_keras_model_is_a_leftover_key() -> None:
     ],
 )
 def test_path_in_the_artifacts_name_is_refused(file: str) -> None:
-    with pytest.raises(ManifestError, match=r"^model\.toml: artifact\.file must match "):
+    with pytest.raises(ManifestError, match=r"^model\.toml: artifact\.file must be a file name of letters"):
         parse({"artifact.file": file})
 
 

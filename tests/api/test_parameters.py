@@ -127,7 +127,7 @@ def test_document_has_the_same_bounds() -> None:
     schemas = {each["name"]: each["schema"] for each in DOCUMENT["components"]["parameters"].values()}
     told = {name: (schemas[name]["minimum"], schemas[name]["maximum"]) for name in bounds.keys() & schemas.keys()}
     assert told == {name: bounds[name][:2] for name in told}
-    assert len(told) == 5
+    assert len(told) == 7
 
 
 def test_habits_of_torchserves_clients_are_taken(tmp_path: Path, instance: Path) -> None:

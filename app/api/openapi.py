@@ -9,6 +9,7 @@ from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
 from app.api.management.management_endpoints import pretty
+from app.api.monitoring.exporter import open_on_loopback
 from app.api.request.auth import require
 from app.api.request.services import services
 
@@ -26,9 +27,9 @@ def read_document() -> dict[str, Any]:
 
 @blueprint.get("/api-description")
 @blueprint.route("/", methods=["OPTIONS"])
-@require("predict")
+@open_on_loopback
 def describe_api() -> ResponseReturnValue:
-    """Send the document."""
+    """Send the document; at the metrics address under the same rule as the metrics."""
     return jsonify(read_document())
 
 

@@ -37,6 +37,7 @@ SPELLINGS = [
     "/v2/models/{}/infer",
     "/v2/models/{}/infer/",
     "/v2/models/{}/versions/1.0/infer",
+    "/v1/models/{}/versions/1.0:predict",
 ]
 UNSERVED = [
     "/predictions//{}",
@@ -115,7 +116,8 @@ def test_what_takes_a_place_is_what_is_served(spelling: str, app: Flask, pcam_ex
 
 
 @pytest.mark.parametrize(
-    "path", ["/explanations/{}", "/explanations/{}/1.0", "//explanations/{}", "/v1/models/{}:explain"]
+    "path",
+    ["/explanations/{}", "/explanations/{}/1.0", "//explanations/{}", "/v1/models/{}:explain", "/v2/models/{}/explain"],
 )
 def test_explanations_take_places_of_their_own(
     path: str, router: Router, registry: ServingTable, settings: Settings

@@ -62,8 +62,11 @@ def test_metrics_are_open_only_where_nobody_else_can_reach_their_port(
     tmp_path: Path, inference: Address, metrics: Address, expected: int
 ) -> None:
     settings = Settings(inference_address=inference, metrics_address=metrics, models=tmp_path, instance=tmp_path)
-    client = create_app(settings).test_client()
-    assert client.get("/metrics", environ_overrides={"SERVER_PORT": "9002"}).status_code == expected
+    client, port = create_app(settings).test_client(), {"SERVER_PORT": "9002"}
+    assert client.get("/metrics", environ_overrides=port).status_code == expected
+    described = client.options("/", environ_overrides=port)
+    assert described.status_code == expected
+    assert expected != 200 or "/predictions/{model_name}" in described.get_json()["paths"]
 
 
 def test_folders_that_cannot_be_used_stop_the_start_with_their_names(settings: Settings, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_prometheus_answers_dashboards_of_both_kinds(server: LiveServer, tmp_pat
         assert prometheus.ask(ours) >= 1
         for query, least in TORCHSERVE_QUERIES.items():
             assert prometheus.ask(query) >= least, query
-        paths = "/(predictions|explanations)/.*|.*(/infer|[:/]predict|:explain|/invoke|/invocations)"
+        paths = "/(predictions|explanations)/.*|.*(/infer|[:/]predict|[:/]explain|/invoke|/invocations)"
         predictions = f'rule=~"{paths}",method=~"POST|PUT",model!=""'
         both = f"sum(ts_inference_requests_total) - sum(scancer_requests_total{{{predictions}}})"
         assert prometheus.ask(both) == 0

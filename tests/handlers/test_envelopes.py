@@ -50,6 +50,8 @@ import numpy as np
 def handle(data, context):
     if data is None:
         return None
+    if context.get_request_header(0, "explain") == "True":
+        return [np.array(each["data"]) / 4 for each in data]
     return [each["data"] if each["datatype"] == "BYTES" else np.sum(each["data"]) for each in data]
 """
 MODEL = {"modelName": "written", "modelVersion": "3.0"}
@@ -248,6 +250,22 @@ def test_open_inference_protocol_is_answered_through_the_envelope(client: FlaskC
     answered = client.post(path, json={"inputs": inputs}, headers={**basic(), "X-Request-ID": "abcdefgh-1"})
     assert answered.json["id"] == "abcdefgh-1"
     assert client.get("/v2/models/kservev2/ready", headers=basic()).status_code == 200
+
+
+def test_explanation_of_tensors_is_torchserves(client: FlaskClient) -> None:
+    response = post(client, "/v2/models/kservev2/explain", {"id": "mine", "inputs": [tensor()]})
+    assert response.status_code == 200
+    answer = dict(response.json)
+    (output,) = answer.pop("outputs")
+    assert answer == {"id": "mine", "model_name": "kservev2", "model_version": "1.0"}
+    assert (output["name"], output["datatype"]) == ("in", "FP64")
+    assert (output["shape"], output["data"]) == ([4], [0.25, 0.5, 0.75, 1.0])  # flat, as all outputs
+    for name, status, text in (
+        ("none", 400, 'name "kservev2" as its envelope in the archive'),
+        ("nope", 404, "Model not found: nope"),
+    ):
+        response = post(client, f"/v2/models/{name}/explain", {"inputs": [tensor()]})
+        assert (response.status_code, text in response.json["error"]) == (status, True)
 
 
 def test_compressed_json_is_taken_where_the_protocol_has_it(client: FlaskClient) -> None:

@@ -34,6 +34,7 @@ from app.api.request.bodies import check_count, read_instances, read_plain_body
 from app.api.request.parameters import Parameters
 from app.api.request.services import NOTICE, RequestFacts, facts, services
 from app.errors import AnsweredError, BadRequestError
+from app.handlers.client.handler_model import HandlerModel
 from app.manifest.bounds import BEST_CLASSES
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import InputSpec
@@ -44,6 +45,9 @@ from app.registry.serving_table import require_served
 
 blueprint = Blueprint("open_inference", __name__)
 
+NO_ENVELOPE = (
+    'Model "{0}" has no service envelope: ask /explanations/{0}, or name "kservev2" as its envelope in the archive.'
+)
 PROBABILITIES, LABEL = "probabilities", "label"
 
 
@@ -64,9 +68,7 @@ def infer(version: str | None = None, **_: str) -> ResponseReturnValue:
     known = facts()
     entry = known.find_lent()
     if entry.handler is not None and entry.handler.has_envelope:
-        if HEADER_LENGTH in request.headers:
-            raise BadRequestError("This model takes no binary tensors: send their data as JSON.")
-        return answer_by_handler(entry.handler, Call(version, is_document=True))
+        return answer_document(entry.handler, Call(version, is_document=True))
     served = find_model(entry, version, known)
     document, binary = split_body(read_plain_body(), request.headers.get(HEADER_LENGTH))
     request_id, outputs = read_id(document or {}), read_outputs(document or {})
@@ -88,15 +90,26 @@ def infer(version: str | None = None, **_: str) -> ResponseReturnValue:
     return Response(body, mimetype="application/octet-stream", headers={HEADER_LENGTH: str(json_length)})
 
 
-@blueprint.post("/v1/models/<model_name>:predict")
+@blueprint.post("/v2/models/<model_name>/explain")
 @require("predict")
-def predict_instances(**_: str) -> ResponseReturnValue:
+def explain_tensors(**_: str) -> ResponseReturnValue:
+    """Explain the prediction of tensors by the handler of an archive that has an envelope: TorchServe's path."""
+    with lend_explainer() as explainer:
+        if not explainer.has_envelope:
+            raise BadRequestError(NO_ENVELOPE.format(explainer.name))
+        return answer_document(explainer, Call(is_explained=True, is_document=True))
+
+
+@blueprint.post("/v1/models/<model_name>:predict")
+@blueprint.post("/v1/models/<model_name>/versions/<version>:predict")
+@require("predict")
+def predict_instances(version: str | None = None, **_: str) -> ResponseReturnValue:
     """Classify the pictures of `{"instances": [{"data": "<base64>"}]}`; the answer is always a list."""
     known = facts()
     entry = known.find_lent()
     if entry.handler is not None:
         return answer_instances(entry.handler, is_explained=False)
-    served = find_model(entry, None, known)
+    served = find_model(entry, version, known)
     labels = served.manifest.output.labels
     if labels is not None:  # as the default handler of a model archive
         instances = read_instance_parts(read_plain_body(), services().settings.max_images)
@@ -115,6 +128,13 @@ def explain_instances(**_: str) -> ResponseReturnValue:
     """Explain the predictions of `{"instances": [{"data": "<base64>", "target": 0}]}`; the answer is always a list."""
     with lend_explainer() as explainer:
         return answer_instances(explainer, is_explained=True)
+
+
+def answer_document(handler: HandlerModel, call: Call) -> Response:
+    """Answer tensors by a handler that has an envelope; raises `BadRequestError` for binary ones."""
+    if HEADER_LENGTH in request.headers:
+        raise BadRequestError("This model takes no binary tensors: send their data as JSON.")
+    return answer_by_handler(handler, call)
 
 
 def find_model(entry: ModelEntry, version: str | None, known: RequestFacts) -> ServedModel:

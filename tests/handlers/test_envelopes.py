@@ -280,7 +280,7 @@ def test_binary_tensors_are_refused_and_a_handler_without_an_envelope_knows_no_t
     response = client.post("/v2/models/kservev2/infer", data=b"{}x", headers=headers)
     assert (response.status_code, "send their data as JSON" in response.json["error"]) == (400, True)
     response = post(client, "/v2/models/none/infer", {"inputs": [tensor()]})
-    assert (response.status_code, "/predictions/none only" in response.json["error"]) == (400, True)
+    assert (response.status_code, "ask /predictions/none." in response.json["error"]) == (400, True)
 
 
 def test_what_is_not_in_the_envelope_answers_400_in_the_shape_of_the_path(client: FlaskClient) -> None:

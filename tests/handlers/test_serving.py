@@ -226,7 +226,7 @@ def test_description_says_that_programs_are_run_and_how(shown: FlaskClient) -> N
 
 def test_program_is_not_asked_by_other_protocols(shown: FlaskClient) -> None:
     response = shown.post("/v2/models/Show_1.x/infer", json={"inputs": []}, headers=basic())
-    assert (response.status_code, "/predictions/Show_1.x only" in response.json["error"]) == (400, True)
+    assert (response.status_code, "ask /predictions/Show_1.x." in response.json["error"]) == (400, True)
 
 
 def test_archive_is_refused_with_the_reason_while_programs_are_off(tmp_path: Path, own_instance: Path) -> None:

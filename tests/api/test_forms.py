@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from urllib.parse import quote_plus
 
 import pytest
 from flask.testing import FlaskClient
@@ -53,6 +54,12 @@ BODIES: dict[str, tuple[str | None, Callable[[bytes], bytes]]] = {
     "field in base64, encoded": (
         URLENCODED,
         lambda p: b"image=" + encode(p).replace(b"+", b"%2B").replace(b"/", b"%2F"),
+    ),
+    "field in base64, in lines": (URLENCODED, lambda p: b"image=" + quote_plus(base64.encodebytes(p)).encode()),
+    "field that is the picture": (URLENCODED, lambda p: b"id=7&data=" + quote_plus(p).encode()),
+    "data URL in a field": (
+        URLENCODED,
+        lambda p: b"image=" + quote_plus(b"data:image/png;base64," + encode(p)).encode(),
     ),
     "file": (FORM, lambda picture: form((NAMED, picture))),
     "file without a name": (FORM, lambda picture: form((UNNAMED, picture))),

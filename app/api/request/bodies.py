@@ -25,7 +25,7 @@ from app.pipeline.decoding.decode import is_picture
 
 # What zlib calls each format; "deflate" is zlib's own, with a header (RFC 9110, section 8.4.1.2).
 WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-JSON_BEGIN = re.compile(rb"(\xef\xbb\xbf)?\s*\{")
+JSON_BEGIN = re.compile(rb"(\xef\xbb\xbf)?\s*+\{")
 REMOVED_BY_CURL, SURE_BYTES = b"\0\r\n", 1024
 """Bytes that `curl -d @FILE` leaves out; no picture is without them, and hardly any bytes of that length are."""
 JSON_HELP = 'send {"instances": [{"data": "<base64 of a picture>"}]}'

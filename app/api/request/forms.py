@@ -10,6 +10,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 from app.base64_fields import PICTURE, decode_base64_bytes, unwrap_picture
 from app.config.settings import KIB
 from app.errors import AnsweredError, BadRequestError
+from app.pipeline.decoding.decode import is_picture
 
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 PIECE_BYTES, MAX_HEAD_BYTES = 64 * KIB, 8 * KIB
@@ -123,10 +124,16 @@ def find_pictures(parts: list[FormPart]) -> list[bytes | AnsweredError]:
 
 
 def find_urlencoded_pictures(body: bytes) -> list[bytes | AnsweredError]:
-    """Find the pictures of what came as an urlencoded form: texts in base64, or one picture as it is."""
+    """Find the pictures of what came as an urlencoded form: in its fields, as they are or in base64, or the body as it
+    is or in base64. Raises `BadRequestError` if there is none, or for too many fields.
+    """
     if not body or not is_text(body):  # `curl --data-binary` names every body so
         return [body]
-    texts = [body] if PICTURE.match(body) else [value for _, value in read_pairs(body.replace(b"+", b"%2B"))]
+    texts = [body]
+    if not PICTURE.match(body):
+        # In base64 an unquoted plus sign is meant as one; in a picture that was encoded whole it stands for a space.
+        texts = [text for _, text in read_pairs(body)]
+        texts = [text if is_picture(text) else text.replace(b" ", b"+") for text in texts]
     return find_pictures([FormPart("", None, None, "", text) for text in texts])
 
 
@@ -135,7 +142,19 @@ def read_pairs(body: bytes) -> list[tuple[bytes, bytes]]:
     if body.count(b"&") > MAX_PAIRS:
         raise BadRequestError(f"The form has more than {MAX_PAIRS} fields.")
     pairs = [pair.split(b"=", 1) for pair in body.replace(b"+", b" ").split(b"&") if b"=" in pair]
-    return [(unquote_to_bytes(name), unquote_to_bytes(value)) for name, value in pairs]
+    return [(unquote(name), unquote(value)) for name, value in pairs]
+
+
+def unquote(text: bytes) -> bytes:
+    """Undo percent-encoding, a piece at a time: `unquote_to_bytes` makes a list of what stands between the escapes."""
+    parts, start = [], 0
+    while start < len(text):
+        end = start + PIECE_BYTES
+        cut = text.rfind(b"%", end - 2, end)  # an escape stays in one piece
+        end = cut if cut > start else end
+        parts.append(unquote_to_bytes(text[start:end]))
+        start = end
+    return b"".join(parts)
 
 
 def is_text(body: bytes) -> bool:

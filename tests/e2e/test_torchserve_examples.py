@@ -49,6 +49,17 @@ class CancerClassifier(ImageClassifier):
         data = torch.argmax(data, dim=1)
         return [data.item()]
 """
+GREY_HANDLER = """
+from torchvision import transforms
+from ts.torch_handler.image_classifier import ImageClassifier
+
+
+class DigitClassifier(ImageClassifier):
+    image_processing = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
+
+    def postprocess(self, data):
+        return data.argmax(1).tolist()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +186,25 @@ def test_torchscript_with_a_handler_that_overrides_answers_0_or_1(archives: tupl
         for body in ({"data": buffer.getvalue()}, {"files": {"data": ("x.png", buffer.getvalue())}}):
             response = requests.post(address, auth=AUTH, timeout=60, **body)  # type: ignore[arg-type]
             assert (response.status_code, response.text) == (200, expected)
+
+
+def test_network_for_grey_pictures_gets_them_grey(archives: tuple[str, Path], live: LiveServer) -> None:
+    import torch
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 28), torch.nn.Flatten())
+    file = io.BytesIO()
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # as above
+        torch.jit.save(torch.jit.trace(network, torch.zeros(1, 1, 28, 28)), file)
+    files: dict[str, str | bytes] = {"digits.py": GREY_HANDLER, "network.pt": file.getvalue()}
+    url = publish(archives, "digits", "digits.py", files, serialized_file="network.pt")
+    assert register(live, url).status_code == 200
+    address = f"{live.inference}/predictions/digits"
+    for mode, status in (("L", 200), ("RGB", 503)):  # three channels are none of its network's, as in TorchServe
+        buffer = io.BytesIO()
+        Image.new(mode, (28, 28)).save(buffer, "PNG")
+        response = requests.post(address, auth=AUTH, files={"data": ("0.png", buffer.getvalue())}, timeout=60)
+        assert response.status_code == status
+    assert register(live, url).status_code == 409
 
 
 def test_url_that_no_pattern_names_is_not_fetched(live: LiveServer) -> None:

@@ -32,6 +32,8 @@ def handle(data, context):
         return ["child"] * len(data)
     return [row["body"] for row in data]
 """
+FORM = b"--x\r\nContent-Disposition: form-data; %b%b\r\n\r\n%b\r\n--x--\r\n"
+FORM_TYPE = "multipart/form-data; boundary=x"
 BINARY_HANDLER = """
 import torch
 from torchvision import transforms
@@ -164,6 +166,19 @@ def test_torchscript_with_an_overriding_handler_answers_0_or_1(
             {"k": ["bytearray", "/0E="], "ü": ["bytearray", "MQ=="]},
         ),
         (b"\x89PNG=1&", "application/x-www-form-urlencoded", {"body": ["bytearray", "iVBORz0xJg=="]}),
+        (FORM % (b'name="a"', b"", b"\x00\xff"), FORM_TYPE, {"a": ["bytearray", "AP8="]}),
+        (FORM % (b'name="a"; filename="x"', b"", b"\x00\xff"), FORM_TYPE, {"a": ["bytearray", "AP8="]}),
+        (
+            FORM % (b'name="a"', b"\r\nContent-Transfer-Encoding: base64", b"AP8="),
+            FORM_TYPE,
+            {"a": ["bytearray", "AP8="]},
+        ),
+        (
+            FORM % (b'name="a"', b"\r\nContent-Transfer-Encoding: quoted-printable", b"=3D"),
+            FORM_TYPE,
+            {"a": ["bytearray", "PTNE"]},
+        ),
+        (FORM % (b'name="a"; filename=""', b"", b""), FORM_TYPE, {}),
     ],
 )
 def test_body_reaches_the_handler_as_torchserve_gives_it(

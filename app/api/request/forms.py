@@ -46,11 +46,11 @@ class FormPart(NamedTuple):
         return bool(self.filename) or not is_text(self.value)
 
     def decode(self) -> bytes:
-        """Undo the part's `Content-Transfer-Encoding`; raises `BadRequestError` for any other than base64."""
-        if self.encoding in ("", "binary", "8bit", "7bit"):
-            return self.value
+        """Undo the `Content-Transfer-Encoding` base64; raises `BadRequestError` for a file in another one."""
         if self.encoding == "base64":
             return decode_base64_bytes(self.value, A_PART)
+        if self.encoding in ("", "binary", "8bit", "7bit") or not self.filename:
+            return self.value
         raise BadRequestError(f"{A_PART} has a Content-Transfer-Encoding that is not taken; send the file as it is.")
 
 

@@ -13,43 +13,54 @@ import keras
 
 from app.engines.conversion import require_package
 from app.engines.network_input import describe_tensor, require_one
-from app.engines.tensorflow.keras_classes import check_listed, is_allowed
+from app.engines.tensorflow.keras_3_config import read_keras_3
 from app.engines.tensorflow.keras_hdf5 import MAX_CONFIG_BYTES, check_hdf5
 from app.engines.tensorflow.saved_model_engine import TensorFlowEngine
 from app.errors import IntegrityError
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, METADATA_FILE = "config.json", "metadata.json"
 LOADING_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, OSError),
     *(RecursionError, TypeError, ValueError, tf.errors.OpError),
 )
 """What Keras raises over a file that it cannot load."""
-ALLOWED_MEMBERS = frozenset((CONFIG_FILE, "metadata.json", "model.weights.h5"))
+ALLOWED_MEMBERS = frozenset((CONFIG_FILE, METADATA_FILE, "model.weights.h5"))
 
 
-def check_classes(path: Path) -> None:
-    """Raise `IntegrityError` if a file is no `.keras` file, or would build anything outside the lists."""
+def read_archive(path: Path) -> dict[str, Any]:
+    """Return the config of a `.keras` file, as `read_keras_3` reads it.
+
+    Raises `IntegrityError` if the file is no `.keras` file of Keras 3, or would build anything outside the lists.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             if not set(archive.namelist()) <= ALLOWED_MEMBERS:
                 raise IntegrityError(f"{path.name} holds more than {', '.join(sorted(ALLOWED_MEMBERS))}")
-            if archive.getinfo(CONFIG_FILE).file_size > MAX_CONFIG_BYTES:
-                raise IntegrityError(f"{path.name}: {CONFIG_FILE} is larger than {MAX_CONFIG_BYTES} bytes")
-            check_listed(path.name, json.loads(archive.read(CONFIG_FILE)), is_allowed)
+            for name in (CONFIG_FILE, METADATA_FILE):
+                if archive.getinfo(name).file_size > MAX_CONFIG_BYTES:
+                    raise IntegrityError(f"{path.name}: {name} is larger than {MAX_CONFIG_BYTES} bytes")
+            config, metadata = (json.loads(archive.read(name)) for name in (CONFIG_FILE, METADATA_FILE))
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, RecursionError) as error:
         raise IntegrityError(f"{path.name} is not a .keras file: {error}") from error
+    if isinstance(metadata, dict) and str(metadata.get("keras_version")).startswith("2."):
+        raise IntegrityError(f"{path.name} was written by Keras 2; load it there, and save it as .h5")
+    return read_keras_3(path.name, config)
 
 
 def _load_checked(path: Path) -> Any:
-    """Check a file by its kind, which Keras tells from the name, and load it with the Keras that wrote it."""
-    if path.suffix == ".keras":
-        check_classes(path)
-    elif (config := check_hdf5(path)) is not None:
+    """Check a file by its kind, which is told from the name, and build its network with the Keras that wrote it.
+
+    Keras 3 builds what was read of the config, never what stands in the file; the weights are all that it reads there.
+    """
+    version, config = ("3", read_archive(path)) if path.suffix == ".keras" else check_hdf5(path)
+    if version == "2":
         require_package("tf_keras")
         from app.engines.tensorflow.keras_2_network import load_keras_2  # tf-keras is needed for these files alone
 
         return load_keras_2(path, config)
-    return keras.saving.load_model(path, compile=False, safe_mode=True)
+    network = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    network.load_weights(path)
+    return network
 
 
 def load_network(path: Path) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 
 from app.engines.tensorflow.keras_2_checks import check_keras_2
-from app.engines.tensorflow.keras_classes import check_listed, is_allowed_in_hdf5
+from app.engines.tensorflow.keras_3_config import read_keras_3
 from app.errors import IntegrityError
 
 CONFIG_ATTRIBUTE = "model_config"
@@ -25,10 +25,10 @@ BUILT_IN_FILTERS = frozenset((h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, 
 """HDF5 looks for all other filters on the disk, as programs."""
 
 
-def check_hdf5(path: Path) -> Any:
+def check_hdf5(path: Path) -> tuple[str, Any]:
     """Look a whole file through before Keras loads it; raise `IntegrityError` if it is not a whole, harmless model.
 
-    Returns the config of a Keras 2 model, for tf-keras; None if Keras 3 wrote the file and can read it.
+    Returns the first figure of the Keras version that wrote it, 2 or 3, and the config for that Keras.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -36,12 +36,11 @@ def check_hdf5(path: Path) -> Any:
             config = json.loads(read_config(path.name, file))
             version = read_version(path.name, file)
         if version == "3":
-            check_listed(path.name, config, is_allowed_in_hdf5)
-            return None
+            return version, read_keras_3(path.name, config)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise IntegrityError(f"{path.name} is not an HDF5 file of Keras: {error}") from error
     check_keras_2(path.name, config)
-    return config
+    return version, config
 
 
 def read_version(name: str, file: h5py.File) -> str:

@@ -66,7 +66,7 @@ def see_taken(network: Any, folder: Path, *formats: str, is_compiled: bool = Tru
     """Save a network, load it again, and compare the scores with its own; those of the last format compiled, too."""
     pixels = draw(network.input_shape[1])
     expected = infer(network, pixels)
-    assert expected.std(0).max() > 1e-3, "the pictures must be told apart"
+    assert expected.std(0).min() > 0.01, "the pictures must be told apart"
     for suffix in formats:
         path = folder / f"model{suffix}"
         network.save(path)
@@ -76,29 +76,17 @@ def see_taken(network: Any, folder: Path, *formats: str, is_compiled: bool = Tru
         np.testing.assert_allclose(infer_compiled(loaded, pixels), expected, atol=1e-4)
 
 
-def add_head(pixels: Any, values: Any, classes: int = 2) -> Any:
-    """A functional model: some layers, and a softmax that tells pictures apart."""
+def add_head(pixels: Any, values: Any) -> Any:
+    """A functional model: some layers, and a softmax that tells pictures apart whatever their scale is."""
     if len(values.shape) == 4:
         values = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 3, activation="relu")(values))
-    scores = layers.Dense(classes, kernel_initializer=keras.initializers.RandomNormal(stddev=2, seed=4))(values)
+    features = infer(keras.Model(pixels, values), draw(pixels.shape[1]))
+    normalization = layers.BatchNormalization(epsilon=1e-9)
+    values = normalization(values)
+    zero = np.zeros_like(features[0])
+    normalization.set_weights([zero + 1, zero, features.mean(0), features.var(0)])
+    scores = layers.Dense(2, kernel_initializer=keras.initializers.RandomNormal(stddev=0.5, seed=4))(values)
     return keras.Model(pixels, layers.Softmax()(scores))
-
-
-def give_weights(network: Any) -> None:
-    """Random weights under which a deep network still tells pictures apart."""
-    random = np.random.default_rng(0)
-    values = []
-    for variable in network.weights:
-        shape, name = tuple(variable.shape), variable.path
-        if "variance" in name:
-            value = random.uniform(0.5, 1.5, shape)
-        elif len(shape) > 1:
-            fan_in = np.prod(shape[:2]) if "depthwise" in name else np.prod(shape[:-1])
-            value = random.normal(0, 1.6 / np.sqrt(fan_in), shape)
-        else:
-            value = random.normal(1 if "gamma" in name else 0, 0.1, shape)
-        values.append(value.astype(np.float32))
-    network.set_weights(values)
 
 
 def test_every_listed_name_is_one_of_keras_and_takes_no_function() -> None:
@@ -130,8 +118,8 @@ def test_layers_that_change_pictures_by_chance_are_left_out(tmp_path: Path, suff
 
 def test_layers_that_change_every_picture_are_kept(tmp_path: Path) -> None:
     pixels = layers.Input((32, 32, 3))
-    values = layers.CenterCrop(28, 28)(layers.AutoContrast()(layers.Resizing(30, 30)(pixels)))
-    values = layers.ContrastLimitedAdaptiveHistogramEqualization(tile_grid_size=(2, 2))(values)
+    values = layers.ContrastLimitedAdaptiveHistogramEqualization(tile_grid_size=(2, 2))(pixels)
+    values = layers.CenterCrop(28, 28)(layers.Resizing(30, 30)(layers.AutoContrast()(values)))
     see_taken(add_head(pixels, layers.Rescaling(1 / 255)(values)), tmp_path, *FORMATS)
 
 

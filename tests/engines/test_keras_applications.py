@@ -1,0 +1,68 @@
+"""Every family of `keras.applications` is taken, with random weights, and compiled gives what Keras itself gives."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.engines.test_keras_3 import FORMATS, draw, infer, infer_compiled
+
+keras = pytest.importorskip("keras")
+from keras import applications, layers  # noqa: E402  # after the skip
+
+from app.engines.tensorflow.keras_engine import load_network  # noqa: E402
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
+]
+FAMILIES = {
+    **dict.fromkeys(("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "MobileNet"), 32),
+    **dict.fromkeys(("MobileNetV2", "MobileNetV3Small", "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16"), 32),
+    **dict.fromkeys(("InceptionResNetV2", "InceptionV3"), 75),
+    "Xception": 71,
+}
+"""Smallest member of each family, and the side that it takes in px."""
+
+
+def find_kinds(network: Any) -> list[str]:
+    return [type(layer).__name__ for layer in network.layers]
+
+
+def cut(base: Any) -> Any:
+    """The output of the first layer behind which every kind of layer stands: what follows are repeats."""
+    kinds = find_kinds(base)
+    last = max(kinds.index(kind) for kind in set(kinds))
+    outputs = (layer.output for layer in base.layers[last:] if len(layer.output.shape) == 4)
+    return next(output for output in outputs if set(find_kinds(keras.Model(base.input, output))) == set(kinds))
+
+
+def shake(network: Any, pixels: Any) -> None:
+    """Give every weight a value of its own, and every normalization the statistics under which pictures differ."""
+    random = np.random.default_rng(0)
+    network.set_weights([value + random.normal(0, 0.03, value.shape) ** 2 for value in network.get_weights()])
+    for layer in network.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.0
+        elif isinstance(layer, layers.Normalization):
+            layer.finalize_state()
+    network(pixels, training=True)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_is_taken_and_answers_as_keras_does(tmp_path: Path, name: str) -> None:
+    side_px = FAMILIES[name]
+    keras.backend.clear_session()
+    base = getattr(applications, name)(include_top=False, weights=None, input_shape=(side_px, side_px, 3))
+    values = layers.BatchNormalization(epsilon=1e-9)(layers.GlobalAveragePooling2D()(cut(base)))
+    network = keras.Model(base.input, layers.Dense(3, activation="softmax")(values))
+    pixels = draw(side_px, 12)
+    shake(network, pixels)
+    expected = infer(network, pixels)
+    assert expected.std(0).min() > 0.05, "the pictures must be told apart"
+    for suffix in FORMATS:
+        network.save(tmp_path / f"model{suffix}")
+        loaded = load_network(tmp_path / f"model{suffix}")
+        np.testing.assert_allclose(infer(loaded, pixels), expected, atol=1e-5)
+    np.testing.assert_allclose(infer_compiled(loaded, pixels), expected, atol=1e-4)

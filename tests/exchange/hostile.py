@@ -343,19 +343,42 @@ def keras_file(folder: Path, config: Any, weights: bytes = b"", *more: tuple[str
     return write_zip(folder / "model.keras", *members, ("model.weights.h5", weights), *more)
 
 
-def keras_lambda(folder: Path) -> Path:
-    """A layer of marshalled code, as Keras itself writes it."""
+def make_keras_code(folder: Path) -> dict[str, Any]:
+    """Marshalled code, as Keras itself writes it."""
     code = compile(f"lambda x: (__import__('pathlib').Path({str(folder / CANARY)!r}).touch(), x)[1]", "a", "eval")
     import base64
     import marshal
 
     inner = marshal.dumps(code.co_consts[0] if hasattr(code.co_consts[0], "co_code") else code)
-    value = {"class_name": "__lambda__", "config": {"code": base64.b64encode(inner).decode(), "defaults": None}}
-    layers = [
-        {"module": "keras.layers", "class_name": "InputLayer", "config": {"batch_shape": [None, 144, 144, 3]}},
-        {"module": "keras.layers", "class_name": "Lambda", "config": {"function": value}},
-    ]
-    return keras_file(folder, {"module": "keras", "class_name": "Sequential", "config": {"layers": layers}})
+    value = {"code": base64.b64encode(inner).decode(), "defaults": None, "closure": None}
+    return {"class_name": "__lambda__", "config": {"value": value}}
+
+
+def keras_model(folder: Path, layer: dict[str, Any], **state: Any) -> Path:
+    """A `.keras` file of an input and one more layer, without its weights."""
+    pixels = {"batch_shape": [None, 144, 144, 3], "name": "pixels"}
+    layers = [{"module": "keras.layers", "class_name": "InputLayer", "config": pixels}, layer]
+    model = {"module": "keras", "class_name": "Sequential", "config": {"name": "model", "layers": layers}, **state}
+    return keras_file(folder, model)
+
+
+def keras_lambda(folder: Path) -> Path:
+    """A layer of code."""
+    config = {"name": "code", "function": make_keras_code(folder)}
+    return keras_model(folder, {"module": "keras.layers", "class_name": "Lambda", "config": config})
+
+
+def keras_operation(folder: Path) -> Path:
+    """An operation whose module is the system's."""
+    return keras_model(folder, {"module": "os", "class_name": "system", "config": {"command": f"touch {CANARY}"}})
+
+
+def keras_training_state(folder: Path) -> Path:
+    """A model whose loss is code, in a model whose loss is code."""
+    state = {"optimizer": "adam", "loss": make_keras_code(folder), "metrics": [make_keras_code(folder)]}
+    dense = {"module": "keras.layers", "class_name": "Dense", "config": {"name": "scores", "units": 2}}
+    inner = {"module": "keras", "class_name": "Sequential", "config": {"name": "inner", "layers": [dense]}}
+    return keras_model(folder, {**inner, "compile_config": state}, compile_config=state)
 
 
 def shipped_keras_with(folder: Path, change: Callable[[Path], None]) -> Path:
@@ -578,6 +601,8 @@ HOSTILE: dict[str, tuple[Generator, str]] = {
 LOADED: dict[str, tuple[Generator, str]] = {
     "Keras 2 Lambda": (hdf5_lambda, r"model\.h5 holds Lambda, which is not allowed"),
     "Keras Lambda": (keras_lambda, r"keras\.layers\.Lambda, which is not allowed"),
+    "Keras operation of the system": (keras_operation, r"os\.system, which is not allowed"),
+    "Keras training state": (keras_training_state, "Keras cannot load"),  # it has no weights
     "HDF5 with data outside": (external_weights, "Keras cannot load"),
     "HDF5 link outside": (external_link, "Keras cannot load"),
     "HDF5 shape bomb": (shape_bomb, "Keras cannot load"),

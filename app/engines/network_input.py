@@ -18,7 +18,9 @@ NCHW, NHWC = "NCHW", "NHWC"
 
 
 def normalize(batch: InputBatch, spec: InputSpec, layout: str) -> NDArray[np.float32]:
-    """Turn pixels, uint8 [N, H, W, 3], into the network's input, float32 in its layout: (pixel - mean) / std."""
+    """Turn pixels, uint8 [N, H, W, 3], RGB, into the network's input, float32 in its layout: (pixel - mean) / std."""
+    if spec.channel_order == "BGR":
+        batch = batch[..., ::-1]
     mean, std = (np.array(values, dtype=np.float32) for values in (spec.mean, spec.std))
     normalized: NDArray[np.float32] = (batch.astype(np.float32) - mean) / std
     return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2)) if layout == NCHW else normalized
@@ -109,9 +111,12 @@ def free_batch(model: openvino.Model, spec: InputSpec, layout: str) -> openvino.
 
 
 def take_pixels(model: openvino.Model, layout: str, spec: InputSpec) -> openvino.Model:
-    """Have a network of normalized float32 in `layout` take pixels: uint8 [N, H, W, 3], 0 to 255."""
+    """Have a network of normalized float32 in `layout` take pixels: uint8 [N, H, W, 3], RGB, 0 to 255."""
     steps = PrePostProcessor(model)
     steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout(NHWC))
     steps.input().model().set_layout(openvino.Layout(layout))
-    steps.input().preprocess().convert_element_type(openvino.Type.f32).mean(list(spec.mean)).scale(list(spec.std))
+    prepare = steps.input().preprocess()
+    if spec.channel_order == "BGR":
+        prepare.reverse_channels()
+    prepare.convert_element_type(openvino.Type.f32).mean(list(spec.mean)).scale(list(spec.std))
     return steps.build()

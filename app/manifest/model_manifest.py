@@ -36,7 +36,7 @@ SHA256_RULE = TextRule(
 )
 TABLES = {
     "artifact": ("file", "sha256", "architecture"),
-    "input": ("width_px", "height_px", "resize", "mean", "std", "um_per_px", "jpeg_min_scale", "colour"),
+    "input": ("width_px", "height_px", "resize", "mean", "std", "um_per_px", "jpeg_min_scale", "colour", "channel_order"),
     "output": ("classes", "activation", "scores", "positive_class", "threshold", "threshold_source"),
     "batch": ("max_size", "max_delay_ms"),
 }
@@ -88,6 +88,8 @@ class ModelManifest:
     def graph_sha256(self) -> str:
         """SHA-256 of everything besides the artifact that decides the compiled model's numbers."""
         unhashed = {"jpeg_min_scale", "short_side_px", "is_turned"}  # newer than the hashes, and no part of the network
+        if self.input.channel_order == "RGB":  # models older than this choice keep their hash
+            unhashed.add("channel_order")
         graph_input = {name: value for name, value in asdict(self.input).items() if name not in unhashed}
         parts: dict[str, Any] = {"framework": self.framework, "architecture": self.artifact.architecture}
         parts |= {"input": graph_input, "outputs": self.output.outputs}
@@ -184,6 +186,7 @@ def parse_input(table: Table) -> InputSpec:
         std=table.numbers("std", bounds.STD),
         um_per_px=table.number("um_per_px", bounds.UM_PER_PX, default=None),
         jpeg_min_scale=table.number("jpeg_min_scale", bounds.JPEG_MIN_SCALE, default=None),
+        channel_order=table.choice("channel_order", "RGB", "BGR", default="RGB"),
     )
     table.choice("colour", "RGB", default="RGB")
     table.end()

@@ -71,13 +71,14 @@ class InputSpec:
     Attributes:
         width_px, height_px: every picture is resized to this size.
         resize: Pillow filter for it; the one of the training, since it changes the scores.
-        mean, std: per channel, R G B, on the scale 0 to 255; the network sees (pixel - mean) / std.
+        mean, std: per channel, in `channel_order`, on the scale 0 to 255; the network sees (pixel - mean) / std.
         um_per_px: micrometres a pixel of the training pictures; None where that has no meaning.
         jpeg_min_scale: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if the result is at least this many times
             the network's size; None: never.
         short_side_px: the picture's shorter side is resized to this length and the middle is cut out; None: the whole
             picture is squeezed to the network's size.
         is_turned: whether EXIF's orientation is applied.
+        channel_order: the order of the channels that the network sees, `RGB` or `BGR`.
     """
 
     width_px: int
@@ -89,6 +90,7 @@ class InputSpec:
     jpeg_min_scale: float | None = None
     short_side_px: int | None = None
     is_turned: bool = True
+    channel_order: str = "RGB"
 
     @property
     def jpeg_min_size(self) -> tuple[int, int] | None:

@@ -404,13 +404,14 @@ def test_weights_name_their_architecture(file: str) -> None:
 def test_graph_hash_follows_what_decides_the_numbers_and_nothing_else() -> None:
     plain = parse({}).graph_sha256
     same = {"title": "Another", "output.threshold": 0.9, "output.classes": ["other", "metastatic"], "metrics": GONE}
-    same |= {"input.jpeg_min_scale": GONE, "batch": GONE}
+    same |= {"input.jpeg_min_scale": GONE, "input.channel_order": "RGB", "batch": GONE}
     assert parse(same).graph_sha256 == plain
     for key, value in (
         ("input.mean", [0, 0, 0]),
         ("input.std", [1, 1, 1]),
         ("input.width_px", 97),
         ("input.resize", "bicubic"),
+        ("input.channel_order", "BGR"),
         ("artifact.architecture", "resnet18"),
         ("output.activation", "sigmoid"),
         ("output.scores", "probabilities"),

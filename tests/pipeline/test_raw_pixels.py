@@ -1,5 +1,7 @@
 """Normalized values become the pixels that they were made of, or are refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,14 @@ def normalize(pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
 def test_every_pixel_value_comes_back(scale: str) -> None:
     spec = make_spec(scale)
     assert np.array_equal(denormalize(normalize(EVERY_PIXEL, spec), spec), EVERY_PIXEL)
+
+
+def test_values_in_the_order_of_a_bgr_network_become_rgb() -> None:
+    spec = replace(make_spec("ImageNet's"), channel_order="BGR")
+    values = normalize(EVERY_PIXEL[..., ::-1], spec)
+    assert np.array_equal(denormalize(values, spec), EVERY_PIXEL)
+    with pytest.raises(BadRequestError, match="in the order BGR"):
+        denormalize(normalize(EVERY_PIXEL, spec)[..., ::-1], spec)
 
 
 @pytest.mark.parametrize("scale", SCALES)

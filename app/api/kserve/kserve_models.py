@@ -72,7 +72,7 @@ def describe_model(model_name: str, version: str | None = None) -> ResponseRetur
 def make_parameters(manifest: ModelManifest) -> dict[str, Any]:
     """Describe what the protocol has no field for; a parameter is a text, a number, or a truth value."""
     spec, output = manifest.input, manifest.output
-    height, width = spec.height_px, spec.width_px
+    height, width, order = spec.height_px, spec.width_px, spec.channel_order
     parameters: dict[str, Any] = {
         "notice": NOTICE,
         "title": manifest.title,
@@ -81,7 +81,8 @@ def make_parameters(manifest: ModelManifest) -> dict[str, Any]:
     }
     if spec.short_side_px is None:
         parameters |= {
-            "fp32_input": f"[-1, 3, {height}, {width}] or [-1, {height}, {width}, 3]: RGB, (pixel - mean) / std",
+            "fp32_input": f"[-1, 3, {height}, {width}] or [-1, {height}, {width}, 3]: {order}, (pixel - mean) / std",
+            "channel_order": order,
             "mean": ", ".join(map(str, spec.mean)),
             "std": ", ".join(map(str, spec.std)),
         }

@@ -27,8 +27,9 @@ def wrap_pixels(pixels: RGBImage, limits: ImageLimits, turn: Turn) -> DecodedIma
 
 
 def denormalize(values: NDArray[np.float32], spec: InputSpec) -> InputBatch:
-    """Turn float32 [N, H, W, 3], RGB, (pixel - mean) / std, into uint8 of the same shape, 0 to 255. Raises
-    `BadRequestError` if a value comes from no whole pixel, or the model cuts its input out of whole pictures.
+    """Turn float32 [N, H, W, 3], (pixel - mean) / std, in the network's channel order, into uint8, RGB, 0 to 255.
+
+    Raises `BadRequestError` if a value comes from no whole pixel, or the model cuts its input out of whole pictures.
     """
     if spec.short_side_px is not None:
         raise BadRequestError("This model takes whole pictures, as UINT8 or BYTES; FP32 values are not taken.")
@@ -40,6 +41,8 @@ def denormalize(values: NDArray[np.float32], spec: InputSpec) -> InputBatch:
     if not is_sound.all():
         raise BadRequestError(
             f"FP32 values must be (pixel - mean) / std of whole pixels, 0 to 255, within {PIXEL_TOLERANCE} of a pixel, "
-            f"with mean {list(spec.mean)} and std {list(spec.std)}; send other pictures as UINT8 or BYTES."
+            f"in the order {spec.channel_order}, with mean {list(spec.mean)} and std {list(spec.std)}; "
+            "send other pictures as UINT8 or BYTES."
         )
-    return pixels.astype(np.uint8)
+    whole = pixels.astype(np.uint8)
+    return np.ascontiguousarray(whole[..., ::-1]) if spec.channel_order == "BGR" else whole

@@ -61,7 +61,7 @@ def describe(report: CompileReport) -> str:
     """Return how far a compiled model is from its framework, as text."""
     return (
         f"largest probability difference {report.max_probability_difference:.1e} over {report.images} images "
-        f"({report.framework})"
+        f"({report.framework})" + (f"\n{report.note}" if report.note else "")
     )
 
 

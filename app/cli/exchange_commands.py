@@ -8,6 +8,7 @@ import click
 from app.api.request.changes import await_workers
 from app.api.request.services import services
 from app.cli.model_choice import FILE, await_server, choose_folders, explain, models_commands
+from app.engines.process_engine import runs_natively
 from app.exchange.model_format import ModelFormat, identify
 from app.exchange.model_importer import add_model
 from app.exchange.model_importer import propose as propose_manifest
@@ -15,6 +16,7 @@ from app.exchange.packing import pack_model
 from app.exchange.quarantine import Quarantine
 from app.exchange.remote_source import forget_query, is_remote, open_remote
 from app.registry.model_changes import Wishes
+from app.repository.model_folder import ModelFolder
 
 
 @models_commands.command("pack")
@@ -96,6 +98,8 @@ def add_what_it_is(
         key, done = change.key, "added"
     else:
         folder = add_model(source, settings, manifest, own)
+        if note := read_note(folder):
+            click.echo(note)
         key, done = (folder.name, folder.version), "added and tried out"
         if key[1] not in changes.plan().versions.get(key[0], {}):  # removed before, with its folder
             changes.register_again(folder.label, Wishes(workers=1))
@@ -108,6 +112,12 @@ def add_what_it_is(
         click.echo(
             f"{name}/{default} stays the default; 'flask --app wsgi models set-default {name} {version}' changes it"
         )
+
+
+def read_note(folder: ModelFolder) -> str:
+    """Return what was done to find the weights in an artifact; nothing for a model that its framework runs."""
+    manifest = folder.read_manifest()
+    return "" if runs_natively(manifest) else folder.read_report(manifest).note
 
 
 @models_commands.command("remove")

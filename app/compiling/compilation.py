@@ -44,6 +44,7 @@ class Reference:
         to_openvino: returns the network as an `openvino.Model` that takes pixels.
         pictures: uint8, [N, height, width, 3]; `scores` are what the framework computes of them.
         title: how messages call what computed the scores; `framework` is its name and version.
+        note: what was done to find the weights.
         compiled: the folder that the compiled model goes to.
         files: text files to be written beside the IR, by name.
         held_sha256: of the manifest, if it was held against the network.
@@ -55,6 +56,7 @@ class Reference:
     scores: Scores
     title: str
     framework: str
+    note: str = ""
     compiled: str = COMPILED_FOLDER
     files: Mapping[str, str] = field(default_factory=dict)
     held_sha256: str = ""
@@ -90,6 +92,7 @@ def write_compiled(reference: Reference, folder: Path) -> CompileReport:
             framework=reference.framework,
             converter=converter_version(),
             held_sha256=reference.held_sha256,
+            note=reference.note,
         )
         report.write(target)
         for name, text in reference.files.items():

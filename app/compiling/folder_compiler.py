@@ -1,5 +1,6 @@
 """Compiles model folders: the reference is the framework's own engine."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from app.engines.network_facts import NetworkFacts
     from app.engines.reference_engine import ReferenceEngine
 
+log = logging.getLogger(__name__)
+
 RANDOM_PICTURES = 32
 FEW = 3
 MOST_ROUNDING = 1e-3
@@ -45,7 +48,10 @@ def compile_in_process(folder: Path, settings: Settings, only_if_invalid: bool =
     with hold_compilation(ModelFolder(folder), COMPILING_PATTERN, settings):
         if not (only_if_invalid and has_valid_report(folder, manifest)):
             run_confined(compile_model, [folder.resolve()], settings, settings.compile_timeout_s)
-        return read_report(folder, manifest)
+        report = read_report(folder, manifest)
+    if report.note:
+        log.info("%s/%s: %s", manifest.name, manifest.version, report.note)
+    return report
 
 
 def has_valid_report(folder: Path, manifest: ModelManifest) -> bool:
@@ -102,6 +108,7 @@ def open_reference(path: Path) -> Iterator[Reference]:
             scores,
             title=manifest.framework,
             framework=engine.framework,
+            note=engine.note,
             held_sha256=manifest.held_sha256,
         )
     finally:

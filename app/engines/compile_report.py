@@ -27,6 +27,7 @@ class CompileReport:
         max_probability_difference: largest one seen between the compiled model and the framework.
         framework, converter: name and version of what computed the reference, and of what converted.
         held_sha256: of the manifest that was held against the network (`ModelManifest.held_sha256`); empty: none was.
+        note: what was done to find the weights in the artifact; empty where they lie in it plainly.
     """
 
     artifact_sha256: str
@@ -38,6 +39,7 @@ class CompileReport:
     framework: str
     converter: str
     held_sha256: str = ""
+    note: str = ""
 
     def write(self, folder: Path) -> None:
         """Write the report into the folder of a compiled model."""

@@ -25,6 +25,8 @@ class ReferenceEngine(ABC):
     """What the framework raises when a network fails."""
     framework: str
     """The framework's name and version, once the network is loaded."""
+    note = ""
+    """What was done to find the weights in the artifact; empty where they lie in it plainly."""
     LAYOUTS: ClassVar[tuple[str, ...]] = (NCHW, NHWC)
     """The layouts that a network may have; the usual one first."""
     shape: Sequence[int | None] | None = None

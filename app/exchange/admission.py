@@ -95,4 +95,7 @@ def refuse(name: str, kind: ModelFormat) -> ModelFormatError:
         return ModelFormatError(f"{reason}; convert it to .keras or .safetensors")
     if kind in ARTIFACTS:
         return ModelFormatError(f"{reason}: loading it can run code; SCANCER_PROGRAMS=all trusts every program")
+    if kind in (ModelFormat.PICKLE, ModelFormat.TORCH_PICKLE):
+        hint = "save network.state_dict() with torch.save, and add that file"
+        return ModelFormatError(f"{reason}: loading it can run code; {hint}")
     return ModelFormatError(f"{reason}: loading it can run code")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 from zipfile import ZipFile, ZipInfo
 
+from app.engines.pytorch.checkpoint_classes import is_tensor_class, is_training_class
 from app.errors import ArchiveError
 from app.exchange import tgz_reader, zip_reader
 from app.manifest.model_manifest import MANIFEST_FILE
@@ -22,11 +23,6 @@ MAX_LISTED_MEMBERS = 65_536
 MAX_PICKLE_BYTES = 64 << 20
 KERAS_MARKS = {"config.json", "model.weights.h5"}
 KERAS_MEMBERS = KERAS_MARKS | {"metadata.json"}
-# The pickle of a state dict refers to these alone. torch's own safe loader knows more, and has the last word.
-TENSOR_GLOBALS = re.compile(
-    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage"
-    r"|torch\.storage (Untyped|Typed)Storage|torch\.serialization _get_layout"
-)
 
 
 class Trust(StrEnum):
@@ -41,7 +37,7 @@ class ModelFormat(Enum):
     """A format: its title in messages, with the article, and what loading a file of it may do."""
 
     SAFETENSORS = ("safetensors", Trust.DATA)
-    STATE_DICT = ("a PyTorch state dict", Trust.DATA)
+    STATE_DICT = ("a PyTorch state dict or checkpoint", Trust.DATA)
     KERAS = ("a .keras file", Trust.DATA)
     HDF5 = ("an HDF5 file", Trust.DATA)
     PACKED = ("a packed model folder", Trust.DATA)
@@ -133,14 +129,17 @@ def identify_zip(file: BinaryIO) -> ModelFormat:
         pickles = [info for name, info in members.items() if name.endswith("/data.pkl")]
         if not pickles:
             return ModelFormat.ARCHIVE
-        holds_tensors = len(pickles) == 1 and has_only_tensors(archive, pickles[0])
-        return ModelFormat.STATE_DICT if holds_tensors else ModelFormat.TORCH_PICKLE
+        is_plain = len(pickles) == 1 and is_checkpoint(archive, pickles[0])
+        return ModelFormat.STATE_DICT if is_plain else ModelFormat.TORCH_PICKLE
     except ArchiveError:
         return ModelFormat.UNKNOWN
 
 
-def has_only_tensors(archive: ZipFile, info: ZipInfo) -> bool:
-    """Whether a pickle refers to nothing but the parts of tensors; it is read, not run."""
+def is_checkpoint(archive: ZipFile, info: ZipInfo) -> bool:
+    """Whether a pickle is a dict that names no class but those of tensors and of training; it is read, not run.
+
+    torch's own restricted loader has the last word.
+    """
     if info.file_size > MAX_PICKLE_BYTES:
         return False
     data = b"".join(zip_reader.read_member(archive, info))
@@ -150,10 +149,11 @@ def has_only_tensors(archive: ZipFile, info: ZipInfo) -> bool:
             if opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
                 return False  # torch.save writes protocol 2, which has none of these
             if opcode.name == "GLOBAL":
-                texts.append(str(argument))
+                texts.append(str(argument).replace(" ", "."))
     except ValueError:
         return False
-    return all(TENSOR_GLOBALS.fullmatch(text) for text in texts)
+    is_dict = data[2:3] == b"}" or texts[:1] == ["collections.OrderedDict"]
+    return is_dict and all(is_tensor_class(text) or is_training_class(text) for text in texts)
 
 
 def identify_tgz(path: Path) -> ModelFormat:

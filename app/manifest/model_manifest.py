@@ -36,7 +36,17 @@ SHA256_RULE = TextRule(
 )
 TABLES = {
     "artifact": ("file", "sha256", "architecture"),
-    "input": ("width_px", "height_px", "resize", "mean", "std", "um_per_px", "jpeg_min_scale", "colour", "channel_order"),
+    "input": (
+        "width_px",
+        "height_px",
+        "resize",
+        "mean",
+        "std",
+        "um_per_px",
+        "jpeg_min_scale",
+        "colour",
+        "channel_order",
+    ),
     "output": ("classes", "activation", "scores", "positive_class", "threshold", "threshold_source"),
     "batch": ("max_size", "max_delay_ms"),
 }
@@ -88,19 +98,21 @@ class ModelManifest:
     def graph_sha256(self) -> str:
         """SHA-256 of everything besides the artifact that decides the compiled model's numbers."""
         unhashed = {"jpeg_min_scale", "short_side_px", "is_turned"}  # newer than the hashes, and no part of the network
-        if self.input.channel_order == "RGB":  # models older than this choice keep their hash
-            unhashed.add("channel_order")
-        graph_input = {name: value for name, value in asdict(self.input).items() if name not in unhashed}
+        graph_input = {name: value for name, value in self._describe_input().items() if name not in unhashed}
         parts: dict[str, Any] = {"framework": self.framework, "architecture": self.artifact.architecture}
         parts |= {"input": graph_input, "outputs": self.output.outputs}
         if self.output.scores != "logits":  # models older than this choice keep their hash
             parts |= {"scores": self.output.scores}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    def _describe_input(self) -> dict[str, Any]:
+        """Return the input for a hash; models older than the choice of an order keep theirs."""
+        return {name: value for name, value in asdict(self.input).items() if (name, value) != ("channel_order", "RGB")}
+
     @property
     def held_sha256(self) -> str:
         """SHA-256 of everything that is held against the network; under another one it is to be held again."""
-        parts = (HELD_RULES, self.framework, asdict(self.artifact), asdict(self.input), asdict(self.output))
+        parts = (HELD_RULES, self.framework, asdict(self.artifact), self._describe_input(), asdict(self.output))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -31,7 +31,7 @@ class Framework:
         return tuple(self.formats)
 
 
-STATE_DICTS = {".safetensors": "SAFETENSORS", ".pt": "STATE_DICT", ".pth": "STATE_DICT"}
+STATE_DICTS = {".safetensors": "SAFETENSORS", **dict.fromkeys((".pt", ".pth", ".ckpt"), "STATE_DICT")}
 TORCHSCRIPTS = dict.fromkeys((".pt", ".pth", ".torchscript"), "TORCHSCRIPT")
 FRAMEWORKS = {
     "torch": Framework(STATE_DICTS, "torch"),

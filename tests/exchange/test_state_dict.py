@@ -1,16 +1,17 @@
-"""A PyTorch state dict is read by the restricted reader, and refused where it holds more."""
+"""A PyTorch state dict or checkpoint is added, served as its weights, and read in a confined process alone."""
 
+import logging
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from app import create_app
+from app.api.request.services import EXTENSION
 from app.compiling.folder_compiler import compile_in_process
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import MIB, Settings
@@ -76,34 +77,30 @@ def test_state_dict_is_opened_in_a_confined_process(tmp_path: Path, empty: Setti
     assert list(empty.models.iterdir()) == []
 
 
-def read(tmp_path: Path, content: Any) -> dict[str, Any]:
-    torch.save(content, tmp_path / "weights.pt")
-    return read_weights(tmp_path / "weights.pt")
+def test_checkpoint_is_added_and_the_command_says_what_it_took(
+    tmp_path: Path, empty: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights, manifest = write_source(tmp_path, "weights.ckpt")
+    state = {f"model.{name}": tensor for name, tensor in torch.load(weights, weights_only=True).items()}
+    torch.save({"state_dict": state, "hyper_parameters": {"lr": 0.1}, "epoch": 3}, weights)
+    app = create_app(empty)
+    caplog.set_level(logging.INFO)
+    command = ["models", "add", str(weights), "--manifest", str(manifest)]
+    done = app.test_cli_runner().invoke(args=command)
+    took = "weights.ckpt: took the weights under state_dict with the prefix model."
+    assert done.output == f"{took}\nok pcam-classification/1.0: added and tried out\n"
+    assert f"pcam-classification/1.0: {took}" in caplog.text
+    folder = ModelFolder(empty.models / "pcam-classification/1.0")
+    assert folder.read_report(folder.read_manifest()).note == took
+    shutil.copytree(PCAM / "examples", folder.path / "examples")
+    assert check_folder(folder, empty) < 1e-4
+    app.extensions[EXTENSION].follower.close()
 
 
 def test_tied_and_transposed_weights_are_read_whole(tmp_path: Path) -> None:
     weight = torch.arange(6.0).reshape(2, 3)
-    found = read(tmp_path, {"a": weight, "b": weight, "c": weight.T, "d": torch.tensor(3)})
+    torch.save({"a": weight, "b": weight, "c": weight.T, "d": torch.tensor(3)}, tmp_path / "weights.pt")
+    found = read_weights(tmp_path / "weights.pt")
     assert torch.equal(found["a"], found["b"])
     assert torch.equal(found["c"], weight.T)
     assert found["d"].item() == 3
-
-
-REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "a module": (lambda: torch.nn.Linear(2, 2), "no PyTorch state dict of weights alone"),
-    "a path": (lambda: {"a": Path("secret")}, "no PyTorch state dict of weights alone"),
-    "a list": (lambda: [torch.zeros(1)], "does not hold tensors by name"),
-    "nothing": (dict, "does not hold tensors by name"),
-    "a number": (lambda: {"epoch": 3}, "holds epoch, which is not a tensor"),
-    "a checkpoint": (lambda: {"state_dict": {"a": torch.zeros(1)}}, "holds state_dict, which is not a tensor"),
-    "a key that is no name": (lambda: {1: torch.zeros(1)}, "holds 1, which is not a tensor by its name"),
-    "a tensor of stride 0": (lambda: {"a": torch.zeros(1).expand(1 << 40)}, "declares more numbers than it has"),
-    "a sparse tensor": (lambda: {"a": torch.eye(2).to_sparse()}, "not a plain tensor|of weights alone"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_more_than_weights_is_refused(tmp_path: Path, name: str) -> None:
-    make, reason = REFUSED[name]
-    with pytest.raises(IntegrityError, match=reason):
-        read(tmp_path, make())

@@ -28,6 +28,7 @@ from app.engines.network_input import (
     shape_of,
     take_pixels,
 )
+from app.engines.pytorch.checkpoints import find_weights
 from app.engines.pytorch.torch_architectures import ARCHITECTURES
 from app.engines.pytorch.torch_weights import read_metadata, read_weights
 from app.engines.reference_engine import ReferenceEngine
@@ -55,12 +56,9 @@ class TorchEngine(ReferenceEngine):
         name = self._manifest.artifact.architecture
         if name not in ARCHITECTURES:
             raise ManifestError(f"architecture {name} is not one of {', '.join(sorted(ARCHITECTURES))}")
-        weights = read_weights(self._path)
         network = ARCHITECTURES[name](self._manifest.output.outputs)
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise IntegrityError(f"{self._path.name} does not hold the weights of {name}: {error}") from error
+        weights, self.note = find_weights(self._path.name, read_weights(self._path), name, network.state_dict())
+        network.load_state_dict(weights)
         self.network = network.eval()
 
     @torch.inference_mode()

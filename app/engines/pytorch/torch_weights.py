@@ -1,4 +1,4 @@
-"""Reads the weights of a PyTorch model: safetensors, or a state dict by PyTorch's restricted reader."""
+"""Reads what a PyTorch file holds: safetensors, or a state dict or checkpoint by PyTorch's restricted reader."""
 
 import zipfile
 from pathlib import Path
@@ -8,49 +8,68 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from app.engines.network_facts import MAX_TEXT
+from app.engines.pytorch.checkpoint_classes import is_training_class
+from app.engines.pytorch.checkpoints import Tensors, list_found, refuse_several
 from app.engines.pytorch.torch_architectures import ARCHITECTURES
 from app.errors import IntegrityError
 
+READING_ERRORS = (UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError)
 TRIED_OUTPUTS = 7
 """Outputs with which an architecture is built to be compared: no layer inside of one is so narrow."""
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read an artifact's tensors by name; its suffix says how, and there is no second try in another way.
+class Blank:
+    """What stands in the place of an object that only training needs. It keeps and does nothing."""
 
-    Raises `IntegrityError` if it is not of that format, or holds more than named tensors of numbers.
+    def __new__(cls, *_: object) -> "Blank":
+        """Take whatever the object was made of."""
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        """Take whatever the object knew."""
+
+
+def make_dict(*_: object) -> dict[Any, Any]:
+    """Stand in the place of `defaultdict`, whose entries follow."""
+    return {}
+
+
+STAND_INS = {"AttributeDict": dict, "defaultdict": make_dict}
+"""For classes whose entries PyTorch's reader fills in, by their last name; `Blank` stands for all others."""
+
+
+def read_weights(path: Path) -> Any:
+    """Read an artifact; its suffix says how, and there is no second try in another way.
+
+    Returns tensors by name, or what else `torch.save` wrote; see `find_weights`. Raises `IntegrityError` if the file is
+    not of that format, or names a class that has no place in a checkpoint.
     """
     if path.suffix != ".safetensors":
-        return _read_state_dict(path)
+        return _read_checkpoint(path)
     try:
-        return dict(load_file(path))
+        return load_file(path)
     except (SafetensorError, OSError) as error:
         raise IntegrityError(f"{path.name} cannot be read as safetensors: {error}") from error
 
 
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
+def _read_checkpoint(path: Path) -> Any:
+    """Read with `weights_only`. Where a trainer's own objects stand, nothing of theirs is imported, made or called."""
     try:
-        weights: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, OSError) as error:
-        raise IntegrityError(f"{path.name} is no PyTorch state dict of weights alone") from error
-    if not isinstance(weights, dict) or not weights:
-        raise IntegrityError(f"{path.name} is no state dict: it does not hold tensors by name")
-    for name, tensor in weights.items():
-        _check_tensor(path.name, name, tensor)
-    return dict(weights)
-
-
-def _check_tensor(file: str, name: Any, tensor: Any) -> None:
-    """Refuse an entry that is not a plain tensor; one of stride 0 may declare a million times what it has."""
-    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-        raise IntegrityError(f"{file} is no state dict: it holds {str(name)[:80]}, which is not a tensor by its name")
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
-        raise IntegrityError(f"{file} holds {name[:80]}, which is not a plain tensor of numbers")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise IntegrityError(f"{file} holds {name[:80]}, which declares more numbers than it has")
+        named = sorted(get_unsafe_globals_in_checkpoint(path))
+        foreign = [name for name in named if not is_training_class(name)]
+        if not foreign:
+            stand_ins = [(STAND_INS.get(name.rpartition(".")[2], Blank), name) for name in named]
+            with safe_globals(stand_ins):  # type: ignore[arg-type]  # it takes pairs, too
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except READING_ERRORS as error:
+        raise IntegrityError(f"{path.name} is no PyTorch file of weights, or is damaged") from error
+    raise IntegrityError(
+        f"{path.name} holds {', '.join(foreign[:3])}, and not only weights; "
+        "save network.state_dict() with torch.save, and add that file"
+    )
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -70,18 +89,32 @@ def read_metadata(path: Path) -> dict[str, str]:
 def find_architecture(path: Path) -> tuple[str, int]:
     """Find the listed architecture that weights belong to, and how many outputs it has; nothing is computed.
 
-    Raises `IntegrityError` if they belong to none.
+    Raises `IntegrityError` if they belong to none, or if there are several sets of them.
     """
-    weights = {name: tuple(tensor.shape) for name, tensor in read_weights(path).items()}
+    content = read_weights(path)
     for name, build in ARCHITECTURES.items():
         with torch.device("meta"):
-            wanted = {key: tuple(tensor.shape) for key, tensor in build(TRIED_OUTPUTS).state_dict().items()}
-        found = {weights[key][0] for key, shape in wanted.items() if shape[:1] == (TRIED_OUTPUTS,) and key in weights}
-        if len(found) == 1 and weights == {
-            key: (*found, *shape[1:]) if shape[:1] == (TRIED_OUTPUTS,) else shape for key, shape in wanted.items()
-        }:
-            return name, found.pop()
+            needed = build(TRIED_OUTPUTS).state_dict()
+        found = [each for each in list_found(content, needed) if not each.more]
+        outputs = {count for each in found if (count := _count_outputs(each.weights, needed)) is not None}
+        if outputs and len(found) > 1:
+            raise refuse_several(path.name, name, found)
+        if outputs:
+            return name, outputs.pop()
     raise IntegrityError(
         f"{path.name} holds the weights of no known architecture ({', '.join(sorted(ARCHITECTURES))}): export the "
         "whole network as ONNX or TorchScript"
     )
+
+
+def _count_outputs(weights: Tensors, needed: Tensors) -> int | None:
+    """Return how many outputs weights have, if all else of them is as an architecture of `TRIED_OUTPUTS` needs it."""
+    pairs = [(tuple(tensor.shape), tuple(needed[name].shape)) for name, tensor in weights.items()]
+    found = {shape[:1] for shape, wanted in pairs if wanted[:1] == (TRIED_OUTPUTS,)}
+    if len(found) != 1:
+        return None
+    (outputs,) = found
+    is_same = all(
+        shape == (outputs + wanted[1:] if wanted[:1] == (TRIED_OUTPUTS,) else wanted) for shape, wanted in pairs
+    )
+    return outputs[0] if is_same and outputs else None

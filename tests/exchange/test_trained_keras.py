@@ -1,0 +1,201 @@
+"""Six Keras 3 models as people train them, saved right after `fit`, are added, and answer as Keras itself does."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app import create_app
+from app.api.request.services import EXTENSION
+from app.config.settings import Settings
+from app.engines.base import build_engine
+from app.exchange.model_importer import bring_in
+from app.exchange.quarantine import Quarantine
+from app.pipeline.postprocess import to_probabilities
+from app.processes.confined_process import run_confined
+from app.repository.model_folder import ModelFolder
+from tests.engines.test_keras_applications import shake
+from tests.exchange.compile_each import compile_each
+
+keras = pytest.importorskip("keras")
+from keras import layers  # noqa: E402  # after the skip
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file"),
+]
+SIDE_PX, CLASSES = 32, ["akiec", "bcc", "mel"]
+RANDOM = np.random.default_rng(11)
+LABELS = RANDOM.integers(0, 3, 24)
+TRAINING = np.clip(RANDOM.normal(60 + 60 * LABELS[:, None, None, None], 40, (24, SIDE_PX, SIDE_PX, 3)), 0, 255)
+PICTURES = RANDOM.integers(0, 256, (20, 4, 4, 3), dtype=np.uint8).repeat(SIDE_PX // 4, 1).repeat(SIDE_PX // 4, 2)
+FORMATS = (".keras", ".h5")
+ADDING_S = 30
+"""How long one model may take to be added."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model file, what Keras answers for the pictures, and what pixels the network wants: (pixel - 0) / std."""
+
+    path: Path
+    scores: Any
+    std: int = 1
+
+
+def write_manifest(trained: Trained, name: str) -> Path:
+    """The manifest of a trained model, beside it."""
+    path = trained.path.with_name(f"{name}.toml")
+    path.write_text(
+        f"""name = "{name}"
+version = "1.0"
+framework = "keras"
+[artifact]
+file = "{trained.path.name}"
+[input]
+width_px = {SIDE_PX}
+height_px = {SIDE_PX}
+resize = "bilinear"
+mean = [0, 0, 0]
+std = {[trained.std] * 3}
+[output]
+classes = {json.dumps(CLASSES)}
+activation = "softmax"
+scores = "probabilities"
+"""
+    )
+    return path
+
+
+def make_body() -> list[Any]:
+    convolutions = [
+        layers.Conv2D(8, 3, activation="relu"),
+        layers.MaxPooling2D(),
+        layers.BatchNormalization(momentum=0.1),
+    ]
+    return [*convolutions, layers.GlobalAveragePooling2D(), layers.Dropout(0.2), layers.Dense(3, activation="softmax")]
+
+
+def make_sequential(*first: Any) -> Any:
+    return keras.Sequential([layers.Input((SIDE_PX, SIDE_PX, 3)), *first, *make_body()])
+
+
+def make_functional(*first: Any) -> Any:
+    values = pixels = layers.Input((SIDE_PX, SIDE_PX, 3))
+    for layer in (*first, *make_body()):
+        values = layer(values)
+    return keras.Model(pixels, values)
+
+
+def make_augmented() -> Any:
+    changes = [layers.RandomFlip("horizontal"), layers.RandomRotation(0.1), layers.RandomZoom(0.1)]
+    return make_sequential(keras.Sequential([*changes, layers.RandomContrast(0.1)]), layers.Rescaling(1 / 255))
+
+
+def make_transferred() -> Any:
+    """A base that was frozen, with `preprocess_input`, in front of it changes by chance, and thawed in part."""
+    base = keras.applications.MobileNetV2((SIDE_PX, SIDE_PX, 3), alpha=0.35, include_top=False, weights=None)
+    shake(base, TRAINING / 127.5 - 1)  # in the place of weights from elsewhere
+    for layer in base.layers[:-20]:
+        layer.trainable = False
+    pixels = layers.Input((SIDE_PX, SIDE_PX, 3))
+    values = keras.applications.mobilenet_v2.preprocess_input(layers.RandomFlip()(pixels))
+    values = layers.GlobalAveragePooling2D()(base(values, training=False))
+    return keras.Model(pixels, layers.Dense(3, activation="softmax")(layers.Dropout(0.2)(values)))
+
+
+MODELS: dict[str, tuple[Callable[[], Any], Any, Any]] = {
+    "a-sequential": (make_sequential, "adam", "sparse_categorical_crossentropy"),
+    "a-functional": (
+        make_functional,
+        keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.9), momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(),
+    ),
+    "with-augmentation": (make_augmented, "rmsprop", "sparse_categorical_crossentropy"),
+    "with-preprocessing": (
+        lambda: make_functional(keras.applications.resnet50.preprocess_input),
+        keras.optimizers.AdamW(1e-3),
+        "sparse_categorical_crossentropy",
+    ),
+    "with-rescaling": (
+        lambda: make_sequential(layers.Rescaling(1 / 127.5, -1)),
+        "nadam",
+        "sparse_categorical_crossentropy",
+    ),
+    "by-transfer": (make_transferred, keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy"),
+}
+"""How each is made, its optimizer, and its loss."""
+
+
+def train(folder: Path, name: str) -> Iterator[Trained]:
+    """Train a model for a few steps, and yield it in every format as it is saved right after."""
+    make, optimizer, loss = MODELS[name]
+    keras.utils.set_random_seed(1)
+    network = make()
+    network.compile(optimizer, loss, metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2)])
+    std = 255 if name in ("a-sequential", "a-functional") else 1  # as the trainer gave the pixels
+    network.fit(TRAINING / std, LABELS, batch_size=12, verbose=0)
+    scores = network.predict(PICTURES / np.float32(std), verbose=0)
+    assert np.abs(scores - scores.mean(0)).max() > 0.01, "the pictures must be told apart"
+    for suffix in FORMATS:
+        path = folder / f"{name}{suffix}"
+        network.save(path)
+        yield Trained(path, scores, std)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    folder = tmp_path_factory.mktemp("trained")
+    return {each.path.name: each for name in MODELS for each in train(folder, name)}
+
+
+def see_same_scores(folder: ModelFolder, trained: Trained) -> None:
+    manifest = folder.read_manifest()
+    engine = build_engine("openvino", folder.path, manifest, 1)
+    engine.load()
+    try:
+        ours = to_probabilities(engine.infer(PICTURES), manifest.output)
+    finally:
+        engine.close()
+    np.testing.assert_allclose(ours, trained.scores, atol=1e-4)
+
+
+def test_models_saved_right_after_training_answer_as_keras_does(trained: dict[str, Trained], tmp_path: Path) -> None:
+    """What `models add` does to each, in one confined process for all."""
+    settings = Settings(models=tmp_path / "models", instance=tmp_path / "instance")
+    settings.models.mkdir()
+    folders: dict[str, ModelFolder] = {}
+    with ExitStack() as held:
+        for file, each in trained.items():
+            quarantine = held.enter_context(Quarantine(settings.models))
+            manifest = write_manifest(each, file.replace(".", "-"))
+            folders[file] = bring_in(each.path, manifest, quarantine, settings).folder
+        run_confined(compile_each, [tmp_path / "reasons", *(folder.path for folder in folders.values())], settings)
+        assert json.loads((tmp_path / "reasons").read_text()) == {}
+        for file, folder in folders.items():
+            see_same_scores(folder, trained[file])
+
+
+@pytest.mark.parametrize("file", ["by-transfer.keras", "with-augmentation.h5"])
+def test_trained_model_is_added_by_one_command_in_under_30_s(
+    trained: dict[str, Trained], tmp_path: Path, file: str
+) -> None:
+    settings = Settings(models=tmp_path / "models", instance=tmp_path / "instance")
+    settings.models.mkdir()
+    app = create_app(settings)
+    manifest = write_manifest(trained[file], "trained-lesions")
+    started = time.monotonic()
+    done = app.test_cli_runner().invoke(
+        args=["models", "add", str(trained[file].path), "--manifest", str(manifest)], catch_exceptions=False
+    )
+    assert done.output == "ok trained-lesions/1.0: added and tried out\n"
+    assert time.monotonic() - started < ADDING_S
+    see_same_scores(ModelFolder(settings.models / "trained-lesions/1.0"), trained[file])
+    app.extensions[EXTENSION].follower.close()

@@ -157,6 +157,17 @@ def test_hostile_training_state_is_passed_over_and_nothing_of_it_is_kept(tmp_pat
         assert f'"{left}"' not in read
 
 
+def test_models_in_models_that_call_each_other_without_end_are_refused(tmp_path: Path) -> None:
+    """A short file that calls 2^30 layers."""
+    from app.engines.tensorflow.keras_engine import read_archive
+
+    inner = layer("keras.layers", "ReLU", {"name": "relu"})
+    for _ in range(30):
+        inner = pixels_and(called(inner) | {"inbound_nodes": [{"args": [TENSOR], "kwargs": {}}] * 2})
+    with pytest.raises(IntegrityError, match="calls more than 20000 layers"):
+        read_archive(write_archive(tmp_path / "model.keras", inner))
+
+
 @pytest.mark.parametrize("root", [layer("keras.layers", "Dense", {"units": 2}), ADD, layer(None, "__keras_tensor__")])
 def test_file_that_holds_no_model_is_refused(tmp_path: Path, root: dict[str, Any]) -> None:
     from app.engines.tensorflow.keras_engine import read_archive

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from app.engines.tensorflow.keras_2_checks import MAX_CALLS, count_calls
 from app.engines.tensorflow.keras_3_classes import MODELS, find_module
 from app.engines.tensorflow.keras_classes import RANDOM_LAYERS, refuse_class
 from app.errors import IntegrityError
@@ -23,11 +24,15 @@ def read_keras_3(file: str, config: Any) -> dict[str, Any]:
     """
     try:
         read: Any = _read(file, config)
-        if read["class_name"] in MODELS:
-            return dict(read)
+        is_model = read["class_name"] in MODELS
+        is_too_long = is_model and count_calls(read) > MAX_CALLS
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise IntegrityError(f"{file} holds no config of Keras 3: {type(error).__name__} {error}") from error
-    raise IntegrityError(f"{file} holds {read['class_name']}, and not a model")
+    if not is_model:
+        raise IntegrityError(f"{file} holds {read['class_name']}, and not a model")
+    if is_too_long:
+        raise IntegrityError(f"{file} calls more than {MAX_CALLS} layers")
+    return dict(read)
 
 
 def _read(file: str, data: Any) -> Any:

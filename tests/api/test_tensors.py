@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from werkzeug.test import TestResponse
 
+from app.api.kserve.kserve_models import make_parameters
 from app.api.kserve.tensors import HEADER_LENGTH
+from app.api.request.services import EXTENSION
 from tests.conftest import basic
 
 PATH = "/v2/models/pcam-classification/infer"
@@ -193,6 +196,15 @@ def test_an_output_may_differ_from_the_others(client: FlaskClient) -> None:
     numbers, label = json.loads(answer.data[:length])["outputs"]
     assert len(numbers["data"]) == 2
     assert len(answer.data) == length + label["parameters"]["binary_data_size"]
+
+
+def test_metadata_tell_the_channel_order_of_fp32_values(app: Flask) -> None:
+    manifest = app.extensions[EXTENSION].registry.get("pcam-classification").manifest
+    for order in ("RGB", "BGR"):
+        told = make_parameters(replace(manifest, input=replace(manifest.input, channel_order=order)))
+        assert told["channel_order"] == order
+        assert told["fp32_input"].endswith(f": {order}, (pixel - mean) / std")
+        assert told["uint8_input"].startswith("[-1, -1, -1, 3]: RGB")
 
 
 def test_id_is_echoed_and_is_the_requests_where_there_is_none(client: FlaskClient) -> None:

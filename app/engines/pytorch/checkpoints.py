@@ -134,6 +134,7 @@ def _explain(file: str, content: Any, network: str, needed: Tensors) -> Integrit
     return IntegrityError(
         f"{file} does not hold the weights of {network}{where}: {reason}"
         + (f", and holds {_name(foreign)}" if foreign else "")
+        + "; name the architecture that they are of, or export the network as a whole"
     )
 
 

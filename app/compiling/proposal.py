@@ -42,6 +42,7 @@ ADVICE = """\
 #   pixel / 127.5 - 1                          mean = [127.5, 127.5, 127.5], std = [127.5, 127.5, 127.5]
 #   torchvision's weights, Normalize(ImageNet) mean = [123.675, 116.28, 103.53], std = [58.395, 57.12, 57.375]
 #   pixels as they are                         mean = [0, 0, 0], std = [1, 1, 1]
+#   blue, green and red in this order (OpenCV) channel_order = "BGR" besides, and mean and std in this order
 """
 
 

@@ -174,7 +174,10 @@ def make_compiled_parts() -> Any:
     schedule = keras.optimizers.schedules.CosineDecay(0.01, 10)
     loss = keras.losses.CategoricalFocalCrossentropy()
     network.compile(
-        keras.optimizers.AdamW(schedule, use_ema=True), loss, metrics=["accuracy", count, keras.metrics.AUC()]
+        keras.optimizers.AdamW(schedule, use_ema=True),
+        loss,
+        metrics=["accuracy", count, keras.metrics.AUC()],
+        jit_compile=False,
     )
     network.fit(draw(SIDE_PX, 8), np.eye(2)[[0, 1] * 4], epochs=2, verbose=0)
     return network
@@ -204,6 +207,6 @@ def test_half_precision_is_refused_with_what_to_do(tmp_path: Path, suffix: str) 
     layer = layers.Conv2D(2, 3, dtype="mixed_float16")
     keras.Sequential([layers.Input((8, 8, 3)), layer, layers.Flatten()]).save(tmp_path / f"model{suffix}")
     with pytest.raises(
-        IntegrityError, match=r"computes in mixed_float16; build the model in float32, load its weights"
+        IntegrityError, match=r"computes in float16 \(mixed precision\), and the server in float32: build"
     ):
         load_network(tmp_path / f"model{suffix}")

@@ -69,18 +69,9 @@ def _read_class(file: str, data: Mapping[str, Any]) -> dict[str, Any]:
     found = find_module(module, name, is_layer="trainable" in config)
     if found is None:
         raise refuse_class(file, module, name)
-    check_precision(file, config.get("dtype", config.get("name") if name == "DTypePolicy" else None))
     rest = {key: value for key, value in data.items() if key not in ("registered_name", TRAINING_STATE)}
     read = {key: _read(file, value) for key, value in rest.items()}
     return {**read, "class_name": name, "module": found, "registered_name": None}
-
-
-def check_precision(file: str, dtype: Any) -> None:
-    """Refuse half precision: the scores would be others in float32. A policy in the place of a name comes by itself."""
-    if isinstance(dtype, str) and "float16" in dtype:
-        raise IntegrityError(
-            f"{file} computes in {dtype:.60}; build the model in float32, load its weights, and save it"
-        )
 
 
 def _leave_out(file: str, data: Mapping[str, Any]) -> dict[str, Any]:

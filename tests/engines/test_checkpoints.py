@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from app.engines.pytorch.checkpoints import find_weights
-from app.engines.pytorch.torch_weights import read_weights
+from app.engines.pytorch.torch_architectures import ARCHITECTURES
+from app.engines.pytorch.torch_weights import find_architecture, read_weights
 from app.errors import IntegrityError
 from app.exchange.model_format import ModelFormat, identify
 
@@ -230,3 +231,24 @@ def test_functions_of_listed_packages_are_neither_looked_for_nor_called(tmp_path
 def test_whole_network_is_refused_by_its_format(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "weights.pt")
     assert identify(tmp_path / "weights.pt") is ModelFormat.TORCH_PICKLE
+
+
+def make_state(outputs: int) -> dict[str, Any]:
+    """Names and shapes of a listed network, with numbers that take no space."""
+    with torch.device("meta"):
+        state = ARCHITECTURES["mobilenet_v3_small"](outputs).state_dict()
+    return {name: torch.zeros(()).expand(tensor.shape) for name, tensor in state.items()}
+
+
+def test_architecture_of_a_checkpoint_is_found(tmp_path: Path) -> None:
+    path, state = tmp_path / "weights.ckpt", make_state(3)
+    torch.save({"state_dict": prefixed("model.", weights=state), "epoch": 3}, path)
+    assert find_architecture(path) == ("mobilenet_v3_small", 3)
+    torch.save({"model": state, "ema": state}, path)
+    with pytest.raises(IntegrityError, match="of mobilenet_v3_small under model and under ema; save with"):
+        find_architecture(path)
+    torch.save({"model": state, "head.weight": torch.zeros(2)}, path)
+    assert find_architecture(path) == ("mobilenet_v3_small", 3)
+    torch.save({**state, "head.weight": torch.zeros(2)}, path)
+    with pytest.raises(IntegrityError, match="of no known architecture"):
+        find_architecture(path)

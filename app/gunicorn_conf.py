@@ -39,7 +39,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "timeout": WORKER_TIMEOUT_S,
         "graceful_timeout": settings.stop_delay_s + GRACE_S,
         "keepalive": KEEPALIVE_S,
-        "backlog": 128,
+        "backlog": 1024,  # a flood of connections must not make a newcomer's first packet wait to be sent again
         "limit_request_fields": 64,
         # Only gunicorn's own threads would look; SCANCER_TRUSTED_PROXIES says whom to believe.
         "forwarded_allow_ips": "",
@@ -147,6 +147,8 @@ def post_worker_init(settings: Settings, worker: Any) -> None:
     """Settle a worker that has loaded everything: what it counts, what it collects, logs and prints."""
     worker.count_refusal = worker.wsgi.extensions["scancer"].metrics.count_refusal
     worker.is_streamed = worker.wsgi.router.is_streamed
+    if settings.auth == "on":
+        worker.is_known = worker.wsgi.extensions["authenticator"].knows
     # Modules and models live as long as the worker; looking through them again and again empties the caches.
     gc.collect()
     gc.freeze()

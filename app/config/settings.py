@@ -39,8 +39,9 @@ DEFAULT_BATCH_SIZE = 8
 """Pictures that are inferred together, unless a model's manifest says otherwise; more wait for the next batch."""
 CALLER_IS_GONE, SERVER_IS_STOPPING = "scancer.caller_is_gone", "scancer.server_is_stopping"
 """What our gunicorn worker tells the application in a request's environment: a callable, and a truth value."""
-ANSWER_DELAY_S = "scancer.answer_delay_s"
-"""What the application tells our worker there: for how many seconds its answer is to be withheld."""
+ANSWER_DELAY_S, CALLER_IS_KNOWN = "scancer.answer_delay_s", "scancer.caller_is_known"
+"""What the application tells our worker there: for how many seconds its answer is to be withheld, and whether the
+caller's password was right."""
 REMOVED = {
     "COMPILE_MEMORY_BYTES": "SCANCER_MODEL_MEMORY_BYTES takes its place",
     "DOWNLOAD_TIMEOUT_S": "fetching a model from a URL may always take 300 s",

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from enum import Enum
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
-from app.config.settings import CALLER_IS_GONE
+from app.config.settings import CALLER_IS_GONE, CALLER_IS_KNOWN
 from app.errors import BrokenAnswerError
 from app.server.answer import Answer, StreamedAnswer, write_refusal
+from app.server.client_times import ClientTimes
 from app.server.request_reader import CONTINUE, Request, RequestReader
 from app.server.streamed_body import StreamedBody
 
@@ -40,26 +42,31 @@ class State(Enum):
 
 
 class Connection:
-    """A connection without blocking calls; the thread that holds `lock` owns it."""
+    """A connection without blocking calls; the thread that holds `lock` owns it.
+
+    By `time.monotonic()`, `since` is when its client came, began the request that is coming, or was last answered; at
+    the `deadline` it is closed; and a withheld answer is `due`. It came by the address whose descriptor is `listener`.
+    """
 
     def __init__(
         self,
         sock: socket.socket,
         reader: RequestReader,
-        idle_s: float,
-        upload_s: float,
-        on_close: Callable[[int], object],
+        times: ClientTimes,
+        on_close: Callable[["Connection"], object],
+        listener: int = -1,
     ) -> None:
         self.fd = sock.fileno()
         self.lock = threading.Lock()
         self.state = State.OPEN
-        self.due: float | None = None  # `time.monotonic()` at which a withheld answer is to go out
-        self.deadline = time.monotonic() + upload_s  # passed, the connection is closed
-        self._socket, self._reader, self._on_close = sock, reader, on_close
-        self._idle_s, self._upload_s = idle_s, upload_s
+        self.listener, self.since = listener, time.monotonic()
+        self.due: float | None = None
+        self.is_known = False  # whether the last request that was answered had a right password
+        self.deadline = self.since + times.allow(is_new=True, is_idle=True, is_in_head=False)
+        self._socket, self._reader, self._on_close, self._times = sock, reader, on_close, times
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._tls_wants_write = False
-        self._busy_since: float | None = None
+        self._is_new, self._was_idle = True, True
         self._unsent = self._withheld = b""
         sock.setblocking(False)
 
@@ -88,12 +95,13 @@ class Connection:
         return self._reader.held_bytes if self.state is State.OPEN else 0
 
     @property
-    def _is_free(self) -> bool:
-        return not self._unsent and self.due is None
+    def head(self) -> dict[str, Any] | None:
+        """The environment of the request whose body is coming, if any."""
+        return self._reader.head if self.state is State.OPEN else None
 
     @property
-    def _may_answer(self) -> bool:
-        return self.state is State.OPEN and self._is_free
+    def _is_free(self) -> bool:
+        return not self._unsent and self.due is None
 
     def serve(self, buffer: bytearray, answer: Callable[[Request], Answer]) -> None:
         """Read what is there, into the thread's buffer, and answer each request that is whole."""
@@ -116,15 +124,15 @@ class Connection:
             self._answer_ready(answer)
             if count < len(buffer) and self._reader.is_between and not self._is_tls:
                 break  # the socket is empty, or the next poll tells; in mid-request the rest is often there already
-        self._set_deadline()
+        self.settle()
 
     def _answer_ready(self, answer: Callable[[Request], Answer]) -> None:
         """Answer what is whole, one after the other, as far as the client takes the answers."""
         reader, left = self._reader, MAX_REQUESTS
-        while left and reader.requests and self._may_answer:
+        while left and reader.requests and self.state is State.OPEN and self._is_free:
             self._answer_one(reader.requests.popleft(), answer)
             left -= 1
-        if reader.requests or not self._may_answer:
+        if reader.requests or self.state is not State.OPEN or not self._is_free:
             return
         if reader.refusal is not None:
             self.refuse(*reader.refusal)
@@ -136,6 +144,7 @@ class Connection:
         if request.stream is not None:
             request.stream.wait_for_more = partial(self._wait_for_more, request.stream)
         text, is_last, delay_s, streamed = answer(request)
+        self._is_new, self.is_known = False, request.environ.get(CALLER_IS_KNOWN, False)
         if streamed is not None:
             text = self._send_as_made(text, streamed)
         if self.state is not State.OPEN:  # the rest of a streamed body was refused meanwhile
@@ -146,6 +155,7 @@ class Connection:
         if is_last:
             self.state = State.REFUSING if request.has_unread_body else State.ENDING
         self._send(text)
+        self.since = time.monotonic()
 
     def _send_as_made(self, text: bytes, streamed: StreamedAnswer) -> bytes:
         """Send an answer as it is made; return what the client has not taken. If it breaks off, the connection ends."""
@@ -178,7 +188,7 @@ class Connection:
         self._tell_to_continue()
         buffer = bytearray(RECEIVE_BYTES)
         while (count := self._receive(buffer)) < 0:
-            left_s = stream.find_deadline(self._upload_s) - time.monotonic()
+            left_s = stream.find_deadline(self._times.upload_s) - time.monotonic()
             if left_s <= 0:
                 self.refuse(HTTPStatus.REQUEST_TIMEOUT, LATE)
                 raise TimeoutError(LATE)
@@ -196,7 +206,8 @@ class Connection:
         """Send the withheld answer; what comes after it is for `serve`."""
         self._unsent, self._withheld, self.due = self._withheld, b"", None
         self._flush()
-        self._set_deadline()
+        self.since = time.monotonic()
+        self.settle()
 
     def is_gone(self) -> bool:
         """Whether the client has closed its side.
@@ -251,7 +262,8 @@ class Connection:
         if self.state is State.ENDING and self.due is None:
             self.close()
 
-    def _set_deadline(self) -> None:
+    def settle(self) -> None:
+        """Say until when the client may take for what comes next; called by the owner when it is done."""
         if self.state is State.REFUSING and self._is_free:
             self.state, self.deadline = State.LINGERING, time.monotonic() + LINGER_S
             try:
@@ -262,9 +274,11 @@ class Connection:
             return
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.version() is None:
             return  # for the handshake of TLS a client has its first deadline alone
-        now = time.monotonic()
-        self._busy_since = None if self.is_idle else self._busy_since or now
-        self.deadline = now + self._idle_s if self._busy_since is None else self._busy_since + self._upload_s
+        is_idle, is_in_head = self.is_idle, self._is_free and self._reader.is_in_head
+        if self._was_idle and not is_idle:
+            self.since = time.monotonic()
+        self._was_idle = is_idle  # bytes that begin no request move nothing
+        self.deadline = self.since + self._times.allow(self._is_new, is_idle, is_in_head)
 
     @contextmanager
     def try_to_own(self) -> Iterator[bool]:
@@ -286,5 +300,5 @@ class Connection:
         """Close the connection."""
         if not self.is_closed:
             self.state = State.CLOSED
-            self._on_close(self.fd)
+            self._on_close(self)
             self._socket.close()

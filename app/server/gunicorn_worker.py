@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from queue import SimpleQueue
 from typing import Any
 
@@ -24,7 +23,9 @@ from gunicorn.workers.base import Worker
 from app.config.settings import SERVER_IS_STOPPING, read_settings
 from app.logs import describe_fault
 from app.server.answer import Answer, call_application
+from app.server.client_times import ClientTimes
 from app.server.connection import RECEIVE_BYTES, Connection
+from app.server.connection_table import HELD_BODIES, ConnectionTable, count_descriptors
 from app.server.request_reader import Request, RequestReader, make_base
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ STOP_LINGER_S = 2.0
 """How long a stopping worker keeps idle connections, for the request that a client may be sending just now."""
 STOP_MARGIN = 0.9
 """The part of its grace that a stopping worker uses, so that it ends before gunicorn would kill it."""
-HELD_BODIES = 8
-"""Bodies of the largest size that may be held at a time while they come in."""
+CROWD, MAX_ACCEPTS = 64, 16
+"""A worker with more connections than a crowd accepts so many new ones at once, and lets nobody go first."""
 # Reported once, then not again before it is armed anew. Absent on macOS, where gunicorn's own threads serve.
 if hasattr(select, "epoll"):
     READ, WRITE = select.EPOLLIN | select.EPOLLONESHOT, select.EPOLLOUT | select.EPOLLONESHOT
@@ -69,21 +70,24 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
     """Called with the reason for each upload that is turned away; `gunicorn_conf` puts a metric here."""
     is_streamed: Callable[[Mapping[str, Any]], bool] = staticmethod(lambda _: False)
     """Tells by its environment whether the application reads a request's body as it comes; set there too."""
+    is_known: Callable[[Mapping[str, Any]], bool] = staticmethod(lambda _: False)
+    """Tells by its environment whether the application knows a request's caller; set there too."""
     _stops_at: float | None
 
     def init_process(self) -> None:
         """Prepare what the threads share, in the worker's process; returns when the worker ends."""
         settings = read_settings()
         self._max_body_bytes = settings.max_body_bytes
-        self._upload_s, self._idle_s = settings.upload_timeout_s, max(self.cfg.keepalive, TICK_S)
+        self._times = ClientTimes(max(self.cfg.keepalive, TICK_S), settings.upload_timeout_s)
         self._stop_delay_s, self._stops_at, self._reloads = settings.stop_delay_s, None, count_reloads()
         self._grace_s = max(0, self.cfg.graceful_timeout - settings.stop_delay_s) * STOP_MARGIN
         self._tls: ssl.SSLContext | None = ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._epoll = select.epoll()
         self._wake = os.eventfd(0)
-        self._connections: dict[int, Connection] = {}
         self._listeners: dict[int, socket.socket] = {each.fileno(): each for each in self.sockets}
         self._names = {fd: listener.getsockname() for fd, listener in self._listeners.items()}
+        most = count_descriptors(self.cfg.worker_connections)
+        self._connections = ConnectionTable(self._listeners, most, HELD_BODIES * settings.max_body_bytes)
         self._withheld: SimpleQueue[Connection] = SimpleQueue()
         self._paused: set[int] = set()
         self._threads: list[threading.Thread] = []
@@ -93,6 +97,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     def run(self) -> None:
         """Serve until gunicorn says stop, then end what was begun."""
+        self._connections.is_known = self.is_known
         for fd, listener in self._listeners.items():
             listener.setblocking(False)
             self._epoll.register(fd, READ)
@@ -122,11 +127,11 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         if select.select([self.PIPE[0]], [], [], wait_s)[0]:
             os.read(self.PIPE[0], 4096)
         now = time.monotonic()
-        for connection in list(self._connections.values()):
+        for connection in self._connections.all():
             with connection.try_to_own() as is_owner:
                 if is_owner and connection.deadline < now:
                     connection.expire()
-        while self._paused and len(self._connections) < self.cfg.worker_connections:
+        while self._paused:
             self._epoll.modify(self._paused.pop(), READ)
 
     def _have_idle_thread(self) -> None:
@@ -163,30 +168,46 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
                 self._idle.append(None)
 
     def _accept(self, fd: int) -> None:
-        """Accept one connection; among several workers, the one with the fewest is the quickest."""
+        """Accept new connections; among several workers, the one with the fewest is the quickest."""
         held = len(self._connections)
-        if held and self.cfg.workers > 1:
+        if 0 < held <= CROWD and self.cfg.workers > 1:
             time.sleep(min(held * YIELD_S, MAX_YIELD_S))
-        if not self.alive:
-            return
-        listener = self._listeners[fd]
-        try:
-            client, peer = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
+        for _ in range(1 if held <= CROWD else MAX_ACCEPTS):
+            if not self.alive:
+                return
+            if not self._make_room(fd):
+                self._paused.add(fd)
+                return
+            if not self._accept_one(fd):
+                break
+        if fd not in self._paused:
             self._listen(fd)
-            return
+
+    def _make_room(self, fd: int) -> bool:
+        """Whether there is room for one more connection of an address; if need be, the longest waiting give way."""
+        if self._connections.has_room(fd):
+            return True
+        closed = self._connections.make_room(fd)
+        for _ in range(closed):
+            self.count_refusal("connections")
+        return closed > 0
+
+    def _accept_one(self, fd: int) -> bool:
+        """Accept a connection, if there is one."""
+        try:
+            client, peer = self._listeners[fd].accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return False
         except OSError as error:  # no descriptors left
             log.warning("no connection can be accepted", extra={"reason": error.strerror})
+            self._connections.make_room(fd)
             self._paused.add(fd)
-            return
-        if held + 1 < self.cfg.worker_connections:
-            self._listen(fd)
-        else:
-            self._paused.add(fd)
+            return False
         try:
-            self._adopt(client, self._names[fd], peer)
+            self._adopt(client, fd, peer)
         except OSError:  # the client has gone already
             client.close()
+        return True
 
     def _listen(self, fd: int) -> None:
         """Have the next connection reported, unless the worker stops listening at this very moment."""
@@ -196,19 +217,17 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             if self.alive:
                 raise
 
-    def _adopt(self, client: socket.socket, server: tuple[str, int] | str, peer: tuple[str, int] | str) -> None:
+    def _adopt(self, client: socket.socket, listener: int, peer: tuple[str, int] | str) -> None:
         """Have a new connection polled."""
         client.setblocking(False)
         if client.family != socket.AF_UNIX:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is not None:  # the handshake comes with the first bytes, as far as they go
             client = self._tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
-        base = make_base(server, peer, "http" if self._tls is None else "https")
+        base = make_base(self._names[listener], peer, "http" if self._tls is None else "https")
         reader = RequestReader(base, self._max_body_bytes, self.is_streamed)
-        connection = Connection(
-            client, reader, self._idle_s, self._upload_s, lambda fd: self._connections.pop(fd, None)
-        )
-        self._connections[connection.fd] = connection
+        connection = Connection(client, reader, self._times, self._connections.remove, listener)
+        self._connections.add(connection)
         self._epoll.register(connection.fd, READ)
 
     def _serve(self, fd: int, buffer: bytearray) -> None:
@@ -224,9 +243,9 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             except BaseException:
                 connection.close()
                 raise
-            if connection.held_bytes > RECEIVE_BYTES and self._holds_too_much():
-                self.count_refusal("uploads")
-                connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", retry_after_s=1)
+            if connection.held_bytes > RECEIVE_BYTES:
+                for _ in range(self._connections.relieve(self._arm, connection)):
+                    self.count_refusal("uploads")
             if connection.due is not None:
                 self._withheld.put(connection)
             else:
@@ -236,10 +255,6 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         """Have the connection reported when there is something to do for it; called by its owner."""
         if not connection.is_closed:
             self._epoll.modify(connection.fd, WRITE if connection.wants_write else READ)
-
-    def _holds_too_much(self) -> bool:
-        held = sum(connection.held_bytes for connection in list(self._connections.values()))
-        return held > HELD_BODIES * self._max_body_bytes
 
     def _release_withheld(self) -> None:
         """What one thread does: let withheld answers go when they are due, which is in the order they came."""
@@ -264,11 +279,11 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         started = time.monotonic()
         while time.monotonic() - started < self._grace_s:
             is_late = time.monotonic() - started > STOP_LINGER_S
-            for connection in list(self._connections.values()):
+            for connection in self._connections.all():
                 with connection.try_to_own() as is_owner:
                     if is_owner and is_late and connection.is_idle:
                         connection.close()
-            if not self._connections:
+            if not len(self._connections):
                 break
             self.notify()
             time.sleep(0.01)

@@ -20,6 +20,8 @@ MAX_URL_BYTES = 4096
 MAX_HEADER_FIELDS = 64
 HOST = re.compile(rb"(\[[\w.:%~-]+\]|([\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]*)?")
 """A host by RFC 3986, section 3.2.2, but for the comma, which would make one of two; then perhaps a port."""
+MAX_BLANK_BYTES = 16
+"""Of line ends before a request: RFC 9112, section 2.2, asks to ignore one."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -105,6 +107,8 @@ class RequestReader:
         # Between two parts of a body there may be no more than a head's worth either: trailers have no other limit.
         if not self.is_between and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too long.")
+        if self.is_between and self._head_bytes > MAX_BLANK_BYTES and not self.requests:
+            self._refuse(HTTPStatus.BAD_REQUEST, "Too many blank lines came before a request.")
 
     def _parse(self, data: memoryview) -> None:
         """Have the bytes parsed. Raises `HttpParserError` if they are no HTTP."""
@@ -141,6 +145,16 @@ class RequestReader:
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         self._is_closed = True
         self.refusal = self.refusal or Refusal(status, message)
+
+    @property
+    def is_in_head(self) -> bool:
+        """Whether a request has begun whose head is not whole."""
+        return not self.is_between and not self._environ
+
+    @property
+    def head(self) -> dict[str, Any] | None:
+        """The environment of the request whose body is coming, if any."""
+        return self._environ or None
 
     # What the parser calls, in this order.
 

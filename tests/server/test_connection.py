@@ -9,6 +9,7 @@ from http import HTTPStatus
 import pytest
 
 from app.server.answer import Answer
+from app.server.client_times import ClientTimes
 from app.server.connection import RECEIVE_BYTES, Connection, State
 from app.server.request_reader import Request, RequestReader, make_base
 
@@ -22,7 +23,7 @@ def pair() -> Iterator[tuple[Connection, socket.socket]]:
     ours, theirs = socket.socketpair()
     theirs.settimeout(5)
     base = make_base("socket", "socket", "http")
-    connection = Connection(ours, RequestReader(base, LIMIT), 1.0, 1.0, lambda _: None)
+    connection = Connection(ours, RequestReader(base, LIMIT), ClientTimes(1.0, 1.0), lambda _: None)
     yield connection, theirs
     connection.close()
     theirs.close()

@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import select
 import signal
 import socket
 import ssl
@@ -10,6 +11,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ import requests
 
 from app.routes import count_threads
 from tests.conftest import PASSWORD, USER, LiveServer, basic
+from tests.handlers.fixtures import within
 
 pytestmark = pytest.mark.slow
 
@@ -201,23 +205,122 @@ def test_descriptors_are_given_back(live: LiveServer) -> None:
         time.sleep(0.05)
 
 
-def test_uploads_that_would_fill_the_memory_are_refused(instance: Path, tmp_path: Path, pcam_example: bytes) -> None:
-    settings = {"SCANCER_WORKERS": "1", "SCANCER_MAX_BODY_BYTES": "262144"}
-    live = LiveServer(instance, tmp_path / "log", settings)
-    connections = []
+@pytest.fixture(scope="module")
+def small(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """One worker that holds 2 MiB of bodies, of 256 KiB each at most, and has 60 connections."""
+    settings = {
+        "SCANCER_WORKERS": "1",
+        "SCANCER_MAX_BODY_BYTES": "262144",
+        "GUNICORN_CMD_ARGS": "--worker-connections 60",
+    }
+    live = LiveServer(instance, tmp_path_factory.mktemp("small") / "log", settings)
     try:
-        live.start()
-        for _ in range(12):
-            connections.append(connect(live))
-            connections[-1].sendall((HEAD % 262144 + "\r\n").encode() + bytes(260000))
-            time.sleep(0.05)
-        status, body = read_answer(connections[-1])
-        assert (status, json.loads(body)["message"]) == (503, "Too many uploads at a time.")
-        assert predict(live, pcam_example).status_code == 200
+        yield live.start()
     finally:
-        for connection in connections:
-            connection.close()
         live.stop()
+
+
+def send_half(live: LiveServer, head: str, body: bytes) -> socket.socket:
+    connection = connect(live)
+    connection.sendall((head % 262144 + "\r\n").encode() + body)
+    return connection
+
+
+def has_ended(connection: socket.socket) -> bool:
+    """Whether the server has answered or closed."""
+    return bool(select.select([connection], [], [], 0)[0])
+
+
+STRANGER = f"PUT {PATH} HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n"
+
+
+def test_held_bodies_of_strangers_give_way_and_known_users_come_first(small: LiveServer, pcam_example: bytes) -> None:
+    assert predict(small, pcam_example).status_code == 200  # so that the worker knows the user
+    with ExitStack() as stack:
+        known = stack.enter_context(send_half(small, HEAD, bytes(250_000)))
+        photo = stack.enter_context(send_half(small, STRANGER, pcam_example[:1000]))
+        strangers = []
+        for _ in range(16):
+            strangers.append(stack.enter_context(send_half(small, STRANGER, bytes(260_000))))
+            assert predict(small, pcam_example).status_code == 200
+        refused = [each for each in strangers if has_ended(each)]
+        assert len(refused) >= 16 - 8
+        for connection in refused:
+            status, body = read_answer(connection)
+            assert (status, json.loads(body)["message"]) == (503, "Too many uploads at a time.")
+        assert strangers[-1] not in refused
+        assert not has_ended(known)
+        assert not has_ended(photo)
+        known.sendall(bytes(262_144 - 250_000))
+        assert read_answer(known)[0] == 415
+        photo.sendall(bytes(262_144 - 1000))
+        assert read_answer(photo)[0] == 401
+
+
+def test_where_all_are_known_the_largest_and_oldest_body_gives_way(small: LiveServer, pcam_example: bytes) -> None:
+    assert predict(small, pcam_example).status_code == 200
+    with ExitStack() as stack:
+        uploads = [stack.enter_context(send_half(small, HEAD, bytes(260_000))) for _ in range(10)]
+        assert within(5, lambda: any(map(has_ended, uploads)))
+        assert [has_ended(each) for each in uploads[-4:]] == [False] * 4
+
+
+SILENCES = {
+    "nothing": b"",
+    "blank lines": b"\r\n\r\n",
+    "half a head": b"GET /ping HTTP/1.1\r\nHost: h\r\n",
+    "half a body": (STRANGER % 100 + "\r\nhalf").encode(),
+    "an answer that is not read": b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("silence", SILENCES)
+def test_full_address_still_takes_newcomers_and_known_clients_stay(
+    small: LiveServer, pcam_example: bytes, silence: str
+) -> None:
+    with ExitStack() as stack:
+        session = stack.enter_context(requests.Session())
+        ask = partial(session.put, small.inference + PATH, data=pcam_example, auth=AUTH, timeout=10)
+        assert ask().status_code == 200
+        (kept,) = session.adapters["http://"].poolmanager.pools._container.values()  # type: ignore[attr-defined]
+        for _ in range(150):
+            stack.enter_context(connect(small)).sendall(SILENCES[silence])
+        for address in (small.inference, small.management, small.metrics):
+            started = time.monotonic()
+            assert requests.get(address + "/ping", timeout=10).status_code == 200
+            assert time.monotonic() - started < 1
+        assert ask().status_code == 200
+        assert kept.num_connections == 1  # the same connection
+    assert 'scancer_refused_total{reason="connections"}' in requests.get(small.metrics + "/metrics", timeout=10).text
+
+
+def test_flood_at_one_address_leaves_the_others_their_share(small: LiveServer) -> None:
+    with ExitStack() as stack:
+        metrics = stack.enter_context(socket.create_connection(("127.0.0.1", small.ports[2]), timeout=10))
+        for _ in range(150):
+            stack.enter_context(connect(small))
+        assert not has_ended(metrics)  # it says nothing either, but its own address is not full
+        metrics.sendall(b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert read_answer(metrics)[0] == 200
+
+
+def test_client_that_sends_blank_lines_alone_is_closed(live: LiveServer) -> None:
+    started = time.monotonic()
+    with connect(live) as slow, connect(live) as quick:
+        quick.sendall(b"\r\n" * 20)
+        status, body = read_answer(quick)
+        assert (status, json.loads(body)["message"]) == (400, "Too many blank lines came before a request.")
+        while not has_ended(slow):  # each line came long before the time was over
+            assert time.monotonic() - started < 5
+            slow.sendall(b"\r\n")
+            select.select([slow], [], [], 0.7)
+        assert slow.recv(1) == b""
+
+
+def test_request_after_a_blank_line_is_answered(live: LiveServer) -> None:
+    with connect(live) as connection:
+        connection.sendall(b"\r\n\r\nGET /ping HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert read_answer(connection)[0] == 200
 
 
 def test_reload_loses_no_request(instance: Path, tmp_path: Path, pcam_example: bytes) -> None:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from http import HTTPStatus
 from operator import attrgetter
@@ -17,6 +17,7 @@ from flask_httpauth import HTTPBasicAuth
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from app.api.request.services import FACTS, facts
+from app.config.settings import CALLER_IS_KNOWN
 from app.errors import ForbiddenError, TooManyLoginsError, UnauthorizedError, UsersError
 from app.users import HASH_METHOD, User, UsersFile, has_control_characters
 
@@ -50,7 +51,7 @@ def require(role: str) -> Callable[[View], View]:
                 refuse(HTTPStatus.UNAUTHORIZED)
             user = authenticator.recall(header)
             if user is not None and role in user.roles:
-                environ[FACTS].user = user.name
+                environ[FACTS].user, environ[CALLER_IS_KNOWN] = user.name, True
                 return view(*args, **kwargs)
             # Flask-HTTPAuth lets every OPTIONS pass, for the sake of CORS; here one answers a document.
             if request.method == "OPTIONS" and not auth.authenticate(auth.get_auth(), None):
@@ -85,6 +86,10 @@ class Authenticator:
         """Return the user whose password came before in the same `Authorization` header, if that is still known."""
         self._refresh()
         return self._find_remembered(self._prove("header", header))
+
+    def knows(self, environ: Mapping[str, Any]) -> bool:
+        """Whether the request of a WSGI environment comes with a password that is known to be right."""
+        return self.recall(environ.get("HTTP_AUTHORIZATION", "")) is not None
 
     def remember(self, header: str, user: User) -> None:
         """Remember the `Authorization` header that a verified user sent, for `recall`."""
@@ -166,7 +171,7 @@ def verify_password(name: str, password: str) -> User | None:
     user = authenticator.verify(name, password or "")
     if user is not None:
         authenticator.remember(request.environ["HTTP_AUTHORIZATION"], user)
-        facts().user = user.name
+        facts().user, request.environ[CALLER_IS_KNOWN] = user.name, True
     return user
 
 

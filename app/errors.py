@@ -21,6 +21,8 @@ class AnsweredError(ScancerError):
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     type: ClassVar[str] = "InternalServerException"
+    retry_after_s: int | None = None
+    """After how many seconds the same request may be sent again, if that is known."""
 
     def __init_subclass__(cls, status: HTTPStatus | None = None, type: str | None = None) -> None:
         super().__init_subclass__()
@@ -96,8 +98,20 @@ class UnsupportedImageError(RequestError, status=HTTPStatus.UNPROCESSABLE_ENTITY
     """The picture is sound, but too large, or has several frames, or has samples without a defined range."""
 
 
-class TooManyLoginsError(RequestError, status=HTTPStatus.TOO_MANY_REQUESTS, type="TooManyLoginsException"):
-    """Too many passwords already wait to be verified in this worker."""
+class MisdirectedError(RequestError, status=HTTPStatus.MISDIRECTED_REQUEST, type="MisdirectedRequestException"):
+    """Nobody is asked for a password, and the request names another host than this machine."""
+
+
+class RateError(RequestError, status=HTTPStatus.TOO_MANY_REQUESTS, type="TooManyRequestsException"):
+    """The caller has sent more of something than the server takes at a time."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyLoginsError(RateError, type="TooManyLoginsException"):
+    """Too many passwords wait to be verified, or were wrong of late."""
 
 
 class ServiceError(AnsweredError):
@@ -118,6 +132,8 @@ class HandlerFaultError(ServiceError, status=HTTPStatus.SERVICE_UNAVAILABLE):
 
 class ServiceUnavailableError(ServiceError, status=HTTPStatus.SERVICE_UNAVAILABLE, type="ServiceUnavailableException"):
     """The model is not ready, or its queue is full."""
+
+    retry_after_s = 1
 
 
 class DeadlineError(ServiceError, status=HTTPStatus.GATEWAY_TIMEOUT, type="GatewayTimeoutException"):

@@ -9,6 +9,8 @@ import sys
 from functools import partial
 from typing import Any
 
+import app.processes.shared_table  # noqa: F401  # made before the fork, so that the workers share it
+from app.api.login.rate_limits import check_store
 from app.config.settings import Settings
 from app.errors import SettingsError, UsersError
 from app.handlers.manager_folder import end_manager, find_folder, sweep
@@ -81,6 +83,7 @@ def on_starting(settings: Settings, server: Any) -> None:
         check_folders(settings)
         server.instance_claim = claim_instance(settings)
         check_database(settings.database)
+        check_store(settings.limits_store)
     except SettingsError as error:
         sys.exit(f"scancer: {error.message}")
 

@@ -92,6 +92,9 @@ class Metrics:
             ("model", "version"),
             multiprocess_mode="livemax",
         )
+        self.failed_logins = count(
+            "scancer_failed_logins_total", "Logins that failed, by reason: wrong, or limited.", ("reason",)
+        )
         self.refused = count(
             "scancer_refused_total",
             "Requests turned away before they reached the application, by reason.",
@@ -115,6 +118,10 @@ class Metrics:
     def count_refusal(self, reason: str) -> None:
         """Count one request that was turned away."""
         find_series(self.refused, reason).inc()
+
+    def count_failed_login(self, reason: str) -> None:
+        """Count one login with a wrong name or password, or one that was not tried."""
+        find_series(self.failed_logins, reason).inc()
 
     def count_failure(self, rule: str, method: str, model: str, version: str, seconds: float) -> None:
         """Record how long a request took that was answered by an error, if it asked a model for something."""

@@ -14,9 +14,8 @@ USERS_FILE = "users"
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 ROLES = ("predict", "manage")
 HASH_METHOD = "scrypt"
-SHORT_PASSWORD_LENGTH = 8
-"""Below it the command that adds a user warns."""
-MAX_PASSWORD_LENGTH = 1024
+MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 12, 1024
+"""Characters of a new password; a shorter one that a user has already still counts."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,11 @@ class UsersFile:
             )
         if role not in ROLES:
             raise UsersError(f"a role is {' or '.join(ROLES)}")
-        if not 1 <= len(password) <= MAX_PASSWORD_LENGTH or has_control_characters(password):
-            raise UsersError(f"a password has 1 to {MAX_PASSWORD_LENGTH} characters and no control characters")
+        if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH or has_control_characters(password):
+            raise UsersError(
+                f"a password has {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters and no control characters; "
+                f"this one has {len(password)}"
+            )
         user = User(name, role, generate_password_hash(password, HASH_METHOD))
         with hold_lock(self._lock_file):
             users = self.read()

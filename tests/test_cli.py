@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from werkzeug.security import check_password_hash
+from werkzeug.security import check_password_hash, generate_password_hash
 
+from app.api.login.authenticator import Authenticator
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings_document import describe_settings
+from app.users import UsersFile
 from tests.handlers.archives import make_archive, make_tiny
 from tests.registry.loading import add_version
 
@@ -233,10 +235,16 @@ def test_every_entry_stops_at_a_variable_that_is_no_setting_or_is_one_no_longer(
         assert "Traceback" not in command.stderr + server.stderr
 
 
-def test_short_password_is_taken_with_a_warning(tmp_path: Path) -> None:
-    done = flask("users", "add", "ada", "--password-stdin", text="short\n", instance=str(tmp_path))
-    assert (done.returncode, done.stdout) == (0, "added ada (predict)\n")
-    assert "fewer than 8 characters" in done.stderr
+def test_new_password_is_long_enough_and_a_shorter_one_that_exists_still_counts(tmp_path: Path) -> None:
+    for password in ("short", "eleven char"):
+        done = flask("users", "add", "ada", "--password-stdin", text=password + "\n", instance=str(tmp_path))
+        told = "Error: a password has 12 to 1024 characters and no control characters; "
+        assert (done.returncode, done.stderr) == (1, f"{told}this one has {len(password)}\n")
+    assert not (tmp_path / "users").exists()
+    (tmp_path / "users").write_text(f"bob:predict:{generate_password_hash('short', 'scrypt:512:8:1')}\n")
+    done = flask("users", "add", "ada", "--password-stdin", text="twelve chars\n", instance=str(tmp_path))
+    assert done.stdout == "added ada (predict)\n"
+    assert Authenticator(UsersFile(tmp_path)).verify("bob", "short") is not None
 
 
 def test_model_is_packed_signed_trusted_and_added_elsewhere(tmp_path: Path) -> None:

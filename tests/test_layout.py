@@ -22,7 +22,7 @@ FRAMEWORKS = {
     "onnxruntime",
     "h5py",
 }
-FLASK = {"flask", "werkzeug", "flask_httpauth", "prometheus_flask_exporter"}
+FLASK = {"flask", "werkzeug", "flask_httpauth", "flask_limiter", "limits", "prometheus_flask_exporter"}
 ROOMS = (
     "__init__",
     "gunicorn_conf",
@@ -36,7 +36,7 @@ ROOMS = (
 """From top to bottom: a room may import what stands after it."""
 TOP = ""
 INNER_ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "api": ((TOP,), ("management", "kserve", "monitoring"), ("predict",), ("request",)),
+    "api": ((TOP,), ("management", "kserve", "monitoring"), ("predict",), ("request",), ("login",)),
     "engines": (("pytorch", "tensorflow"), (TOP,)),
     "handlers": (("client", "manager", "worker"), (TOP,)),
 }

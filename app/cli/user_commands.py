@@ -6,7 +6,7 @@ import click
 
 from app.api.request.services import services
 from app.cli.model_choice import Commands
-from app.users import ROLES, SHORT_PASSWORD_LENGTH, UsersFile
+from app.users import ROLES, UsersFile
 
 users_commands = Commands("users", help="Add, remove and list the users of the API.")
 
@@ -24,7 +24,8 @@ users_commands = Commands("users", help="Add, remove and list the users of the A
 def add_user(name: str, role: str, password_stdin: bool) -> None:
     """Add a user, or change one.
 
-    A user NAME who exists gets the new password and role. The command asks for the password.
+    A user NAME who exists gets the new password and role. The command asks for the password, which has at least 12
+    characters.
     """
     if password_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
@@ -32,8 +33,6 @@ def add_user(name: str, role: str, password_stdin: bool) -> None:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     is_new = UsersFile(services().settings.instance).add(name, role, password)
     click.echo(f"{'added' if is_new else 'changed'} {name} ({role})")
-    if len(password) < SHORT_PASSWORD_LENGTH:
-        click.echo(f"warning: the password has fewer than {SHORT_PASSWORD_LENGTH} characters", err=True)
 
 
 @users_commands.command("remove")

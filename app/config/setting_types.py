@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 OWN_DATABASE = "sqlite"
 """Setting of the state store that is a SQLite file in the instance folder."""
+OWN_STORE = "memory"
+"""Setting of the counts of logins and predictions that are kept in the memory of the server's workers."""
+NO_RATE = "off"
 NO_ENVELOPE = "none"
 ENVELOPES = (NO_ENVELOPE, "body", "json", "kserve", "kservev2")
 """How a request's body may wrap the input of an archive's handler; see `app.handlers.worker.envelopes`."""
@@ -33,6 +36,11 @@ class Address(NamedTuple):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def is_loopback_host(text: str) -> bool:
+    """Whether a `Host` header names this machine itself, with any port or none."""
+    return re.fullmatch(r"(?i:localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]*)?", text) is not None
 
 
 def parse_address(text: str) -> Address:
@@ -61,6 +69,21 @@ def parse_database(text: str) -> str:
     if text != OWN_DATABASE and not re.fullmatch(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://\S+", text):
         raise ValueError(text)
     return text
+
+
+def parse_store(text: str) -> str:
+    """Read the URL of a Redis, or the word that names the memory of the server's own workers."""
+    if text != OWN_STORE and not re.fullmatch(r"rediss?://\S+|redis\+unix:///\S+", text):
+        raise ValueError(text)
+    return text
+
+
+def parse_rate(text: str) -> str:
+    """Read a number in a span of time, such as `100/minute`, or the word for none."""
+    found = re.fullmatch(r"([1-9][0-9]{0,8}) ?(?:/|per) ?(second|minute|hour|day)", text.lower())
+    if not found and text.lower() != NO_RATE:
+        raise ValueError(text)
+    return f"{found[1]}/{found[2]}" if found else NO_RATE
 
 
 def parse_patterns(text: str) -> tuple[str, ...]:

@@ -17,7 +17,9 @@ from typing import Any
 
 from app.config.cpu_count import count_cores
 from app.config.setting_types import (
+    NO_RATE,
     OWN_DATABASE,
+    OWN_STORE,
     Address,
     address,
     choice,
@@ -26,6 +28,8 @@ from app.config.setting_types import (
     parse_database,
     parse_hosts,
     parse_patterns,
+    parse_rate,
+    parse_store,
     setting,
     whole,
 )
@@ -120,6 +124,20 @@ class Settings:
         "Proxies in front of the server, one behind the other. From so many it believes `X-Forwarded-For`, `-Proto`, "
         "`-Host` and `-Prefix`, so links begin as the caller's did. Set it only if nobody but the proxies can reach "
         "the server, and each of them writes all four headers, as the shipped nginx file does.",
+    )
+    limits_store: str = setting(
+        OWN_STORE,
+        parse_store,
+        "memory, or the URL of a Redis, e.g. redis://:password@host:6379/0",
+        "Keeps how often logins failed, and how much each user asked for. The workers of one server share its memory; "
+        "servers that share a Redis (`pip install 'redis>=7,<8'`) count together.",
+        is_secret=True,
+    )
+    prediction_rate: str = setting(
+        NO_RATE,
+        parse_rate,
+        "off, or a number in a second, minute, hour or day, e.g. 100/minute",
+        "Requests for predictions and explanations that one user may send; one more answers 429 with `Retry-After`.",
     )
     allowed_urls: tuple[str, ...] = setting(
         (),

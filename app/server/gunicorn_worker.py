@@ -14,7 +14,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from queue import SimpleQueue
+from contextlib import suppress
+from heapq import heappop, heappush
+from itertools import count
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from gunicorn.sock import ssl_context
@@ -88,7 +91,8 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         self._names = {fd: listener.getsockname() for fd, listener in self._listeners.items()}
         most = count_descriptors(self.cfg.worker_connections)
         self._connections = ConnectionTable(self._listeners, most, HELD_BODIES * settings.max_body_bytes)
-        self._withheld: SimpleQueue[Connection] = SimpleQueue()
+        self._numbers = count()
+        self._withheld: SimpleQueue[tuple[float, int, Connection]] = SimpleQueue()
         self._paused: set[int] = set()
         self._threads: list[threading.Thread] = []
         self._idle: deque[None] = deque()  # one for each thread that waits
@@ -185,12 +189,10 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     def _make_room(self, fd: int) -> bool:
         """Whether there is room for one more connection of an address; if need be, the longest waiting give way."""
-        if self._connections.has_room(fd):
-            return True
-        closed = self._connections.make_room(fd)
+        closed = 0 if self._connections.has_room(fd) else self._connections.make_room(fd)
         for _ in range(closed):
             self.count_refusal("connections")
-        return closed > 0
+        return closed > 0 or self._connections.has_room(fd)
 
     def _accept_one(self, fd: int) -> bool:
         """Accept a connection, if there is one."""
@@ -247,7 +249,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
                 for _ in range(self._connections.relieve(self._arm, connection)):
                     self.count_refusal("uploads")
             if connection.due is not None:
-                self._withheld.put(connection)
+                self._withheld.put((connection.due, next(self._numbers), connection))
             else:
                 self._arm(connection)
 
@@ -257,22 +259,27 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             self._epoll.modify(connection.fd, WRITE if connection.wants_write else READ)
 
     def _release_withheld(self) -> None:
-        """What one thread does: let withheld answers go when they are due, which is in the order they came."""
+        """What one thread does: let withheld answers go when they are due."""
+        waiting: list[tuple[float, int, Connection]] = []
         while True:
-            connection = self._withheld.get()
-            time.sleep(max(0.0, (connection.due or 0.0) - time.monotonic()))
-            try:
-                with connection.lock:
-                    if not connection.is_closed:
-                        connection.release()
-                    self._arm(connection)
-            except Exception as error:  # noqa: BLE001  # as in `_work`
-                log.error("a thread of the server failed", extra={"reason": describe_fault(error)})
+            with suppress(Empty):
+                left_s = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
+                heappush(waiting, self._withheld.get(timeout=left_s))
+            while waiting and waiting[0][0] <= time.monotonic():
+                self._release(heappop(waiting)[2])
+
+    def _release(self, connection: Connection) -> None:
+        try:
+            with connection.lock:
+                if not connection.is_closed:
+                    connection.release()
+                self._arm(connection)
+        except Exception as error:  # noqa: BLE001  # as in `_work`
+            log.error("a thread of the server failed", extra={"reason": describe_fault(error)})
 
     def _answer(self, request: Request) -> Answer:
-        is_last = not (request.keeps_alive and self.alive)
         request.environ[SERVER_IS_STOPPING] = self._stops_at is not None
-        return call_application(self.wsgi, request, is_last)
+        return call_application(self.wsgi, request, is_last=not (request.keeps_alive and self.alive))
 
     def _drain(self) -> None:
         """Answer what has begun, within gunicorn's grace; idle connections get a moment for one more request."""

@@ -35,7 +35,7 @@ def test_empty_environment_gives_the_defaults() -> None:
 
 
 def test_settings_are_few() -> None:
-    assert len(SETTINGS) <= 31
+    assert len(SETTINGS) <= 33
 
 
 def test_defaults_listen_on_loopback_only() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from app.errors import BrokenAnswerError
 from app.server.answer import Answer, call_application
+from app.server.client_times import ClientTimes
 from app.server.connection import RECEIVE_BYTES, Connection
 from app.server.request_reader import Request, RequestReader, make_base
 
@@ -79,7 +80,9 @@ def test_other_bodies_are_gathered_first(
 def pair() -> Iterator[tuple[Connection, socket.socket]]:
     ours, theirs = socket.socketpair()
     theirs.settimeout(5)
-    connection = Connection(ours, RequestReader(make_base("s", "s", "http"), 1000), 1.0, 1.0, lambda _: None)
+    connection = Connection(
+        ours, RequestReader(make_base("s", "s", "http"), 1000), ClientTimes(1.0, 1.0), lambda _: None
+    )
     yield connection, theirs
     connection.close()
     theirs.close()

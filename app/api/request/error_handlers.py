@@ -15,14 +15,10 @@ from app.errors import (
     MethodNotAllowedError,
     ModelStartError,
     ResourceNotFoundError,
-    ServiceUnavailableError,
-    TooManyLoginsError,
     UnauthorizedError,
 )
 
 log = logging.getLogger(__name__)
-
-RETRY_AFTER_S = 1
 
 
 def register_error_handlers(app: Flask) -> None:
@@ -35,8 +31,8 @@ def register_error_handlers(app: Flask) -> None:
         response = make_error(error.to_json())
         if isinstance(error, UnauthorizedError):
             response.headers["WWW-Authenticate"] = 'Basic realm="Scancer API", charset="UTF-8"'
-        if isinstance(error, (ServiceUnavailableError, TooManyLoginsError)):
-            response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        if error.retry_after_s is not None:
+            response.headers["Retry-After"] = str(error.retry_after_s)
         return response
 
     @app.errorhandler(HTTPException)

@@ -11,18 +11,20 @@ from typing import Any
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
-from app.api.request.error_handlers import RETRY_AFTER_S, shape_error
+from app.api.request.error_handlers import shape_error
 from app.api.request.places import Admission
 from app.api.request.routing import RoutedFlask
 from app.api.request.services import RequestFacts, begin_facts, read_length
+from app.config.setting_types import is_loopback_host
 from app.config.settings import ANSWER_DELAY_S
-from app.errors import ServiceUnavailableError
+from app.errors import AnsweredError, MisdirectedError, ServiceUnavailableError
 from app.metrics import Metrics, name_method
 
 log = logging.getLogger("app.access")
 
 REFUSAL_DELAY_S = 0.012
 """How long a refusal is withheld: clients that try again at once would take the processor from those being served."""
+OTHER_HOST = "Nobody is asked for a password here, so only localhost, 127.0.0.1 and [::1] may be named as the host."
 LOGGED_FACTS = ("request_id", "user", "rule", "status", "model", "version", "outcome", "images")
 COMMON_HEADERS = [
     ("Cache-Control", "no-store"),
@@ -37,11 +39,15 @@ COMMON_HEADERS = [
 
 
 class Observation:
-    """The outermost layer of an app whose views are all registered; every request passes it."""
+    """The outermost layer of an app whose views are all registered; every request passes it.
 
-    def __init__(self, app: RoutedFlask, admission: Admission, metrics: Metrics) -> None:
+    Where the server `asks_nobody` for a password, only requests that name this machine come in: a page of another site
+    whose name leads to a loopback address (DNS rebinding) would else use the server from its visitor's browser.
+    """
+
+    def __init__(self, app: RoutedFlask, admission: Admission, metrics: Metrics, asks_nobody: bool) -> None:
         self._app, self._router = app.wsgi_app, app.router
-        self._admission, self._metrics = admission, metrics
+        self._admission, self._metrics, self._asks_nobody = admission, metrics, asks_nobody
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request; one that there is no room for never reaches Flask."""
@@ -53,6 +59,8 @@ class Observation:
             common = [each for each in COMMON_HEADERS if each[0] not in own]
             return start_response(status, [*headers, ("X-Request-ID", known.request_id), *common], exc_info)
 
+        if self._asks_nobody and not is_loopback_host(environ.get("HTTP_HOST", "localhost")):
+            return refuse(environ, start, MisdirectedError(OTHER_HOST))
         try:
             match = self._router.match(environ)
             known.rule = match.route.rule
@@ -61,6 +69,7 @@ class Observation:
             place = None
         except ServiceUnavailableError as error:
             self._metrics.count_refusal("overload")
+            environ[ANSWER_DELAY_S] = REFUSAL_DELAY_S
             return refuse(environ, start, error)
         try:
             chunks = self._app(environ, start)
@@ -90,10 +99,11 @@ class Observation:
             log.info("request", extra={name: value for name, value in fields.items() if value is not None})
 
 
-def refuse(environ: dict[str, Any], start_response: Callable[..., Any], error: ServiceUnavailableError) -> list[bytes]:
-    """Answer 503 for a request that there is no room for, without Flask: under overload there are thousands of them."""
-    environ[ANSWER_DELAY_S] = REFUSAL_DELAY_S
+def refuse(environ: dict[str, Any], start_response: Callable[..., Any], error: AnsweredError) -> list[bytes]:
+    """Answer an error without Flask: under overload there are thousands of them."""
     body = json.dumps(shape_error(error.to_json(), "/" + environ["PATH_INFO"].lstrip("/"))).encode() + b"\n"
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-    start_response("503 Service Unavailable", [*headers, ("Retry-After", str(RETRY_AFTER_S))])
+    if error.retry_after_s is not None:
+        headers.append(("Retry-After", str(error.retry_after_s)))
+    start_response(f"{int(error.status)} {error.status.phrase}", headers)
     return [body]

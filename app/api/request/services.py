@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from flask import current_app, request
 
+from app.api.login.rate_limits import RateLimits
 from app.config.settings import SERVER_IS_STOPPING, Settings
 from app.errors import AnsweredError
 from app.metrics import Metrics
@@ -33,6 +34,7 @@ class Services:
     registry: ServingTable
     metrics: Metrics
     changes: ModelChanges
+    limits: RateLimits
     follower: ModelFollower
 
 
@@ -82,7 +84,7 @@ def make_services(settings: Settings) -> Services:
     access = StoreAccess(settings)
     registry = ModelRegistry(settings, show_state, lambda gone: metrics.show_state(gone.name, gone.version, "", State))
     follower, changes = ModelFollower(settings, registry, access), ModelChanges(settings, access)
-    return Services(settings, registry.table, metrics, changes, follower)
+    return Services(settings, registry.table, metrics, changes, RateLimits(settings.limits_store), follower)
 
 
 def services() -> Services:

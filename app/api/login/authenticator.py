@@ -1,0 +1,193 @@
+"""Verifies passwords, and remembers which were right."""
+
+import hmac
+import logging
+import os
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from werkzeug.security import check_password_hash, generate_password_hash
+
+from app.api.login.guesses import Guesses
+from app.api.login.rate_limits import RateLimits
+from app.errors import TooManyLoginsError, UsersError
+from app.processes.shared_table import COUNTS, SharedTable
+from app.users import HASH_METHOD, User, UsersFile, has_control_characters
+
+log = logging.getLogger(__name__)
+
+MAX_PROOFS = 1024
+MAX_WAITING = 4
+"""Different credentials of strangers that may wait in one worker, beside those being hashed: scrypt takes 0.1 s and
+32 MiB each."""
+LOGIN_MEMORY_S = 300
+"""How long a verified password is remembered after its last use."""
+WRONG_S = 60.0
+"""How long a wrong password is remembered as wrong."""
+TOO_MANY = "Too many logins; try again later."
+
+
+class Lane:
+    """Where passwords wait to be hashed, one at a time.
+
+    Thread safety: all methods may be called from any thread.
+    """
+
+    def __init__(self, max_waiting: int) -> None:
+        self._max_waiting = max_waiting
+        self._lock, self._hashing = threading.Lock(), threading.Lock()
+        self._waiting: Counter[bytes] = Counter()
+
+    def is_full(self, credentials: bytes) -> bool:
+        """Whether there is no room for what stands for these credentials; the same ones at a time are one login."""
+        return credentials not in self._waiting and len(self._waiting) > self._max_waiting
+
+    @contextmanager
+    def enter(self, credentials: bytes) -> Iterator[None]:
+        """Wait for one's turn. Raises `TooManyLoginsError` if the lane is full."""
+        with self._lock:
+            if self.is_full(credentials):
+                raise TooManyLoginsError(TOO_MANY)
+            self._waiting[credentials] += 1
+        try:
+            with self._hashing:
+                yield
+        finally:
+            with self._lock:
+                self._waiting -= Counter([credentials])  # drops what comes to 0
+
+
+class Authenticator:
+    """Verifies passwords, and remembers the verified ones for a while after each use.
+
+    scrypt takes more time than the model. So a worker remembers an HMAC of the `Authorization` header, and all workers
+    together one of the password, which outlives its time: who had the right one before and comes back has a lane of
+    their own, which no stranger can fill. Names that exist have one too. A wrong password that comes again is neither
+    hashed nor counted again.
+
+    Thread safety: all methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        users_file: UsersFile,
+        memory_s: float = LOGIN_MEMORY_S,
+        limits: RateLimits | None = None,
+        proofs: SharedTable | None = None,
+    ) -> None:
+        self._file, self._memory_s = users_file, memory_s
+        self._proofs = proofs or SharedTable(64)
+        self._guesses = Guesses(limits or RateLimits(), self._proofs)
+        self._key, self._lock = os.urandom(32), threading.Lock()
+        self._returning, self._existing, self._strange = Lane(64), Lane(2 * MAX_WAITING), Lane(MAX_WAITING)
+        self._headers: OrderedDict[bytes, tuple[User, float, bytes]] = OrderedDict()
+        self._users: dict[str, User] = {}
+        self._stamp: tuple[int, int, int] | None = None
+        self._nobody = User("", "predict", generate_password_hash("", HASH_METHOD))
+
+    def knows(self, environ: Mapping[str, Any]) -> bool:
+        """Whether the request of a WSGI environment comes with a password that is known to be right."""
+        return self.recall(environ.get("HTTP_AUTHORIZATION", "")) is not None
+
+    def recall(self, header: str) -> User | None:
+        """Return the user whose password came before in the same `Authorization` header, if that is still known."""
+        self._refresh()
+        mark, now = hmac.digest(self._key, header.encode(), "sha256"), time.monotonic()
+        with self._lock:
+            user, until, proof = self._headers.get(mark, (self._nobody, 0.0, b""))
+            # Compared whole, hash and role too: one of an earlier file may have been remembered a moment too late.
+            if until <= now or self._users.get(user.name) != user:
+                return None
+            is_due = until - now < self._memory_s / 2
+            if is_due:
+                self._headers[mark] = user, now + self._memory_s, proof
+                self._headers.move_to_end(mark)
+        if is_due:
+            self._proofs.put(proof, self._memory_s)
+        return user
+
+    def remember(self, header: str, user: User, password: str) -> None:
+        """Remember the `Authorization` header that a verified user sent, for `recall`."""
+        mark = hmac.digest(self._key, header.encode(), "sha256")
+        with self._lock:
+            self._headers[mark] = user, time.monotonic() + self._memory_s, self._prove(user, password)
+            if len(self._headers) > MAX_PROOFS:
+                self._headers.popitem(last=False)
+
+    def verify(self, name: str, password: str, address: str = "") -> User | None:
+        """Return the user whose password this is, or None. Raises `TooManyLoginsError`."""
+        if has_control_characters(name + password):
+            return None
+        self._refresh()
+        # An unknown user costs the same hash as a known one, so that timing does not tell them apart.
+        user = self._users.get(name, self._nobody)
+        exists, proof = user is not self._nobody, self._prove(user, password)
+        if not exists or self._proofs.get(proof) is None:
+            return self._verify_first(name, user, password, address)
+        return user if self._is_right(self._returning, name, user, password) else None
+
+    def _verify_first(self, name: str, user: User, password: str, address: str) -> User | None:
+        """Verify a password that was not right before, if the name and the address may still try.
+
+        What is told of a wrong one is the same whether the name exists or not.
+        """
+        exists, wrong = user is not self._nobody, mark_wrong(name, user, password)
+        standing = self._guesses.look_up(name, address)
+        is_crowded = self._strange.is_full(wrong) or self._existing.is_full(wrong)
+        refusal = TooManyLoginsError(TOO_MANY, standing.wait_s or 1) if standing.wait_s or is_crowded else None
+        if refusal is not None and (standing.is_spent or not exists):
+            raise refusal
+        is_new = not COUNTS.has(wrong)
+        if is_new and self._is_right(self._existing if exists else self._strange, name, user, password):
+            self._guesses.note_success(name, address)
+            return user
+        if is_new:
+            self._guesses.count_failure(name, address, exists)
+        if refusal is not None:
+            raise refusal
+        return None
+
+    def _is_right(self, lane: Lane, name: str, user: User, password: str) -> bool:
+        """Whether a password is right, by what is remembered or else by its hash. Raises `TooManyLoginsError`."""
+        proof, wrong = self._prove(user, password), mark_wrong(name, user, password)
+        if not self._proofs.has(proof):
+            with lane.enter(wrong):
+                # Who came with the same credentials at the same time may have had them verified.
+                if not self._proofs.has(proof) and (COUNTS.has(wrong) or not self._check(user, password)):
+                    COUNTS.put(wrong, WRONG_S)
+                    return False
+        self._proofs.put(proof, self._memory_s)
+        return True
+
+    def _check(self, user: User, password: str) -> bool:
+        return check_password_hash(user.password_hash, password) and user is not self._nobody
+
+    def _prove(self, user: User, password: str) -> bytes:
+        """Return what proves a password of a user, as they stand in the users file."""
+        return self._proofs.hash("password", user.name, user.role, user.password_hash, password)
+
+    def _refresh(self) -> None:
+        """Read the users file again if it is another one than last time."""
+        try:
+            status = self._file.path.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:
+            stamp = (0, 0, 0)
+        if stamp == self._stamp:
+            return
+        try:
+            users = self._file.read()
+        except UsersError as error:
+            log.error("no user can log in", extra={"reason": error.message})
+            users = {}
+        with self._lock:
+            self._users, self._stamp = users, stamp
+
+
+def mark_wrong(name: str, user: User, password: str) -> bytes:
+    """Return the key under which credentials are remembered as wrong."""
+    return COUNTS.hash("wrong", name, user.password_hash, password)

@@ -11,15 +11,25 @@ from typing import Any
 
 import app.processes.shared_table  # noqa: F401  # made before the fork, so that the workers share it
 from app.api.login.rate_limits import check_store
+from app.config.setting_types import OWN_DATABASE
 from app.config.settings import Settings
 from app.errors import SettingsError, UsersError
 from app.handlers.manager_folder import end_manager, find_folder, sweep
 from app.logs import configure_logs, make_log_config
+from app.processes.exposure import find_exposure
 from app.routes import count_threads
 from app.server.instance_claim import claim_instance
-from app.server.metrics_folder import MEMORY_FOLDER, MetricsFolder, choose_label, forget_gauges, write_metrics_as
+from app.server.metrics_folder import (
+    MEMORY_FOLDER,
+    MetricsFolder,
+    choose_label,
+    find_memory_folder,
+    forget_gauges,
+    write_metrics_as,
+)
 from app.server.tls import load_context
-from app.state.database_check import check_database
+from app.state.database_check import check_database, check_state_file
+from app.state.store_access import STATE_FILE
 from app.users import UsersFile
 
 M_ARENA_MAX = -8  # malloc.h of glibc
@@ -48,7 +58,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
         # Off: it would open a socket in the home folder of whoever starts the server.
         "control_socket_disable": True,
         # gunicorn's heartbeat files, which hold nothing.
-        "worker_tmp_dir": str(MEMORY_FOLDER) if MEMORY_FOLDER.is_dir() else None,
+        "worker_tmp_dir": str(found) if (found := find_memory_folder()) else None,
         # Off: gunicorn's access log prints user names as they came. `app/api/request/observation.py` writes ours.
         "accesslog": None,
         "logconfig_dict": make_log_config(settings.log_level),
@@ -83,6 +93,8 @@ def on_starting(settings: Settings, server: Any) -> None:
         check_folders(settings)
         server.instance_claim = claim_instance(settings)
         check_database(settings.database)
+        if settings.database == OWN_DATABASE:
+            check_state_file(settings.instance / STATE_FILE)
         check_store(settings.limits_store)
     except SettingsError as error:
         sys.exit(f"scancer: {error.message}")
@@ -106,6 +118,9 @@ def when_ready(settings: Settings, server: Any) -> None:
         sys.exit(f"scancer: the folder of metrics cannot be made: {error}")
     sweep(settings)
     log = logging.getLogger("app.start")
+    if MEMORY_FOLDER.exists() and find_memory_folder() is None:
+        reason = f"{MEMORY_FOLDER} cannot be written, or is nearly full"
+        log.warning("the metrics lie on a disk, and workers end if it is full", extra={"reason": reason})
     for remark in settings.ts_remarks:
         log.warning("a key of SCANCER_TS_CONFIG counts in part or not at all", extra={"reason": remark})
     if settings.programs != "off":
@@ -117,11 +132,15 @@ def when_ready(settings: Settings, server: Any) -> None:
     if settings.auth == "off":
         log.warning("nobody is asked for a password: SCANCER_AUTH=off")
         return
+    users_file = UsersFile(settings.instance)
     try:
-        users = UsersFile(settings.instance).read()
+        users = users_file.read()
     except UsersError as error:
         log.error("nobody can log in", extra={"reason": error.message})
         return
+    _, advice = find_exposure(users_file.path.stat().st_mode, users_file.path) if users else (False, "")
+    if advice:
+        log.warning("password hashes are for the server alone", extra={"reason": advice})
     if not users:
         log.warning("there are no users, every request answers 401: run 'flask --app wsgi users add NAME'")
 

@@ -1,5 +1,6 @@
 """The users file: one `name:role:hash` a line, scrypt hashes, readable by its owner alone."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from werkzeug.security import generate_password_hash
 
 from app.errors import UsersError
 from app.processes.atomic import FOR_OWNER, write_file
+from app.processes.exposure import find_exposure
 from app.processes.locks import hold_lock
 
 USERS_FILE = "users"
@@ -47,13 +49,20 @@ class UsersFile:
         self.path, self._lock_file = instance / USERS_FILE, instance / f"{USERS_FILE}.lock"
 
     def read(self) -> dict[str, User]:
-        """Return the users by name; none if there is no file. Raises `UsersError` for a malformed line."""
+        """Return the users by name; none if there is no file.
+
+        Raises `UsersError` for a malformed line, and for a file that others may change: they could let themselves in.
+        """
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            with self.path.open(encoding="utf-8") as file:
+                is_changeable, advice = find_exposure(os.fstat(file.fileno()).st_mode, self.path)
+                lines = file.read().splitlines()
         except FileNotFoundError:
             return {}
         except (OSError, UnicodeDecodeError) as error:
             raise UsersError(f"{self.path} cannot be read: {error}") from error
+        if is_changeable:
+            raise UsersError(advice)
         users = {}
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.startswith("#"):

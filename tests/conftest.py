@@ -158,13 +158,14 @@ def find_free_ports(count: int) -> list[int]:
 
 @dataclass
 class LiveServer:
-    """A real gunicorn on free ports; stop it with `stop`."""
+    """A real gunicorn on free ports, perhaps run by another command, the `prefix`; stop it with `stop`."""
 
     instance: Path
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
     process: "subprocess.Popen[bytes] | None" = None
     ports: list[int] = field(default_factory=lambda: find_free_ports(3))
+    prefix: list[str] = field(default_factory=list)
 
     @property
     def inference(self) -> str:
@@ -192,7 +193,7 @@ class LiveServer:
         environment = {**os.environ, **own, **addresses, **self.environment}
         environment = {name: value for name, value in environment.items() if value or name not in addresses}
         with self.log.open("wb") as log:
-            command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+            command = [*self.prefix, sys.executable, "-m", "gunicorn", "wsgi:app"]
             self.process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=log)
 
     def wait_until_answered(self, path: str, timeout_s: float = START_TIMEOUT_S) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from app.errors import CompiledModelError
 from app.manifest.model_manifest import ModelManifest
+from app.processes.plain_files import open_plain, read_plain_text
 
 COMPILED_FOLDER = "compiled"
 IR_FILE = "model.xml"
@@ -50,7 +51,7 @@ def hash_files(*paths: Path) -> str:
     """Return the SHA-256 of the files' bytes, one after the other, in hex."""
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as handle:
+        with open_plain(path) as handle:
             while chunk := handle.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
@@ -70,7 +71,7 @@ def read_report(model_folder: Path, manifest: ModelManifest, compiled: str = COM
     """
     folder = model_folder / compiled
     try:
-        report = CompileReport(**json.loads((folder / REPORT_FILE).read_text(encoding="utf-8")))
+        report = CompileReport(**json.loads(read_plain_text(folder / REPORT_FILE)))
         allowed, seen = min(float(report.tolerance), TOLERANCE), float(report.max_probability_difference)
         ir_sha256 = hash_ir(folder)
     except FileNotFoundError:

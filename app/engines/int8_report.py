@@ -7,6 +7,7 @@ from pathlib import Path
 from app.engines.compile_report import REPORT_FILE, CompileReport, hash_ir
 from app.errors import CompiledModelError
 from app.manifest.model_manifest import ModelManifest
+from app.processes.plain_files import read_plain_text
 
 INT8_FOLDER = "compiled_int8"
 """Beside `compiled/`, which a new compilation replaces as a whole."""
@@ -91,7 +92,7 @@ def read_int8_report(model_folder: Path, manifest: ModelManifest, f32: CompileRe
     """
     folder = model_folder / INT8_FOLDER
     try:
-        document = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+        document = json.loads(read_plain_text(folder / REPORT_FILE))
         for verdict in ("accepted", "reason"):
             del document[verdict]
         report = Int8Report(**document)

@@ -15,6 +15,7 @@ from app.engines.pytorch.checkpoint_classes import is_tensor_class, is_training_
 from app.errors import ArchiveError
 from app.exchange import tgz_reader, zip_reader
 from app.manifest.model_manifest import MANIFEST_FILE
+from app.processes.plain_files import open_plain
 
 HANDLER_MANIFEST = "MAR-INF/MANIFEST.json"
 """Place of the manifest in TorchServe's archives."""
@@ -104,7 +105,7 @@ def identify_folder(folder: Path) -> ModelFormat:
 
 def identify_file(path: Path) -> ModelFormat:
     """Tell what a file is."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         head = file.read(HEAD_BYTES)
         if head.startswith(zip_reader.MAGIC):
             return identify_zip(file)

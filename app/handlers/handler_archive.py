@@ -11,6 +11,7 @@ from typing import Any
 from app.config.setting_types import ENVELOPES, NO_ENVELOPE
 from app.errors import ManifestError
 from app.manifest.bounds import POOL_BOUNDS, read_whole
+from app.processes.plain_files import read_plain_text
 
 MANIFEST_PATH = Path("MAR-INF/MANIFEST.json")
 ARCHIVE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -163,7 +164,7 @@ def read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ManifestError(f"{path.name} is larger than {MAX_FILE_BYTES} bytes")
-        return path.read_text(encoding="utf-8")
+        return read_plain_text(path)
     except OSError as error:
         raise ManifestError(f"{path.name} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:

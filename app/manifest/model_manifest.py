@@ -13,6 +13,7 @@ from app.errors import ManifestError
 from app.manifest import bounds
 from app.manifest.model_specs import FRAMEWORKS, Artifact, BatchSpec, InputSpec, OutputSpec
 from app.manifest.toml_table import Table, TextRule
+from app.processes.plain_files import read_plain_text
 
 MANIFEST_FILE = "model.toml"
 MODEL_NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
@@ -132,7 +133,7 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise ManifestError(f"{MANIFEST_FILE} is larger than {MAX_MANIFEST_BYTES} bytes")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_plain_text(path))
     except FileNotFoundError:
         raise ManifestError(f"{MANIFEST_FILE} is missing") from None
     except OSError as error:

@@ -12,6 +12,7 @@ from app.errors import AnsweredError, IntegrityError
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.served_model import ServedModel
+from app.processes.plain_files import read_plain_text
 from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
 from app.repository.signing import require_trusted_artifact
 
@@ -83,7 +84,7 @@ def compare_examples(folder: ModelFolder, manifest: ModelManifest, served: Serve
 def read_expected(folder: ModelFolder) -> tuple[dict[str, dict[str, float]], float]:
     """Read the expected probabilities of the examples, and how far they may stray; raises `IntegrityError`."""
     try:
-        document = json.loads((folder.path / EXAMPLES_FOLDER / EXPECTED_FILE).read_text(encoding="utf-8"))
+        document = json.loads(read_plain_text(folder.path / EXAMPLES_FOLDER / EXPECTED_FILE))
         expected, tolerance = dict(document["probabilities"]), float(document["tolerance"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{EXAMPLES_FOLDER}/{EXPECTED_FILE} cannot be read: {error}") from error

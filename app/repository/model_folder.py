@@ -20,6 +20,7 @@ from app.handlers.handler_archive import (
     read_archive,
 )
 from app.manifest.model_manifest import MANIFEST_FILE, MODEL_NAME_PATTERN, VERSION_PATTERN, ModelManifest, read_manifest
+from app.processes.plain_files import read_plain, read_plain_text
 from app.repository.model_content import hash_artifact, list_content
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class ModelFolder:
     def read_token(self) -> str | None:
         """The token of a folder that a server made; None for one that somebody put there."""
         try:
-            return (self.path / TOKEN_FILE).read_text(encoding="ascii")
+            return read_plain_text(self.path / TOKEN_FILE, "ascii")
         except (OSError, UnicodeDecodeError):
             return None
 
@@ -100,7 +101,8 @@ class ModelFolder:
     def find_examples(self) -> tuple[str, ...]:
         """File names of the example pictures, sorted."""
         folder = self.path / EXAMPLES_FOLDER
-        return tuple(sorted(path.name for path in folder.glob("[!.]*") if path.suffix in (".png", ".jpg")))
+        pictures = (path for path in folder.glob("[!.]*") if path.suffix in (".png", ".jpg") and path.is_file())
+        return tuple(sorted(path.name for path in pictures))
 
     @property
     def has_examples(self) -> bool:
@@ -109,7 +111,7 @@ class ModelFolder:
 
     def read_examples(self) -> dict[str, bytes]:
         """Contents of the example pictures, by file name; raises `OSError`."""
-        return {name: (self.path / EXAMPLES_FOLDER / name).read_bytes() for name in self.find_examples()}
+        return {name: read_plain(self.path / EXAMPLES_FOLDER / name) for name in self.find_examples()}
 
 
 def find_model_folders(root: Path) -> list[ModelFolder]:

@@ -8,6 +8,7 @@ The cryptographic library is imported at its first use: most servers never sign 
 
 import base64
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from app.engines.compile_report import hash_files
 from app.errors import SignatureError
 from app.manifest.model_manifest import ModelManifest
 from app.processes.atomic import write_file
+from app.processes.exposure import find_exposure
+from app.processes.plain_files import read_plain_text
 from app.repository.model_content import list_content
 from app.repository.model_folder import ModelFolder
 
@@ -36,11 +39,19 @@ class TrustedKey:
 
 
 def read_trusted_keys(instance: Path) -> list[TrustedKey]:
-    """Read the trust file; without one, no key is trusted. Raises `SignatureError`: a line is no Ed25519 key."""
+    """Read the trust file; without one, no key is trusted.
+
+    Raises `SignatureError` for a line that is no Ed25519 key, and for a file that others may change.
+    """
+    path = instance / TRUST_FILE
     try:
-        lines = (instance / TRUST_FILE).read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            is_changeable, advice = find_exposure(os.fstat(file.fileno()).st_mode, path)
+            lines = file.read().splitlines()
     except FileNotFoundError:
         return []
+    if is_changeable:
+        raise SignatureError(advice)
     return [parse_public_key(line) for line in lines if line.strip() and not line.startswith("#")]
 
 
@@ -152,7 +163,7 @@ def read_signature(path: Path) -> tuple[dict[str, Any], str, bytes]:
     """Read signed content, key and signature; raises `SignatureError` if they are not there."""
     try:
         if path.stat().st_size <= MAX_SIGNATURE_BYTES:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(read_plain_text(path))
             content, text = document["signed"], document["key"]
             if isinstance(text, str) and isinstance(content["files"], dict):
                 return content, text, base64.b64decode(document["signature"], validate=True)

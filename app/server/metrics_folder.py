@@ -17,6 +17,8 @@ from app.config.settings import MULTIPROCESS_VARIABLE
 from app.processes.locks import try_lock
 
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108  # the folder below it is of a new name, and its owner's alone
+LEAST_BYTES = 4 * 1024 * 1024
+"""Room that must be left in memory at the start."""
 PREFIX = "scancer-metrics-"
 
 
@@ -24,7 +26,7 @@ class MetricsFolder:
     """The folder of one arbiter, or the one that its operator names; its path is in the environment.
 
     Make it before a worker starts: `prometheus_client` picks its multi-process mode when it is first imported. It lies
-    in `fallback` on a system that has no folder in memory.
+    in `fallback` on a system that has no folder in memory, or none that can be used.
     """
 
     def __init__(self, fallback: Path) -> None:
@@ -37,7 +39,7 @@ class MetricsFolder:
             for file in self.path.glob("*.db"):
                 file.unlink(missing_ok=True)  # the totals of an earlier run, which would count again
             return
-        place = MEMORY_FOLDER if os.access(MEMORY_FOLDER, os.W_OK | os.X_OK) else fallback
+        place = find_memory_folder() or fallback
         sweep(place)
         while self._lock is None:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
@@ -54,6 +56,16 @@ class MetricsFolder:
         if self._lock is not None:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
+
+
+def find_memory_folder() -> Path | None:
+    """Return the system's folder in memory; None if there is none, or it cannot be written, or is nearly full."""
+    try:
+        figures = os.statvfs(MEMORY_FOLDER)
+    except OSError:
+        return None
+    has_room = figures.f_bavail * figures.f_frsize >= LEAST_BYTES and (figures.f_favail or not figures.f_files)
+    return MEMORY_FOLDER if has_room and os.access(MEMORY_FOLDER, os.W_OK | os.X_OK) else None
 
 
 def sweep(place: Path) -> None:

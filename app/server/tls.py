@@ -48,6 +48,7 @@ def make_context(certificate: Path, key: Path) -> ssl.SSLContext:
         )
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a handshake costs the server more than its client
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:

@@ -3,13 +3,18 @@
 The check runs in a process of its own: SQLAlchemy and database drivers must not be loaded before gunicorn forks.
 """
 
+import os
+import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 from app.config.setting_types import OWN_DATABASE, PROJECT_ROOT
 from app.errors import DiskFullError, SettingsError, StateStoreError
+from app.state.state_file import StateFile
 
 CHECK_TIMEOUT_S = 30
+PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 """What to install for a driver, where the package has another name than the module."""
 
@@ -17,8 +22,8 @@ PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLd
 def check_database(url: str) -> None:
     """Open the database of `SCANCER_DATABASE` as a server will, and make the tables that it lacks.
 
-    Nothing is checked for `sqlite`, whose file is made when it is needed. Raises `SettingsError` if the database cannot
-    be used; the message says what to do and names no password.
+    The file of `sqlite` is made when it is needed; see `check_state_file`. Raises `SettingsError` if the database
+    cannot be used; the message says what to do and names no password.
     """
     if url == OWN_DATABASE:
         return
@@ -34,6 +39,25 @@ def check_database(url: str) -> None:
         ) from None
     if done.returncode:
         raise SettingsError(f"SCANCER_DATABASE cannot be used: {done.stdout.strip() or 'the check of it failed'}.")
+
+
+def check_state_file(path: Path) -> None:
+    """Raise `SettingsError` if the SQLite file of the state is there and damaged, or has another schema.
+
+    What may pass by itself, such as a lock or a full disk, is no reason not to start.
+    """
+    if not os.path.lexists(path):
+        return
+    try:
+        StateFile(path).read()
+    except StateStoreError as error:
+        cause = error.__cause__
+        if isinstance(cause, sqlite3.Error) and (cause.sqlite_errorcode & 0xFF) in PASSING:
+            return
+        raise SettingsError(
+            f"{path} cannot be used: {error.message}. Put back a copy of it, or move it and its -wal and -shm away: "
+            "the server then wants what lies in SCANCER_MODELS, as at its first start."
+        ) from error
 
 
 def explain(url: str, error: BaseException) -> str:

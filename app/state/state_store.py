@@ -18,7 +18,8 @@ import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import DiskFullError, StateStoreError
-from app.processes.disk_errors import DISK_IS_FULL
+from app.processes.disk_errors import DISK_IS_FULL, translate_disk_errors
+from app.processes.exposure import make_private
 from app.state import schema
 from app.state.state_file import BUSY_TIMEOUT_S, FULL
 from app.state.wanted import Key, WantedState, WantedVersion
@@ -78,6 +79,9 @@ class StateStore:
 
     def __init__(self, place: str | Path) -> None:
         url = sql.URL.create("sqlite", database=str(place)) if isinstance(place, Path) else place
+        if isinstance(place, Path):  # SQLite gives the journal the mode of the file
+            with translate_disk_errors(StateStoreError, "the state store cannot be used"):
+                make_private(place, *(place.with_name(place.name + end) for end in ("-wal", "-shm")))
         with ExitStack() as undo, translate_errors():
             self._engine = make_engine(url)
             undo.callback(self.close)

@@ -227,6 +227,7 @@ def test_figures_of_the_file_fit_the_servers_defaults() -> None:
     assert figure(r"proxy_read_timeout (\d+)s") * 1000 > settings.prediction_timeout_ms
     assert 5 <= figure(r"client_header_timeout (\d+)s") <= 10
     assert 5 <= figure(r"client_body_timeout (\d+)s") <= 10
+    assert figure(r"proxy_max_temp_file_size (\d+)") == 0
 
 
 @pytest.mark.parametrize(
@@ -386,6 +387,31 @@ def test_request_reaches_the_server_only_when_it_is_whole(
         connection.sendall(b"half")
         assert b"502" in connection.recv(4096)
     assert len(broken.seen) == 1
+
+
+def count_statuses(proxy: Proxy, count: int, source: str, headers: dict[str, str]) -> list[int]:
+    statuses = []
+    with closing(proxy.connect(source)) as connection:
+        for _ in range(count):
+            connection.request("GET", "/ping", headers=headers)
+            response = connection.getresponse()
+            statuses.append(response.status)
+            text = response.read()
+            if response.status == 429:
+                assert json.loads(text)["type"] == "TooManyRequestsException"
+                assert response.headers["Retry-After"] == "1"
+    return statuses
+
+
+def test_one_address_sends_so_many_requests_in_a_second_and_fewer_without_a_password(
+    server: LiveServer, start_proxy: StartProxy
+) -> None:
+    slow = {"rate=200r/s": "rate=1r/s", "burst=400": "burst=20", "rate=20r/s": "rate=1r/s", "burst=100": "burst=5"}
+    proxy = start_proxy(server.inference, slow)
+    assert count_statuses(proxy, 12, "127.0.3.1", {}).count(200) in (6, 7)
+    assert count_statuses(proxy, 12, "127.0.3.2", basic()).count(200) == 12
+    assert count_statuses(proxy, 30, "127.0.3.2", basic()).count(200) in (9, 10)
+    assert count_statuses(proxy, 3, "127.0.3.3", {}).count(200) == 3
 
 
 @pytest.mark.alone

@@ -293,3 +293,16 @@ def test_encrypted_key_is_told(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     with pytest.raises(SettingsError, match=r"^SCANCER_TLS_KEY=.* is encrypted.*openssl pkey"):
         make_context(certificate, locked)
+
+
+def test_client_cannot_have_the_handshake_done_again(live: TLSServer) -> None:
+    command = ["openssl", "s_client", "-tls1_2", "-connect", f"localhost:{live.ports[0]}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(b"R\n")  # `s_client` asks for a new handshake
+        client.stdin.flush()
+        said = client.stdout.read().decode()
+    assert "RENEGOTIATING" in said
+    assert "no renegotiation" in said
+    assert live.ask("/ping").status_code == 200

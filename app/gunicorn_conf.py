@@ -32,7 +32,9 @@ from app.state.database_check import check_database, check_state_file
 from app.state.store_access import STATE_FILE
 from app.users import UsersFile
 
-M_ARENA_MAX = -8  # malloc.h of glibc
+M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # malloc.h of glibc
+LARGE_BYTES = 4 * 1024 * 1024
+"""Blocks of this size go back to the system when they are freed; glibc would raise it to the largest body's."""
 EPOLL_WORKER = "app.server.gunicorn_worker.SharedPollWorker"
 WORKER_TIMEOUT_S, GRACE_S, KEEPALIVE_S = 60, 30, 5
 """Our values of gunicorn's options `--timeout`, `--graceful-timeout` (less the stop delay) and `--keep-alive`."""
@@ -51,7 +53,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "timeout": WORKER_TIMEOUT_S,
         "graceful_timeout": settings.stop_delay_s + GRACE_S,
         "keepalive": KEEPALIVE_S,
-        "backlog": 1024,  # a flood of connections must not make a newcomer's first packet wait to be sent again
+        "backlog": 2048,  # a flood of connections must not make a newcomer's first packet wait to be sent again
         "limit_request_fields": 64,
         # Only gunicorn's own threads would look; SCANCER_TRUSTED_PROXIES says whom to believe.
         "forwarded_allow_ips": "",
@@ -181,6 +183,7 @@ def post_worker_init(settings: Settings, worker: Any) -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
         libc.mallopt(M_ARENA_MAX, 2)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
     silence_native_libraries(settings.log_level)
 
 

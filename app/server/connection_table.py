@@ -5,11 +5,13 @@ import resource
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
-from app.server.connection import Connection
+from app.server.connection import RECEIVE_BYTES, Connection
+from app.server.request_reader import Request
 
 RESERVED_DESCRIPTORS = 128
 """Files and sockets that a worker opens beside its clients: models, state, metrics, the links to handlers."""
@@ -41,7 +43,7 @@ class ConnectionTable:
         self._counts = Counter(dict.fromkeys(listeners, 0))
         self._reserve = most // RESERVED_PART if len(self._counts) > 1 else 0
         self._shared = most - self._reserve * len(self._counts)
-        self._max_held_bytes = max_held_bytes
+        self._max_held_bytes, self._lent_bytes = max_held_bytes, 0
         self._lock = threading.Lock()
         self.is_known: Callable[[Mapping[str, Any]], bool] = lambda _: False
         """Tells by a request's environment whether its caller's password is known to be right."""
@@ -87,15 +89,33 @@ class ConnectionTable:
                     closed += 1
         return closed
 
+    @contextmanager
+    def lend(self, request: Request) -> Iterator[None]:
+        """Count a whole body as held while the application has it, unless its caller is known: those are counted there.
+
+        A stranger's password is looked at in a line of its own, and the body waits with it.
+        """
+        length = request.held_bytes
+        length = 0 if length <= RECEIVE_BYTES or self.is_known(request.environ) else length
+        with self._lock:
+            self._lent_bytes += length
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._lent_bytes -= length
+
+    def _holds_too_much(self) -> bool:
+        return sum(each.held_bytes for each in self.all()) + self._lent_bytes > self._max_held_bytes
+
     def list_heaviest(self) -> list[Connection]:
         """Return those that hold parts of bodies, if all together hold too much, and who gives way first is first.
 
         That is a stranger, and the one whose bytes, times the seconds since its request began, are most.
         """
-        holding = [each for each in self.all() if each.held_bytes]
-        if sum(each.held_bytes for each in holding) <= self._max_held_bytes:
+        if not self._holds_too_much():
             return []
-        now = time.monotonic()
+        now, holding = time.monotonic(), [each for each in self.all() if each.held_bytes]
         return sorted(holding, key=lambda each: (self._knows(each), -each.held_bytes * (now - each.since)))
 
     def relieve(self, arm: Callable[[Connection], None], own: Connection) -> int:
@@ -114,7 +134,7 @@ class ConnectionTable:
                     refuse(connection)
                     arm(connection)
             refused += 1
-            if sum(each.held_bytes for each in self.all()) <= self._max_held_bytes:
+            if not self._holds_too_much():
                 break
         return refused
 

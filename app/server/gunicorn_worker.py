@@ -176,23 +176,23 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         held = len(self._connections)
         if 0 < held <= CROWD and self.cfg.workers > 1:
             time.sleep(min(held * YIELD_S, MAX_YIELD_S))
-        for _ in range(1 if held <= CROWD else MAX_ACCEPTS):
-            if not self.alive:
-                return
-            if not self._make_room(fd):
-                self._paused.add(fd)
-                return
-            if not self._accept_one(fd):
-                break
-        if fd not in self._paused:
-            self._listen(fd)
+        try:
+            for _ in range(1 if held <= CROWD else MAX_ACCEPTS):
+                if not self.alive or not self._make_room(fd) or not self._accept_one(fd):
+                    break
+        finally:
+            if fd not in self._paused:
+                self._listen(fd)
 
     def _make_room(self, fd: int) -> bool:
         """Whether there is room for one more connection of an address; if need be, the longest waiting give way."""
         closed = 0 if self._connections.has_room(fd) else self._connections.make_room(fd)
         for _ in range(closed):
             self.count_refusal("connections")
-        return closed > 0 or self._connections.has_room(fd)
+        if closed == 0 and not self._connections.has_room(fd):
+            self._paused.add(fd)
+            return False
+        return True
 
     def _accept_one(self, fd: int) -> bool:
         """Accept a connection, if there is one."""
@@ -279,7 +279,8 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     def _answer(self, request: Request) -> Answer:
         request.environ[SERVER_IS_STOPPING] = self._stops_at is not None
-        return call_application(self.wsgi, request, is_last=not (request.keeps_alive and self.alive))
+        with self._connections.lend(request):
+            return call_application(self.wsgi, request, is_last=not (request.keeps_alive and self.alive))
 
     def _drain(self) -> None:
         """Answer what has begun, within gunicorn's grace; idle connections get a moment for one more request."""

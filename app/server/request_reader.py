@@ -42,6 +42,8 @@ class Request:
     """Whether its body is over the limit, and nobody will read it."""
     stream: StreamedBody | None = None
     """Its body, if that is read while the application asks for it."""
+    held_bytes: int = 0
+    """Of its body that are in memory."""
 
     @property
     def has_unread_body(self) -> bool:
@@ -255,7 +257,7 @@ class RequestReader:
             self._is_closed = True
         self.wants_continue = False
         keeps_alive = not self._is_closed and self._parser.should_keep_alive()
-        self.requests.append(Request(environ, keeps_alive, is_oversized))
+        self.requests.append(Request(environ, keeps_alive, is_oversized, None, 0 if is_oversized else self.held_bytes))
         self._begin()
         self.is_between = True
 

@@ -20,27 +20,23 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
 
     from app import cli
     from app.api.blueprints import register_blueprints
-    from app.api.login.authenticator import Authenticator
+    from app.api.login.authenticator import make_authenticator
     from app.api.request.error_handlers import register_error_handlers
     from app.api.request.observation import Observation
     from app.api.request.places import Admission
     from app.api.request.routing import RoutedFlask, Router, trust_proxies
     from app.api.request.services import EXTENSION, make_services
     from app.logs import configure_logs
-    from app.processes.shared_table import PROOFS
-    from app.users import UsersFile
 
     settings = settings or find_settings()
     app, services = RoutedFlask(settings), make_services(settings)
     app.extensions[EXTENSION] = services
-    asks_nobody, users = settings.auth == "off", UsersFile(settings.instance)
-    authenticator = None if asks_nobody else Authenticator(users, limits=services.limits, proofs=PROOFS)
-    app.extensions["authenticator"] = authenticator
+    app.extensions["authenticator"] = authenticator = make_authenticator(settings, services.limits)
     register_error_handlers(app)
     register_blueprints(app, services.metrics)
     app.router = Router(app.url_map, settings)
     admission = Admission(settings, services.registry)
-    observed = Observation(app, admission, services.metrics, asks_nobody)
+    observed = Observation(app, admission, services.metrics, asks_nobody=authenticator is None)
     wrapped = trust_proxies(observed, settings.trusted_proxies)
     app.wsgi_app = wrapped  # type: ignore[method-assign, assignment]  # Flask's way to wrap
     cli.register_commands(app)

@@ -5,6 +5,9 @@ from typing import NamedTuple
 FIRST_BYTE_S, HEAD_S = 5.0, 10.0
 """How long a new connection may say nothing, and how long the head of a request may take to come."""
 
+LINGER_S = 2.0
+"""How long the rest of a refused body is read and thrown away: closing at once would take the answer with it."""
+
 
 class ClientTimes(NamedTuple):
     """The times of one server's clients, in seconds: idle between two requests, and to send one."""

@@ -17,7 +17,7 @@ from typing import Any
 from app.config.settings import CALLER_IS_GONE, CALLER_IS_KNOWN
 from app.errors import BrokenAnswerError
 from app.server.answer import Answer, StreamedAnswer, write_refusal
-from app.server.client_times import ClientTimes
+from app.server.client_times import LINGER_S, ClientTimes
 from app.server.request_reader import CONTINUE, Request, RequestReader
 from app.server.streamed_body import StreamedBody
 
@@ -27,8 +27,6 @@ RECEIVE_BYTES = 64 * 1024
 MAX_RECEIVES, MAX_REQUESTS = 64, 16
 """Most parts that are read, and requests that are answered, before other connections have their turn."""
 LATE = "The request did not come to its end in time."
-LINGER_S = 2.0
-"""How long the rest of a refused body is read and thrown away: closing at once would take the answer with it."""
 
 
 class State(Enum):
@@ -56,9 +54,7 @@ class Connection:
         on_close: Callable[["Connection"], object],
         listener: int = -1,
     ) -> None:
-        self.fd = sock.fileno()
-        self.lock = threading.Lock()
-        self.state = State.OPEN
+        self.fd, self.lock, self.state = sock.fileno(), threading.Lock(), State.OPEN
         self.listener, self.since = listener, time.monotonic()
         self.due: float | None = None
         self.is_known = False  # whether the last request that was answered had a right password
@@ -229,8 +225,7 @@ class Connection:
         if self.state is State.OPEN:
             self.state = State.REFUSING
             request_id = str(uuid.uuid4())
-            extra = {"request_id": request_id, "status": int(status), "reason": message}
-            log.info("no whole request", extra=extra)
+            log.info("no whole request", extra={"request_id": request_id, "status": int(status), "reason": message})
             self._send(write_refusal(status, message, request_id, retry_after_s))
 
     def _receive(self, buffer: bytearray) -> int:

@@ -14,8 +14,9 @@ from werkzeug.security import check_password_hash, generate_password_hash
 
 from app.api.login.guesses import Guesses
 from app.api.login.rate_limits import RateLimits
+from app.config.settings import Settings
 from app.errors import TooManyLoginsError, UsersError
-from app.processes.shared_table import COUNTS, SharedTable
+from app.processes.shared_table import COUNTS, PROOFS, SharedTable
 from app.users import HASH_METHOD, User, UsersFile, has_control_characters
 
 log = logging.getLogger(__name__)
@@ -186,6 +187,12 @@ class Authenticator:
             users = {}
         with self._lock:
             self._users, self._stamp = users, stamp
+
+
+def make_authenticator(settings: Settings, limits: RateLimits) -> Authenticator | None:
+    """Make the authenticator of a server; None where nobody is asked for a password."""
+    users = UsersFile(settings.instance)
+    return Authenticator(users, limits=limits, proofs=PROOFS) if settings.auth == "on" else None
 
 
 def mark_wrong(name: str, user: User, password: str) -> bytes:

@@ -11,8 +11,7 @@ from prometheus_flask_exporter import PrometheusMetrics
 
 from app.api.monitoring.torchserve_text import TorchServeMetrics, write_handler_metrics
 from app.api.request.auth import require
-from app.api.request.services import services
-from app.config.setting_types import is_loopback_host
+from app.api.request.services import names_this_machine, services
 from app.metrics import Metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -69,7 +68,7 @@ def open_on_loopback(view: Callable[[], ResponseReturnValue]) -> Callable[[], Re
         behind_port = [address for address in settings.addresses if str(address.port) == port]
         is_open = str(settings.metrics_address.port) == port and all(each.is_loopback for each in behind_port)
         # Another name leads here from a page of another site, by DNS rebinding.
-        is_open = is_open and is_loopback_host(request.environ.get("HTTP_HOST", "localhost"))
+        is_open = is_open and names_this_machine(request.environ)
         return view() if is_open else guarded()
 
     return choose

@@ -14,8 +14,7 @@ from werkzeug.wsgi import ClosingIterator
 from app.api.request.error_handlers import shape_error
 from app.api.request.places import Admission
 from app.api.request.routing import RoutedFlask
-from app.api.request.services import RequestFacts, begin_facts, read_length
-from app.config.setting_types import is_loopback_host
+from app.api.request.services import RequestFacts, begin_facts, names_this_machine, read_length
 from app.config.settings import ANSWER_DELAY_S
 from app.errors import AnsweredError, MisdirectedError, ServiceUnavailableError
 from app.metrics import Metrics, name_method
@@ -59,7 +58,7 @@ class Observation:
             common = [each for each in COMMON_HEADERS if each[0] not in own]
             return start_response(status, [*headers, ("X-Request-ID", known.request_id), *common], exc_info)
 
-        if self._asks_nobody and not is_loopback_host(environ.get("HTTP_HOST", "localhost")):
+        if self._asks_nobody and not names_this_machine(environ):
             return refuse(environ, start, MisdirectedError(OTHER_HOST))
         try:
             match = self._router.match(environ)

@@ -10,6 +10,7 @@ from typing import Any, cast
 from flask import current_app, request
 
 from app.api.login.rate_limits import RateLimits
+from app.config.setting_types import is_loopback_host
 from app.config.settings import SERVER_IS_STOPPING, Settings
 from app.errors import AnsweredError
 from app.metrics import Metrics
@@ -105,6 +106,12 @@ def read_length(environ: dict[str, Any]) -> int | None:
     """Return the stated length of a request's body in bytes; None if it states none."""
     length = environ.get("CONTENT_LENGTH", "")
     return int(length) if length.isdecimal() else None
+
+
+def names_this_machine(environ: dict[str, Any]) -> bool:
+    """Whether a request names this machine itself as its host, or nothing; what proxies say does not count."""
+    host = environ.get("werkzeug.proxy_fix.orig", environ).get("HTTP_HOST")
+    return host is None or is_loopback_host(host)
 
 
 def is_server_ready() -> bool:

@@ -96,7 +96,9 @@ class ConnectionTable:
         A stranger's password is looked at in a line of its own, and the body waits with it.
         """
         length = request.held_bytes
-        length = 0 if length <= RECEIVE_BYTES or self.is_known(request.environ) else length
+        if length <= RECEIVE_BYTES or self.is_known(request.environ):
+            yield
+            return
         with self._lock:
             self._lent_bytes += length
         try:

@@ -26,8 +26,8 @@ REDIS_RETRY_S = 5.0
 class RateLimits:
     """Counts by key, each for the time that a limit such as `10/minute` names.
 
-    flask-limiter is imported when it is first asked, and is bound to an application that serves nothing: its hooks would
-    take 0.04 ms of every request.
+    flask-limiter is imported when it is first asked, and is bound to an application that serves nothing: its hooks
+    would take 0.04 ms of every request.
 
     Thread safety: all methods may be called from any thread.
     """

@@ -21,10 +21,9 @@ from app.engines.openvino_engine import OpenVINOEngine
 from app.errors import CompiledModelError
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import InputSpec
-from app.pipeline.decoding.decode import decode
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.postprocess import to_probabilities
-from app.pipeline.preprocess import preprocess
+from app.pipeline.preprocess import read_file
 from app.processes.locks import hold_lock
 from app.repository.model_folder import ModelFolder
 from app.repository.staging import COMPILING_PATTERN, stage
@@ -138,4 +137,4 @@ def draw_pictures(sizes_px: Iterable[tuple[int, int]]) -> Iterator[RGBImage]:
 
 def read_picture(content: bytes, spec: InputSpec) -> RGBImage:
     """Decode and preprocess a picture's file as a request's is: uint8, [height, width, 3]; raises `RequestError`."""
-    return preprocess(decode(content, EXAMPLE_LIMITS, is_turned=spec.is_turned).pixels, spec)
+    return read_file(content, spec, EXAMPLE_LIMITS)[1]

@@ -9,9 +9,8 @@ import numpy as np
 from app.arrays import InputBatch
 from app.errors import PicturesError, RequestError
 from app.manifest.model_specs import InputSpec
-from app.pipeline.decoding.decode import decode
 from app.pipeline.decoding.limits import ImageLimits
-from app.pipeline.preprocess import preprocess
+from app.pipeline.preprocess import read_file
 
 MIN_PICTURES = 3
 """Of each class: one to calibrate with, and the two that a variance needs."""
@@ -77,7 +76,7 @@ def read_picture(path: Path, spec: InputSpec, limits: ImageLimits) -> InputBatch
     """Read a picture as the service would: uint8, [1, H, W, 3]; raises `PicturesError` with class folder and file."""
     name = f"{path.parent.name}/{path.name}"
     try:
-        return preprocess(decode(path.read_bytes(), limits).pixels, spec)[np.newaxis]
+        return read_file(path.read_bytes(), spec, limits)[1][np.newaxis]
     except RequestError as error:
         raise PicturesError(f"{name}: {error.message}") from error
     except OSError as error:

@@ -1,10 +1,13 @@
-"""From an RGB picture to the array that a compiled network takes; the network normalizes it itself."""
+"""From a picture to the array that a compiled network takes; the network normalizes it itself."""
 
 import numpy as np
 from PIL import Image
 
 from app.arrays import RGBImage
 from app.manifest.model_specs import InputSpec
+from app.pipeline.decoding.decode import DecodedImage, decode
+from app.pipeline.decoding.limits import ImageLimits
+from app.pipeline.patience import Turn
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -15,6 +18,16 @@ FILTERS = {
 MAX_LONG_SIDES = 16
 """A picture whose longer side is at least this many shorter sides is not resized as a whole: a line of 16,384 pixels
 would become a picture of a billion."""
+
+
+def read_file(
+    body: bytes, spec: InputSpec, limits: ImageLimits, turn: Turn | None = None
+) -> tuple[DecodedImage, RGBImage]:
+    """Decode a picture's file as a model wants it, and bring it to the model's size; raises as `decode` does. Requests,
+    examples and labelled pictures all go this way, so that scores that are compared come from equal pixels.
+    """
+    image = decode(body, limits, spec.jpeg_min_size, turn, spec.is_turned)
+    return image, preprocess(image.pixels, spec)
 
 
 def preprocess(image: Image.Image, spec: InputSpec) -> RGBImage:

@@ -13,13 +13,12 @@ from app.engines.base import Engine
 from app.errors import AnsweredError, RequestError, ServiceUnavailableError
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.batch import BatchRunner
-from app.pipeline.decoding.decode import decode
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.raw_pixels import wrap_pixels
 from app.pipeline.occupancy import Occupancy
 from app.pipeline.patience import ENDLESS, Patience, Turn
 from app.pipeline.postprocess import Decision, decide, to_probabilities
-from app.pipeline.preprocess import preprocess
+from app.pipeline.preprocess import preprocess, read_file
 
 Upload: TypeAlias = bytes | RGBImage
 """One picture as it came: a PNG, JPEG, TIFF, BMP or WebP file, or bare pixels of any size."""
@@ -92,10 +91,10 @@ class ServedModel(Occupancy):
         spec = self.manifest.input
         with Turn(patience) as turn:
             if isinstance(upload, bytes):
-                image = decode(upload, self._limits, spec.jpeg_min_size, turn, spec.is_turned)
+                image, pixels = read_file(upload, spec, self._limits, turn)
             else:
                 image = wrap_pixels(upload, self._limits, turn)
-            pixels = preprocess(image.pixels, spec)
+                pixels = preprocess(image.pixels, spec)
         (width, height), conversions = image.size, image.conversions
         if pixels.shape[:2] != (height, width):
             side = spec.short_side_px

@@ -1,15 +1,22 @@
 """`preprocess` squeezes the whole picture to the model's size with Pillow's filter, and leaves the right size alone."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import crafted
 import numpy as np
 import pytest
 from PIL import Image
+from small_engines import MeanEngine, make_manifest
+from sound_files import exif
 
+from app.compiling import compilation
 from app.engines.pytorch.torch_architectures import import_torchvision
+from app.evaluation import labelled_folder
 from app.manifest.model_specs import InputSpec
+from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.preprocess import FILTERS, preprocess
+from app.pipeline.served_model import ServedModel
 
 SPEC = InputSpec(width_px=12, height_px=8, resize="bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), um_per_px=None)
 # The names a manifest may give, and what Pillow means by each.
@@ -91,3 +98,32 @@ def test_middle_of_a_line_is_cut_out_without_resizing_all_of_it(size: tuple[int,
         transforms = import_torchvision().transforms
         expected = np.asarray(transforms.CenterCrop(224)(transforms.Resize(256)(picture)))
         assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+LIMITS = ImageLimits(max_pixels=25_000_000)
+
+
+@pytest.mark.parametrize("follows_metadata", [False, True])
+@pytest.mark.parametrize("jpeg_min_scale", [None, 2.0])
+def test_what_is_compiled_and_evaluated_with_is_read_as_the_service_reads_it(
+    tmp_path: Path, jpeg_min_scale: float | None, follows_metadata: bool
+) -> None:
+    """The JPEG is large enough for a reduced scale, and lies on its side."""
+    picture = Image.fromarray(crafted.gradient(320, 480))
+    body = crafted.encode(picture, "JPEG", quality=90, exif=exif(6).tobytes())
+    spec = replace(SPEC, jpeg_min_scale=jpeg_min_scale, is_turned=follows_metadata)
+    served = ServedModel(replace(make_manifest(), input=spec), MeanEngine(), LIMITS, 16)
+    file = tmp_path / "picture.jpg"
+    file.write_bytes(body)
+    try:
+        pixels = served.understand(body).pixels
+    finally:
+        served.close()
+    assert (labelled_folder.read_picture(file, spec, LIMITS)[0] == pixels).all()
+    assert (compilation.read_picture(body, spec) == pixels).all()
+    plain = served_pixels_of_plain_decoding(picture)
+    assert (np.abs(pixels - plain).max() > 5) == follows_metadata
+
+
+def served_pixels_of_plain_decoding(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.resize((SPEC.width_px, SPEC.height_px), PILLOW[SPEC.resize])).astype(float)

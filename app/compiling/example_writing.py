@@ -111,7 +111,8 @@ def read_and_serve(
 
 def write_png(content: bytes, manifest: ModelManifest, settings: Settings) -> bytes:
     """Write a picture of another format as PNG, in the colours that the server reads in it."""
-    image = decode(content, ImageLimits(settings.max_pixels), is_turned=manifest.input.is_turned).pixels
+    limits = ImageLimits(settings.max_pixels)
+    image = decode(content, limits, follows_metadata=manifest.input.is_turned).pixels
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -56,7 +56,7 @@ def test_picture_that_cannot_be_read_is_named_by_its_number_and_changes_nothing(
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     before = sorted((pcam / "examples").iterdir())
-    with pytest.raises(PicturesError, match=r"^picture 2 cannot be read: The body is not a PNG"):
+    with pytest.raises(PicturesError, match=r"^picture 2 cannot be read: The body is text, not a PNG"):
         write_examples(ModelFolder(pcam), [before[-1], tmp_path / "broken.png"], settings)
     assert sorted((pcam / "examples").iterdir()) == before
 

@@ -16,8 +16,8 @@ GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
 # PNG, Adam7: first column and row, and the steps between columns and rows, of each pass.
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 # TIFF 6.0: field types, and the tags the tests set
-BYTE, SHORT, LONG = 1, 3, 4
-TIFF_TYPES = {BYTE: "B", SHORT: "H", LONG: "L"}
+BYTE, ASCII, SHORT, LONG, LONG8 = 1, 2, 3, 4, 16
+TIFF_TYPES = {BYTE: "B", ASCII: "B", SHORT: "H", LONG: "L", LONG8: "Q"}
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 256, 257, 258, 259, 262, 274
 STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_COUNTS, PLANAR, COLOUR_MAP = 273, 277, 278, 279, 284, 320
 TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_COUNTS, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 324, 325, 338, 339
@@ -67,11 +67,14 @@ def tiff(
     tags: Mapping[int, tuple[int, Sequence[int]]] | None = None,
     *,
     order: str = "<",
+    is_big: bool = False,
 ) -> bytes:
-    """A TIFF whose directory stands before its strips (or tiles, if `tags` give their size).
+    """A TIFF, or BigTIFF, whose directory stands before its strips (or tiles, if `tags` give their size).
 
     `tags` maps a tag to its field type and values, and may replace those set here.
     """
+    place = "Q" if is_big else "L"  # an offset, or a count of values
+    room, start_at = struct.calcsize("<" + place), 16 if is_big else 8
     fields: dict[int, tuple[int, Sequence[int]]] = {
         WIDTH: (LONG, size[:1]),
         LENGTH: (LONG, size[1:]),
@@ -87,19 +90,20 @@ def tiff(
     fields.setdefault(counts, (LONG, [len(strip) for strip in strips]))
     fields.setdefault(places, (LONG, [0] * len(strips)))
     lengths = {tag: struct.calcsize("<" + TIFF_TYPES[kind]) * len(values) for tag, (kind, values) in fields.items()}
-    values_at = 8 + 2 + 12 * len(fields) + 4
-    strips_at = values_at + sum(length for length in lengths.values() if length > 4)
+    values_at = start_at + (8 if is_big else 2) + (4 + 2 * room) * len(fields) + room
+    strips_at = values_at + sum(length for length in lengths.values() if length > room)
     if not any(fields[places][1]):
         fields[places] = (LONG, [strips_at + sum(map(len, strips[:number])) for number in range(len(strips))])
-    directory, outside = struct.pack(order + "H", len(fields)), b""
+    directory, outside = struct.pack(order + ("Q" if is_big else "H"), len(fields)), b""
     for tag, (kind, values) in sorted(fields.items()):
         data = struct.pack(f"{order}{len(values)}{TIFF_TYPES[kind]}", *values)
-        if len(data) > 4:
+        if len(data) > room:
             outside += data
-            data = struct.pack(order + "L", values_at + len(outside) - len(data))
-        directory += struct.pack(order + "HHL", tag, kind, len(values)) + data.ljust(4, b"\0")
-    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "L", 8)
-    return start + directory + bytes(4) + outside + b"".join(strips)
+            data = struct.pack(order + place, values_at + len(outside) - len(data))
+        directory += struct.pack(f"{order}HH{place}", tag, kind, len(values)) + data.ljust(room, b"\0")
+    version = struct.pack(order + "HHHQ", 43, 8, 0, start_at) if is_big else struct.pack(order + "HL", 42, start_at)
+    start = {"<": b"II", ">": b"MM"}[order] + version
+    return start + directory + bytes(room) + outside + b"".join(strips)
 
 
 def bmp(

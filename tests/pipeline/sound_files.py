@@ -273,7 +273,12 @@ def bmp_cases() -> Iterator[Case]:
     upside_down = crafted.bmp((WIDTH, -HEIGHT), 24, padded_rows(blue_first[::-1]))
     yield Case("BMP from the top down", upside_down, RGB, "BMP", "RGB")
     yield Case(
-        "BMP 32-bit, the fourth byte of no meaning", crafted.bmp(SIZE, 32, padded_rows(with_alpha)), RGB, "BMP", "RGB"
+        "BMP 32-bit, the fourth byte of no meaning",
+        crafted.bmp(SIZE, 32, padded_rows(with_alpha)),
+        RGB,
+        "BMP",
+        "RGB",
+        ("extra samples ignored",),
     )
     masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     yield Case(

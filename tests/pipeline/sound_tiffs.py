@@ -122,7 +122,7 @@ def colour_cases() -> Iterator[Case]:
         axis=-1,
     )
     body = encode(Image.fromarray(SMOOTH).convert("YCbCr"), "TIFF")
-    yield tiff_case("YCbCr", body, from_ycbcr, "RGB", tolerance=2)
+    yield tiff_case("YCbCr", body, from_ycbcr, "RGB", "YCbCr converted to RGB", tolerance=2)
     stored = np.stack([LAB[..., 0] * 2.55, LAB[..., 1], LAB[..., 2]], axis=-1).round().astype(np.int16).astype(np.uint8)
     body = tiff((LAB.shape[1], 1), [8, 8, 8], crafted.CIELAB, [stored.tobytes()])
     yield tiff_case("LAB", body, lab_to_rgb(LAB), "LAB", "LAB converted to RGB", tolerance=2)
@@ -138,7 +138,7 @@ def alpha_cases() -> Iterator[Case]:
     body = tiff(SIZE, [8] * 4, crafted.RGB, [with_alpha], alpha)
     yield tiff_case("RGBA", body, over_white(RGB, ALPHA), "RGBA", "RGBA composited over white", tolerance=1)
     body = tiff(SIZE, [8] * 4, crafted.RGB, [with_alpha], unknown)
-    yield tiff_case("RGB and a sample of no meaning", body, RGB, "RGB")
+    yield tiff_case("RGB and a sample of no meaning", body, RGB, "RGB", "extra samples ignored")
     body = tiff(SIZE, [8, 8], crafted.BLACK_IS_ZERO, [np.dstack([GREY, ALPHA]).tobytes()], alpha)
     yield tiff_case(
         "grey with alpha", body, over_white(repeat(GREY), ALPHA), "LA", "LA composited over white", tolerance=1

@@ -12,10 +12,11 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from app.errors import BadRequestError, DamagedImageError, UnsupportedMediaError
 from app.pipeline.decoding import bmp, jpeg, png, webp
+from app.pipeline.decoding.foreign_formats import name_foreign_format
 from app.pipeline.decoding.image_format import DAMAGE, UPRIGHT, ImageFormat
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.samples import to_rgb
@@ -65,7 +66,7 @@ def decode(
     limits: ImageLimits,
     jpeg_min_size: tuple[int, int] | None = None,
     turn: Turn | None = None,
-    is_turned: bool = True,
+    follows_metadata: bool = True,
 ) -> DecodedImage:
     """Decode one picture.
 
@@ -77,25 +78,34 @@ def decode(
         limits: checked on the header, before any pixel is decoded.
         jpeg_min_size: width and height that a JPEG keeps at least when it is decoded at a reduced scale; None: never.
         turn: taken before any pixel is decoded, and asked meanwhile whether the caller still waits; None: do neither.
-        is_turned: whether EXIF orientation is applied; a TIFF is always turned.
+        follows_metadata: whether EXIF orientation is applied; a TIFF is always turned.
     """
     file_format = find_format(body)
     ignore_pillow_warnings()
     try:
-        file_format.check_file(body, limits)
-        file = io.BytesIO(body) if turn is None or len(body) < LONG_BYTES else PatientFile(body, turn)
-        with Image.open(file, formats=(file_format.name,)) as image:
+        body = file_format.check_file(body, limits)
+        with open_picture(body, file_format, turn) as image:
             limits.check(*image.size)
             file_format.check_header(image, limits)
             if turn is not None:
                 turn.take(*image.size)
             scale = 1 if jpeg_min_size is None else file_format.reduce_scale(image, jpeg_min_size)
-            upright, orientation = file_format.load(image, body, is_turned)
+            upright, orientation = file_format.load(image, body, follows_metadata)
             pixels, steps = to_rgb(upright, file_format.read_sample_kind(image, body))
     except DAMAGE as error:
         raise describe_damage(error) from error
     size, conversions = (pixels.width * scale, pixels.height * scale), (*describe_load(scale, orientation), *steps)
     return DecodedImage(pixels, size, file_format.name.upper(), upright.mode, conversions)
+
+
+def open_picture(body: bytes, file_format: ImageFormat, turn: Turn | None) -> ImageFile.ImageFile:
+    """Let Pillow read the header. Raises what Pillow raises, and `UnsupportedImageError` for kinds unknown to it."""
+    file = io.BytesIO(body) if turn is None or len(body) < LONG_BYTES else PatientFile(body, turn)
+    try:
+        return Image.open(file, formats=(file_format.name,))
+    except UnidentifiedImageError:
+        file_format.refuse_rare_kind(body)
+        raise
 
 
 def find_format(body: bytes) -> ImageFormat:
@@ -105,7 +115,11 @@ def find_format(body: bytes) -> ImageFormat:
     for file_format in FORMATS:
         if file_format.signature.match(body):
             return file_format
-    raise UnsupportedMediaError(f"The body is not a {ACCEPTED} picture.")
+    foreign = name_foreign_format(body)
+    if foreign is None:
+        raise UnsupportedMediaError(f"The body is not a {ACCEPTED} picture.")
+    name, advice = foreign
+    raise UnsupportedMediaError(f"The body is {name}, not a {ACCEPTED} picture; {advice}.")
 
 
 def is_picture(body: bytes) -> bool:
@@ -124,7 +138,7 @@ def ignore_pillow_warnings() -> None:
 def describe_damage(error: Exception) -> DamagedImageError:
     """Make the answer to what a broken file raised."""
     if isinstance(error, UnidentifiedImageError):
-        return DamagedImageError("The picture's header is damaged, or of a kind that is not taken.")
+        return DamagedImageError("The picture's header is damaged.")
     return DamagedImageError("The picture is truncated or damaged.")
 
 

@@ -3,11 +3,13 @@
 import re
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 from PIL import Image, ImageFile
 
-from app.errors import UnsupportedImageError
+from app.errors import DamagedImageError, UnsupportedImageError
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.samples import SampleKind
 
@@ -15,6 +17,7 @@ DAMAGE = (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError, 
 """Errors that Pillow and the formats raise for broken files. Tests that cut files and flip bytes meet the first four;
 the others stand in the source of Pillow's readers."""
 SEVERAL_FRAMES = "The file holds several frames or pages; send one picture."
+NOT_TAKEN = "This kind of picture is not taken: {}. Export it as 8-bit RGB, in PNG or TIFF."
 ORIENTATION_TAG = 0x0112  # Exif 2.32, table 4
 UPRIGHT, SIDEWAYS = 1, (5, 6, 7, 8)
 # Exif 2.32, table 4: the turn that brings a picture of each orientation upright.
@@ -40,8 +43,12 @@ class ImageFormat:
     name: ClassVar[str]
     signature: ClassVar[re.Pattern[bytes]]
 
-    def check_file(self, body: bytes, limits: ImageLimits) -> None:
-        """Check what Pillow skips, and what costs too much once Pillow opens the file."""
+    def check_file(self, body: bytes, limits: ImageLimits) -> bytes:
+        """Check what Pillow skips, and what costs too much once Pillow opens the file; return what Pillow reads."""
+        return body
+
+    def refuse_rare_kind(self, body: bytes) -> None:
+        """Raise `UnsupportedImageError`, with the kind's name, if Pillow cannot open a file whose header is sound."""
 
     def check_header(self, image: ImageFile.ImageFile, limits: ImageLimits) -> None:
         """Check an opened file before its pixels are decoded; `decode` has checked its size."""
@@ -52,26 +59,46 @@ class ImageFormat:
         """Prepare decoding at a reduced scale that keeps `min_size`; return what divides each side, 1 for full size."""
         return 1
 
-    def load(self, image: ImageFile.ImageFile, body: bytes, is_turned: bool) -> tuple[Image.Image, int]:
-        """Decode and check the pixels, and turn them if `is_turned`; also return the EXIF orientation, or `UPRIGHT`."""
+    def load(self, image: ImageFile.ImageFile, body: bytes, follows_metadata: bool) -> tuple[Image.Image, int]:
+        """Decode and check the pixels, and turn them upright if metadata count; also return the EXIF orientation, or
+        `UPRIGHT`.
+        """
         image.load()
-        return turn_upright(image, is_turned)
+        return turn_upright(image, follows_metadata)
 
     def read_sample_kind(self, image: ImageFile.ImageFile, body: bytes) -> SampleKind:
         """Return how the file stores its samples."""
         return SampleKind()
 
 
+def check_palette(image: Image.Image, colours: int) -> None:
+    """Raise `DamagedImageError` if a pixel of a loaded palette picture has a colour that is not in its palette."""
+    if image.mode == "P" and int(np.asarray(image).max()) >= colours:
+        raise DamagedImageError("The picture is damaged: its palette lacks a colour that a pixel has.")
+
+
 def read_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation; `UPRIGHT` if the EXIF block is absent or broken, which spoils no picture."""
+    """Return the EXIF orientation, whatever its type; `UPRIGHT` if the EXIF block is absent or broken, which spoils no
+    picture.
+    """
     try:
         orientation = image.getexif().get(ORIENTATION_TAG)
+        if isinstance(orientation, (bytes, tuple)):  # of type BYTE, or several
+            orientation = next(iter(orientation), UPRIGHT)
         return int(orientation) if orientation in TURNS else UPRIGHT
     except DAMAGE:
         return UPRIGHT
 
 
-def turn_upright(image: Image.Image, is_turned: bool) -> tuple[Image.Image, int]:
-    """Turn a loaded picture by its EXIF orientation if `is_turned`; returns it as `ImageFormat.load` does."""
-    orientation = read_orientation(image) if is_turned else UPRIGHT
+def turn_upright(image: Image.Image, follows_metadata: bool) -> tuple[Image.Image, int]:
+    """Turn a loaded picture by its EXIF orientation if `follows_metadata`; returns it as `ImageFormat.load` does."""
+    orientation = read_orientation(image) if follows_metadata else UPRIGHT
     return (image if orientation == UPRIGHT else image.transpose(TURNS[orientation])), orientation
+
+
+def describe_samples(
+    kind: str, colours: str, samples: int, bits: Sequence[int], number_format: str = "unsigned"
+) -> str:
+    """Name a kind of file by what its samples are; `bits` are those of each sample, or of all."""
+    sizes = "-".join(str(size) for size in bits) if len(set(bits)) > 1 else str(bits[0])
+    return f"{kind}, {colours}, {samples} x {sizes} bits, {number_format}"

@@ -6,12 +6,26 @@ import struct
 from PIL import ImageFile
 
 from app.errors import UnsupportedImageError
-from app.pipeline.decoding.image_format import SIDEWAYS, ImageFormat, read_orientation
+from app.pipeline.decoding.image_format import NOT_TAKEN, SIDEWAYS, ImageFormat, describe_samples, read_orientation
 from app.pipeline.decoding.limits import ImageLimits
 
 # JPEG, B.1.1.2: a marker that starts a segment, or ends the picture; not a stuffed byte, a restart or a fill byte.
 MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 END, SCAN = b"\xd9", b"\xda"
+# JPEG, B.1.1.3: a frame's processes; JPEG-LS (T.87) has one of its own.
+FRAMES = {
+    b"\xc0": "baseline",
+    b"\xc1": "extended",
+    b"\xc2": "progressive",
+    b"\xc3": "lossless",
+    b"\xf7": "JPEG-LS",
+    b"\xc9": "arithmetic-coded",
+    b"\xca": "arithmetic-coded progressive",
+    b"\xcb": "arithmetic-coded lossless",
+    **dict.fromkeys((b"\xc5", b"\xc6", b"\xc7", b"\xcd", b"\xce", b"\xcf", b"\xde"), "hierarchical"),
+}
+TAKEN_FRAMES = (b"\xc0", b"\xc1", b"\xc2", b"\xc9", b"\xca")
+COLOURS = {1: "grey", 3: "colour", 4: "CMYK"}
 MAX_SEGMENTS = 1_000  # a colour profile of 32 MiB takes 512 segments
 MAX_SCANS = 100  # a progressive file has about 10; each costs a pass over the whole picture
 SCALES = (8, 4, 2)
@@ -23,17 +37,19 @@ class Jpeg(ImageFormat):
     name = "JPEG"
     signature = re.compile(rb"\xff\xd8\xff")
 
-    def check_file(self, body: bytes, limits: ImageLimits) -> None:
-        """Bound the segments and the scans."""
+    def check_file(self, body: bytes, limits: ImageLimits) -> bytes:
+        """Bound the segments and the scans, and refuse kinds that are rare."""
         position = scans = 0
         for _ in range(MAX_SEGMENTS):
             marker = MARKER.search(body, position)
             if marker is None or (marker[1] == END and scans):
-                return
+                return body
             scans += marker[1] == SCAN
             if scans > MAX_SCANS:
                 break
             position = marker.end()
+            if not scans and marker[1] in FRAMES:
+                check_frame(body, position, marker[1])
             if marker[1] != END:
                 position += struct.unpack_from(">H", body, position)[0]
         raise UnsupportedImageError(f"The JPEG has more than {MAX_SCANS} scans or {MAX_SEGMENTS} segments.")
@@ -53,3 +69,13 @@ class Jpeg(ImageFormat):
                 image.draft(None, (image.width // scale, image.height // scale))
                 return scale
         return 1
+
+
+def check_frame(body: bytes, position: int, kind: bytes) -> None:
+    """Raise `UnsupportedImageError` for a frame that is not taken, whose header begins at `position`."""
+    _, bits, height_px, _, components = struct.unpack_from(">HBHHB", body, position)
+    if kind in TAKEN_FRAMES and bits == 8 and height_px and components in COLOURS:
+        return
+    name = FRAMES[kind] if FRAMES[kind].startswith("JPEG") else f"JPEG, {FRAMES[kind]}"
+    text = describe_samples(name, COLOURS.get(components, "other colours"), components, [bits])
+    raise UnsupportedImageError(NOT_TAKEN.format(text if height_px else f"{text}, its height after the pixels"))

@@ -4,11 +4,12 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import NoReturn
 
 from PIL import Image, ImageFile
 
 from app.errors import DamagedImageError, UnsupportedImageError
-from app.pipeline.decoding.image_format import ImageFormat, turn_upright
+from app.pipeline.decoding.image_format import ImageFormat, check_palette, turn_upright
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.samples import SampleKind
 
@@ -19,6 +20,13 @@ CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG, IHDR: channels by colour type
 # PNG, Adam7: first column and row, and the steps between columns and rows, of each pass.
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 ONE_PASS = ((0, 0, 1, 1),)
+DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # PNG, table of colour types
+GREY, COLOUR, PALETTE, GREYS = 0, 2, 3, (0, 4)
+HEADER_BYTES, LOWER_CASE = 13, 0x20
+# PNG, 5.6: chunks that decide the pixels and that may stand once, each with those that it must stand before.
+ORDER: dict[bytes, tuple[bytes, ...]] = {b"PLTE": (b"IDAT",), b"tRNS": (b"IDAT",)}
+ORDER |= dict.fromkeys((b"cHRM", b"cICP", b"gAMA", b"iCCP", b"sBIT", b"sRGB"), (b"PLTE", b"IDAT"))
+CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 MAX_CHUNKS = 20_000
 """A small file of millions of chunks takes minutes to read. Encoders write 8 KiB or more a chunk: at most 4,096 chunks
 in a body of 32 MiB, the largest by default."""
@@ -30,24 +38,20 @@ class Png(ImageFormat):
     name = "PNG"
     signature = re.compile(re.escape(SIGNATURE))
 
-    def check_file(self, body: bytes, limits: ImageLimits) -> None:
-        """Check the size, the number of chunks and every checksum."""
+    def check_file(self, body: bytes, limits: ImageLimits) -> bytes:
+        """Check every checksum, the number, order and length of the chunks, and the size."""
+        check_chunks(body)
         limits.check(*struct.unpack_from(">II", body, SIZE_OFFSET))
-        for _ in read_chunks(body):
-            pass
+        return body
 
-    def check_header(self, image: ImageFile.ImageFile, limits: ImageLimits) -> None:
-        """Refuse several frames, and a palette picture without a palette."""
-        super().check_header(image, limits)
-        if image.mode == "P" and image.palette is None:
-            raise DamagedImageError("The picture is damaged: it has no palette.")
-
-    def load(self, image: ImageFile.ImageFile, body: bytes, is_turned: bool) -> tuple[Image.Image, int]:
-        """Decode the pixels; check the rows, and scale the transparent colour."""
+    def load(self, image: ImageFile.ImageFile, body: bytes, follows_metadata: bool) -> tuple[Image.Image, int]:
+        """Decode the pixels; check the rows and the colours of a palette, and scale the transparent colour."""
+        colours = len(image.palette.palette) // 3 if image.palette is not None else 0
         image.load()
         check_rows(image, body)
+        check_palette(image, colours)
         scale_colour_key(image, body[BIT_DEPTH_OFFSET])
-        return turn_upright(image, is_turned)
+        return turn_upright(image, follows_metadata)
 
     def read_sample_kind(self, image: ImageFile.ImageFile, body: bytes) -> SampleKind:
         """Return the bit depth of the header."""
@@ -71,6 +75,74 @@ def read_chunks(body: bytes) -> Iterator[tuple[bytes, memoryview]]:
             return
         position = end + 4
     raise UnsupportedImageError(f"The PNG has more than {MAX_CHUNKS} chunks.")
+
+
+def check_chunks(body: bytes) -> None:
+    """Raise `DamagedImageError` unless the chunks that decide the pixels stand as often, as long and in the order that
+    the standard says: readers differ in what they make of others. Raises `UnsupportedImageError` for an unknown chunk
+    that says it is needed.
+    """
+    seen: set[bytes] = set()
+    last, entries = b"", 0
+    for kind, data in read_chunks(body):
+        if kind == b"IDAT" == last:
+            continue
+        check_place(kind, seen)
+        if kind == b"IHDR" and not is_header_valid(data):
+            raise_fault("its header is broken")
+        if kind == b"PLTE":
+            entries = count_colours(len(data), body[BIT_DEPTH_OFFSET], body[COLOUR_TYPE_OFFSET])
+        if kind == b"tRNS":
+            check_transparency(len(data), body[COLOUR_TYPE_OFFSET], entries)
+        seen.add(kind)
+        last = kind
+    if b"IDAT" not in seen:
+        raise_fault("it has no pixels")
+    if body[COLOUR_TYPE_OFFSET] == PALETTE and not entries:
+        raise_fault("it has no palette")
+
+
+def check_place(kind: bytes, seen: set[bytes]) -> None:
+    """Raise as `check_chunks` does for a chunk that is not known, or that may not stand behind those before it."""
+    if not kind[0] & LOWER_CASE and kind not in CRITICAL:
+        name = kind.decode("ascii", "backslashreplace")
+        raise UnsupportedImageError(f"The PNG needs a reader that knows its chunk {name}; save it as a plain PNG.")
+    if not seen and kind != b"IHDR":
+        raise_fault("it does not begin with its header")
+    if kind in seen and (kind in ORDER or kind in CRITICAL):
+        raise_fault(f"it has more than one {kind.decode()} chunk, or not all of them in a row")
+    if kind in ORDER and not seen.isdisjoint(ORDER[kind]):
+        raise_fault(f"its {kind.decode()} chunk stands behind those that it must stand before")
+
+
+def raise_fault(fault: str) -> NoReturn:
+    """Raise `DamagedImageError` for what a file has or lacks."""
+    raise DamagedImageError(f"The picture is damaged: {fault}.")
+
+
+def is_header_valid(data: memoryview) -> bool:
+    """Return whether the header chunk has its length, and values that the standard defines."""
+    if len(data) != HEADER_BYTES:
+        return False
+    width, height, depth, colour_type, *methods, interlace = struct.unpack(">IIBBBBB", data)
+    is_kind = depth in DEPTHS.get(colour_type, ()) and not any(methods) and interlace <= 1
+    return bool(width and height and is_kind)
+
+
+def count_colours(length: int, depth: int, colour_type: int) -> int:
+    """Return how many colours a palette of so many bytes has; raises `DamagedImageError` if it may not."""
+    colours, rest = divmod(length, 3)
+    most = 2**depth if colour_type == PALETTE else 256
+    if rest or not 0 < colours <= most or colour_type in GREYS:
+        raise_fault("its palette is empty, too long, or has no place in it")
+    return colours
+
+
+def check_transparency(length: int, colour_type: int, entries: int) -> None:
+    """Raise `DamagedImageError` unless transparency has the length for the colour type and the palette before it."""
+    is_right = {GREY: length == 2, COLOUR: length == 6, PALETTE: 0 < length <= entries}
+    if not is_right.get(colour_type, False):
+        raise_fault("its transparency does not fit its colours")
 
 
 def check_rows(image: Image.Image, body: bytes) -> None:

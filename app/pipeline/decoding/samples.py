@@ -9,16 +9,17 @@ from PIL import Image
 @dataclass(frozen=True)
 class SampleKind:
     """How a file stores its samples. Pillow scales 16-bit colour to 8 bits, and inverts 8-bit grey where 0 means white;
-    to 16-bit grey it does neither.
+    to 16-bit grey it does neither. `steps` are conversions that were done while the pixels were read.
     """
 
     bits: int = 8
     is_white_zero: bool = False
+    steps: tuple[str, ...] = ()
 
 
 def to_rgb(image: Image.Image, kind: SampleKind) -> tuple[Image.Image, list[str]]:
     """Bring a loaded picture of any mode to 8-bit RGB; also return the steps in order, none for plain RGB."""
-    mode, steps = image.mode, []
+    mode, steps = image.mode, [*kind.steps]
     if mode.startswith("I;16"):
         image = scale_to_8_bits(image, 2**kind.bits - 1, kind.is_white_zero)
         steps.append(f"{kind.bits}-bit grey scaled to 8-bit RGB")

@@ -20,7 +20,7 @@ class Webp(ImageFormat):
     name = "WebP"
     signature = re.compile(rb"RIFF.{4}WEBP", re.DOTALL)
 
-    def check_file(self, body: bytes, limits: ImageLimits) -> None:
+    def check_file(self, body: bytes, limits: ImageLimits) -> bytes:
         """Refuse an oversized or animated file."""
         header = body[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0")
         kind = header[12:16]
@@ -34,3 +34,4 @@ class Webp(ImageFormat):
         elif kind == b"VP8 ":
             width_px, height_px = struct.unpack_from("<HH", header, 26)
             limits.check(width_px & SIDE_MASK, height_px & SIDE_MASK)
+        return body

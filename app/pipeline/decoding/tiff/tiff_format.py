@@ -2,16 +2,21 @@
 
 import re
 
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin
 
-from app.errors import UnsupportedImageError
-from app.pipeline.decoding.image_format import ImageFormat, read_orientation
+from app.errors import DamagedImageError, UnsupportedImageError
+from app.pipeline.decoding.image_format import NOT_TAKEN, ORIENTATION_TAG, TURNS, ImageFormat, read_orientation
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.samples import SampleKind
+from app.pipeline.decoding.tiff import tiff_kinds as tag
+from app.pipeline.decoding.tiff.tiff_directory import Directory, read_directory
 
-BITS_PER_SAMPLE_TAG, PHOTOMETRIC_TAG = 258, 262  # TIFF 6.0, section 8
-TILE_WIDTH_TAG, TILE_LENGTH_TAG, SAMPLE_FORMAT_TAG = 322, 323, 339  # TIFF 6.0, sections 15 and 19
-WHITE_IS_ZERO, UNSIGNED = 0, 1
+WHITE_IS_ZERO, PALETTE, YCBCR = 0, 3, 6
+UNSPECIFIED, SEPARATE = 0, 2
+PLAIN_MODES = {"1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"}
+"""Modes that Pillow reads rightly where each sample has a plane of its own."""
+NO_RANGE = "Signed, 32-bit and floating-point samples are not taken: their range is not defined. The file is a {}."
+MIN_WIDE_BITS, MAX_BITS = 32, 64
 # Pillow's own reader of uncompressed TIFFs leaves missing strips black, and takes 300 MB for a 1 MB table of strips.
 TiffImagePlugin.READ_LIBTIFF = True
 
@@ -22,30 +27,86 @@ class Tiff(ImageFormat):
     name = "TIFF"
     signature = re.compile(rb"II[*+]\0|MM\0[*+]")
 
+    def check_file(self, body: bytes, limits: ImageLimits) -> bytes:
+        """Refuse what is not the whole picture, and samples that nobody can read."""
+        directory = read_directory(body)
+        tag.check_is_whole(body, directory)
+        check_samples(body, directory)
+        return body
+
+    def refuse_rare_kind(self, body: bytes) -> None:
+        """Refuse by its kind what is complete, and has a size and bits that a TIFF may have."""
+        directory = read_directory(body)
+        bits = directory.numbers(tag.BITS_PER_SAMPLE, (1,))
+        samples = directory.number(tag.SAMPLES, len(bits))
+        has_size = directory.number(tag.WIDTH) > 0 and directory.number(tag.LENGTH) > 0
+        has_bits = min(bits) > 0 and max(bits) <= MAX_BITS and samples > 0 and len(bits) in (1, samples)
+        if directory.is_complete and has_size and has_bits:
+            raise UnsupportedImageError(NOT_TAKEN.format(tag.describe_kind(body, directory)))
+
     def check_header(self, image: ImageFile.ImageFile, limits: ImageLimits) -> None:
-        """Refuse several pages, oversized tiles, and samples whose range is not defined."""
+        """Refuse several pages and oversized tiles."""
         super().check_header(image, limits)
         tags = read_tags(image)
-        limits.check(int(tags.get(TILE_WIDTH_TAG, 1)), int(tags.get(TILE_LENGTH_TAG, 1)))
-        is_signed = max(tags.get(SAMPLE_FORMAT_TAG, (UNSIGNED,))) != UNSIGNED
-        if is_signed or image.mode in ("I", "F"):
-            raise UnsupportedImageError(
-                "Signed, 32-bit and floating-point samples are not taken: their range is not defined."
-            )
+        limits.check(int(tags.get(tag.TILE_WIDTH, 1)), int(tags.get(tag.TILE_LENGTH, 1)))
 
-    def load(self, image: ImageFile.ImageFile, body: bytes, is_turned: bool) -> tuple[Image.Image, int]:
-        """Decode the pixels. Pillow turns every TIFF upright, and keeps no orientation to read afterwards."""
-        orientation = read_orientation(image)
+    def load(self, image: ImageFile.ImageFile, body: bytes, follows_metadata: bool) -> tuple[Image.Image, int]:
+        """Decode the pixels. Pillow turns every TIFF upright whose orientation is a number, and keeps none to read
+        afterwards.
+        """
+        check_planes(image, body)
+        correct_palette(image)
+        orientation, stored = read_orientation(image), read_tags(image).get(ORIENTATION_TAG)
         image.load()
+        if orientation in TURNS and isinstance(stored, (bytes, tuple)):
+            return (image.transpose(TURNS[orientation]), orientation) if follows_metadata else (image, 1)
         return image, orientation
 
     def read_sample_kind(self, image: ImageFile.ImageFile, body: bytes) -> SampleKind:
-        """Return the largest number of bits of the samples, and what 0 means."""
+        """Return the largest number of bits of the samples, what 0 means, and what reading has changed already."""
         tags = read_tags(image)
+        steps = ["YCbCr converted to RGB"] if tags.get(tag.PHOTOMETRIC) == YCBCR else []
+        if UNSPECIFIED in tags.get(tag.EXTRA_SAMPLES, ()):
+            steps.append("extra samples ignored")
         return SampleKind(
-            bits=int(max(tags.get(BITS_PER_SAMPLE_TAG, (8,)))),
-            is_white_zero=bool(tags.get(PHOTOMETRIC_TAG, WHITE_IS_ZERO) == WHITE_IS_ZERO),
+            bits=int(max(tags.get(tag.BITS_PER_SAMPLE, (8,)))),
+            is_white_zero=bool(tags.get(tag.PHOTOMETRIC, WHITE_IS_ZERO) == WHITE_IS_ZERO),
+            steps=tuple(steps),
         )
+
+
+def check_planes(image: ImageFile.ImageFile, body: bytes) -> None:
+    """Raise `UnsupportedImageError` for separate planes that Pillow mixes up."""
+    tags = read_tags(image)
+    if tags.get(tag.PLANAR) != SEPARATE or tags.get(tag.SAMPLES, 1) == 1:
+        return
+    extra, has_alpha = len(tags.get(tag.EXTRA_SAMPLES, ())), image.mode == "RGBA"
+    if image.mode not in PLAIN_MODES or (extra > has_alpha and (has_alpha or tags.get(tag.PHOTOMETRIC) == YCBCR)):
+        raise UnsupportedImageError(NOT_TAKEN.format(tag.describe_kind(body, read_directory(body))))
+
+
+def check_samples(body: bytes, directory: Directory) -> None:
+    """Raise `UnsupportedImageError` for samples whose range is not defined, or of an unknown compression, and
+    `DamagedImageError` if it is open which colours they are.
+    """
+    bits = directory.numbers(tag.BITS_PER_SAMPLE, (1,))
+    if set(directory.numbers(tag.SAMPLE_FORMAT)) & set(tag.FORMATS) or max(bits) >= MIN_WIDE_BITS:
+        raise UnsupportedImageError(NO_RANGE.format(tag.describe_kind(body, directory)))
+    if directory.number(tag.COMPRESSION, 1) not in tag.COMPRESSIONS:
+        raise UnsupportedImageError(NOT_TAKEN.format(tag.describe_kind(body, directory)))
+    if tag.PHOTOMETRIC not in directory.fields:
+        raise DamagedImageError("The picture is damaged: it does not say which colours its samples are.")
+    colours = len(directory.numbers(tag.COLOUR_MAP))
+    if directory.number(tag.PHOTOMETRIC) == PALETTE and bits[0] <= 8 and colours != 3 * 2 ** bits[0]:
+        raise DamagedImageError("The picture is damaged: its palette has not one colour for each value.")
+
+
+def correct_palette(image: ImageFile.ImageFile) -> None:
+    """Read a palette of 8-bit values as one, which Pillow turns black."""
+    if image.mode in ("P", "PA"):
+        colours = read_tags(image)[tag.COLOUR_MAP]
+        if max(colours) < 256:  # TIFF 6.0 wants 16 bits; libtiff reads these as 8
+            image.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
 
 def read_tags(image: ImageFile.ImageFile) -> TiffImagePlugin.ImageFileDirectory_v2:

@@ -77,7 +77,7 @@ class InputSpec:
             the network's size; None: never.
         short_side_px: the picture's shorter side is resized to this length and the middle is cut out; None: the whole
             picture is squeezed to the network's size.
-        is_turned: whether EXIF's orientation is applied.
+        is_turned: whether EXIF's orientation and the colour profile are applied.
         channel_order: the order of the channels that the network sees, `RGB` or `BGR`.
     """
 

@@ -20,6 +20,7 @@ from app.pipeline.patience import ENDLESS, Patience, Turn
 from app.pipeline.postprocess import Decision, decide, to_probabilities
 from app.pipeline.preprocess import preprocess, read_file
 
+ONE_COLOUR = "The picture shows a single colour; the answer means nothing."
 Upload: TypeAlias = bytes | RGBImage
 """One picture as it came: a PNG, JPEG, TIFF, BMP or WebP file, or bare pixels of any size."""
 
@@ -100,7 +101,7 @@ class ServedModel(Occupancy):
             side = spec.short_side_px
             way = "resized" if side is None else f"resized to a shorter side of {side} and cut"
             conversions += (f"{way} from {width}x{height} to {pixels.shape[1]}x{pixels.shape[0]}",)
-        warnings = ("The picture shows a single colour; the answer means nothing.",) if is_one_colour(pixels) else ()
+        warnings = image.warnings + ((ONE_COLOUR,) if is_one_colour(pixels) else ())
         return Picture(pixels, width, height, image.format, image.mode, conversions, warnings)
 
     def predict_many(

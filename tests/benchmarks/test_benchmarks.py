@@ -16,10 +16,11 @@ MODELS = PROJECT_ROOT / "models"
 EXAMPLE = MODELS / "pcam-classification/1.0/examples/synthetic-normal.png"
 NOT_COMMANDS = {
     *("capacity_document", "capacity_figures", "capacity_model", "open_loop", "simulation"),  # capacity runs them
-    *("scale", "server"),
+    *("icc_profiles", "scale", "server"),
 }
 WHAT_IS_PRINTED = {
     "auc_over_http": "isic-classification: AUC ",
+    "colour_profiles": "Display P3 converted: AUC ",
     "footprint": "resident memory of a worker after predictions: ",
     "load": "8 connections for 1 s: ",
     "lone_request": "pcam-classification: bare compiled model, ",
@@ -47,11 +48,12 @@ def test_every_benchmark_is_in_this_file() -> None:
 def test_benchmark_runs_to_its_end(module: str) -> None:
     arguments = {
         "auc_over_http": ["--data", str(DATA)],
+        "colour_profiles": ["--data", str(DATA)],
         "lone_request": [str(MODELS), "pcam-classification", str(EXAMPLE)],
     }
     if module == "load" and shutil.which("wrk") is None:
         pytest.skip("wrk is not installed: apt-get install wrk")
-    if module == "auc_over_http" and not DATA.is_dir():
+    if module in ("auc_over_http", "colour_profiles") and not DATA.is_dir():
         pytest.skip("the real pictures are not here")
     assert WHAT_IS_PRINTED[module] in run(f"benchmarks.{module}", "--quick", *arguments.get(module, []))
 

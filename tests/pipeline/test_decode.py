@@ -267,11 +267,6 @@ def test_orientation_in_xmp_is_applied_where_exif_has_none() -> None:
     assert (np.asarray(picture.pixels) == turn(RGB, 6)).all()
 
 
-def test_icc_profile_is_ignored() -> None:
-    body = encode(Image.fromarray(RGB), "PNG", icc_profile=b"no profile at all")
-    assert (np.asarray(decode(body, LIMITS).pixels) == RGB).all()
-
-
 def test_bytes_after_the_end_are_ignored() -> None:
     for case in SOUND:
         if case.name in ("PNG RGB", "JPEG", "BMP 24-bit"):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import crafted
 import numpy as np
+import profiles
 import pytest
 from PIL import Image
 from small_engines import MeanEngine, make_manifest
@@ -101,6 +102,7 @@ def test_middle_of_a_line_is_cut_out_without_resizing_all_of_it(size: tuple[int,
 
 
 LIMITS = ImageLimits(max_pixels=25_000_000)
+ADOBE = profiles.rgb_profile(profiles.ADOBE_RGB, profiles.gamma_curve(profiles.ADOBE_GAMMA))
 
 
 @pytest.mark.parametrize("follows_metadata", [False, True])
@@ -108,9 +110,9 @@ LIMITS = ImageLimits(max_pixels=25_000_000)
 def test_what_is_compiled_and_evaluated_with_is_read_as_the_service_reads_it(
     tmp_path: Path, jpeg_min_scale: float | None, follows_metadata: bool
 ) -> None:
-    """The JPEG is large enough for a reduced scale, and lies on its side."""
+    """The JPEG is large enough for a reduced scale, lies on its side, and is in colours of its own."""
     picture = Image.fromarray(crafted.gradient(320, 480))
-    body = crafted.encode(picture, "JPEG", quality=90, exif=exif(6).tobytes())
+    body = crafted.encode(picture, "JPEG", quality=90, exif=exif(6).tobytes(), icc_profile=ADOBE)
     spec = replace(SPEC, jpeg_min_scale=jpeg_min_scale, is_turned=follows_metadata)
     served = ServedModel(replace(make_manifest(), input=spec), MeanEngine(), LIMITS, 16)
     file = tmp_path / "picture.jpg"

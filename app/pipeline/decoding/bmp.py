@@ -12,8 +12,9 @@ from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.samples import SampleKind
 
 # Windows GDI: BITMAPINFOHEADER and its successors; BITMAPCOREHEADER is OS/2's. Offsets count from the file's start.
-CORE_BYTES, INFO_BYTES, OS2_BYTES, V3_BYTES = 12, 40, 64, 56
+CORE_BYTES, INFO_BYTES, OS2_BYTES, V3_BYTES, V5_BYTES = 12, 40, 64, 56, 124
 FILE_BYTES, PIXELS_OFFSET, INFO_OFFSET, CORE_OFFSET, MASKS_OFFSET = 14, 10, 18, 18, 54
+COLOUR_SPACE_OFFSET, PROFILE_OFFSET, EMBEDDED = 70, 126, b"DEBM"
 PLAIN, RLE_8, RLE_4, BIT_FIELDS = 0, 1, 2, 3
 BITS = (1, 4, 8, 16, 24, 32)
 # The masks that Pillow reads: red, green, blue, alpha.
@@ -69,6 +70,9 @@ class Bmp(ImageFormat):
     def load(self, image: ImageFile.ImageFile, body: bytes, follows_metadata: bool) -> tuple[Image.Image, int]:
         """Decode the pixels, those that Pillow takes for another kind by their palette, too."""
         header = read_header(body)
+        if header.length >= V5_BYTES and body[COLOUR_SPACE_OFFSET : COLOUR_SPACE_OFFSET + 4] == EMBEDDED:
+            start, length = struct.unpack_from("<II", body, PROFILE_OFFSET)
+            image.info["icc_profile"] = body[FILE_BYTES + start : FILE_BYTES + start + length]
         if (header.bits, image.mode) in ((4, "1"), (4, "L"), (8, "1")):
             return read_indices(image.size, body, header), 1
         image.load()

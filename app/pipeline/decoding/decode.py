@@ -16,6 +16,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from app.errors import BadRequestError, DamagedImageError, UnsupportedMediaError
 from app.pipeline.decoding import bmp, jpeg, png, webp
+from app.pipeline.decoding.colour_profiles import IGNORED, Colours, ProfileError, find_colours
 from app.pipeline.decoding.foreign_formats import name_foreign_format
 from app.pipeline.decoding.image_format import DAMAGE, UPRIGHT, ImageFormat
 from app.pipeline.decoding.limits import ImageLimits
@@ -38,7 +39,7 @@ PILLOW_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as `warnin
 class DecodedImage:
     """A picture as understood: `pixels` in mode RGB, upright. `size` is the file's, upright, as `pixels` may be of a
     reduced scale; `mode` is the file's, in Pillow's names. `conversions` led to RGB, in order; plain 8-bit RGB has
-    none.
+    none. `warnings` say what of the file was ignored although it may change the pixels.
     """
 
     pixels: Image.Image
@@ -46,6 +47,7 @@ class DecodedImage:
     format: str
     mode: str
     conversions: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class PatientFile(io.BytesIO):
@@ -78,7 +80,7 @@ def decode(
         limits: checked on the header, before any pixel is decoded.
         jpeg_min_size: width and height that a JPEG keeps at least when it is decoded at a reduced scale; None: never.
         turn: taken before any pixel is decoded, and asked meanwhile whether the caller still waits; None: do neither.
-        follows_metadata: whether EXIF orientation is applied; a TIFF is always turned.
+        follows_metadata: whether EXIF orientation and the colour profile are applied; a TIFF is always turned.
     """
     file_format = find_format(body)
     ignore_pillow_warnings()
@@ -91,11 +93,12 @@ def decode(
                 turn.take(*image.size)
             scale = 1 if jpeg_min_size is None else file_format.reduce_scale(image, jpeg_min_size)
             upright, orientation = file_format.load(image, body, follows_metadata)
-            pixels, steps = to_rgb(upright, file_format.read_sample_kind(image, body))
+            colours, warnings = read_colours(image, body, file_format) if follows_metadata else (None, ())
+            pixels, steps = to_rgb(upright, file_format.read_sample_kind(image, body), colours)
     except DAMAGE as error:
         raise describe_damage(error) from error
     size, conversions = (pixels.width * scale, pixels.height * scale), (*describe_load(scale, orientation), *steps)
-    return DecodedImage(pixels, size, file_format.name.upper(), upright.mode, conversions)
+    return DecodedImage(pixels, size, file_format.name.upper(), upright.mode, conversions, warnings)
 
 
 def open_picture(body: bytes, file_format: ImageFormat, turn: Turn | None) -> ImageFile.ImageFile:
@@ -106,6 +109,18 @@ def open_picture(body: bytes, file_format: ImageFormat, turn: Turn | None) -> Im
     except UnidentifiedImageError:
         file_format.refuse_rare_kind(body)
         raise
+
+
+def read_colours(
+    image: ImageFile.ImageFile, body: bytes, file_format: ImageFormat
+) -> tuple[Colours | None, tuple[str, ...]]:
+    """Return the colours of a picture's profile, None for those of sRGB, and warnings of what is ignored."""
+    if "icc_profile" not in image.info:
+        return None, file_format.read_warnings(image, body)
+    try:
+        return find_colours(image.info["icc_profile"], image), ()
+    except ProfileError as error:
+        return None, (IGNORED.format(error),)
 
 
 def find_format(body: bytes) -> ImageFormat:

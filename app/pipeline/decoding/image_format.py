@@ -66,6 +66,10 @@ class ImageFormat:
         image.load()
         return turn_upright(image, follows_metadata)
 
+    def read_warnings(self, image: ImageFile.ImageFile, body: bytes) -> tuple[str, ...]:
+        """Return what the file says of its colours that is ignored, besides a profile."""
+        return ()
+
     def read_sample_kind(self, image: ImageFile.ImageFile, body: bytes) -> SampleKind:
         """Return how the file stores its samples."""
         return SampleKind()

@@ -6,7 +6,14 @@ import struct
 from PIL import ImageFile
 
 from app.errors import UnsupportedImageError
-from app.pipeline.decoding.image_format import NOT_TAKEN, SIDEWAYS, ImageFormat, describe_samples, read_orientation
+from app.pipeline.decoding.image_format import (
+    DAMAGE,
+    NOT_TAKEN,
+    SIDEWAYS,
+    ImageFormat,
+    describe_samples,
+    read_orientation,
+)
 from app.pipeline.decoding.limits import ImageLimits
 
 # JPEG, B.1.1.2: a marker that starts a segment, or ends the picture; not a stuffed byte, a restart or a fill byte.
@@ -29,6 +36,12 @@ COLOURS = {1: "grey", 3: "colour", 4: "CMYK"}
 MAX_SEGMENTS = 1_000  # a colour profile of 32 MiB takes 512 segments
 MAX_SCANS = 100  # a progressive file has about 10; each costs a pass over the whole picture
 SCALES = (8, 4, 2)
+# Exif 2.32, 4.6.8, and DCF 2.0: cameras that save in Adobe RGB say so by this index, and add no profile.
+INTEROPERABILITY_TAG, INDEX_TAG, ADOBE_RGB = 0xA005, 1, "R03"
+ADOBE_COLOURS = (
+    "The JPEG says that its colours are those of Adobe RGB, and has no profile. That was ignored; its colours may be "
+    "shown wrongly to the model."
+)
 
 
 class Jpeg(ImageFormat):
@@ -56,6 +69,16 @@ class Jpeg(ImageFormat):
 
     def check_header(self, image: ImageFile.ImageFile, limits: ImageLimits) -> None:
         """Take any header: the first picture of a multi-picture file is its main picture, and the one decoded."""
+
+    def read_warnings(self, image: ImageFile.ImageFile, body: bytes) -> tuple[str, ...]:
+        """Return a warning if the EXIF block names Adobe RGB."""
+        if ADOBE_RGB.encode() not in image.info.get("exif", b""):
+            return ()
+        try:
+            index = image.getexif().get_ifd(INTEROPERABILITY_TAG).get(INDEX_TAG)
+        except DAMAGE:
+            return ()
+        return (ADOBE_COLOURS,) if index == ADOBE_RGB else ()
 
     def reduce_scale(self, image: ImageFile.ImageFile, min_size: tuple[int, int]) -> int:
         """Prepare decoding at 1/8, 1/4 or 1/2, where it divides evenly and stays large enough. That takes a fraction of

@@ -6,9 +6,10 @@ import zlib
 from collections.abc import Iterator
 from typing import NoReturn
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 from app.errors import DamagedImageError, UnsupportedImageError
+from app.pipeline.decoding.colour_profiles import MAX_PROFILE_BYTES
 from app.pipeline.decoding.image_format import ImageFormat, check_palette, turn_upright
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.samples import SampleKind
@@ -27,6 +28,21 @@ HEADER_BYTES, LOWER_CASE = 13, 0x20
 ORDER: dict[bytes, tuple[bytes, ...]] = {b"PLTE": (b"IDAT",), b"tRNS": (b"IDAT",)}
 ORDER |= dict.fromkeys((b"cHRM", b"cICP", b"gAMA", b"iCCP", b"sBIT", b"sRGB"), (b"PLTE", b"IDAT"))
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+# IEC 61966-2-1, as PNG's gAMA, cHRM (white, red, green, blue) and cICP say it.
+SRGB_GAMMA, SRGB_CODE_POINTS = 0.45455, b"\x01\x0d\x00\x01"
+SRGB_PLACES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+NEAR = 0.02
+CODE_POINTS_WITHIN = 1024
+OTHER_COLOURS = (
+    "The PNG says that its gamma or colours are not sRGB's. That was ignored; its colours may be shown wrongly to the "
+    "model."
+)
+COMPRESSED = {b"iCCP", b"iTXt", b"zTXt"}
+CHUNK_BYTES = 12  # PNG, 5.3: length, type and checksum
+EMPTY_PROFILE = bytes.fromhex("0000000b69434350780000789c03000000000100d443cb")
+MAX_INFLATED = 4 * MAX_PROFILE_BYTES
+# Pillow's own bound of 1 MiB is less than a profile may have, which goes by the same.
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES
 MAX_CHUNKS = 20_000
 """A small file of millions of chunks takes minutes to read. Encoders write 8 KiB or more a chunk: at most 4,096 chunks
 in a body of 32 MiB, the largest by default."""
@@ -40,9 +56,9 @@ class Png(ImageFormat):
 
     def check_file(self, body: bytes, limits: ImageLimits) -> bytes:
         """Check every checksum, the number, order and length of the chunks, and the size."""
-        check_chunks(body)
+        kinds = check_chunks(body)
         limits.check(*struct.unpack_from(">II", body, SIZE_OFFSET))
-        return body
+        return body if kinds.isdisjoint(COMPRESSED) else leave_out_bombs(body)
 
     def load(self, image: ImageFile.ImageFile, body: bytes, follows_metadata: bool) -> tuple[Image.Image, int]:
         """Decode the pixels; check the rows and the colours of a palette, and scale the transparent colour."""
@@ -52,6 +68,10 @@ class Png(ImageFormat):
         check_palette(image, colours)
         scale_colour_key(image, body[BIT_DEPTH_OFFSET])
         return turn_upright(image, follows_metadata)
+
+    def read_warnings(self, image: ImageFile.ImageFile, body: bytes) -> tuple[str, ...]:
+        """Return a warning if the chunks for colours name others than those of sRGB."""
+        return (OTHER_COLOURS,) if has_other_colours(image, body) else ()
 
     def read_sample_kind(self, image: ImageFile.ImageFile, body: bytes) -> SampleKind:
         """Return the bit depth of the header."""
@@ -77,10 +97,10 @@ def read_chunks(body: bytes) -> Iterator[tuple[bytes, memoryview]]:
     raise UnsupportedImageError(f"The PNG has more than {MAX_CHUNKS} chunks.")
 
 
-def check_chunks(body: bytes) -> None:
-    """Raise `DamagedImageError` unless the chunks that decide the pixels stand as often, as long and in the order that
-    the standard says: readers differ in what they make of others. Raises `UnsupportedImageError` for an unknown chunk
-    that says it is needed.
+def check_chunks(body: bytes) -> set[bytes]:
+    """Return the kinds of chunks. Raises `DamagedImageError` unless those that decide the pixels stand as often, as
+    long and in the order that the standard says: readers differ in what they make of others. Raises
+    `UnsupportedImageError` for an unknown chunk that says it is needed.
     """
     seen: set[bytes] = set()
     last, entries = b"", 0
@@ -100,6 +120,7 @@ def check_chunks(body: bytes) -> None:
         raise_fault("it has no pixels")
     if body[COLOUR_TYPE_OFFSET] == PALETTE and not entries:
         raise_fault("it has no palette")
+    return seen
 
 
 def check_place(kind: bytes, seen: set[bytes]) -> None:
@@ -143,6 +164,51 @@ def check_transparency(length: int, colour_type: int, entries: int) -> None:
     is_right = {GREY: length == 2, COLOUR: length == 6, PALETTE: 0 < length <= entries}
     if not is_right.get(colour_type, False):
         raise_fault("its transparency does not fit its colours")
+
+
+def has_other_colours(image: ImageFile.ImageFile, body: bytes) -> bool:
+    """Return whether a PNG without a profile says, by numbers, that its colours are not sRGB's."""
+    at = body.find(b"cICP", 0, CODE_POINTS_WITHIN)
+    if at >= 0:
+        return body[at + 4 : at + 8] != SRGB_CODE_POINTS
+    info = image.info
+    if "icc_profile" in info or isinstance(info.get("srgb"), int):
+        return False
+    gamma, places = info.get("gamma"), info.get("chromaticity")  # texts may have these names, too
+    is_other_gamma = isinstance(gamma, float) and abs(gamma - SRGB_GAMMA) > NEAR
+    return is_other_gamma or (
+        isinstance(places, tuple) and max(abs(a - b) for a, b in zip(places, SRGB_PLACES, strict=True)) > NEAR
+    )
+
+
+def leave_out_bombs(body: bytes) -> bytes:
+    """Return a PNG without texts and profiles that are long once inflated. Pillow refuses the whole file for one; an
+    empty profile takes the place of one that is left out, so that the answer says so.
+    """
+    kept, position, left = [body[: len(SIGNATURE)]], len(SIGNATURE), MAX_INFLATED
+    for kind, data in read_chunks(body):
+        end = position + CHUNK_BYTES + len(data)
+        most = min(left, MAX_PROFILE_BYTES)
+        length = count_inflated(kind, bytes(data), most) if kind in COMPRESSED else 0
+        if length < most or kind not in COMPRESSED:
+            kept.append(body[position:end])
+            left -= length
+        elif kind == b"iCCP":
+            kept.append(EMPTY_PROFILE)
+        position = end
+    return b"".join(kept)
+
+
+def count_inflated(kind: bytes, data: bytes, most: int) -> int:
+    """Return how many bytes a compressed chunk has once inflated; a longer one counts `most`."""
+    _, _, rest = data.partition(b"\0")
+    stream = rest[1:]
+    if kind == b"iTXt":
+        stream = rest[2:].split(b"\0", 2)[-1] if rest[:1] == b"\1" else b""
+    try:
+        return len(zlib.decompressobj().decompress(stream, most)) if most else 0
+    except zlib.error:
+        return 0
 
 
 def check_rows(image: Image.Image, body: bytes) -> None:

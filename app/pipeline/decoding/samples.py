@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from app.pipeline.decoding.colour_profiles import Colours
+
 
 @dataclass(frozen=True)
 class SampleKind:
@@ -17,14 +19,19 @@ class SampleKind:
     steps: tuple[str, ...] = ()
 
 
-def to_rgb(image: Image.Image, kind: SampleKind) -> tuple[Image.Image, list[str]]:
-    """Bring a loaded picture of any mode to 8-bit RGB; also return the steps in order, none for plain RGB."""
+def to_rgb(image: Image.Image, kind: SampleKind, colours: Colours | None = None) -> tuple[Image.Image, list[str]]:
+    """Bring a loaded picture of any mode to 8-bit RGB, from `colours` if they are not sRGB's; also return the steps in
+    order, none for plain RGB.
+    """
     mode, steps = image.mode, [*kind.steps]
     if mode.startswith("I;16"):
         image = scale_to_8_bits(image, 2**kind.bits - 1, kind.is_white_zero)
         steps.append(f"{kind.bits}-bit grey scaled to 8-bit RGB")
     elif kind.bits == 16:
         steps.append("16-bit samples scaled to 8-bit")
+    if colours is not None:
+        image = colours.apply(image)
+        steps.append(f"{mode} converted to sRGB by its colour profile")
     if image.has_transparency_data:
         image = composite_over_white(image)
         steps.append(f"{mode} composited over white")

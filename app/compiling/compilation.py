@@ -120,7 +120,7 @@ def check_difference(ours: Probabilities, theirs: Probabilities, title: str) -> 
     if difference > TOLERANCE:
         raise CompiledModelError(
             f"the compiled model's probabilities differ from those of {title} by {difference:.2e}; "
-            f"at most {TOLERANCE:.0e} is allowed"
+            f"at most {TOLERANCE:.0e} is allowed. A network of half precision differs so: save it in float32"
         )
     return difference
 

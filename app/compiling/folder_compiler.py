@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RANDOM_PICTURES = 32
-FEW = 3
+FEW = 4
 MOST_ROUNDING = 1e-3
 """How far scores of the same picture may lie apart; of larger scores, this share of the largest."""
 
@@ -122,8 +122,8 @@ def infer(engine: "ReferenceEngine", pictures: InputBatch, manifest: ModelManife
     except InferenceError as error:
         spec = manifest.input
         raise CompiledModelError(
-            f"the network fails on pictures as [input] describes them, {spec.width_px} wide, {spec.height_px} high, "
-            f"in R, G and B: {find_reason(error.__cause__)}"
+            f"the network fails on pictures with width_px = {spec.width_px} and height_px = {spec.height_px} in R, G "
+            f"and B, as [input] says; it wants others: {find_reason(error.__cause__)}"
         ) from error
 
 

@@ -36,6 +36,9 @@ LEAST_SPAN, GREATEST_SPAN = 0.1, 300.0
 NORMALIZED_SPAN, WIDE_SPAN = (1.5, 7.0), 9.0
 """Deviations between black and white: usual ones, and more than pictures have whose mean was taken off once."""
 DARKEST_STD = 20.0
+"""A mean up to 1 beside a std from here on is one of pixels from 0 to 1."""
+LEAST_SHARE = 0.02
+"""A std so small is a factor, such as 1/255 or 1/127.5."""
 LINEAR = frozenset(
     (
         *("Add", "Convolution", "Divide", "Elu", "Gelu", "GroupConvolution", "LogSoftmax", "MVN", "MatMul"),
@@ -43,6 +46,9 @@ LINEAR = frozenset(
     )
 )
 """Last steps, as OpenVINO names them, whose results are no probabilities."""
+SIGMOIDS = ("HSigmoid", "HardSigmoid", "Sigmoid")
+SURE = 0.01
+"""A probability so near to 0 or 1 says nothing of the others."""
 FEW_PICTURES = 16
 """From so many pictures on, scores that all lie from 0 to 1 say something."""
 
@@ -55,7 +61,9 @@ def hold_manifest(manifest: ModelManifest, facts: "NetworkFacts | None", scores:
         facts: what the network says itself; None: it could not be read.
         scores: of the comparison pictures, as the framework computes them.
     """
-    check_count(scores, manifest.output)
+    if facts is not None:
+        check_sigmoids(facts, scores)
+    check_count(scores, manifest.output, facts)
     if facts is not None:
         check_end(facts, manifest.output)
         if facts.classes is not None:
@@ -66,7 +74,17 @@ def hold_manifest(manifest: ModelManifest, facts: "NetworkFacts | None", scores:
         check_unknown_end(facts, scores, manifest.output)
 
 
-def check_count(scores: Scores, output: OutputSpec) -> None:
+def check_sigmoids(facts: "NetworkFacts", scores: Scores) -> None:
+    """Raise `ManifestError` for a sigmoid of each of several outputs, which no manifest can describe."""
+    if facts.last_step in SIGMOIDS and scores.ndim == 2 and scores.shape[1] > 1 and not adds_up(scores):
+        raise ManifestError(
+            f"the network ends in a sigmoid for each of {scores.shape[1]} outputs, and [output] activation = "
+            '"softmax" wants scores that add up to 1; end the network in a softmax, or in a sigmoid of one output '
+            '(activation = "sigmoid"), and say scores = "probabilities" in [output]'
+        )
+
+
+def check_count(scores: Scores, output: OutputSpec, facts: "NetworkFacts | None" = None) -> None:
     """Raise `ManifestError` unless there is a row for each picture, with as many scores as the manifest describes."""
     if scores.ndim != 2:
         shape = ", ".join(map(str, ("N", *scores.shape[1:])))
@@ -74,42 +92,37 @@ def check_count(scores: Scores, output: OutputSpec) -> None:
             f"the network returns [{shape}] for N pictures, and the manifest wants [N, {output.outputs}]: a row of "
             "scores for each picture; export the network so"
         )
-    found, count = scores.shape[1], len(output.classes)
-    if found == output.outputs:
-        return
-    if found == 1:
-        change = 'say activation = "sigmoid" in [output], and name two classes, the positive one last'
-    elif output.activation == "sigmoid" and found == count:
-        change = 'say activation = "softmax" in [output]'
-    else:
-        change = f"name {found} classes in [output], in the order of the outputs"
-        change += ', and say activation = "softmax"' if output.activation == "sigmoid" else ""
-    raise ManifestError(
-        f"the network returns {found} score{'s' * (found > 1)} for each picture, and the manifest wants "
-        f'{output.outputs}, for activation = "{output.activation}" and {count} classes; {change}'
-    )
+    if scores.shape[1] != output.outputs:
+        forgets = facts is not None and ends_in_activation(facts) and output.scores == "logits"
+        more = ', and scores = "probabilities"' if forgets else ""
+        raise ManifestError(output.explain_count(scores.shape[1]) + more)
+
+
+def ends_in_activation(facts: "NetworkFacts") -> bool:
+    """Whether the network's last operations keep its scores from 0 to 1."""
+    return facts.low >= 0 and facts.high <= 1
 
 
 def check_end(facts: "NetworkFacts", output: OutputSpec) -> None:
-    """Raise `ManifestError` for a last activation that the manifest leaves out, or that no manifest can describe."""
-    if not (facts.low >= 0 and facts.high <= 1):
+    """Raise `ManifestError` for a last activation that the manifest leaves out, or that is of no use."""
+    if not ends_in_activation(facts):
         return
     if facts.last_step == "Softmax" and output.outputs == 1:
         raise ManifestError(
             'the network ends in a softmax over one output, which is always 1; [output] activation = "sigmoid" wants '
             "the score of a sigmoid: build the last layer with it, and train it so"
         )
-    if facts.last_step in ("HSigmoid", "HardSigmoid", "Sigmoid") and output.outputs > 1:
-        raise ManifestError(
-            f"the network ends in a sigmoid for each of {output.outputs} outputs, and [output] activation = "
-            '"softmax" wants scores that add up to 1; end the network in a softmax, or in a sigmoid of one output '
-            '(activation = "sigmoid"), and say scores = "probabilities" in [output]'
-        )
     if output.scores == "logits":
         raise ManifestError(
             f'the network ends in {describe_end(facts)} of its own, and activation = "{output.activation}" would be '
             'applied to that again; say scores = "probabilities" in [output]'
         )
+
+
+def adds_up(scores: Scores) -> bool:
+    """Whether the scores of several sigmoids add up to 1, and not only where each is near 0 or 1."""
+    exact = scores.astype(np.float64)
+    return are_probabilities(exact) and bool(((exact > SURE) & (exact < 1 - SURE)).any())
 
 
 def describe_end(facts: "NetworkFacts") -> str:
@@ -151,9 +164,10 @@ def check_order(found: Sequence[str], output: OutputSpec) -> None:
     """Raise `ManifestError` if the file names the manifest's classes in another order."""
     plain = [name.casefold() for name in found], [name.casefold() for name in output.classes]
     if sorted(plain[0]) == sorted(plain[1]) and plain[0] != plain[1]:
+        first = next(index for index in range(len(found)) if plain[0][index] != plain[1][index])
         names = ", ".join(f'"{name}"' for name in found)
         raise ManifestError(
-            f"the file names the outputs {', '.join(found)}, and the manifest {', '.join(output.classes)}; "
+            f"the file calls output {first} {found[first]}, and the manifest {output.classes[first]}; "
             f"say classes = [{names}] in [output]"
         )
 
@@ -212,23 +226,27 @@ def check_scale(spec: InputSpec, black: "Numbers", white: "Numbers") -> None:
 
 def suggest_scale(spec: InputSpec) -> str:
     """Write the lines of a mean and std of pixels from 0 to 255, where the given ones are of pixels from 0 to 1."""
-    lines = []
-    for name, values in (("mean", spec.mean), ("std", spec.std)):
-        factor = 255 if max(values) <= 1 else 1
-        lines.append(f"{name} = {[round(value * factor, 3) for value in values]}")
-    return " and ".join(lines)
+    mean, std = (list(values) if max(values) > 1 else scale_up(values) for values in (spec.mean, spec.std))
+    if max(spec.std) <= LEAST_SHARE:  # the factor by which pixels were multiplied, not a deviation
+        std = [round(1 / value, 3) for value in spec.std]
+    return f"mean = {mean} and std = {std}"
+
+
+def scale_up(values: "Channels") -> list[float]:
+    """Turn numbers of pixels from 0 to 1 into those of pixels from 0 to 255."""
+    return [round(value * 255, 3) for value in values]
 
 
 def refuse_input(spec: InputSpec, facts: "NetworkFacts", wanted: "tuple[Channels, Channels] | None") -> ManifestError:
     """Make the error for a network that normalizes pixels too."""
-    black, white = facts.probe(spec.mean, spec.std)
+    black, white = map(describe_range, facts.probe(spec.mean, spec.std))
     change = "set both to what the network takes"
     if wanted is not None:
         change = f"say mean = {list(wanted[0])} and std = {list(wanted[1])} in [input]"
     return ManifestError(
-        f"the network normalizes pixels itself ({', '.join(facts.steps)}), and so does the manifest: with "
-        f"mean = {list(spec.mean)} and std = {list(spec.std)} its first layer gets {describe_range(black)} for black "
-        f"and {describe_range(white)} for white; {change}"
+        f"the network normalizes pixels itself ({', '.join(dict.fromkeys(facts.steps))}), and so does the manifest: "
+        f"with mean = {list(spec.mean)} and std = {list(spec.std)} its first layer gets {black} for black and "
+        f"{white} for white; {change}"
     )
 
 

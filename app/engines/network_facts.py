@@ -129,9 +129,8 @@ def read_head(model: openvino.Model) -> Head:
     if not steps:
         return Head((), flatten)
     tensor = next(each for node in nodes for each in node.outputs() if key_of(each) == found)
-    compiled = openvino.Core().compile_model(
-        openvino.Model([tensor], [picture], "head"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
+    part = openvino.Model([tensor], [picture], "head")
+    compiled = openvino.Core().compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def react(pictures: Numbers) -> Numbers:
         return np.stack([np.array(compiled(one)[0], np.float32).ravel() for one in pictures[:, np.newaxis]])
@@ -187,20 +186,31 @@ def find_last_step(source: Any) -> str:
     return str(node.get_type_name())
 
 
-def bound_scores(source: Any, depth: int = 0) -> Bounds:
-    """Return the least and the greatest number that a tensor can hold; infinite where its operations do not say."""
-    node = source.get_node()
+def bound_scores(source: Any, known: dict[tuple[str, int], Bounds] | None = None) -> Bounds:
+    """Return the least and the greatest number that a tensor can hold; infinite where its operations do not say.
+
+    `known` are the bounds of tensors that were met before.
+    """
+    known = {} if known is None else known
+    key = key_of(source)
+    if key not in known:
+        known[key] = ANY  # of a tensor that is too far away, too
+        if len(known) <= MAX_DEPTH:
+            known[key] = bound_operation(source.get_node(), known)
+    return known[key]
+
+
+def bound_operation(node: Any, known: dict[tuple[str, int], Bounds]) -> Bounds:
+    """Bound the result of one operation as `bound_scores` does."""
     kind = node.get_type_name()
     if kind == "Constant":
         values = node.get_data()
         return (float(values.min()), float(values.max())) if values.size else ANY
-    if kind in ENDS or depth >= MAX_DEPTH:
-        return ENDS.get(kind, ANY)
     if kind in CARRIERS:
-        return bound_scores(node.input_value(0), depth + 1)
+        return bound_scores(node.input_value(0), known)
     if kind not in ("Add", "Clamp", "Concat", "Divide", "Multiply", "Negative", "Power", "Subtract"):
-        return ANY
-    inner = [bound_scores(node.input_value(index), depth + 1) for index in range(node.get_input_size())]
+        return ENDS.get(kind, ANY)
+    inner = [bound_scores(node.input_value(index), known) for index in range(node.get_input_size())]
     if kind == "Clamp":
         limits = node.get_attributes()
         return max(inner[0][0], float(limits["min"])), min(inner[0][1], float(limits["max"]))

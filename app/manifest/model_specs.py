@@ -154,3 +154,18 @@ class OutputSpec:
     def outputs(self) -> int:
         """Count of numbers that the network returns for one picture."""
         return 1 if self.activation == "sigmoid" else len(self.classes)
+
+    def explain_count(self, found: int) -> str:
+        """Say how many outputs the network has, how many this describes, and what to change in `[output]`."""
+        count = len(self.classes)
+        if found == 1:
+            change = 'say activation = "sigmoid" in [output], and name two classes, the positive one last'
+        elif self.activation == "sigmoid" and found == count:
+            change = 'say activation = "softmax" in [output]'
+        else:
+            change = f"name {found} classes in [output], in the order of the outputs"
+            change += ', and say activation = "softmax"' if self.activation == "sigmoid" else ""
+        return (
+            f"the network returns {found} score{'s' * (found > 1)} for each picture, and the manifest wants "
+            f'{self.outputs}, for activation = "{self.activation}" and {count} classes; {change}'
+        )

@@ -59,7 +59,7 @@ class Table:
         """Take one of a few strings."""
         value = self._take(key, (str,), default)
         if value not in choices:
-            raise self.fail(key, f"must be one of {', '.join(choices)}")
+            raise self.fail(key, f'must be one of {", ".join(choices)}; it is "{show(value)}"')
         return str(value)
 
     def number(self, key: str, bound: Bound, default: Any = ...) -> Any:

@@ -1,5 +1,6 @@
 """A manifest that contradicts its network is refused with the line to change; a sound one is taken."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from app.compiling.folder_compiler import hold_model
-from app.errors import ModelFolderError
+from app import create_app
+from app.cli.model_choice import check
+from app.compiling.folder_compiler import hold_in_process, hold_model
+from app.config.settings import Settings
+from app.errors import CompiledModelError, ModelFolderError
+from app.exchange.model_importer import add_model
+from app.manifest.model_manifest import read_manifest
+from app.processes.confined_process import MAX_REASON_LENGTH
+from app.repository.model_folder import ModelFolder
 from tests.compiling.networks import (
     IMAGENET,
     Affine,
@@ -125,6 +133,13 @@ REFUSED: dict[str, Case] = {
         {},
         r'1 score for each picture, and the manifest wants 2.*say activation = "sigmoid" in \[output\]',
     ),
+    "one sigmoid with softmax": (
+        "keras",
+        write_keras(last="sigmoid", outputs=1, suffix=".keras"),
+        {},
+        r'say activation = "sigmoid" in \[output\].*, and scores = "probabilities"$',
+    ),
+    "two sigmoids with sigmoid": ("onnx", write_onnx(Network(last=nn.Sigmoid())), SIGMOID, "a sigmoid for each of 2"),
     "two scores with sigmoid": (
         "onnx",
         write_onnx(Network()),
@@ -166,7 +181,7 @@ REFUSED: dict[str, Case] = {
         "onnx",
         write_onnx(Network(), names="{0: 'malignant', 1: 'benign'}"),
         UNIT,
-        r'the file names the outputs malignant, benign.*say classes = \["malignant", "benign"\]',
+        r'the file calls output 0 malignant, and the manifest benign; say classes = \["malignant", "benign"\]',
     ),
     "classes in another order, TorchScript": (
         "torchscript",
@@ -226,6 +241,7 @@ REFUSED: dict[str, Case] = {
         {"mean": SHARE_MEAN, "std": SHARE_STD},
         r"say mean = \[123\.675, 116\.28, 103\.53\] and std = \[58\.395, 57\.12, 57\.375\] in \[input\]",
     ),
+    "factor for a std": ("onnx", write_onnx(Network()), {"std": (1 / 255,) * 3}, r"std = \[255\.0, 255\.0, 255\.0\]"),
     "std of shares": ("onnx", write_onnx(Network()), {"mean": IMAGENET[0], "std": SHARE_STD}, r"std = \[58\.395"),
     "mean of shares": ("onnx", write_onnx(Network()), {"mean": SHARE_MEAN, "std": IMAGENET[1]}, r"mean = \[123\.675"),
     # Saved in the wrong mode.
@@ -267,6 +283,7 @@ def hold(folder: Path, case: Case) -> str:
 def test_manifest_that_contradicts_its_network_is_refused_with_the_line_to_change(tmp_path: Path, name: str) -> None:
     found = hold(tmp_path, REFUSED[name])
     assert re.search(REFUSED[name][3], found, re.DOTALL), found
+    assert len(found) < MAX_REASON_LENGTH
 
 
 SOUND: dict[str, Case] = {
@@ -283,6 +300,12 @@ SOUND: dict[str, Case] = {
     "two probabilities of one sigmoid": (
         "onnx",
         write_onnx(Network(last=Apply(lambda s: torch.cat([1 - s[:, :1].sigmoid(), s[:, :1].sigmoid()], 1)))),
+        UNIT | {"scores": "probabilities"},
+        "",
+    ),
+    "two sigmoids that add up to 1": (
+        "onnx",
+        write_onnx(Network(last=Apply(lambda s: torch.cat([s[:, :1], -s[:, :1]], 1).sigmoid()))),
         UNIT | {"scores": "probabilities"},
         "",
     ),
@@ -316,3 +339,44 @@ SOUND: dict[str, Case] = {
 @pytest.mark.parametrize("name", SOUND)
 def test_sound_manifest_is_taken(tmp_path: Path, name: str) -> None:
     assert hold(tmp_path, SOUND[name]) == ""
+
+
+def test_manifest_is_held_once_by_the_report_and_again_without(
+    pcam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with models that were compiled before there were such rules."""
+    settings = Settings(models=pcam.parents[1], instance=tmp_path / "instance")
+    with monkeypatch.context() as patched:
+        patched.setattr("subprocess.Popen", None)  # no process may start
+        hold_in_process(pcam, settings)
+    path = pcam / "model.toml"
+    path.write_text(re.sub(r"^(mean|std) = .*$", r"\1 = [0.5, 0.5, 0.5]", path.read_text(), flags=re.MULTILINE))
+    report = pcam / "compiled/report.json"
+    changed = {**json.loads(report.read_text()), "graph_sha256": read_manifest(pcam).graph_sha256}
+    report.write_text(json.dumps(changed))
+    with pytest.raises(CompiledModelError, match=r"are not those of pixels from 0 to 255.*say mean = \[127\.5, 127\.5"):
+        hold_in_process(pcam, settings)
+
+
+def test_native_model_is_held_when_it_is_added(pcam: Path, tmp_path: Path) -> None:
+    path = pcam / "model.toml"
+    text = path.read_text().replace('framework = "torch"', 'framework = "torch"\nengine = "native"')
+    path.write_text(text.replace('"softmax"', '"softmax"\nscores = "probabilities"'))
+    (tmp_path / "empty").mkdir()
+    settings = Settings(models=tmp_path / "empty", instance=tmp_path / "instance")
+    with pytest.raises(CompiledModelError, match=r'say scores = "logits" in \[output\]'):
+        add_model(pcam, settings)
+    assert list(settings.models.iterdir()) == []
+
+
+def test_check_says_that_a_manifest_is_not_held_where_its_framework_is_missing(
+    pcam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(Settings(models=pcam.parents[1], instance=tmp_path / "instance"))
+    with app.app_context():
+        assert re.fullmatch(r"examples within \d\.\de-\d\d of their expected scores", check(ModelFolder(pcam)))
+        report = pcam / "compiled/report.json"
+        report.write_text(json.dumps({**json.loads(report.read_text()), "held_sha256": ""}))
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+        told = check(ModelFolder(pcam))
+    assert "expected scores; the manifest is not held against the network: torch is not installed here" in told

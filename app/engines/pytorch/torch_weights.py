@@ -77,6 +77,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
+    if not zipfile.is_zipfile(path):
+        return {}
     with zipfile.ZipFile(path) as archive:
         members = [info for info in archive.infolist() if "/extra/" in info.filename]
         return {

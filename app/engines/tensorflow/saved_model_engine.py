@@ -40,7 +40,10 @@ class TensorFlowEngine(ReferenceEngine):
         return scores
 
     def _read_head(self) -> Head:
-        return read_graph_head(self.network)
+        try:
+            return read_graph_head(self.network)
+        except (KeyError, NotImplementedError, ValueError, tf.errors.OpError):  # a graph that cannot be frozen
+            return super()._read_head()
 
     def _convert(self) -> openvino.Model:
         """Read the function's graph with OpenVINO's own reader; no SavedModel is written."""

@@ -15,7 +15,13 @@ import numpy as np
 from app.arrays import Scores
 from app.compiling.compilation import draw_pictures
 from app.compiling.folder_compiler import infer
-from app.compiling.manifest_check import check_count, check_end, find_normalization
+from app.compiling.manifest_check import (
+    check_count,
+    check_end,
+    check_sigmoids,
+    ends_in_activation,
+    find_normalization,
+)
 from app.config.cpu_count import count_cores
 from app.config.settings import Settings
 from app.engines.base import build_engine
@@ -51,8 +57,10 @@ class Finding:
     """What was found out about a network.
 
     Attributes:
+        layout: `channels first` or `channels last`.
         size: width and height in pixels; None for a side that the file leaves free.
         outputs: how many scores a picture gets.
+        last_step: the operation that they come from.
         scores: whether they are `logits` or `probabilities`.
         normalization: the mean and std that fit what the network does itself; None: it does nothing.
         steps: kinds of what it does itself to single pixels.
@@ -60,8 +68,10 @@ class Finding:
         architecture: of a state dict.
     """
 
+    layout: str
     size: tuple[int | None, int | None]
     outputs: int
+    last_step: str
     scores: str
     normalization: tuple[Sequence[float], Sequence[float]] | None
     steps: tuple[str, ...]
@@ -108,18 +118,28 @@ def read_network(source: Path, framework: str) -> Finding:
             check_count(scores, manifest.output)
         facts = engine.read_facts()
         kind = find_scores(facts, scores)
+        check_sigmoids(facts, scores)
         check_end(facts, replace(make_output(scores.shape[1]), scores=kind))
         normalization, steps = find_normalization(facts)
-        return Finding(size, scores.shape[1], kind, normalization, steps, facts.classes, architecture)
+        return Finding(
+            layout=engine.describe_input(),
+            size=size,
+            outputs=scores.shape[1],
+            last_step=facts.last_step,
+            scores=kind,
+            normalization=normalization,
+            steps=steps,
+            classes=facts.classes,
+            architecture=architecture,
+        )
     finally:
         engine.close()
 
 
 def find_scores(facts: "NetworkFacts", scores: Scores) -> str:
     """Tell whether a network ends in an activation: by its last operations, else by its scores."""
-    is_bounded = facts.low >= 0 and facts.high <= 1
-    adds_up = scores.shape[1] > 1 and are_probabilities(scores.astype(np.float64))
-    return "probabilities" if is_bounded or adds_up else "logits"
+    are_shares = scores.shape[1] > 1 and are_probabilities(scores.astype(np.float64))
+    return "probabilities" if ends_in_activation(facts) or are_shares else "logits"
 
 
 def make_output(outputs: int) -> OutputSpec:
@@ -162,6 +182,7 @@ def write_proposal(found: Finding, framework: str, file: str, sha256: str) -> st
         *([f'architecture = "{found.architecture}"'] if found.architecture else []),
         "",
         "[input]",
+        f"# The network takes pictures of 3 channels, {found.layout}.",
         line("width_px", found.size[0], "fill in: the width in pixels of the pictures that it was trained with"),
         line("height_px", found.size[1], "fill in: the height in pixels"),
         'resize = "bilinear"  # or the filter of your training: nearest, bicubic, lanczos',
@@ -179,7 +200,9 @@ def write_normalization(found: Finding) -> list[str]:
     if found.normalization is None:
         return [*ADVICE.splitlines(), line("mean", None, FILL_MEAN, "[]"), line("std", None, FILL_STD, "[]")]
     mean, std = found.normalization
-    told = f"# The network normalizes pixels itself ({', '.join(found.steps)}), and takes them as follows."
+    told = (
+        f"# The network normalizes pixels itself ({', '.join(dict.fromkeys(found.steps))}), and takes them as follows."
+    )
     return [told, f"mean = {list(mean)}", f"std = {list(std)}"]
 
 
@@ -188,7 +211,9 @@ def write_output(found: Finding) -> list[str]:
     count = max(found.outputs, 2)
     order = "the class that the score is not of, then its own" if found.outputs == 1 else "in the order of the outputs"
     names = found.classes if found.classes is not None and len(found.classes) == count else None
+    plural = "s" * (found.outputs > 1)
     lines = [
+        f"# The network returns {found.outputs} score{plural} for each picture; its last step is {found.last_step}.",
         line("classes", list(names) if names else None, f"fill in: {order}", json.dumps([""] * count)),
         f'activation = "{"sigmoid" if found.outputs == 1 else "softmax"}"',
         f'scores = "{found.scores}"',

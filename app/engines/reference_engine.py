@@ -72,6 +72,10 @@ class ReferenceEngine(ABC):
         layout = find_layout(self._path.name, self.shape, None, *self.LAYOUTS)
         return self.shape[layout.index("W")], self.shape[layout.index("H")]
 
+    def describe_input(self) -> str:
+        """Say which layout the network's pictures have, once it is fit."""
+        return "channels last" if self._layout == NHWC else "channels first"
+
     @abstractmethod
     def _call(self, pixels: NDArray[np.float32]) -> Scores:
         """Call the network with normalized pixels in its layout."""

@@ -7,6 +7,7 @@ it, with what the operator trusts.
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import islice
 from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile
@@ -147,7 +148,8 @@ class TorchScriptEngine(TorchProgramEngine):
 
     def find_size(self) -> tuple[int | None, int | None]:
         """Try the usual sizes; the side of the only square that the network takes, else None: it takes any, or none."""
-        taken = [side for side in USUAL_SIDES_PX if any(self.takes(shape) for shape in list_shapes(side))]
+        sides = (side for side in USUAL_SIDES_PX if any(self.takes(shape) for shape in list_shapes(side)))
+        taken = [*islice(sides, 2)]
         return (taken[0], taken[0]) if len(taken) == 1 else (None, None)
 
     def _convert(self) -> openvino.Model:

@@ -28,6 +28,7 @@ MAX_ARRIVALS = 2
 PIECE_BYTES = 64 * KIB
 MAX_FIELD_BYTES, MAX_PARTS, MAX_AROUND_BYTES = 2 * PIECE_BYTES, 32, 64 * KIB
 """Limits of a form: bytes of a field (at least the parser's buffer), number of parts, bytes beside the file."""
+TOO_MUCH = "The form has too many parts, or too much beside its file; the archive's part needs a file name."
 arrivals = threading.BoundedSemaphore(MAX_ARRIVALS)
 
 
@@ -155,7 +156,7 @@ def read_form(body: ModelBody, boundary: str, file: IncomingFile) -> dict[str, s
     try:
         fields, _ = parser.parse(cast(IO[bytes], body), boundary.encode("latin-1", "replace"), None)
     except RequestEntityTooLarge:
-        raise BadRequestError("The form has too many parts, or too much beside its file.") from None
+        raise BadRequestError(TOO_MUCH) from None
     except ValueError:
         raise BadRequestError("The form is malformed.") from None
     if not files:

@@ -157,7 +157,15 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "other classes": (
         lambda: SHAPED,
-        r"head\.weight is \[1000, 4\], and resnet18 with the manifest's classes needs \[2, 4\]",
+        r"head\.weight is \[1000, 4\], and resnet18 with the manifest's classes needs \[2, 4\]; name 1000 classes",
+    ),
+    "one output": (
+        lambda: {**WEIGHTS, "head.weight": WEIGHTS["head.weight"][:1]},
+        r'needs \[2, 4\]; name 2 classes in \[output\], and say activation = "sigmoid"$',
+    ),
+    "grey pictures": (
+        lambda: {**WEIGHTS, "conv.weight": WEIGHTS["conv.weight"][:, :1]},
+        r"; it takes 1 channels, and the server gives R, G and B",
     ),
     "a tensor of stride 0": (
         lambda: {**WEIGHTS, "conv.bias": torch.zeros(1).expand(4)},

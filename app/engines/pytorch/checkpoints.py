@@ -149,6 +149,17 @@ def _check_tensor(file: str, network: str, name: str, tensor: Tensor, wanted: Te
         raise IntegrityError(f"{file} holds {name[:MAX_SHOWN]}, which is not a plain tensor of numbers")
     if tensor.shape != wanted.shape:
         shapes = f"{list(tensor.shape)}, and {network} with the manifest's classes needs {list(wanted.shape)}"
-        raise IntegrityError(f"{file}: {name[:MAX_SHOWN]} is {shapes}")
+        raise IntegrityError(f"{file}: {name[:MAX_SHOWN]} is {shapes}{_suggest(tensor, wanted)}")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise IntegrityError(f"{file} holds {name[:MAX_SHOWN]}, which declares more numbers than it has")
+
+
+def _suggest(tensor: Tensor, wanted: Tensor) -> str:
+    """Say what to change for a tensor of another number of outputs or channels; nothing for any other shape."""
+    found, needed = list(tensor.shape), list(wanted.shape)
+    if found[1:] == needed[1:] and found:
+        activation = "sigmoid" if found[0] == 1 else "softmax"
+        return f'; name {max(found[0], 2)} classes in [output], and say activation = "{activation}"'
+    if len(found) == 4 and found[:1] + found[2:] == needed[:1] + needed[2:]:
+        return f"; it takes {found[1]} channels, and the server gives R, G and B: train the network with these"
+    return ""

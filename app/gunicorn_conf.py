@@ -12,7 +12,7 @@ from typing import Any
 import app.processes.shared_table  # noqa: F401  # made before the fork, so that the workers share it
 from app.api.login.rate_limits import check_store
 from app.config.setting_types import OWN_DATABASE
-from app.config.settings import Settings
+from app.config.settings import MIB, Settings
 from app.errors import SettingsError, UsersError
 from app.handlers.manager_folder import end_manager, find_folder, sweep
 from app.logs import configure_logs, make_log_config
@@ -32,9 +32,9 @@ from app.state.database_check import check_database, check_state_file
 from app.state.store_access import STATE_FILE
 from app.users import UsersFile
 
-M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # malloc.h of glibc
-LARGE_BYTES = 4 * 1024 * 1024
-"""Blocks of this size go back to the system when they are freed; glibc would raise it to the largest body's."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
+LARGE_BLOCK_BYTES, KEPT_BYTES = 4 * MIB, 32 * MIB
+"""Larger blocks go back to the system once they are free, as does what is free at the end of a heap beyond this."""
 EPOLL_WORKER = "app.server.gunicorn_worker.SharedPollWorker"
 WORKER_TIMEOUT_S, GRACE_S, KEEPALIVE_S = 60, 30, 5
 """Our values of gunicorn's options `--timeout`, `--graceful-timeout` (less the stop delay) and `--keep-alive`."""
@@ -179,12 +179,19 @@ def post_worker_init(settings: Settings, worker: Any) -> None:
     # Our lines say nothing of these (Python's logging guide, "Optimization").
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    # glibc would give every other thread a heap of its own, which keeps the room of the largest picture decoded in it.
+    bound_heaps()
+    silence_native_libraries(settings.log_level)
+
+
+def bound_heaps() -> None:
+    """Keep glibc from holding on to memory: it would give every other thread a heap of its own, which keeps the room of
+    the largest picture decoded in it, and take blocks as large as the largest one freed from these heaps.
+    """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
         libc.mallopt(M_ARENA_MAX, 2)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-    silence_native_libraries(settings.log_level)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def silence_native_libraries(log_level: str) -> None:

@@ -13,12 +13,10 @@ from app.arrays import InputBatch, Scores
 from app.engines.base import Engine
 from app.errors import DeadlineError, InferenceError, ScancerError, ServiceUnavailableError
 from app.manifest.model_specs import BatchSpec
-from app.pipeline.patience import ENDLESS, LATE, Patience
+from app.pipeline.patience import ENDLESS, LATE, PRESENCE_S, Patience
 
 RECENT_S = 0.05
 """How long after a batch the load is taken to be what it was then."""
-PRESENCE_S = 0.02
-"""A caller who waited no longer is taken to be there: to ask costs a system call, under load a switch of threads."""
 
 
 class Job:
@@ -204,7 +202,7 @@ class BatchRunner:
             if self._is_closed:
                 raise ServiceUnavailableError("The model was unloaded; try again shortly.")
             started = time.perf_counter()
-            scores = self._infer(pictures)
+            scores = self._infer(pictures, jobs[0].patience)
             ended = time.perf_counter()
         self._needed_s += (ended - started - self._needed_s) / 4
         if len(scores) != len(pictures):
@@ -215,8 +213,10 @@ class BatchRunner:
             job.scores = scores[start : start + job.count]
             start += job.count
 
-    def _infer(self, pictures: InputBatch) -> Scores:
-        """Infer any number of pictures, in batches of the sizes that the engine is to see."""
+    def _infer(self, pictures: InputBatch, patience: Patience) -> Scores:
+        """Infer any number of pictures, in batches of the sizes that the engine is to see. Those of several callers
+        have such a size, so `patience` is that of the only one; raises `DeadlineError` if it ends between two batches.
+        """
         if len(pictures) in self._sizes:
             return self._engine.infer(pictures)
         parts, start = [], 0
@@ -224,6 +224,9 @@ class BatchRunner:
             size = next(size for size in self._sizes if size <= len(pictures) - start)
             parts.append(self._engine.infer(pictures[start : start + size]))
             start += size
+            if start < len(pictures):
+                patience.check()
+                patience.check_presence()
         return np.concatenate(parts)
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
 """The whole way from bytes to answer. Start reading here."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,10 +14,10 @@ from app.engines.base import Engine
 from app.errors import AnsweredError, RequestError, ServiceUnavailableError
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.batch import BatchRunner
-from app.pipeline.decoding.limits import ImageLimits
+from app.pipeline.decoding.limits import ImageLimits, PixelSum
 from app.pipeline.decoding.raw_pixels import wrap_pixels
 from app.pipeline.occupancy import Occupancy
-from app.pipeline.patience import ENDLESS, Patience, Turn
+from app.pipeline.patience import ENDLESS, PRESENCE_S, Patience, Turn
 from app.pipeline.postprocess import Decision, decide, to_probabilities
 from app.pipeline.preprocess import preprocess, read_file
 
@@ -87,15 +88,16 @@ class ServedModel(Occupancy):
         decision = decide(probabilities[0], self.manifest.output)
         return Prediction(decision, picture), Timing(decode_s, queue_s, inference_s)
 
-    def understand(self, upload: Upload, patience: Patience = ENDLESS) -> Picture:
-        """Decode one picture and bring it to the model's size; raises as `decode` does."""
+    def understand(self, upload: Upload, patience: Patience = ENDLESS, pixel_sum: PixelSum | None = None) -> Picture:
+        """Decode one picture and bring it to the model's size; raises as `decode` and `PixelSum.add` do."""
         spec = self.manifest.input
-        with Turn(patience) as turn:
+        with Turn(patience) if pixel_sum is None else Turn(patience, pixel_sum.add) as turn:
             if isinstance(upload, bytes):
                 image, pixels = read_file(upload, spec, self._limits, turn)
             else:
                 image = wrap_pixels(upload, self._limits, turn)
                 pixels = preprocess(image.pixels, spec)
+            image.pixels.close()  # before the next one's turn, since a large one takes 100 MB
         (width, height), conversions = image.size, image.conversions
         if pixels.shape[:2] != (height, width):
             side = spec.short_side_px
@@ -105,14 +107,18 @@ class ServedModel(Occupancy):
         return Picture(pixels, width, height, image.format, image.mode, conversions, warnings)
 
     def predict_many(
-        self, uploads: Sequence[Upload | AnsweredError], patience: Patience = ENDLESS
+        self,
+        uploads: Sequence[Upload | AnsweredError],
+        patience: Patience = ENDLESS,
+        pixel_sum: PixelSum | None = None,
     ) -> tuple[list[Prediction | AnsweredError], Timing]:
-        """Classify pictures as one batch; one that cannot be taken, now or when read, gets its own error in its place.
-        Raises `ServiceError` if the queue is full, the deadline passed, or the engine failed.
+        """Classify pictures as one batch; one that cannot be taken, now or when read, gets its own error in its place,
+        as do those beyond `pixel_sum` (None: any pixels are taken).
+        Raises `ServiceError` if the queue is full, the deadline passed, the caller left, or the engine failed.
         """
         with self._runner.arrival() as announcement:
             started = time.perf_counter()
-            pictures = [self._try_to_understand(upload, patience) for upload in uploads]
+            pictures = list(self._understand_all(uploads, patience, pixel_sum))
             decode_s = time.perf_counter() - started
             batch = [picture.pixels for picture in pictures if isinstance(picture, Picture)]
             if not batch:
@@ -125,13 +131,20 @@ class ServedModel(Occupancy):
         ]
         return answers, Timing(decode_s, queue_s, inference_s)
 
-    def _try_to_understand(self, upload: Upload | AnsweredError, patience: Patience) -> Picture | AnsweredError:
-        if isinstance(upload, AnsweredError):
-            return upload
-        try:
-            return self.understand(upload, patience)
-        except RequestError as error:
-            return error
+    def _understand_all(
+        self, uploads: Sequence[Upload | AnsweredError], patience: Patience, pixel_sum: PixelSum | None
+    ) -> Iterator[Picture | AnsweredError]:
+        """Yield each picture, or its error, while the caller waits."""
+        asked = time.perf_counter()
+        for upload in uploads:
+            patience.check()
+            if time.perf_counter() - asked > PRESENCE_S:
+                patience.check_presence()
+                asked = time.perf_counter()
+            try:
+                yield upload if isinstance(upload, AnsweredError) else self.understand(upload, patience, pixel_sum)
+            except RequestError as error:
+                yield copy(error)  # without its traceback, which keeps the pixels
 
     @property
     def waiting(self) -> int:

@@ -16,6 +16,7 @@ SOCKET_FILE = "socket"
 """In the folder of a server's manager."""
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024 * 1024
+COPIED_BYTES = 64 * 1024
 PARTS = "parts"
 """In the header of a message from a handler that parts of answers come with: the place in the batch, and the header."""
 Blob = bytes | bytearray | memoryview
@@ -34,8 +35,13 @@ class BrokenMessageError(ValueError):
 
 def encode(header: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> bytes:
     """Write a message; its bytes follow the header in order."""
+    return b"".join((encode_header(header, blobs), *blobs))
+
+
+def encode_header(header: Mapping[str, Any], blobs: Sequence[Blob]) -> bytes:
+    """Write what stands before the bytes of a message."""
     text = json.dumps({**header, "sizes": [len(blob) for blob in blobs]}).encode()
-    return b"".join((LENGTH.pack(len(text)), text, *blobs))
+    return LENGTH.pack(len(text)) + text
 
 
 def decode_length(prefix: bytes) -> int:
@@ -82,8 +88,12 @@ class Channel:
         self._stream = connection.makefile("rb")
 
     def send(self, header: Mapping[str, Any], blobs: Sequence[Blob] = ()) -> None:
-        """Send a message."""
-        self.connection.sendall(encode(header, blobs))
+        """Send a message; a large one is not copied."""
+        if sum(map(len, blobs)) <= COPIED_BYTES:
+            self.connection.sendall(encode(header, blobs))
+            return
+        for piece in (encode_header(header, blobs), *blobs):
+            self.connection.sendall(piece)
 
     def receive(self) -> Message:
         """Receive a message; raises as `read_message`."""

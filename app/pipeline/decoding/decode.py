@@ -86,13 +86,16 @@ def decode(
     ignore_pillow_warnings()
     try:
         body = file_format.check_file(body, limits)
+        is_turn_taken = turn is None or take_early(turn, file_format.read_size(body))
         with open_picture(body, file_format, turn) as image:
             limits.check(*image.size)
             file_format.check_header(image, limits)
-            if turn is not None:
+            if turn is not None and not is_turn_taken:
                 turn.take(*image.size)
             scale = 1 if jpeg_min_size is None else file_format.reduce_scale(image, jpeg_min_size)
             upright, orientation = file_format.load(image, body, follows_metadata)
+            if turn is not None:
+                turn.check_large()
             colours, warnings = read_colours(image, body, file_format) if follows_metadata else (None, ())
             pixels, steps = to_rgb(upright, file_format.read_sample_kind(image, body), colours)
     except DAMAGE as error:
@@ -121,6 +124,13 @@ def read_colours(
         return find_colours(image.info["icc_profile"], image), ()
     except ProfileError as error:
         return None, (IGNORED.format(error),)
+
+
+def take_early(turn: Turn, size: tuple[int, int] | None) -> bool:
+    """Take a turn before Pillow opens the file, if the size is known that it takes memory for; return whether it is."""
+    if size is not None:
+        turn.take(*size)
+    return size is not None
 
 
 def find_format(body: bytes) -> ImageFormat:

@@ -46,6 +46,7 @@ PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES
 MAX_CHUNKS = 20_000
 """A small file of millions of chunks takes minutes to read. Encoders write 8 KiB or more a chunk: at most 4,096 chunks
 in a body of 32 MiB, the largest by default."""
+PIECE_BYTES, MAX_INFLATED_BYTES = 64 * 1024, 1024 * 1024
 
 
 class Png(ImageFormat):
@@ -218,10 +219,23 @@ def check_rows(image: Image.Image, body: bytes) -> None:
     is_interlaced = bool(image.info.get("interlace"))
     if not is_interlaced and is_last_row_lit(image):
         return
-    expected = count_inflated_bytes(image.size, body, ADAM7 if is_interlaced else ONE_PASS)
-    data = b"".join(data for kind, data in read_chunks(body) if kind == b"IDAT")
-    if len(zlib.decompressobj().decompress(data, expected)) < expected:
-        raise DamagedImageError("The picture is truncated: rows are missing.")
+    left = count_inflated_bytes(image.size, body, ADAM7 if is_interlaced else ONE_PASS)
+    for piece in inflate_rows(body):
+        left -= len(piece)
+        if left <= 0:
+            return
+    raise DamagedImageError("The picture is truncated: rows are missing.")
+
+
+def inflate_rows(body: bytes) -> Iterator[bytes]:
+    """Yield the pixel data in pieces: as a whole, that of 25 million pixels may have 200 MB."""
+    inflater = zlib.decompressobj()
+    for kind, data in read_chunks(body):
+        for start in range(0, len(data) if kind == b"IDAT" else 0, PIECE_BYTES):
+            piece = inflater.decompress(data[start : start + PIECE_BYTES], MAX_INFLATED_BYTES)
+            while piece:
+                yield piece
+                piece = inflater.decompress(inflater.unconsumed_tail, MAX_INFLATED_BYTES)
 
 
 def is_last_row_lit(image: Image.Image) -> bool:

@@ -27,7 +27,7 @@ def wrap_pixels(pixels: RGBImage, limits: ImageLimits, turn: Turn) -> DecodedIma
 
 
 def denormalize(values: NDArray[np.float32], spec: InputSpec) -> InputBatch:
-    """Turn float32 [N, H, W, 3], (pixel - mean) / std, in the network's channel order, into uint8, RGB, 0 to 255.
+    """Turn float32 [..., 3], (pixel - mean) / std, in the network's channel order, into uint8, RGB, 0 to 255.
 
     Raises `BadRequestError` if a value comes from no whole pixel, or the model cuts its input out of whole pictures.
     """

@@ -7,6 +7,9 @@ from PIL import Image
 
 from app.pipeline.decoding.colour_profiles import Colours
 
+STRIP_PIXELS = 1_000_000
+"""Converted at a time."""
+
 
 @dataclass(frozen=True)
 class SampleKind:
@@ -21,8 +24,20 @@ class SampleKind:
 
 def to_rgb(image: Image.Image, kind: SampleKind, colours: Colours | None = None) -> tuple[Image.Image, list[str]]:
     """Bring a loaded picture of any mode to 8-bit RGB, from `colours` if they are not sRGB's; also return the steps in
-    order, none for plain RGB.
+    order, none for plain RGB. A large one is converted in strips: the steps between would take four times its memory.
     """
+    width, height = image.size
+    if (image.mode == "RGB" and colours is None) or width * height <= STRIP_PIXELS:
+        return convert(image, kind, colours)
+    rows, rgb = max(1, STRIP_PIXELS // width), Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        strip, steps = convert(image.crop((0, top, width, min(top + rows, height))), kind, colours)
+        rgb.paste(strip, (0, top))
+    return rgb, steps
+
+
+def convert(image: Image.Image, kind: SampleKind, colours: Colours | None) -> tuple[Image.Image, list[str]]:
+    """Do as `to_rgb` at once."""
     mode, steps = image.mode, [*kind.steps]
     if mode.startswith("I;16"):
         image = scale_to_8_bits(image, 2**kind.bits - 1, kind.is_white_zero)

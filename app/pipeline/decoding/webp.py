@@ -3,10 +3,10 @@
 import re
 import struct
 
-from PIL import WebPImagePlugin  # noqa: F401  # else Pillow imports all of its 40 formats to find this one
+from PIL import Image, ImageFile, WebPImagePlugin
 
 from app.errors import UnsupportedImageError
-from app.pipeline.decoding.image_format import SEVERAL_FRAMES, ImageFormat
+from app.pipeline.decoding.image_format import SEVERAL_FRAMES, ImageFormat, turn_upright
 from app.pipeline.decoding.limits import ImageLimits
 
 HEADER_BYTES = 30
@@ -22,16 +22,30 @@ class Webp(ImageFormat):
 
     def check_file(self, body: bytes, limits: ImageLimits) -> bytes:
         """Refuse an oversized or animated file."""
+        limits.check(*self.read_size(body))
+        if body[12:16] == b"VP8X" and int.from_bytes(body[20:21]) & ANIMATION_FLAG:
+            raise UnsupportedImageError(SEVERAL_FRAMES)
+        return body
+
+    def read_size(self, body: bytes) -> tuple[int, int]:
+        """Return width and height in pixels as the header says; zeros if it says nothing."""
         header = body[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0")
         kind = header[12:16]
         if kind == b"VP8X":
-            limits.check(1 + int.from_bytes(header[24:27], "little"), 1 + int.from_bytes(header[27:30], "little"))
-            if header[20] & ANIMATION_FLAG:
-                raise UnsupportedImageError(SEVERAL_FRAMES)
-        elif kind == b"VP8L":
+            return 1 + int.from_bytes(header[24:27], "little"), 1 + int.from_bytes(header[27:30], "little")
+        if kind == b"VP8L":
             bits = int.from_bytes(header[21:25], "little")
-            limits.check(1 + (bits & SIDE_MASK), 1 + (bits >> 14 & SIDE_MASK))
-        elif kind == b"VP8 ":
-            width_px, height_px = struct.unpack_from("<HH", header, 26)
-            limits.check(width_px & SIDE_MASK, height_px & SIDE_MASK)
-        return body
+            return 1 + (bits & SIDE_MASK), 1 + (bits >> 14 & SIDE_MASK)
+        width_px, height_px = struct.unpack_from("<HH", header, 26) if kind == b"VP8 " else (0, 0)
+        return width_px & SIDE_MASK, height_px & SIDE_MASK
+
+    def load(self, image: ImageFile.ImageFile, body: bytes, follows_metadata: bool) -> tuple[Image.Image, int]:
+        """Decode the pixels as Pillow does, but let the decoder go before they are copied: it has the canvas twice."""
+        assert isinstance(image, WebPImagePlugin.WebPImageFile)
+        frame = image._decoder.get_next()
+        if frame is None:
+            raise EOFError("the WebP has no picture")
+        image._decoder = None
+        loaded = Image.frombytes(image.mode, image.size, frame[0], "raw", image.rawmode)
+        loaded.info = image.info
+        return turn_upright(loaded, follows_metadata)

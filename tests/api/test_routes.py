@@ -11,7 +11,8 @@ from flask.testing import FlaskClient
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.test import EnvironBuilder
 
-from app.api.request.places import MAX_BODIES, Admission, Place
+from app.api.request.bodies import SMALL_BODY_BYTES
+from app.api.request.places import MAX_BODIES, RESERVED_PART, Admission, Place
 from app.api.request.routing import RoutedFlask, Router
 from app.api.request.services import FACTS, RequestFacts, begin_facts
 from app.config.settings import Settings
@@ -230,15 +231,39 @@ def test_changes_of_the_models_leave_threads_to_health(router: Router, registry:
 
 
 def test_bodies_in_work_are_bounded_by_their_bytes(router: Router, registry: ServingTable) -> None:
-    settings = Settings(queue_size=100)
+    settings = Settings()
     admission = Admission(settings, registry)
-    large = {"CONTENT_LENGTH": str(settings.max_body_bytes)}
     paths = ["/predictions/isic-classification", f"/predictions/{PCAM}"]
-    for number in range(MAX_BODIES):
+    large = {"CONTENT_LENGTH": str(settings.max_body_bytes)}
+    for number in range(MAX_BODIES - 1):
         assert enter(admission, router, ask(paths[number % 2], **large)) is not None
+    left = settings.max_body_bytes - settings.max_body_bytes // RESERVED_PART
+    assert enter(admission, router, ask(paths[0], CONTENT_LENGTH=str(left))) is not None
     with pytest.raises(ServiceUnavailableError):
-        enter(admission, router, ask(paths[0], **large))
+        enter(admission, router, ask(paths[0], CONTENT_LENGTH=str(SMALL_BODY_BYTES + 1)))
+    small = {"CONTENT_LENGTH": str(SMALL_BODY_BYTES)}
+    count = (settings.max_body_bytes - left) // SMALL_BODY_BYTES
+    places = [enter(admission, router, ask(paths[number % 2], **small)) for number in range(count)]
+    with pytest.raises(ServiceUnavailableError):
+        enter(admission, router, ask(paths[0], **small))
     assert enter(admission, router, ask(paths[0])) is not None
+    assert places[0] is not None
+    admission.leave(places[0])
+    assert enter(admission, router, ask(paths[0], **small)) is not None
+
+
+def test_body_that_came_compressed_is_counted_as_it_is(router: Router, registry: ServingTable) -> None:
+    settings = Settings()
+    admission = Admission(settings, registry)
+    places = [enter(admission, router, ask(f"/v2/models/{PCAM}/infer", CONTENT_LENGTH="8000")) for _ in range(20)]
+    held = [place for place in places if place is not None]
+    for place in held[: MAX_BODIES - 1]:
+        admission.hold(place, settings.max_body_bytes)
+    with pytest.raises(ServiceUnavailableError):
+        admission.hold(held[MAX_BODIES], settings.max_body_bytes)
+    for place in held:
+        admission.leave(place)
+    assert admission._free_bytes == MAX_BODIES * settings.max_body_bytes
 
 
 def test_places_are_right_after_many_threads_came_and_went(

@@ -19,9 +19,9 @@ from app.api.predict.handler_predictions import (
     read_headers,
     read_times,
 )
-from app.api.request.bodies import check_count, list_instances, read_plain_body
+from app.api.request.bodies import list_instances, read_document
+from app.api.request.json_documents import LongText, decode_text, write_json
 from app.api.request.services import facts, services
-from app.base64_fields import decode_base64
 from app.errors import HandlerFaultError
 from app.handlers.client.handler_model import HandlerModel
 
@@ -34,7 +34,8 @@ def answer_instances(handler: HandlerModel, is_explained: bool) -> Response:
     known.model, known.version = handler.name, handler.version
     patience = read_patience(handler.timeout_ms)
     headers, call, answers = read_headers(request, []), Call(is_explained=is_explained), []
-    for parts in read_instance_parts(read_plain_body(), service.settings.max_images):
+    most = service.settings.max_images
+    for parts in read_document(lambda body: read_instance_parts(body, most), patience):
         asked = describe_request(headers, call, parts, known.request_id)
         header, body = handler.predict(asked, [part.value for part in parts], patience)
         if "error" in header:
@@ -48,8 +49,7 @@ def answer_instances(handler: HandlerModel, is_explained: bool) -> Response:
 
 def read_instance_parts(body: bytes, most: int) -> list[list[Part]]:
     """Read at most `most` instances, each as the parts of a request. Raises BadRequestError for any other body."""
-    instances = list_instances(body)
-    check_count(len(instances), most, "instances")
+    instances = list_instances(body, most, "instances")
     return [read_instance(instance, f"instances[{index}]") for index, instance in enumerate(instances)]
 
 
@@ -63,9 +63,9 @@ def read_instance(instance: Any, place: str) -> list[Part]:
 
 def read_member(name: str, value: Any, place: str) -> Part:
     """Read a member of an instance: a text called `data` is base64; any other value stays JSON."""
-    if name == "data" and isinstance(value, str):
-        return Part(name, None, decode_base64(value, f"{place}.data"))
-    return Part(name, JSON_TYPE, json.dumps(value).encode())
+    if name == "data" and isinstance(value, (str, LongText)):
+        return Part(name, None, decode_text(value, f"{place}.data"))
+    return Part(name, JSON_TYPE, write_json(value, f"{place}.{name}"))
 
 
 def read_answer(body: bytes) -> Any:

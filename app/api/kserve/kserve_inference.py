@@ -9,6 +9,7 @@ Neither protocol has a place for the error of one picture among several: it fail
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from app.api.predict.classifier_predictions import make_answer, read_picture
 from app.api.predict.explanations import lend_explainer
 from app.api.predict.handler_predictions import Call, answer_by_handler
 from app.api.request.auth import require
-from app.api.request.bodies import check_count, read_instances, read_plain_body
+from app.api.request.bodies import check_count, read_document, read_instances
 from app.api.request.parameters import Parameters
 from app.api.request.services import NOTICE, RequestFacts, facts, services
 from app.errors import AnsweredError, BadRequestError
@@ -38,7 +39,9 @@ from app.handlers.client.handler_model import HandlerModel
 from app.manifest.bounds import BEST_CLASSES
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import InputSpec
+from app.pipeline.decoding.limits import PixelSum
 from app.pipeline.decoding.raw_pixels import denormalize
+from app.pipeline.patience import Patience
 from app.pipeline.served_model import Prediction, ServedModel, Upload
 from app.registry.model_entry import ModelEntry
 from app.registry.serving_table import require_served
@@ -48,7 +51,7 @@ blueprint = Blueprint("open_inference", __name__)
 NO_ENVELOPE = (
     'Model "{0}" has no service envelope: ask /explanations/{0}, or name "kservev2" as its envelope in the archive.'
 )
-PROBABILITIES, LABEL = "probabilities", "label"
+OUTPUTS = PROBABILITIES, LABEL = "probabilities", "label"
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,9 @@ def infer(version: str | None = None, **_: str) -> ResponseReturnValue:
     if entry.handler is not None and entry.handler.has_envelope:
         return answer_document(entry.handler, Call(version, is_document=True))
     served = find_model(entry, version, known)
-    document, binary = split_body(read_plain_body(), request.headers.get(HEADER_LENGTH))
-    request_id, outputs = read_id(document or {}), read_outputs(document or {})
-    if document is None:
-        uploads: Sequence[Upload] = [bytes(binary)]
-    else:
-        uploads = read_pictures(read_input(document, binary), served.manifest.input)
-    predictions = predict_all(served, uploads)
+    patience = read_patience()
+    request_id, outputs, uploads = read_document(partial(read_question, served.manifest.input, patience), patience)
+    predictions = predict_all(served, uploads, patience)
     head: dict[str, Any] = {
         "model_name": served.manifest.name,
         "model_version": served.manifest.version,
@@ -110,14 +109,15 @@ def predict_instances(version: str | None = None, **_: str) -> ResponseReturnVal
     if entry.handler is not None:
         return answer_instances(entry.handler, is_explained=False)
     served = find_model(entry, version, known)
-    labels = served.manifest.output.labels
+    labels, most, patience = served.manifest.output.labels, services().settings.max_images, read_patience()
     if labels is not None:  # as the default handler of a model archive
-        instances = read_instance_parts(read_plain_body(), services().settings.max_images)
-        named = [
-            make_answer(each, labels) for each in predict_all(served, [read_picture(parts) for parts in instances])
-        ]
+        pictures = read_document(
+            lambda body: [read_picture(parts) for parts in read_instance_parts(body, most)], patience
+        )
+        named = [make_answer(each, labels) for each in predict_all(served, pictures, patience)]
         return add_version_headers(json_text({"predictions": named}), served.manifest.version)
-    predictions = predict_all(served, read_instances(read_plain_body()))
+    uploads = read_document(lambda body: read_instances(body, most), patience)
+    predictions = predict_all(served, uploads, patience)
     answers = [make_prediction(each, served.manifest, known.request_id) for each in predictions]
     return json_text({"predictions": answers})
 
@@ -135,6 +135,17 @@ def answer_document(handler: HandlerModel, call: Call) -> Response:
     if HEADER_LENGTH in request.headers:
         raise BadRequestError("This model takes no binary tensors: send their data as JSON.")
     return answer_by_handler(handler, call)
+
+
+def read_question(
+    spec: InputSpec, patience: Patience, body: bytes
+) -> tuple[str, list[RequestedOutput], Sequence[Upload]]:
+    """Read the id of a request, the outputs that it asks for, and its pictures."""
+    document, binary = split_body(body, request.headers.get(HEADER_LENGTH))
+    if document is None:
+        return read_id({}), read_outputs({}), [bytes(binary)]
+    tensor = read_input(document, binary)
+    return read_id(document), read_outputs(document), read_pictures(tensor, spec, patience)
 
 
 def find_model(entry: ModelEntry, version: str | None, known: RequestFacts) -> ServedModel:
@@ -155,9 +166,11 @@ def read_id(document: dict[str, Any]) -> str:
 def read_outputs(document: dict[str, Any]) -> list[RequestedOutput]:
     """Return the outputs that the caller asks for; all outputs if it asks for none."""
     all_binary = read_flag(read_parameters(document), "binary_data_output", default=False)
-    asked = document.get("outputs") or [{"name": PROBABILITIES}, {"name": LABEL}]
+    asked = document.get("outputs") or [{"name": name} for name in OUTPUTS]
     if not isinstance(asked, list) or not all(isinstance(each, dict) for each in asked):
         raise BadRequestError("outputs must be a list of objects.")
+    if len(asked) > len(OUTPUTS):
+        raise BadRequestError(f"The outputs are {PROBABILITIES} and {LABEL}; more are asked for.")
     outputs = [read_output(each, all_binary) for each in asked]
     if len({output.name for output in outputs}) < len(outputs):
         raise BadRequestError("An output is asked for twice.")
@@ -167,7 +180,7 @@ def read_outputs(document: dict[str, Any]) -> list[RequestedOutput]:
 def read_output(asked: dict[str, Any], all_binary: bool) -> RequestedOutput:
     """Read one requested output."""
     name, parameters = asked.get("name"), read_parameters(asked)
-    if name not in (PROBABILITIES, LABEL):
+    if name not in OUTPUTS:
         raise BadRequestError(f"The outputs are {PROBABILITIES} and {LABEL}; another one is asked for.")
     best = Parameters(parameters).whole("classification", BEST_CLASSES) or 0
     if best and name == LABEL:
@@ -183,12 +196,12 @@ def read_flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
     return value
 
 
-def read_pictures(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
+def read_pictures(tensor: InputTensor, spec: InputSpec, patience: Patience) -> Sequence[Upload]:
     """Find the pictures in a tensor: files, pixels of any size, or the network's own input."""
     if tensor.datatype == "BYTES":
         pictures: Sequence[Upload] = tensor.to_elements(services().settings.max_images)
     else:
-        pictures = read_pixels(add_batch(tensor), spec)
+        pictures = read_pixels(add_batch(tensor), spec, patience)
     if not pictures:
         raise BadRequestError("The input holds no picture.")
     return pictures
@@ -199,7 +212,7 @@ def add_batch(tensor: InputTensor) -> InputTensor:
     return replace(tensor, shape=(1, *tensor.shape)) if len(tensor.shape) == 3 else tensor
 
 
-def read_pixels(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
+def read_pixels(tensor: InputTensor, spec: InputSpec, patience: Patience) -> Sequence[Upload]:
     """Read pixels of any size, or the network's own input: (pixel - mean) / std, channels first or last."""
     height, width = spec.height_px, spec.width_px
     if tensor.datatype == "UINT8":
@@ -214,21 +227,22 @@ def read_pixels(tensor: InputTensor, spec: InputSpec) -> Sequence[Upload]:
             f"this one has {list(tensor.shape)}. N may be left out for one picture."
         )
     check_count(tensor.shape[0], services().settings.max_images)
+    values = tensor.to_array(patience)
     if tensor.datatype == "UINT8":  # resized as the pixels of a file are
-        return list(tensor.to_array())
-    values = tensor.to_array().transpose(0, 2, 3, 1) if is_first else tensor.to_array()
-    return list(np.ascontiguousarray(denormalize(values, spec)))
+        return list(values)
+    values = values.transpose(0, 2, 3, 1) if is_first else values
+    return [np.ascontiguousarray(denormalize(value, spec)) for value in values]
 
 
-def predict_all(served: ServedModel, uploads: Sequence[Upload | AnsweredError]) -> list[Prediction]:
+def predict_all(served: ServedModel, uploads: Sequence[Upload | AnsweredError], patience: Patience) -> list[Prediction]:
     """Classify pictures as one batch; raises the error of the first picture that cannot be taken."""
     known = facts()
-    check_count(len(uploads), services().settings.max_images)
     known.images = len(uploads)
-    answers, timing = served.predict_many(uploads, read_patience())
+    answers, timing = served.predict_many(uploads, patience, PixelSum(services().settings.max_pixels))
     for place, answer in enumerate(answers, start=1):
         if isinstance(answer, AnsweredError):
-            raise answer if len(answers) == 1 else type(answer)(f"Picture {place} of {len(answers)}: {answer.message}")
+            of = "" if len(answers) == 1 else f"Picture {place} of {len(answers)}: "
+            raise type(answer)(of + answer.message)  # a new one: that in this frame would keep the pictures
     predictions = [answer for answer in answers if isinstance(answer, Prediction)]
     known.outcome = predictions[0].decision.class_name if len(predictions) == 1 else SEVERAL
     observe(served.manifest, predictions, timing, known)

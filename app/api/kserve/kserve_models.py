@@ -10,14 +10,15 @@ from flask.typing import ResponseReturnValue
 
 import app
 from app.api.kserve.kserve_inference import LABEL, PROBABILITIES, read_flag
-from app.api.kserve.tensors import read_object
+from app.api.kserve.tensors import read_optional_object
 from app.api.request.auth import require
-from app.api.request.bodies import read_plain_body
+from app.api.request.bodies import read_document
 from app.api.request.services import NOTICE, facts, is_server_ready, services
 from app.config.settings import Settings
 from app.errors import ServiceUnavailableError
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import BatchSpec
+from app.pipeline.patience import ENDLESS
 from app.registry.model_entry import ModelEntry, State, find_limits
 
 blueprint = Blueprint("open_models", __name__)
@@ -105,8 +106,7 @@ def is_model_ready(model_name: str, version: str | None = None) -> ResponseRetur
 @require("predict")
 def list_repository() -> ResponseReturnValue:
     """List every version of every model with its state; `{"ready": true}` asks for those that answer."""
-    body = read_plain_body()
-    only_ready = read_flag(read_object(body) if body else {}, "ready", default=False)
+    only_ready = read_flag(read_document(read_optional_object, ENDLESS), "ready", default=False)
     states = [
         {"name": entry.folder.name, "version": entry.folder.version, "state": entry.state.value, "reason": entry.reason}
         for entry in services().registry.entries()

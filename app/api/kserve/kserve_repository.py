@@ -7,12 +7,13 @@ They need the role `manage` there as well. `kserve_models` lists the repository.
 from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
-from app.api.kserve.tensors import read_object, read_parameters
+from app.api.kserve.tensors import read_optional_object, read_parameters
 from app.api.request.auth import require
-from app.api.request.bodies import read_plain_body
+from app.api.request.bodies import read_document
 from app.api.request.changes import await_workers, lend_changes, refuse_other_sites
 from app.api.request.services import facts
 from app.errors import BadRequestError, ModelStartError
+from app.pipeline.patience import ENDLESS
 
 blueprint = Blueprint("open_repository", __name__)
 blueprint.before_request(refuse_other_sites)
@@ -37,8 +38,7 @@ def unload_model(model_name: str) -> ResponseReturnValue:
 
 def set_loaded(model_name: str, is_loaded: bool) -> ResponseReturnValue:
     """Load or unload a model; refuses parameters that cannot be honoured: a configuration, or files of a model."""
-    body = read_plain_body()
-    if body and read_parameters(read_object(body)).keys() - TAKEN:
+    if read_parameters(read_document(read_optional_object, ENDLESS)).keys() - TAKEN:
         raise BadRequestError("A model is loaded as it is registered: its configuration and files are not taken here.")
     with lend_changes() as changes:
         made = changes.set_loaded(model_name, is_loaded)

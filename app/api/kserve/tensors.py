@@ -9,15 +9,15 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.base64_fields import decode_base64
+from app.api.request.json_documents import LongNumbers, decode_text, flatten, read_json
 from app.errors import BadRequestError
 from app.manifest.bounds import TENSOR_SIDE
+from app.pipeline.patience import Patience
 
 LENGTH_BYTES = 4
 MAX_DIMENSIONS = 4
@@ -29,30 +29,51 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 @dataclass(frozen=True)
 class InputTensor:
-    """A tensor of a request: its binary part, or its JSON values in one flat list.
+    """A tensor of a request: its binary part, or its JSON values, flat or nested.
 
     The first number in the shape of a BYTES tensor may be unknown (-1).
     """
 
     datatype: str
     shape: tuple[int, ...]
-    data: memoryview | list[Any]
+    data: memoryview | list[Any] | LongNumbers
 
-    def to_array(self) -> NDArray[Any]:
-        """Read the numbers; raises `BadRequestError` if their count does not fit the shape, or their type is wrong."""
-        dtype, types = NUMBERS[self.datatype]
+    def to_array(self, patience: Patience) -> NDArray[Any]:
+        """Read the numbers; raises `BadRequestError` if their count does not fit the shape, or their type is wrong, and
+        `DeadlineError`.
+        """
+        dtype, _ = NUMBERS[self.datatype]
         size = math.prod(self.shape)
         if isinstance(self.data, memoryview):
             if len(self.data) != size * np.dtype(dtype).itemsize:
                 raise BadRequestError(f"The input has {len(self.data)} bytes, which do not fit its shape.")
             return np.frombuffer(self.data, dtype).reshape(self.shape)
-        if len(self.data) != size or not set(map(type, self.data)) <= types:
-            raise BadRequestError(f"The input's data must be as many {self.datatype} numbers as its shape says.")
-        if self.datatype == "UINT8" and not 0 <= min(self.data) <= max(self.data) <= 255:
+        wrong = f"The input's data must be as many {self.datatype} numbers as its shape says."
+        if isinstance(self.data, LongNumbers) and self.data.count() != size:
+            raise BadRequestError(wrong)
+        parts, depths, left = [], set(), size
+        for values in self.data.read() if isinstance(self.data, LongNumbers) else [self.data]:
+            patience.check()
+            numbers, depth = flatten(values)
+            depths.add(depth)
+            left -= len(numbers)
+            if left < 0 or len(depths) > 1:
+                break
+            parts.append(self._convert(numbers))
+        if left or len(depths) > 1:
+            raise BadRequestError(wrong)
+        return np.concatenate(parts).reshape(self.shape)
+
+    def _convert(self, numbers: list[Any]) -> NDArray[Any]:
+        """Make an array of numbers; raises as `to_array`."""
+        dtype, types = NUMBERS[self.datatype]
+        if not set(map(type, numbers)) <= types:
+            raise BadRequestError(f"The input's data must be {self.datatype} numbers.")
+        if self.datatype == "UINT8" and numbers and not 0 <= min(numbers) <= max(numbers) <= 255:
             raise BadRequestError("UINT8 numbers must be from 0 to 255.")
         try:
             with np.errstate(over="ignore"):  # a number that is too large becomes infinite
-                return np.array(self.data, dtype).reshape(self.shape)
+                return np.array(numbers, dtype)
         except OverflowError:
             raise BadRequestError("A number is too large.") from None
 
@@ -61,23 +82,23 @@ class InputTensor:
         count, *others = self.shape
         if max(others, default=1) > 1:
             raise BadRequestError("A BYTES input must have the shape [N] or [N, 1].")
-        if isinstance(self.data, memoryview):
-            elements = split_elements(self.data, most)
-        else:
-            texts = self.data[: most + 1]
-            elements = [decode_base64(text, f"inputs[0].data[{index}]") for index, text in enumerate(texts)]
+        if isinstance(self.data, LongNumbers):
+            raise BadRequestError("The data of a BYTES input must be texts: files as base64.")
+        elements = split_elements(self.data, most) if isinstance(self.data, memoryview) else flatten(self.data)[0]
         if len(elements) > most or count not in (-1, len(elements)):
             raise BadRequestError(f"The input must hold as many elements as its shape says, and at most {most}.")
-        return elements
+        if isinstance(self.data, memoryview):
+            return [bytes(each) for each in elements]
+        return [decode_text(text, f"inputs[0].data[{index}]") for index, text in enumerate(elements)]
 
 
-def split_elements(data: memoryview, most: int) -> list[bytes]:
+def split_elements(data: memoryview, most: int) -> list[memoryview]:
     """Split the binary part of a BYTES tensor, up to one element over `most`."""
-    elements: list[bytes] = []
+    elements: list[memoryview] = []
     place = 0
     while place + LENGTH_BYTES <= len(data) and len(elements) <= most:
         end = place + LENGTH_BYTES + int.from_bytes(data[place : place + LENGTH_BYTES], "little")
-        elements.append(bytes(data[place + LENGTH_BYTES : end]))
+        elements.append(data[place + LENGTH_BYTES : end])
         place = end
     if place != len(data) and len(elements) <= most:
         raise BadRequestError("The lengths of the input's BYTES elements do not fit its binary data.")
@@ -103,13 +124,15 @@ def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any] |
 
 def read_object(text: bytes) -> dict[str, Any]:
     """Read a JSON object; raises `BadRequestError` for any other text."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        raise BadRequestError("The body is not JSON.") from None
+    document = read_json(text)
     if not isinstance(document, dict):
         raise BadRequestError("The body's JSON is not an object.")
     return document
+
+
+def read_optional_object(text: bytes) -> dict[str, Any]:
+    """Read a JSON object, or none; raises `BadRequestError` for any other text."""
+    return read_object(text) if text else {}
 
 
 def read_parameters(node: dict[str, Any]) -> dict[str, Any]:
@@ -147,8 +170,10 @@ def is_shape(shape: Any, least_first: int) -> TypeGuard[list[int]]:
     return min(shape[1:], default=1) > 0 and shape[0] >= least_first and shape[0] != 0
 
 
-def read_data(tensor: dict[str, Any], parameters: dict[str, Any], binary: memoryview) -> memoryview | list[Any]:
-    """Find an input's data: the bytes that follow the JSON, or `data`, flat or nested."""
+def read_data(
+    tensor: dict[str, Any], parameters: dict[str, Any], binary: memoryview
+) -> memoryview | list[Any] | LongNumbers:
+    """Find an input's data: the bytes that follow the JSON, or `data`."""
     if "binary_data_size" in parameters:
         size = parameters["binary_data_size"]
         if type(size) is not int or size != len(binary):
@@ -157,12 +182,8 @@ def read_data(tensor: dict[str, Any], parameters: dict[str, Any], binary: memory
     if len(binary):
         raise BadRequestError("Binary data follows the JSON, but the input has no binary_data_size.")
     data = tensor.get("data")
-    if not isinstance(data, list):
+    if not isinstance(data, (list, LongNumbers)):
         raise BadRequestError("The input has neither a list of data nor a binary_data_size.")
-    while any(isinstance(value, list) for value in data):
-        if not all(isinstance(value, list) for value in data):
-            raise BadRequestError("The input's data is nested unevenly.")
-        data = list(chain.from_iterable(data))
     return data
 
 

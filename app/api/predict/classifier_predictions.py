@@ -1,21 +1,24 @@
 """Reads requests and writes answers of compiled archives as TorchServe's default handler does."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from flask import Response
 
-from app.api.predict.answers import add_version_headers
+from app.api.predict.answers import JSON_TYPE, add_version_headers
 from app.api.predict.handler_predictions import Part
-from app.base64_fields import decode_base64, unwrap_picture
+from app.api.request.forms import is_text
+from app.base64_fields import decode_base64_bytes, unwrap_picture
 from app.errors import BadRequestError
 from app.handlers.worker.default_classifier import CLASSES_ANSWERED
-from app.handlers.worker.handler_batch import decode_part
 from app.pipeline.decoding.decode import is_picture
 from app.pipeline.served_model import Prediction
 
+JSON_START = re.compile(rb"\s*+[\[{\"\-0-9tfn]")
+"""How JSON begins, and no picture; the rest of it is not read."""
 PICTURE_NAMES = ("data", "body")
 """Names of the part that the default handler takes, in order of precedence."""
 
@@ -26,12 +29,12 @@ def read_picture(parts: Sequence[Part]) -> bytes:
     Raises BadRequestError if there is no picture, or JSON in its place.
     """
     part = choose_part(parts)
-    value = decode_part(part.type, part.value)
-    if isinstance(value, str):
-        return decode_base64(value, f'The text of part "{part.name}"')
-    if not isinstance(value, bytearray):
+    kind = (part.type or "").partition(";")[0].strip().lower()
+    if kind == JSON_TYPE and JSON_START.match(part.value):
         raise BadRequestError("JSON is not taken by this model; send the picture as it is, or as base64 in plain text.")
-    return unwrap_picture(bytes(value), f'Part "{part.name}"')
+    if kind.startswith("text/") and is_text(part.value):
+        return decode_base64_bytes(part.value, f'The text of part "{part.name}"')
+    return unwrap_picture(part.value, f'Part "{part.name}"')
 
 
 def choose_part(parts: Sequence[Part]) -> Part:

@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 from flask import Request, Response, request
 
 from app.api.predict.answers import JSON_TYPE, add_version_headers, read_patience
-from app.api.request.bodies import read_body, read_kind, read_plain_body, refuse_compression, refuse_remains
+from app.api.request.bodies import (
+    read_body,
+    read_kind,
+    read_plain_body,
+    refuse_compression,
+    refuse_remains,
+    take_reading_turn,
+)
 from app.api.request.error_handlers import make_error
 from app.api.request.forms import MULTIPART, URLENCODED, is_text, read_form, read_pairs
 from app.api.request.services import RequestFacts, facts, services
@@ -20,6 +27,7 @@ from app.handlers.client.handler_model import HandlerModel
 from app.handlers.client.handler_streams import AnswerStream
 from app.handlers.handler_answers import FAULT, INVALID, Answer
 from app.metrics import Metrics
+from app.pipeline.patience import Patience
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +68,7 @@ def answer_by_handler(handler: HandlerModel, call: Call) -> Response:
     known = facts()
     known.model, known.version = handler.name, handler.version
     patience = read_patience(handler.timeout_ms)
-    parts = [Part("body", JSON_TYPE, read_plain_body())] if call.is_document else read_parts(request)
+    parts = [Part("body", JSON_TYPE, read_plain_body(patience))] if call.is_document else read_parts(request, patience)
     asked = describe_request(read_headers(request, parts), call, parts, known.request_id)
     values = [part.value for part in parts]
     record = partial(record_times, services().metrics, known)
@@ -133,10 +141,16 @@ def read_times(header: dict[str, Any]) -> dict[str, float]:
     return {stage: header[name] for stage, name in stages.items() if name in header}
 
 
-def read_parts(request: Request) -> list[Part]:
+def read_parts(request: Request, patience: Patience) -> list[Part]:
     """Read the body: each part of a form, or the whole as `body`; raises as `read_images`."""
     refuse_compression(request, "the body")
     kind, body = read_kind(request), read_body(request)
+    with take_reading_turn(body, patience):
+        return make_parts(request, kind, body)
+
+
+def make_parts(request: Request, kind: str, body: bytes) -> list[Part]:
+    """Make the parts of a body of a content type; raises as `read_parts`."""
     if kind == MULTIPART:
         form = read_form(body, request.mimetype_params.get("boundary", ""), services().settings.max_images)
         return [

@@ -1,6 +1,7 @@
 """`POST` and `PUT /predictions/<model_name>[/<version>]`, and TorchServe's older paths: pictures in, classes out."""
 
 from collections.abc import Sequence
+from copy import copy
 
 from flask import Blueprint, Response, request
 from flask.globals import request_ctx
@@ -13,6 +14,7 @@ from app.api.request.auth import require
 from app.api.request.bodies import read_images
 from app.api.request.services import NOTICE, RequestFacts, facts, services
 from app.errors import AnsweredError, ResourceNotFoundError
+from app.pipeline.decoding.limits import PixelSum
 from app.pipeline.patience import Patience
 from app.pipeline.served_model import ServedModel
 from app.registry.serving_table import require_served
@@ -56,11 +58,12 @@ def answer(served: ServedModel, known: RequestFacts) -> ResponseReturnValue:
     patience = read_patience()
     if manifest.output.labels is not None:
         return answer_as_archive(served, manifest.output.labels, patience, known)
-    images = read_images(request_ctx.request, services().settings.max_images)
+    settings = services().settings
+    images = read_images(request_ctx.request, settings.max_images, patience)
     known.images = len(images)
     if len(images) == 1:
         return answer_one(served, images[0], patience, known)
-    answers, timing = served.predict_many(images, patience)
+    answers, timing = served.predict_many(images, patience, PixelSum(settings.max_pixels))
     known.outcome = SEVERAL
     observe(manifest, answers, timing, known)
     items = [make_item(answer, manifest, known.request_id) for answer in answers]
@@ -71,7 +74,8 @@ def answer(served: ServedModel, known: RequestFacts) -> ResponseReturnValue:
 
 def answer_as_archive(served: ServedModel, labels: Sequence[str], patience: Patience, known: RequestFacts) -> Response:
     """Answer as the default handler of a model archive does, with its compiled model."""
-    prediction, timing = served.predict(classifier_predictions.read_picture(read_parts(request)), patience)
+    picture = classifier_predictions.read_picture(read_parts(request, patience))
+    prediction, timing = served.predict(picture, patience)
     known.outcome, known.images = prediction.decision.class_name, 1
     observe(served.manifest, [prediction], timing, known)
     named = classifier_predictions.make_answer(prediction, labels)
@@ -83,7 +87,7 @@ def answer_one(
 ) -> ResponseReturnValue:
     """Answer a request of one picture."""
     if isinstance(image, AnsweredError):
-        raise image
+        raise copy(image)  # one that is in the caller's frame would keep it and all that it holds
     prediction, timing = served.predict(image, patience)
     known.outcome = prediction.decision.class_name
     observe(served.manifest, [prediction], timing, known)

@@ -1,10 +1,12 @@
 """Reads what a request carries: a raw body, which may be compressed, a form, or JSON."""
 
 import io
-import json
 import re
 import zlib
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from copy import copy
+from typing import Any, TypeVar
 
 from flask import Request, request
 from gunicorn.http.errors import ParseException
@@ -18,11 +20,19 @@ from app.api.request.forms import (
     is_text,
     read_form,
 )
-from app.api.request.services import services
-from app.base64_fields import decode_base64, unwrap_picture
+from app.api.request.json_documents import LongText, decode_text, read_in_turn, read_json, reading
+from app.api.request.services import facts, services
+from app.base64_fields import unwrap_picture
+from app.config.settings import MIB
 from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, UnsupportedMediaError
 from app.pipeline.decoding.decode import is_picture
+from app.pipeline.patience import Patience
 
+T = TypeVar("T")
+SMALL_BODY_BYTES = MIB
+"""The largest body of a request that asks no model, unless it is a model itself. In a prediction a larger one leaves a
+part of the room for bodies to others.
+"""
 # What zlib calls each format; "deflate" is zlib's own, with a header (RFC 9110, section 8.4.1.2).
 WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 JSON_BEGIN = re.compile(rb"(\xef\xbb\xbf)?\s*+\{")
@@ -31,25 +41,41 @@ REMOVED_BY_CURL, SURE_BYTES = b"\0\r\n", 1024
 JSON_HELP = 'send {"instances": [{"data": "<base64 of a picture>"}]}'
 
 
-def read_images(request: Request, max_images: int) -> list[bytes | AnsweredError]:
+def read_images(request: Request, max_images: int, patience: Patience) -> list[bytes | AnsweredError]:
     """Read the pictures of a prediction request, in order and not yet decoded.
 
     A form holds one picture in each file part, of any name. JSON holds `{"instances": [{"data": "<base64>"}]}`. Any
     other body is one picture, as it is or as base64. In place of a picture that is no base64 stands its error.
 
-    Raises as `read_body`, and `BadRequestError` for no picture or too many, `UnsupportedMediaError` for compression.
+    Raises as `read_body` and `read_in_turn`, and `BadRequestError` for no picture or too many, `UnsupportedMediaError`
+    for compression.
     """
     refuse_compression(request, "the picture")
     kind, body = read_kind(request), read_body(request)
-    if kind == MULTIPART:
-        images = find_pictures(read_form(body, request.mimetype_params.get("boundary", ""), max_images))
-    elif is_json(kind, body):
-        images = read_instances(body)
-    else:
-        refuse_remains(body, 1 if kind == URLENCODED else SURE_BYTES)
-        images = find_urlencoded_pictures(body) if kind == URLENCODED else [unwrap_picture(body, "The body")]
+    with take_reading_turn(body, patience):
+        if kind == MULTIPART:
+            images = find_pictures(read_form(body, request.mimetype_params.get("boundary", ""), max_images))
+        elif is_json(kind, body):
+            images = read_instances(body, max_images)
+        else:
+            refuse_remains(body, 1 if kind == URLENCODED else SURE_BYTES)
+            images = find_urlencoded_pictures(body) if kind == URLENCODED else [unwrap_picture(body, "The body")]
     check_count(len(images), max_images)
     return images
+
+
+def take_reading_turn(body: bytes, patience: Patience) -> AbstractContextManager[None]:
+    """Do as `read_in_turn` for a body that has to be read; a picture is what it is."""
+    return read_in_turn(0 if is_picture(body) else len(body), patience)
+
+
+def read_document(read: Callable[[bytes], T], patience: Patience) -> T:
+    """Read the JSON document that is the body of the request at hand, without its compression; `read` makes of it what
+    is needed. Raises as `read`, `read_in_turn` and `read_plain_body`.
+    """
+    body = read_plain_body(patience)
+    with read_in_turn(len(body), patience):
+        return read(body)
 
 
 def read_kind(request: Request) -> str:
@@ -90,8 +116,8 @@ def refuse_compression(request: Request, what: str) -> None:
 
 
 def read_body(request: Request) -> bytes:
-    """Read the body. Raises `BadRequestError` for bad chunks, `BodyTooLargeError` or `RequestEntityTooLarge` over the
-    limit.
+    """Take the body out of the request, which holds it no longer. Raises `BadRequestError` for bad chunks,
+    `BodyTooLargeError` or `RequestEntityTooLarge` over the limit.
     """
     hold_chunked_body(request)
     stream = request.environ["wsgi.input"]
@@ -99,7 +125,11 @@ def read_body(request: Request) -> bytes:
         length, limit = int(request.environ.get("CONTENT_LENGTH") or 0), request.max_content_length
         if limit is not None and length > limit:
             raise BodyTooLargeError(f"The body is larger than {limit} bytes.")
-        return stream.getvalue()[:length]  # no copy, unlike `read`
+        request.environ["wsgi.input"] = io.BytesIO()
+        body = stream.getvalue()[:length]  # no copy, unlike `read`
+        if len(body) < length:  # `Observation` let go of it
+            raise BodyTooLargeError(f"The body is larger than the {SMALL_BODY_BYTES} bytes that this path takes.")
+        return body
     return request.get_data(cache=False)
 
 
@@ -122,20 +152,18 @@ def hold_chunked_body(request: Request) -> None:
     request.environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
 
 
-def read_instances(body: bytes) -> list[bytes | AnsweredError]:
-    """Read `{"instances": [{"data": "<base64>"}]}`; raises `BadRequestError` for another shape."""
-    return [read_instance(instance, index) for index, instance in enumerate(list_instances(body))]
+def read_instances(body: bytes, most: int) -> list[bytes | AnsweredError]:
+    """Read `{"instances": [{"data": "<base64>"}]}`; raises `BadRequestError` for another shape, and for too many."""
+    return [read_instance(instance, index) for index, instance in enumerate(list_instances(body, most))]
 
 
-def list_instances(body: bytes) -> list[Any]:
-    """Read `{"instances": […]}` with any values; raises `BadRequestError` if there are none."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        raise BadRequestError(f"The body is not JSON; {JSON_HELP}.") from None
+def list_instances(body: bytes, most: int, things: str = "pictures") -> list[Any]:
+    """Read `{"instances": […]}` with any values, at most so many; raises `BadRequestError` as `read_instances`."""
+    document = read_json(body, JSON_HELP)
     instances = document.get("instances") if isinstance(document, dict) else None
     if not isinstance(instances, list) or not instances:
         raise BadRequestError(f"The JSON holds no instances; {JSON_HELP}.")
+    check_count(len(instances), most, things)
     return instances
 
 
@@ -150,25 +178,34 @@ def read_instance(instance: Any, index: int) -> bytes | AnsweredError:
             break
         key = key or next(iter(value))
         value, place = value[key], f"{place}.{key}"
-    if not isinstance(value, str):
+    if not isinstance(value, (str, LongText)):
         return BadRequestError(f"instances[{index}] holds no data; {JSON_HELP}.")
     try:
-        return decode_base64(value, place)
+        return decode_text(value, place)
     except BadRequestError as error:
-        return error
+        return copy(error)  # without its traceback, which keeps the document
 
 
-def read_plain_body() -> bytes:
+def read_plain_body(patience: Patience) -> bytes:
     """Read the whole body of the request at hand, and undo its compression (RFC 9110, section 8.4).
 
-    Raises as `read_body`, of what comes out too, and `UnsupportedMediaError` for other encodings than gzip and deflate.
+    Raises as `read_body`, of what comes out too, `UnsupportedMediaError` for other encodings than gzip and deflate,
+    `ServiceUnavailableError` if there is no room for what comes out, and `DeadlineError`.
     """
-    body, max_bytes = read_body(request), services().settings.max_body_bytes
+    body = read_body(request)
     name = request.environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
     if name == "identity":
         return body
     if name not in WINDOW_BITS:
         raise UnsupportedMediaError("Bodies may be compressed with gzip or deflate, and with one of them.")
+    with patience.hold(reading):
+        plain = inflate(body, name, services().settings.max_body_bytes)
+        facts().hold(len(plain))
+    return plain
+
+
+def inflate(body: bytes, name: str, max_bytes: int) -> bytes:
+    """Undo a compression; raises as `read_plain_body`."""
     inflater = zlib.decompressobj(WINDOW_BITS[name])
     try:
         plain = inflater.decompress(body, max_bytes + 1)

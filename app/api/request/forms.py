@@ -1,8 +1,8 @@
 """Reads forms as clients write them: `multipart/form-data`, and the urlencoded ones of `curl -d`."""
 
+import codecs
 from collections.abc import Iterator
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from werkzeug.datastructures import Headers
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData, State
@@ -13,7 +13,7 @@ from app.errors import AnsweredError, BadRequestError
 from app.pipeline.decoding.decode import is_picture
 
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
-PIECE_BYTES, MAX_HEAD_BYTES = 64 * KIB, 8 * KIB
+PIECE_BYTES, MAX_HEAD_BYTES = 8 * KIB, 8 * KIB
 MAX_FIELDS, MAX_PAIRS = 16, 1000
 """Parts of a form beside its pictures, and fields of an urlencoded one."""
 A_PART = "A part of the form"
@@ -159,7 +159,13 @@ def unquote(text: bytes) -> bytes:
 
 def is_text(body: bytes) -> bool:
     """Whether a body is UTF-8 without zero bytes, and so no picture."""
+    if b"\0" in body:
+        return False
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        return "\0" not in body.decode()
+        for start in range(0, len(body), PIECE_BYTES):  # as a whole, one rare character makes it four times as large
+            decoder.decode(body[start : start + PIECE_BYTES])
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False
+    return True

@@ -1,5 +1,6 @@
 """What surrounds every request: its route, its place, the common headers, one count and one log line."""
 
+import io
 import json
 import logging
 import time
@@ -11,8 +12,9 @@ from typing import Any
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
+from app.api.request.bodies import SMALL_BODY_BYTES
 from app.api.request.error_handlers import shape_error
-from app.api.request.places import Admission
+from app.api.request.places import Admission, Place
 from app.api.request.routing import RoutedFlask
 from app.api.request.services import RequestFacts, begin_facts, names_this_machine, read_length
 from app.config.settings import ANSWER_DELAY_S
@@ -61,11 +63,7 @@ class Observation:
         if self._asks_nobody and not names_this_machine(environ):
             return refuse(environ, start, MisdirectedError(OTHER_HOST))
         try:
-            match = self._router.match(environ)
-            known.rule = match.route.rule
-            place = self._admission.enter(match, environ, known)
-        except HTTPException:  # Flask asks the router too, and answers
-            place = None
+            place = self._admit(environ, known)
         except ServiceUnavailableError as error:
             self._metrics.count_refusal("overload")
             environ[ANSWER_DELAY_S] = REFUSAL_DELAY_S
@@ -83,6 +81,20 @@ class Observation:
         finally:
             if place is not None:
                 self._admission.leave(place)
+
+    def _admit(self, environ: dict[str, Any], known: RequestFacts) -> Place | None:
+        """Find a request's route and take its place, if it needs one; raises `ServiceUnavailableError`."""
+        try:
+            match = self._router.match(environ)
+            known.rule = match.route.rule
+            place = self._admission.enter(match, environ, known)
+        except HTTPException:  # Flask asks the router too, and answers
+            place = None
+        if place is not None and place.entry is not None:
+            known.hold = partial(self._admission.hold, place)
+        elif (read_length(environ) or 0) > SMALL_BODY_BYTES and not self._router.is_streamed(environ):
+            environ["wsgi.input"] = io.BytesIO()  # whose length is not what was stated, which `read_body` refuses
+        return place
 
     def _record(self, environ: dict[str, Any], known: RequestFacts) -> None:
         """Count the request, and write its log line."""

@@ -1,14 +1,16 @@
 """The parameters of a management call, each read by its type: from the query, a JSON body or the fields of a form."""
 
-import json
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from flask import request
 
+from app.api.request.bodies import read_body
+from app.api.request.json_documents import read_in_turn, read_json
 from app.errors import BadRequestError, OutOfBoundsError
 from app.manifest.bounds import Bound, read_whole, refuse, show
+from app.pipeline.patience import ENDLESS
 
 
 class Parameters:
@@ -78,10 +80,8 @@ def read_parameters() -> Parameters:
     """The parameters of the query and of a JSON body, which go first; raises `BadRequestError` for a malformed body."""
     if request.mimetype != "application/json" or not request.content_length:
         return read_query()
-    try:
-        document = json.loads(request.get_data())
-    except (ValueError, RecursionError):
-        raise BadRequestError("The body is not JSON.") from None
+    with read_in_turn(request.content_length, ENDLESS):
+        document = read_json(read_body(request))
     if not isinstance(document, dict):
         raise BadRequestError("The body is not a JSON object.")
     return read_query().extend(document)

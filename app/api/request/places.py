@@ -2,9 +2,11 @@
 
 import math
 import threading
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qs
 
+from app.api.request.bodies import SMALL_BODY_BYTES
 from app.api.request.routing import Match
 from app.api.request.services import RequestFacts, read_length
 from app.config.settings import Settings
@@ -14,18 +16,23 @@ from app.registry.model_entry import ModelEntry
 from app.registry.serving_table import ServingTable
 from app.routes import Cost, count_places
 
-MAX_BODIES = 24
-"""Bodies of the largest size that requests in work or in line may hold together, in a worker."""
+MAX_BODIES = 4
+"""Bodies of the largest size that requests in work or in line may hold together, in a worker: 128 MiB by default. As
+many may be on their way; both leave a worker room for the largest picture under 1 GB.
+"""
+RESERVED_PART = 4
+"""Large bodies leave that part of the largest one's size to smaller ones."""
 FULL = "Too many requests wait; try again shortly."
 
 
-class Place(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Place:
     """What an admitted request has taken; places are counted by `key`, and the model of `entry` is lent, if any."""
 
     cost: Cost
     key: tuple[object, ...]
-    body_bytes: int
     entry: ModelEntry | None
+    body_bytes: int = 0
 
 
 class Admission:
@@ -55,7 +62,7 @@ class Admission:
         if cost is Cost.NOTHING:
             return None
         if not match.route.predicts:
-            return self._take(Place(cost, (cost,), 0, None), math.inf, FULL)
+            return self._take(Place(cost, (cost,), None), 0, math.inf, FULL)
         body_bytes = min(read_length(environ) or 0, self._max_body_bytes)
         try:
             known.lent = entry = self._borrow(match, environ)
@@ -68,10 +75,15 @@ class Admission:
         if entry.handler is not None:
             in_words = describe_lack_of_workers(entry.wanted.name, match.values.get("version"))
         try:
-            return self._take(Place(cost, (*entry.key, cost), body_bytes, entry), entry.holds.places, in_words)
+            return self._take(Place(cost, (*entry.key, cost), entry), body_bytes, entry.holds.places, in_words)
         except ServiceUnavailableError:
             entry.holds.leave()
             raise
+
+    def hold(self, place: Place, body_bytes: int) -> None:
+        """Count the body of an admitted request anew, as it came compressed; raises as `enter`."""
+        with self._lock:
+            self._hold(place, body_bytes)
 
     def leave(self, place: Place) -> None:
         """Give a place back, and the model."""
@@ -84,17 +96,26 @@ class Admission:
         if place.entry is not None and place.entry.holds is not None:
             place.entry.holds.leave()
 
-    def _take(self, place: Place, most: float, in_words: str) -> Place:
+    def _take(self, place: Place, body_bytes: int, most: float, in_words: str) -> Place:
         with self._lock:
             taken = self._taken.get(place.key, 0)
             if taken >= most:
                 raise ServiceUnavailableError(in_words)
-            if not self._free[place.cost] or place.body_bytes > self._free_bytes:
+            if not self._free[place.cost]:
                 raise ServiceUnavailableError(FULL)
+            self._hold(place, body_bytes)
             self._free[place.cost] -= 1
-            self._free_bytes -= place.body_bytes
             self._taken[place.key] = taken + 1
         return place
+
+    def _hold(self, place: Place, body_bytes: int) -> None:
+        """Count the bytes of a body; called with the lock held."""
+        more = body_bytes - place.body_bytes
+        reserve = self._max_body_bytes // RESERVED_PART if body_bytes > SMALL_BODY_BYTES else 0
+        if more > self._free_bytes - reserve:
+            raise ServiceUnavailableError(FULL)
+        self._free_bytes -= more
+        place.body_bytes = body_bytes
 
     def _borrow(self, match: Match, environ: dict[str, Any]) -> ModelEntry:
         """Look up the model that a request names; `/invocations` names it in the query, or means the only one."""

@@ -4,6 +4,8 @@ import random
 import re
 import time
 import uuid
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -49,6 +51,7 @@ class RequestFacts:
         outcome: the class of the answer, or the type of the error.
         is_streamed: whether the answer is sent in parts, and ends after the view.
         lent: the version that was looked up for a prediction, or the error if there is none.
+        hold: counts the bytes of the body anew; raises `ServiceUnavailableError` if there is no room for them.
         rule: of the route. The path itself is the caller's text, and is neither logged nor counted.
     """
 
@@ -62,12 +65,13 @@ class RequestFacts:
     is_streamed: bool = False
     status: int = 0
     lent: ModelEntry | AnsweredError | None = None
+    hold: Callable[[int], object] = lambda _: None
     rule: str = "unmatched"
 
     def find_lent(self) -> ModelEntry:
         """Return the version that is lent for this prediction; raises the error if there is none."""
         if isinstance(self.lent, AnsweredError):
-            raise self.lent
+            raise copy(self.lent)  # what this object keeps would keep the request's frames
         assert self.lent is not None, "a route that predicts looks its model up"
         return self.lent
 

@@ -17,6 +17,7 @@ from typing import Any
 from app.config.settings import CALLER_IS_GONE, CALLER_IS_KNOWN
 from app.errors import BrokenAnswerError
 from app.server.answer import Answer, StreamedAnswer, write_refusal
+from app.server.client_presence import ClientPresence
 from app.server.client_times import LINGER_S, ClientTimes
 from app.server.request_reader import CONTINUE, Request, RequestReader
 from app.server.streamed_body import StreamedBody
@@ -60,6 +61,7 @@ class Connection:
         self.is_known = False  # whether the last request that was answered had a right password
         self.deadline = self.since + times.allow(is_new=True, is_idle=True, is_in_head=False)
         self._socket, self._reader, self._on_close, self._times = sock, reader, on_close, times
+        self._presence = ClientPresence(sock)
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._tls_wants_write = False
         self._is_new, self._was_idle = True, True
@@ -206,18 +208,8 @@ class Connection:
         self.settle()
 
     def is_gone(self) -> bool:
-        """Whether the client has closed its side.
-
-        Thread safety: another thread may ask while the one that answers waits for it, and so reads nothing.
-        """
-        if self._is_tls:
-            return False  # what is there to read is not for us to tell
-        try:
-            return not self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        """Whether the client no longer waits; see `ClientPresence`."""
+        return not self._is_tls and self._presence.is_gone()  # of TLS, what is there to read is not for us to tell
 
     def refuse(self, status: HTTPStatus, message: str, retry_after_s: int | None = None) -> None:
         """Answer for a request that never became whole, and end the connection; what came of it is let go."""

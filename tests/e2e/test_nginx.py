@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from app.config.settings import Settings
 from app.gunicorn_conf import KEEPALIVE_S
 from app.users import USERS_FILE
 from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic, find_free_ports
+from tests.e2e.test_admission import WAITING_HANDLER
+from tests.handlers.archives import make_archive
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
 OPENSSL = shutil.which("openssl")
@@ -319,6 +322,57 @@ def test_server_that_is_down_answers_502_in_the_one_shape(start_proxy: StartProx
     answer = requests.put(proxy.url + PCAM, data=pcam_example, auth=AUTH, timeout=10)
     assert_is_error(answer, 502, "BadGatewayException")
     assert answer.headers["Retry-After"] == "1"
+
+
+SPELLINGS = {
+    "/predictions/{}": True,
+    "//predictions/{}": True,
+    "///predictions/{}/": True,
+    "/predictions/{}/1.0": True,
+    "/%70redictions/{}": True,
+    "/predictions%2F{}": True,
+    "/{}/predict": True,
+    "//v2/models/{}/infer": True,
+    "/v1/models/{}:predict": True,
+    "/predictions//{}": False,
+    "/./predictions/{}": False,
+    "/predictions/./{}": False,
+    "/models/../predictions/{}": False,
+    "/%2e/predictions/{}": False,
+    "/predictions;a/{}": False,
+    "/PREDICTIONS/{}": False,
+}
+"""Paths of a prediction, and whether they are served."""
+
+
+def test_every_spelling_of_a_path_is_counted_or_not_served(
+    own_instance: Path, tmp_path: Path, start_proxy: StartProxy
+) -> None:
+    make_archive(tmp_path / "models", "slow", "w.py", {"w.py": WAITING_HANDLER})
+    settings = {"SCANCER_WORKERS": "1", "SCANCER_THREADS": "1", "SCANCER_PROGRAMS": "all"}
+    live = LiveServer(own_instance, tmp_path / "log", settings | {"SCANCER_MODELS": str(tmp_path / "models")})
+    try:
+        proxy, sign = start_proxy(live.start().inference), tmp_path / "go"
+        with ThreadPoolExecutor(1) as pool:
+            url, deadline = live.inference + "/predictions/slow", time.monotonic() + 30
+
+            def ask(timeout_ms: int) -> int:
+                headers = {"X-Request-Timeout-Ms": str(timeout_ms)}
+                return requests.put(url, data=str(sign), auth=AUTH, headers=headers, timeout=30).status_code
+
+            waiting = pool.submit(lambda: next(status for status in iter(lambda: ask(30_000), 0) if status != 503))
+            while ask(50) != 503:  # until the other one has the only place
+                assert time.monotonic() < deadline
+            for spelling, is_served in SPELLINGS.items():
+                with closing(proxy.connect()) as connection:
+                    connection.request("POST", spelling.format("slow"), str(sign).encode(), basic())
+                    status = connection.getresponse().status
+                assert status == 503 if is_served else status in (404, 405), spelling
+            assert requests.get(proxy.url + "/health/live", timeout=5).status_code == 200
+            sign.touch()
+            assert waiting.result(30) == 200
+    finally:
+        live.stop()
 
 
 def test_503_of_the_server_passes_with_its_retry_after(

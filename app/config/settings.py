@@ -173,7 +173,12 @@ class Settings:
         32 * MIB, (KIB, 1024 * MIB), "Largest request body, in bytes; a larger one answers 413. Models are not counted."
     )
     max_images: int = whole(64, (1, 10000), "Most pictures in one request; more answer 400.")
-    max_pixels: int = whole(25_000_000, (1, 1_000_000_000), "Largest picture, in pixels; a larger one answers 422.")
+    max_pixels: int = whole(
+        25_000_000,
+        (1, 1_000_000_000),
+        "Largest picture, in pixels; a larger one answers 422. The pictures of one request may have four times as many "
+        "together.",
+    )
     max_model_bytes: int = whole(
         1024 * MIB,
         (MIB, 64 * 1024 * MIB),

@@ -64,6 +64,7 @@ def call_application(app: WSGIApp, request: Request, is_last: bool) -> Answer:
             streamed, chunks = StreamedAnswer(chunks), ()
             return Answer(text, is_last, streamed=streamed)
         written.extend(chunks)
+        request.let_go()
     finally:
         close_chunks(chunks)
     status, headers = head

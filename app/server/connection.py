@@ -287,5 +287,6 @@ class Connection:
         """Close the connection."""
         if not self.is_closed:
             self.state = State.CLOSED
+            self._reader.drop()  # it and its parser hold each other, and a body with them
             self._on_close(self)
             self._socket.close()

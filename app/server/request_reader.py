@@ -5,6 +5,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -44,6 +45,12 @@ class Request:
     """Its body, if that is read while the application asks for it."""
     held_bytes: int = 0
     """Of its body that are in memory."""
+
+    def let_go(self) -> None:
+        """Free a body that was held, once it is answered: an error's traceback may keep the environment for long."""
+        if self.held_bytes:
+            with suppress(BufferError):  # the application has lent it to somebody
+                self.environ["wsgi.input"].close()
 
     @property
     def has_unread_body(self) -> bool:

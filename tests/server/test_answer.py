@@ -138,3 +138,18 @@ def test_client_that_has_gone_is_given_up(pair: tuple[Connection, socket.socket]
     serve(connection, make_app(chunks))
     assert (connection.is_closed, chunks.closed) == (True, 1)
     assert len(made) < 10
+
+
+def test_body_is_freed_once_it_is_answered() -> None:
+    reader, read = RequestReader(make_base("s", "s", "http"), 1000), []
+    reader.feed(memoryview(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"))
+    request = reader.requests.popleft()
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        read.append(environ["wsgi.input"].read())
+        start_response("200 OK", [("Content-Length", "6")])
+        return [b"answer"]
+
+    assert call_application(application, request, is_last=False).text.endswith(b"answer")
+    assert read == [b"body"]
+    assert request.environ["wsgi.input"].closed

@@ -130,7 +130,7 @@ def remove_model(name: str) -> None:
     """
     model, _, version = name.partition("/")
     change = services().changes.unregister(model, version or None)
-    await_workers(change, is_removal=True)
+    await_workers(change)
     services().changes.sweep()
     label = "/".join(change.key)
     click.echo(f"removed {label}")

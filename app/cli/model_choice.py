@@ -27,6 +27,10 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 """Options that name something on disk which is there."""
 
 
+UNSEEN_S = 10.0
+"""Longest time that a server takes to see a new folder: it looks every second, and waits until nothing is copied."""
+
+
 class Commands(AppGroup):
     """Commands that end with the message of an error, and without a traceback."""
 
@@ -47,7 +51,7 @@ def explain(subject: str = "") -> Iterator[None]:
 
 def await_server(change: Change) -> None:
     """Wait until the workers of a server that runs, if any, have followed; say so if one cannot serve the version."""
-    if not await_workers(change):
+    if not await_workers(change, UNSEEN_S):
         label = "/".join(change.key)
         click.echo(f"the running server cannot serve {label}; its log and /models/{label} say why", err=True)
 

@@ -160,7 +160,7 @@ def answer_registration(change: Change, given: Parameters) -> Response:
         return status(UPDATING, HTTPStatus.ACCEPTED)
     if not await_workers(change):
         with lend_changes() as changes:
-            await_workers(changes.withdraw(change), is_removal=True)
+            await_workers(changes.withdraw(change))
             changes.sweep()
         raise ModelStartError(f"Failed to start workers for model {name} version: {version}")
     return status(f'Model "{name}" Version: {version} registered with {workers} initial workers')
@@ -206,7 +206,7 @@ def unregister_model(model_name: str, version: str | None = None) -> ResponseRet
     """Unregister a version, the default unless it is named; it ends once its requests are answered."""
     read_query().require_known(UNREGISTERING)
     with lend_changes() as changes:
-        await_workers(note(changes.unregister(model_name, version)), is_removal=True)
+        await_workers(note(changes.unregister(model_name, version)))
         changes.sweep()
     return status(f'Model "{model_name}" unregistered')
 

@@ -64,16 +64,19 @@ def note(change: Change) -> Change:
     return change
 
 
-def await_workers(change: Change, is_removal: bool = False) -> bool:
-    """Whether the version is ready in all workers, once they followed; `UnloadTimeoutError` after two minutes."""
-    moving = {State.LOADING, State.UNLOADING, *(() if is_removal else (None,))}  # None: a worker that has not seen it
+def await_workers(change: Change, unseen_s: float = 0.0) -> bool:
+    """Whether the version is ready in all workers, once they followed; `UnloadTimeoutError` after two minutes.
+
+    `unseen_s` is how long a worker may take to see a folder that was just put among the models.
+    """
     instance, label = services().settings.instance, "/".join(change.key)
-    deadline = time.monotonic() + FOLLOW_TIMEOUT_S
-    while time.monotonic() < deadline:
+    started = time.monotonic()
+    while (waited_s := time.monotonic() - started) < FOLLOW_TIMEOUT_S:
         reports = read_reports(instance)
         states = {report.states.get(label) for report in reports}
         have_followed = all(report.generation >= change.generation for report in reports)
-        if have_followed and not states & moving:
+        is_unseen = None in states and waited_s < unseen_s
+        if have_followed and not is_unseen and not states & {State.LOADING, State.UNLOADING}:
             return states <= {State.READY}
         time.sleep(LOOK_S)
     raise UnloadTimeoutError(f"Timed out while cleaning resources: {change.key[0]}")

@@ -65,9 +65,8 @@ class Load:
     """
 
     def __init__(self, server: MeasuredServer, count: int = CONNECTIONS) -> None:
-        self._idle = [socket.create_connection(("127.0.0.1", server.ports[0])) for _ in range(count)]
-        for connection in self._idle:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._address = ("127.0.0.1", server.ports[0])
+        self._idle = [self._connect() for _ in range(count)]
         self._sent: dict[socket.socket, float] = {}
         self._parts: dict[socket.socket, bytes] = {}
 
@@ -119,10 +118,18 @@ class Load:
                     self._receive(connection, seen)
         return seen
 
+    def _connect(self) -> socket.socket:
+        connection = socket.create_connection(self._address)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
     def _send(self, request: bytes, due: float, chance: random.Random) -> None:
         place = chance.randrange(len(self._idle))
         self._idle[place], self._idle[-1] = self._idle[-1], self._idle[place]
         connection = self._idle.pop()
+        if select.select([connection], [], [], 0)[0]:  # the server closes connections that say nothing for seconds
+            connection.close()
+            connection = self._connect()
         self._sent[connection], self._parts[connection] = due, b""
         connection.sendall(request)
 

@@ -11,7 +11,7 @@ from flask import Response
 from app.api.predict.answers import JSON_TYPE, add_version_headers
 from app.api.predict.handler_predictions import Part
 from app.api.request.forms import is_text
-from app.base64_fields import decode_base64_bytes, unwrap_picture
+from app.base64_fields import decode_base64, decode_base64_bytes, unwrap_picture
 from app.errors import BadRequestError
 from app.handlers.worker.default_classifier import CLASSES_ANSWERED
 from app.pipeline.decoding.decode import is_picture
@@ -30,11 +30,24 @@ def read_picture(parts: Sequence[Part]) -> bytes:
     """
     part = choose_part(parts)
     kind = (part.type or "").partition(";")[0].strip().lower()
+    if kind == JSON_TYPE and (text := read_json_text(part.value)) is not None:
+        return decode_base64(text, f'The text of part "{part.name}"')
     if kind == JSON_TYPE and JSON_START.match(part.value):
         raise BadRequestError("JSON is not taken by this model; send the picture as it is, or as base64 in plain text.")
     if kind.startswith("text/") and is_text(part.value):
         return decode_base64_bytes(part.value, f'The text of part "{part.name}"')
     return unwrap_picture(part.value, f'Part "{part.name}"')
+
+
+def read_json_text(value: bytes) -> str | None:
+    """Read a part that is one text of JSON; None for any other, which is not read."""
+    if not value[:64].lstrip().startswith(b'"'):
+        return None
+    try:
+        text: str = json.loads(value)
+    except ValueError:
+        return None
+    return text
 
 
 def choose_part(parts: Sequence[Part]) -> Part:

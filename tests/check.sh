@@ -4,7 +4,7 @@
 #   sh tests/check.sh              all of it; under 12 minutes on two cores
 #   sh tests/check.sh fast         only what needs no framework, no server and no quiet machine; under 90 seconds
 #   sh tests/check.sh -k decode    either of them takes options for pytest
-# Where CI is set, branch coverage is measured too.
+# Where CI is set, benchmarks are tried too, and branch coverage is measured: of what runs in the tests' own processes.
 set -eu
 cd "$(dirname "$0")/.."
 environment=.venv-check

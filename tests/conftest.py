@@ -51,10 +51,12 @@ def is_slow(path: Path) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out slow files of the fast tier unread: many import a framework."""
-    if "not slow" in config.option.markexpr and collection_path.suffix == ".py" and is_slow(collection_path):
-        return True
-    return None
+    """Leave out unread what does not belong to a tier: many slow files import a framework."""
+    if collection_path.suffix != ".py":
+        return None
+    tier = config.option.markexpr
+    is_without = tier == "alone" and "mark.alone" not in collection_path.read_text("utf-8")
+    return True if is_without or ("not slow" in tier and is_slow(collection_path)) else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -183,7 +183,6 @@ def test_commands_change_a_server_that_runs(live: LiveServer, pcam_example: byte
     wait_until(5, lambda: reports(live) == [{f"{NAME}/1.0": "READY", f"{NAME}/2.0": "READY"}] * WORKERS)
 
 
-@pytest.mark.alone
 def test_guide_to_versions_moves_every_caller_at_its_lines_and_loses_none(
     live: LiveServer, pcam_example: bytes, tmp_path: Path
 ) -> None:

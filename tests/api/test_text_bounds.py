@@ -24,6 +24,8 @@ from app.api.request.forms import (
 from app.base64_fields import decode_base64_bytes, unwrap_picture
 from app.errors import AnsweredError, BadRequestError
 
+pytestmark = pytest.mark.slow
+
 BODY_BYTES = 8 * 1024 * 1024
 MAX_PEAK_BYTES, MAX_CPU_S = 4 * BODY_BYTES, 8.0
 

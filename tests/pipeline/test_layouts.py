@@ -16,6 +16,8 @@ from app.errors import AnsweredError, UnsupportedImageError
 from app.pipeline.decoding.decode import DecodedImage, decode
 from app.pipeline.decoding.limits import ImageLimits
 
+pytestmark = pytest.mark.slow
+
 LIMITS = ImageLimits(max_pixels=25_000_000)
 READER = Path(__file__).with_name("libvips.py")
 MAX_MEAN_DIFFERENCE = 2.0

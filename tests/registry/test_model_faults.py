@@ -32,6 +32,8 @@ from tests.conftest import basic
 from tests.registry.loading import add_version, follow_folders, load_models, settle, work_until
 from tests.registry.test_model_follower import within
 
+pytestmark = pytest.mark.slow
+
 BROKEN, GOOD = "aaa-broken", "pcam-classification"
 
 

@@ -25,6 +25,8 @@ from app.state.store_access import StoreAccess
 from app.state.wanted import WantedState
 from app.state.worker_reports import read_reports
 
+pytestmark = pytest.mark.slow
+
 NAME = "pcam-classification"
 
 

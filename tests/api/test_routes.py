@@ -18,8 +18,18 @@ from app.api.request.services import FACTS, RequestFacts, begin_facts
 from app.config.settings import Settings
 from app.errors import BadRequestError, ModelNotFoundError, ServiceUnavailableError
 from app.registry.serving_table import ServingTable
-from app.routes import CHANGE_PLACES, QUICK_THREADS, ROUTES, ROUTES_BY_NAME, Cost, Surface, count_threads, is_prediction
-from tests.conftest import basic
+from app.routes import (
+    CHANGE_PLACES,
+    QUICK_THREADS,
+    ROUTES,
+    ROUTES_BY_NAME,
+    Cost,
+    Route,
+    Surface,
+    count_threads,
+    is_prediction,
+)
+from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
 
 PCAM = "pcam-classification"
 SPELLINGS = [
@@ -335,3 +345,14 @@ def test_every_way_to_ask_a_model_counts_as_a_prediction() -> None:
     assert not is_prediction("/predictions/<model_name>", "OPTIONS")
     assert not is_prediction("/models", "POST")
     assert not is_prediction("unmatched", "POST")
+
+
+@pytest.mark.parametrize("route", [each for each in ROUTES if each.cost is Cost.CHANGE], ids=lambda each: each.rule)
+def test_no_change_is_taken_from_a_page_of_another_site(client: FlaskClient, settings: Settings, route: Route) -> None:
+    path = route.rule.replace("<model_name>", "absent-model").replace("<version>", "1.0")
+    port = {"SERVER_PORT": str(settings.management_address.port)}
+    for method in route.methods:
+        headers = basic(MANAGER, MANAGER_PASSWORD) | {"Sec-Fetch-Site": "cross-site"}
+        answer = client.open(path, method=method, headers=headers, environ_overrides=port)
+        assert answer.status_code == 403
+        assert "Changes are not taken from pages of other sites." in answer.text

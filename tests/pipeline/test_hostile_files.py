@@ -135,6 +135,11 @@ for file_format in FORMATS:
     assert tuple(done.stdout.splitlines()) == FORMATS
 
 
+def test_oversized_tile_is_not_told_as_the_size_of_the_picture() -> None:
+    with pytest.raises(UnsupportedImageError, match=r"^A tile of the picture has 13000 x 13000 pixels; "):
+        decode(make_oversized("tiled TIFF", (13_000, 13_000)), LIMITS)
+
+
 def test_smallest_webp_is_28_bytes_and_sound() -> None:
     body = crafted.lossless_webp(100, 60)
     assert len(body) == 28

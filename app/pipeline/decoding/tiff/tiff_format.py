@@ -48,7 +48,7 @@ class Tiff(ImageFormat):
         """Refuse several pages and oversized tiles."""
         super().check_header(image, limits)
         tags = read_tags(image)
-        limits.check(int(tags.get(tag.TILE_WIDTH, 1)), int(tags.get(tag.TILE_LENGTH, 1)))
+        limits.check(int(tags.get(tag.TILE_WIDTH, 1)), int(tags.get(tag.TILE_LENGTH, 1)), "A tile of the picture")
 
     def load(self, image: ImageFile.ImageFile, body: bytes, follows_metadata: bool) -> tuple[Image.Image, int]:
         """Decode the pixels. Pillow turns every TIFF upright whose orientation is a number, and keeps none to read

@@ -18,7 +18,10 @@ DEEP = SampleKind(bits=16)
 
 
 def read_rgb(image: Image.Image) -> Image.Image:
-    """Bring a picture of any mode to RGB by the rules of our own models: the first step of the default processing."""
+    """Bring a picture of any mode to RGB: the first step of the default processing.
+
+    Modes are converted as for our own models. The picture is not turned, and its colour profile is not applied.
+    """
     return to_rgb(image, DEEP)[0]
 
 

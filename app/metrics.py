@@ -97,7 +97,7 @@ class Metrics:
         )
         self.refused = count(
             "scancer_refused_total",
-            "Requests turned away before they reached the application, by reason.",
+            "Requests and connections turned away, by reason.",
             ("reason",),
         )
 

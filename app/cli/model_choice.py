@@ -14,7 +14,7 @@ from app.api.request.services import services
 from app.compiling.archive_compiler import hash_archive, read_compiled
 from app.compiling.folder_compiler import hold_in_process
 from app.engines.compile_report import IR_FILE
-from app.errors import AnsweredError, FrameworkMissingError, ModelFolderError, OperatorError
+from app.errors import AnsweredError, FrameworkMissingError, ModelFolderError, OperatorError, UnloadTimeoutError
 from app.handlers.handler_archive import HandlerArchive
 from app.handlers.worker.default_classifier import find_obstacle
 from app.registry.model_changes import Change
@@ -51,8 +51,13 @@ def explain(subject: str = "") -> Iterator[None]:
 
 def await_server(change: Change) -> None:
     """Wait until the workers of a server that runs, if any, have followed; say so if one cannot serve the version."""
-    if not await_workers(change, UNSEEN_S):
-        label = "/".join(change.key)
+    label = "/".join(change.key)
+    try:
+        is_served = await_workers(change, UNSEEN_S)
+    except UnloadTimeoutError:  # what was asked for is kept, and goes on
+        click.echo(f"the running server still loads {label}; /models/{label} says how far it is", err=True)
+        return
+    if not is_served:
         click.echo(f"the running server cannot serve {label}; its log and /models/{label} say why", err=True)
 
 

@@ -70,14 +70,14 @@ class ModelRegistry:
             from_folders = [
                 each.wanted.key for each in defaults if each.wanted.is_loaded and not each.folder.is_archive
             ]
-            eager, requested = frozenset(from_folders[: self._loaded_at_start]), frozenset[Key]()
+            eager = frozenset(from_folders[: self._loaded_at_start])
         else:
-            eager = requested = plan.state.list_changed(self._plan.state)
+            eager = plan.state.list_changed(self._plan.state)
         wanted = {each.wanted.key: each for versions in plan.versions.values() for each in versions.values()}
         for key, planned in wanted.items():
             if key not in self._slots:
-                self._slots[key] = VersionSlot(planned, key in eager)
-            self._slots[key].want(planned, key in changed, key in requested)
+                self._slots[key] = VersionSlot(planned)
+            self._slots[key].want(planned, key in changed, key in eager)
         for key, slot in self._slots.items():
             slot.is_leaving = key not in wanted
         self._plan, self._is_published = plan, False

@@ -71,7 +71,7 @@ class VersionSlot:
     Thread safety: for the registry's thread alone.
     """
 
-    def __init__(self, planned: PlannedVersion, is_eager: bool) -> None:
+    def __init__(self, planned: PlannedVersion) -> None:
         self.planned = planned
         self.entry = ModelEntry(planned.folder, planned.wanted, State.LOADING, "it is about to be loaded")
         self.tried: PlannedVersion | None = None
@@ -79,7 +79,7 @@ class VersionSlot:
         self.loaded_by: Attempt | None = None
         self.fault = ""
         self.failures = 0
-        self.is_eager = is_eager
+        self.is_eager = False
         self.is_stale = False
         self.is_leaving = False
         self._retry_at_s = 0.0

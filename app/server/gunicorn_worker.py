@@ -186,13 +186,17 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     def _make_room(self, fd: int) -> bool:
         """Whether there is room for one more connection of an address; if need be, the longest waiting give way."""
-        closed = 0 if self._connections.has_room(fd) else self._connections.make_room(fd)
+        if self._connections.has_room(fd) or self._have_give_way(fd):
+            return True
+        self._paused.add(fd)
+        return False
+
+    def _have_give_way(self, fd: int) -> int:
+        """Close those connections of an address that wait longest; return how many were closed."""
+        closed = self._connections.make_room(fd)
         for _ in range(closed):
             self.count_refusal("connections")
-        if closed == 0 and not self._connections.has_room(fd):
-            self._paused.add(fd)
-            return False
-        return True
+        return closed
 
     def _accept_one(self, fd: int) -> bool:
         """Accept a connection, if there is one."""
@@ -202,7 +206,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             return False
         except OSError as error:  # no descriptors left
             log.warning("no connection can be accepted", extra={"reason": error.strerror})
-            self._connections.make_room(fd)
+            self._have_give_way(fd)
             self._paused.add(fd)
             return False
         try:

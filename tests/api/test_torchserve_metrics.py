@@ -52,6 +52,8 @@ def test_answers_are_counted_by_status_and_refusals_are_503s() -> None:
         metrics.count_request("/models", "GET", status, "", "", 0.01)
     metrics.count_refusal("overload")
     metrics.count_refusal("uploads")
+    metrics.count_refusal("rate")  # a 429, which is counted as a request
+    metrics.count_refusal("connections")  # was closed without an answer
     lines = write(metrics)
     counts = [lines[f"Requests{figure}XX{{{LEVEL}}}"] for figure in "245"]
     assert counts == ["2.0", "2.0", "3.0"]

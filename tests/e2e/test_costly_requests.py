@@ -102,7 +102,7 @@ def test_worker_stays_small_and_answers_others_while_costly_requests_come(
     attacker.join()
     assert largest < MAX_RSS_BYTES
     assert max(waits_s) < MAX_WAIT_S
-    assert statuses.keys() <= {200, 503}
+    assert set(+statuses) == {200}  # `+` leaves out the model's own 503, which counts 0
     assert set(answers) <= {200, 400, 422, 503, 504}
     assert sum(answers.values()) > 5
 

@@ -235,16 +235,15 @@ def test_changed_file_of_a_served_model_is_said_and_forgotten_when_it_is_as_it_w
     assert within(5, lambda: not followed.registry.table.get(NAME).reason)
 
 
-@pytest.mark.parametrize("name", ["README.md", "examples/expected.json", "compiled/report.json"])
+@pytest.mark.parametrize("name", ["MODEL_CARD.md", "examples/expected.json", "compiled/report.json"])
 def test_files_beside_a_served_model_may_change(followed: Followed, name: str) -> None:
     path = followed.settings.models / NAME / "1.0" / name
-    path.write_bytes(path.read_bytes() + b"\n" if path.exists() else b"read me")
+    path.write_bytes(path.read_bytes() + b"\n")
     (path.parents[name.count("/")] / "model.toml").touch()
     assert within(5, lambda: bool(followed.registry.table.get(NAME).reason))
     assert followed.registry.table.get(NAME).reason.endswith(": model.toml")
 
 
-@pytest.mark.slow
 def test_folder_that_is_still_being_copied_is_not_loaded_before_it_is_whole(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

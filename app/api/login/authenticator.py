@@ -21,7 +21,7 @@ from app.users import HASH_METHOD, User, UsersFile, has_control_characters
 
 log = logging.getLogger(__name__)
 
-MAX_PROOFS = 1024
+MAX_HEADERS = 1024
 MAX_WAITING = 4
 """Different credentials of strangers that may wait in one worker, beside those being hashed: scrypt takes 0.1 s and
 32 MiB each."""
@@ -116,7 +116,7 @@ class Authenticator:
         mark = hmac.digest(self._key, header.encode(), "sha256")
         with self._lock:
             self._headers[mark] = user, time.monotonic() + self._memory_s, self._prove(user, password)
-            if len(self._headers) > MAX_PROOFS:
+            if len(self._headers) > MAX_HEADERS:
                 self._headers.popitem(last=False)
 
     def verify(self, name: str, password: str, address: str = "") -> User | None:

@@ -111,10 +111,14 @@ class TorchServeMetrics:
             yield Line(name, self._host_labels, value)
 
     def _list_answers(self, totals: Totals) -> Iterator[Line]:
-        """Yield the answers of all three ports by the first figure of their status; a refusal is a 503."""
+        """Yield the answers of all three ports by the first figure of their status.
+
+        Refusals that were answered 503 before they reached the application are not among the requests.
+        """
         answers = totals.sum_by("scancer_requests_total", lambda labels: labels["status"][0])
-        refused = sum(totals.sum_by("scancer_refused_total", lambda labels: labels["reason"]).values())
-        for figure, more in (("2", 0.0), ("4", 0.0), ("5", refused)):
+        refused = totals.sum_by("scancer_refused_total", lambda labels: labels["reason"])
+        turned_away = refused.get("overload", 0.0) + refused.get("uploads", 0.0)
+        for figure, more in (("2", 0.0), ("4", 0.0), ("5", turned_away)):
             yield Line(f"Requests{figure}XX", self._host_labels, answers.get(figure, 0.0) + more)
 
     def _list_inferences(self, totals: Totals) -> Iterator[Line]:

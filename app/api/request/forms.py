@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Iterator
+from copy import copy
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -118,7 +119,7 @@ def find_pictures(parts: list[FormPart]) -> list[bytes | AnsweredError]:
             try:
                 found.append(unwrap_picture(part.decode(), A_PART))
             except BadRequestError as error:
-                found.append(error)
+                found.append(copy(error))  # without its traceback, which would keep the form
     if not found:
         raise BadRequestError(f"The form holds no file; {SEND_A_FILE}.")
     return found

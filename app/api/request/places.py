@@ -17,8 +17,8 @@ from app.registry.serving_table import ServingTable
 from app.routes import Cost, count_places
 
 MAX_BODIES = 4
-"""Bodies of the largest size that requests in work or in line may hold together, in a worker: 128 MiB by default. As
-many may be on their way; both leave a worker room for the largest picture under 1 GB.
+"""Bodies of the largest size that requests in work or in line may hold together, in a worker: 128 MiB by default. Twice
+as many may be on their way (`HELD_BODIES`); both leave a worker room for the largest picture under 1 GB.
 """
 RESERVED_PART = 4
 """Large bodies leave that part of the largest one's size to smaller ones."""

@@ -4,6 +4,7 @@ A manifest is held against these facts (`app/compiling/manifest_check.py`).
 """
 
 import ast
+import json
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def find_class_names(metadata: Mapping[str, object]) -> tuple[str, ...] | None:
 
     `metadata` are texts by key: a list of names, or a table of names by index, in JSON or as Python writes it.
     """
-    for key in CLASS_KEYS & metadata.keys():
+    for key in sorted(CLASS_KEYS & metadata.keys()):
         value = read_text(metadata[key])
         if isinstance(value, dict) and all(str(index) in value for index in range(len(value))):
             value = [value[str(index)] for index in range(len(value))]
@@ -161,11 +162,20 @@ def find_class_names(metadata: Mapping[str, object]) -> tuple[str, ...] | None:
 def read_text(value: object) -> object:
     """Read a list or table that may be written as text; keys of tables become texts."""
     if isinstance(value, str) and len(value) <= MAX_TEXT and value.lstrip()[:1] in ("[", "{"):
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return None
+        value = read_json_or_python(value)
     return {str(key): each for key, each in value.items()} if isinstance(value, dict) else value
+
+
+def read_json_or_python(text: str) -> object:
+    """Read a text as JSON, or as Python writes its values; None if it is neither."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
 
 
 def key_of(output: Any) -> tuple[str, int]:

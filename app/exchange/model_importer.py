@@ -122,10 +122,9 @@ def bring_archive(root: Path, quarantine: Quarantine, name: str | None, handler:
 def bring_in(source: Path, manifest: Path | None, quarantine: Quarantine, settings: Settings) -> Arrival:
     """Bring what `add_model` takes into quarantine; raises as `bring`."""
     kind, limits = identify(source), find_limits(settings)
-    if source.is_file() and source.stat().st_size > settings.max_model_bytes:
-        raise ModelFormatError(f"{source.name} is larger than the {settings.max_model_bytes} bytes that are allowed")
+    check_size(source, settings)
     unpacked = quarantine.path / UNPACKED
-    if kind in ARTIFACTS and (kind.trust is Trust.DATA or settings.programs == "all"):
+    if is_taken(kind, settings):
         root = lay_out(source, manifest, unpacked, limits)
     elif kind not in UNPACKABLE:
         raise refuse(source.name, kind)
@@ -137,14 +136,24 @@ def bring_in(source: Path, manifest: Path | None, quarantine: Quarantine, settin
     return Arrival(quarantine.place(root, parsed.name, parsed.version), parsed)
 
 
+def check_size(source: Path, settings: Settings) -> None:
+    """Raise `ModelFormatError` for a file that is larger than is allowed."""
+    if source.is_file() and source.stat().st_size > settings.max_model_bytes:
+        raise ModelFormatError(f"{source.name} is larger than the {settings.max_model_bytes} bytes that are allowed")
+
+
+def is_taken(kind: ModelFormat, settings: Settings) -> bool:
+    """Whether a file of this format may become a model: data always, a program if all programs are trusted."""
+    return kind in ARTIFACTS and (kind.trust is Trust.DATA or settings.programs == "all")
+
+
 def propose(source: Path, settings: Settings) -> str:
     """Return the text of a manifest for an artifact alone; nothing is added. Raises `ModelFolderError` or `OSError`."""
     kind = identify(source)
-    if source.is_file() and source.stat().st_size > settings.max_model_bytes:
-        raise ModelFormatError(f"{source.name} is larger than the {settings.max_model_bytes} bytes that are allowed")
+    check_size(source, settings)
     if kind in (ModelFormat.FOLDER, ModelFormat.PACKED, ModelFormat.MAR):
         raise ModelFormatError(f"{source.name} is {kind.title} and has a manifest of its own; add it without --propose")
-    if kind not in ARTIFACTS or (kind.trust is not Trust.DATA and settings.programs != "all"):
+    if not is_taken(kind, settings):
         raise refuse(source.name, kind)
     if kind is ModelFormat.KERAS:
         verify_zip(source, find_limits(settings))

@@ -99,8 +99,9 @@ class Table:
         if self._values:
             keys = ", ".join(self._values)
             place = self._places.get(keys)
-            hint = f"; it belongs to {place}" if place else suggest("did you mean", keys, self._known)
-            raise self.fail(keys, f"is not known{'' if keys in self._known else hint}")
+            is_elsewhere = place is not None and not self._path.endswith(f"{place[1:-1]}.")
+            hint = f"; it belongs to {place}" if is_elsewhere else suggest("did you mean", keys, self._known)
+            raise self.fail(keys, f"is not known{hint}")
 
 
 def suggest(question: str, key: str, others: Iterable[str]) -> str:

@@ -47,6 +47,8 @@ class ConnectionTable:
         self._lock = threading.Lock()
         self.is_known: Callable[[Mapping[str, Any]], bool] = lambda _: False
         """Tells by a request's environment whether its caller's password is known to be right."""
+        self.count_refusal: Callable[[str], object] = lambda _: None
+        """Called with the reason for each connection that gives way."""
 
     def __len__(self) -> int:
         return len(self._by_fd)
@@ -86,6 +88,7 @@ class ConnectionTable:
             with connection.try_to_own() as is_owner:
                 if is_owner and (connection.is_idle or not is_known):
                     connection.close()
+                    self.count_refusal("connections")
                     closed += 1
         return closed
 

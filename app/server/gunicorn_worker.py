@@ -101,7 +101,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     def run(self) -> None:
         """Serve until gunicorn says stop, then end what was begun."""
-        self._connections.is_known = self.is_known
+        self._connections.is_known, self._connections.count_refusal = self.is_known, self.count_refusal
         for fd, listener in self._listeners.items():
             listener.setblocking(False)
             self._epoll.register(fd, READ)
@@ -186,17 +186,10 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     def _make_room(self, fd: int) -> bool:
         """Whether there is room for one more connection of an address; if need be, the longest waiting give way."""
-        if self._connections.has_room(fd) or self._have_give_way(fd):
+        if self._connections.has_room(fd) or self._connections.make_room(fd):
             return True
         self._paused.add(fd)
         return False
-
-    def _have_give_way(self, fd: int) -> int:
-        """Close those connections of an address that wait longest; return how many were closed."""
-        closed = self._connections.make_room(fd)
-        for _ in range(closed):
-            self.count_refusal("connections")
-        return closed
 
     def _accept_one(self, fd: int) -> bool:
         """Accept a connection, if there is one."""
@@ -206,7 +199,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             return False
         except OSError as error:  # no descriptors left
             log.warning("no connection can be accepted", extra={"reason": error.strerror})
-            self._have_give_way(fd)
+            self._connections.make_room(fd)
             self._paused.add(fd)
             return False
         try:

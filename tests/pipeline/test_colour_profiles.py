@@ -235,6 +235,8 @@ def test_png_whose_numbers_name_other_colours_is_answered_with_a_warning() -> No
     assert chunked((b"gAMA", srgb), (b"cHRM", SRGB_PLACES)) == ()
     assert chunked((b"gAMA", linear), (b"sRGB", b"\0")) == ()  # sRGB has precedence
     assert chunked((b"cICP", b"\x01\x0d\0\x01")) == ()
+    assert chunked((b"tEXt", b"Comment\0about cICP chunks")) == ()
+    assert chunked((b"tEXt", b"Comment\0" + b"x" * 3000), (b"cICP", b"\x09\x10\0\x01")) == (OTHER_COLOURS,)
     assert chunked((b"tEXt", b"gamma\x001.0"), (b"tEXt", b"chromaticity\0none"), (b"tEXt", b"srgb\0no")) == ()
 
 

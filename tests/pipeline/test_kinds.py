@@ -317,8 +317,9 @@ def test_bmp_of_a_grey_palette_that_is_shorter_than_its_bits_is_read_by_it(bits:
         assert (np.asarray(picture.pixels) == expected).all()
 
 
-def test_bmp_whose_pixels_have_no_colour_in_the_palette_is_damaged() -> None:
-    body = crafted.bmp(SIZE, 8, padded_rows(GREY), palette=bytes(range(40)))
+@pytest.mark.parametrize("palette", [bytes(range(40)), b"\0\0\0\0\xff\xff\xff\0"], ids=["coloured", "black and white"])
+def test_bmp_whose_pixels_have_no_colour_in_the_palette_is_damaged(palette: bytes) -> None:
+    body = crafted.bmp(SIZE, 8, padded_rows(GREY), palette=palette)
     with pytest.raises(DamagedImageError, match="palette lacks a colour"):
         decode(body, LIMITS)
 

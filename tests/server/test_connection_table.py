@@ -76,7 +76,10 @@ def test_stranger_who_waited_longest_gives_way_first_and_no_known_client_in_a_re
     idle = connect()
     idle.is_known = True
     strangers = [connect(sent=half(10)) for _ in range(17)]
+    refused: list[str] = []
+    table.count_refusal = refused.append
     assert table.make_room(1) == 16
+    assert refused == ["connections"] * 16
     assert [each.is_closed for each in strangers] == [True] * 16 + [False]
     assert table.make_room(1) == 2
     assert strangers[-1].is_closed

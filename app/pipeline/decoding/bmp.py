@@ -74,10 +74,12 @@ class Bmp(ImageFormat):
             start, length = struct.unpack_from("<II", body, PROFILE_OFFSET)
             image.info["icc_profile"] = body[FILE_BYTES + start : FILE_BYTES + start + length]
         if (header.bits, image.mode) in ((4, "1"), (4, "L"), (8, "1")):
-            return read_indices(image.size, body, header), 1
-        image.load()
-        check_palette(image, header.colours)
-        return image, 1
+            picture = read_indices(image.size, body, header)
+        else:
+            image.load()
+            picture = image
+        check_palette(picture, header.colours)
+        return picture, 1
 
     def read_sample_kind(self, image: ImageFile.ImageFile, body: bytes) -> SampleKind:
         """Return whether a fourth byte of each pixel was left out, since the header gives it no meaning."""

@@ -4,6 +4,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import NoReturn
 
 from PIL import Image, ImageFile, PngImagePlugin
@@ -32,7 +33,6 @@ CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 SRGB_GAMMA, SRGB_CODE_POINTS = 0.45455, b"\x01\x0d\x00\x01"
 SRGB_PLACES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 NEAR = 0.02
-CODE_POINTS_WITHIN = 1024
 OTHER_COLOURS = (
     "The PNG says that its gamma or colours are not sRGB's. That was ignored; its colours may be shown wrongly to the "
     "model."
@@ -169,9 +169,10 @@ def check_transparency(length: int, colour_type: int, entries: int) -> None:
 
 def has_other_colours(image: ImageFile.ImageFile, body: bytes) -> bool:
     """Return whether a PNG without a profile says, by numbers, that its colours are not sRGB's."""
-    at = body.find(b"cICP", 0, CODE_POINTS_WITHIN)
-    if at >= 0:
-        return body[at + 4 : at + 8] != SRGB_CODE_POINTS
+    before_pixels = takewhile(lambda chunk: chunk[0] != b"IDAT", read_chunks(body))
+    points = next((bytes(data) for kind, data in before_pixels if kind == b"cICP"), None)
+    if points is not None:
+        return points != SRGB_CODE_POINTS
     info = image.info
     if "icc_profile" in info or isinstance(info.get("srgb"), int):
         return False

@@ -123,7 +123,7 @@ class ModelLoader:
         if on_load is None:
             entry = self._serve(attempt, manifest, engine)
         else:
-            lazy = LazyEngine(engine, lambda: check_int8(folder, manifest, report, int8), on_load)
+            lazy = LazyEngine(engine, lambda: check_unchanged(folder, manifest, report, int8), on_load)
             entry = replace(self._make_entry(attempt, manifest, lazy), reason=WAITS_FOR_REQUEST)
         return replace(entry, engine="openvino", report=report, int8=int8)
 
@@ -166,7 +166,11 @@ def make_noise(manifest: ModelManifest) -> InputBatch:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def check_int8(folder: ModelFolder, manifest: ModelManifest, report: CompileReport, int8: Int8Report | None) -> None:
-    """Raise `CompiledModelError` if the INT8 model is not the one that was chosen."""
+def check_unchanged(
+    folder: ModelFolder, manifest: ModelManifest, report: CompileReport, int8: Int8Report | None
+) -> None:
+    """Raise `CompiledModelError` if the compiled files are no longer those that were verified."""
+    if folder.read_report(manifest) != report:
+        raise CompiledModelError("the compiled model was made anew since this version was read; it is being read again")
     if int8 is not None and folder.read_int8_report(manifest, report) != int8:
         raise CompiledModelError("the INT8 model was made anew since this version was read; it is being read again")

@@ -264,10 +264,27 @@ def test_model_that_cannot_be_loaded_when_first_asked_says_so_and_comes_back_whe
     registry.work(0)
     entry = registry.table.get("pcam-classification")
     assert entry.state is State.UNAVAILABLE
-    assert "OpenVINO cannot load" in entry.reason
+    assert "was changed" in entry.reason
     with pytest.raises(ServiceUnavailableError):
         registry.table.get_served("pcam-classification")
     model.write_text(sound)
+    work_until(registry, lambda: registry.table.get("pcam-classification").state is State.READY, 30)
+    registry.table.get_served("pcam-classification").predict(pcam_example)
+    registry.close()
+
+
+def test_weights_that_were_exchanged_before_the_first_request_answer_nobody(
+    models: Path, pcam: Path, tmp_path: Path, pcam_example: bytes
+) -> None:
+    registry = load(models, tmp_path, loaded_at_start=0)
+    weights = pcam / "compiled" / "model.bin"
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-5000] + bytes(5000))  # OpenVINO loads it
+    with pytest.raises(InferenceError, match="could not be loaded"):
+        registry.table.get_served("pcam-classification").predict(pcam_example)
+    registry.work(0)
+    assert "was changed" in registry.table.get("pcam-classification").reason
+    weights.write_bytes(sound)
     work_until(registry, lambda: registry.table.get("pcam-classification").state is State.READY, 30)
     registry.table.get_served("pcam-classification").predict(pcam_example)
     registry.close()

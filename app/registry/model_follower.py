@@ -12,7 +12,7 @@ from app.registry.model_arrivals import sweep
 from app.registry.model_entry import State
 from app.registry.model_registry import ModelRegistry
 from app.state.store_access import StoreAccess
-from app.state.wanted import WantedState, make_plan
+from app.state.wanted import Key, Plan, WantedState, make_plan
 from app.state.worker_reports import ReportWriter, read_reports
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,9 @@ class ModelFollower:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._writer: ReportWriter | None = None
-        self._state: WantedState | None = None
+        self._plan: Plan | None = None
+        self._awaited: set[Key] = set()
+        self._gone: set[Key] = set()
         self._followed: int | None = None
         self._scan: FolderScan | None = None
         self._next_scan_s = 0.0
@@ -102,43 +104,65 @@ class ModelFollower:
         """
         generation = self._access.read_generation()
         is_changed = generation != self._followed
-        scan, state = self._scan, self._state
+        scan, plan = self._scan, self._plan
         # The folders first: one that is seen was announced in the store before, which is then read.
         if scan is None or is_changed or time.monotonic() >= self._next_scan_s:
             scan = scan_folders(self._settings.models, self._scan, self.registry.states())
-        if state is None or is_changed:
-            state = self._access.read()
-        if self._scan is not None:
-            state = self._keep_defaults(self._scan, scan, state)
-        if state is not self._state or self._scan is None or scan.changed or scan.folders != self._scan.folders:
-            self.registry.apply(make_plan(scan.folders, state), scan.changed)
+            choices = plan.state.defaults.items() if plan is not None else set()
+            self._gone = {choice for choice in choices if choice not in scan.sightings}
+        is_new = self._scan is None or (scan is not self._scan and (scan.changed or scan.folders != self._scan.folders))
+        if plan is None or is_changed or is_new:
+            state = self._access.read() if plan is None or is_changed else plan.state
+            plan = make_plan(scan.folders, state)
+        plan = self._keep_defaults(plan, scan)
+        if plan is not self._plan:
+            self.registry.apply(plan, scan.changed if scan is not self._scan else frozenset())
         if scan is not self._scan:
             self._next_scan_s = time.monotonic() + SCAN_S
             restored = self._scan.rewritten.keys() - scan.rewritten.keys() if self._scan is not None else ()
             for key, names in [*scan.rewritten.items(), *((key, ()) for key in restored)]:
                 self.registry.note_rewritten(key, names)
             self._scan = scan
-            self._forget_removals(scan, state)
-        self._state, self._followed = state, generation
+            self._forget_removals(scan, plan.state)
+        self._plan, self._followed = plan, generation
         if self._writer is None:
             self._writer = ReportWriter(self._settings.instance)
         self._writer.write(generation, self.registry.states())
+        self._keep_defaults(plan, scan)  # where a default went, another one answers now
 
-    def _keep_defaults(self, before: FolderScan, scan: FolderScan, state: WantedState) -> WantedState:
-        """Choose the defaults that answer now, so that no folder that comes takes their place; return the new state."""
-        known = {(folder.name, folder.version) for folder in before.folders}
-        there = {(folder.name, folder.version) for folder in scan.folders}
-        grown = {name for name, _ in there - known} - {name for name, _ in there & state.defaults.items()}
-        entries = [entry for entry in self.registry.table.defaults() if entry.state is not State.UNAVAILABLE]
-        kept = dict(entry.key for entry in entries if entry.key[0] in grown and entry.key in there)
+    def _keep_defaults(self, plan: Plan, scan: FolderScan) -> Plan:
+        """Write the defaults that answer into the store before anything else can take their place; return the new plan.
+
+        A model of one version needs none. The versions that come together, with the server or with their model, are
+        waited for: the newest that can answer is the default. A choice whose folder is gone is one no longer.
+        """
+        states = self.registry.states()
+        planned = [(name, version) for name, versions in plan.versions.items() for version in versions]
+        loading = {key for key in planned if states.get("/".join(key), State.LOADING) == State.LOADING}
+        self._awaited = {
+            key for key in loading if key in self._awaited or key[0] not in self.registry.table.now.entries
+        }
+        kept = {}
+        for entry in self.registry.table.defaults():
+            name, version = entry.key
+            versions, chosen = plan.versions.get(name, {}), plan.state.defaults.get(name)
+            if entry.state is not State.READY or version not in versions or chosen in versions:
+                continue
+            late = {key for key in loading if key[0] == name}
+            if (late and late <= self._awaited) or (chosen is None and len(versions) == 1):
+                continue
+            sighting = scan.sightings.get((name, chosen or ""))
+            is_found = sighting is not None and sighting.accepted is not None  # else it may still be copied
+            if chosen is None or is_found or (name, chosen) in self._gone:
+                kept[name] = version
         if not kept:
-            return state
+            return plan
         with self._access.open().change() as draft:
             for name, version in kept.items():
-                if draft.defaults.get(name) == state.defaults.get(name):
+                if draft.defaults.get(name) == plan.state.defaults.get(name):
                     draft.defaults[name] = version
-                    log.info("another version came, the default stays", extra={"model": name, "version": version})
-        return self._access.read()
+                    log.info("default version kept until another is chosen", extra={"model": name, "version": version})
+        return make_plan(scan.folders, self._access.read())
 
     def _forget_removals(self, scan: FolderScan, state: WantedState) -> None:
         """Forget that a folder was not to be served once it is gone; one that is put there later is another one."""

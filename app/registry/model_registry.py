@@ -72,7 +72,7 @@ class ModelRegistry:
             ]
             eager = frozenset(from_folders[: self._loaded_at_start])
         else:
-            eager = plan.state.list_changed(self._plan.state)
+            eager = plan.state.list_changed(self._plan.state, self.table.now.defaults)
         wanted = {each.wanted.key: each for versions in plan.versions.values() for each in versions.values()}
         for key, planned in wanted.items():
             if key not in self._slots:

@@ -104,10 +104,10 @@ class WantedState:
     defaults: Mapping[str, str] = field(default_factory=dict)
     strays: frozenset[str] = frozenset()
 
-    def list_changed(self, before: "WantedState") -> frozenset[Key]:
-        """The versions that were changed, or chosen as a default, after another state."""
+    def list_changed(self, before: "WantedState", served: Mapping[str, str]) -> frozenset[Key]:
+        """The versions that were changed after another state, or chosen in place of the default that is `served`."""
         changed = {key for key, wanted in self.versions.items() if before.versions.get(key) != wanted}
-        return frozenset(changed | (self.defaults.items() - before.defaults.items()))
+        return frozenset(changed | (self.defaults.items() - before.defaults.items() - served.items()))
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,12 @@ SHARE = Bound(0, 1)
 COUNT = Bound(1, 10**9)
 PAGE_SIZE, PAGE_TOKEN = Bound(0, 100), Bound(0, 2**31 - 1)
 BEST_CLASSES = Bound(0, 2**31 - 1)
+CLASS_INDEX = Bound(0, 2**31 - 1)
 TENSOR_SIDE = Bound(1, 2**31 - 1)
+DEADLINE_MS = Bound(0, 10**9 - 1, "ms")
+BODY_BYTES = Bound(0, 10**15 - 1, "bytes")
+UNLOAD_TIMEOUT_S = Bound(-1, 86_400, "s")
+"""TorchServe's `timeout` of a change: how long it waits for a worker that is to end; -1 waits for ever."""
 
 
 def read_whole(name: str, value: object, bound: Bound) -> int:

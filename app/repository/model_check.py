@@ -8,7 +8,8 @@ from app.config.settings import Settings
 from app.engines.base import Engine, build_engine
 from app.engines.int8_report import INT8_FOLDER
 from app.engines.process_engine import ProcessEngine, runs_natively
-from app.errors import AnsweredError, IntegrityError
+from app.errors import AnsweredError, IntegrityError, OutOfBoundsError
+from app.manifest.bounds import SHARE, read_number
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.served_model import ServedModel
@@ -72,7 +73,7 @@ def compare_examples(folder: ModelFolder, manifest: ModelManifest, served: Serve
         actual = prediction.decision.probabilities
         if set(expected[name]) != set(manifest.output.classes):
             raise IntegrityError(f"{EXAMPLES_FOLDER}/{EXPECTED_FILE} names other classes for {name}")
-        difference = max(abs(actual[label] - float(expected[name][label])) for label in actual)
+        difference = max(abs(actual[label] - expected[name][label]) for label in actual)
         if not difference <= tolerance:
             raise IntegrityError(
                 f"{EXAMPLES_FOLDER}/{name}: a probability strays by {difference:.1e} from the expected"
@@ -85,8 +86,12 @@ def read_expected(folder: ModelFolder) -> tuple[dict[str, dict[str, float]], flo
     """Read the expected probabilities of the examples, and how far they may stray; raises `IntegrityError`."""
     try:
         document = json.loads(read_plain_text(folder.path / EXAMPLES_FOLDER / EXPECTED_FILE))
-        expected, tolerance = dict(document["probabilities"]), float(document["tolerance"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        tolerance = read_number("tolerance", document["tolerance"], SHARE)
+        expected = {
+            picture: {label: read_number(label, value, SHARE) for label, value in probabilities.items()}
+            for picture, probabilities in document["probabilities"].items()
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OutOfBoundsError) as error:
         raise IntegrityError(f"{EXAMPLES_FOLDER}/{EXPECTED_FILE} cannot be read: {error}") from error
     if set(expected) != set(folder.find_examples()) or not expected:
         raise IntegrityError(f"{EXAMPLES_FOLDER}/{EXPECTED_FILE} does not name the pictures that are there")

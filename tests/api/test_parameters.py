@@ -16,7 +16,7 @@ from werkzeug.datastructures import FileStorage
 from app import create_app
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
-from app.manifest.bounds import BATCH_DELAY_MS, BATCH_SIZE, TIMEOUT_S, WORKERS, Bound, show
+from app.manifest.bounds import BATCH_DELAY_MS, BATCH_SIZE, TIMEOUT_S, UNLOAD_TIMEOUT_S, WORKERS, Bound, show
 from app.users import USERS_FILE
 from tests.api.test_management import DOCUMENT, MANAGE, NAME, Manager, serve
 from tests.state.old_state import write_old_state
@@ -28,7 +28,8 @@ REGISTERING = {
     "response_timeout": TIMEOUT_S,
     "startup_timeout": TIMEOUT_S,
 }
-TEXTS = ["2000000000", "-1", "1e9", "true", "NaN", "inf", "1.5", "9" * 65, "1" + "0" * 400, "١", "two"]
+SCALING = {"min_worker": WORKERS, "max_worker": WORKERS, "number_gpu": WORKERS, "timeout": UNLOAD_TIMEOUT_S}
+TEXTS = ["2000000000", "-1", "1e9", "true", "NaN", "inf", "1.5", "9" * 65, "1" + "0" * 400, "1e400", "١", "two"]
 VALUES: list[Any] = [2_000_000_000, -1, 1e9, True, float("nan"), float("inf"), 1.5, "NaN", 10**400, "9" * 65, [1], {}]
 BAD = "bad-model"
 
@@ -70,10 +71,44 @@ def test_registration_refuses_a_number_of_a_form(manager: Manager, name: str) ->
     check_refusal(manager, answer, name, REGISTERING[name])
 
 
-@pytest.mark.parametrize("name", ["min_worker", "max_worker"])
+@pytest.mark.parametrize("name", SCALING)
 @pytest.mark.parametrize("text", [text for text in TEXTS if text != "-1"], ids=show)
 def test_scaling_refuses_a_number(manager: Manager, name: str, text: str) -> None:
-    check_refusal(manager, manager.status("PUT", f"/models/{NAME}", query_string={name: text}), name, WORKERS)
+    check_refusal(manager, manager.status("PUT", f"/models/{NAME}", query_string={name: text}), name, SCALING[name])
+
+
+@pytest.mark.parametrize("text", ["-2", *(text for text in TEXTS if text != "-1")], ids=show)
+def test_removal_refuses_a_number(manager: Manager, text: str) -> None:
+    answer = manager.status("DELETE", f"/models/{NAME}/1.0", query_string={"timeout": text})
+    check_refusal(manager, answer, "timeout", UNLOAD_TIMEOUT_S)
+
+
+@pytest.mark.parametrize("text", ["-0", "-x", "-1", "-01"])
+def test_only_a_number_below_0_is_refused_as_one(manager: Manager, text: str) -> None:
+    status, message = manager.status("PUT", f"/models/{NAME}?max_worker=x&min_worker={text}")
+    assert (status, "less than 0" in message) == (400, "1" in text)
+
+
+@pytest.mark.parametrize(
+    "method, path", [("POST", "/models"), ("PUT", f"/models/{NAME}"), ("DELETE", f"/models/{NAME}")]
+)
+def test_change_with_a_parameter_twice_is_refused(manager: Manager, method: str, path: str) -> None:
+    answer = manager.status(method, f"{path}?synchronous=true&synchronous=true")
+    assert answer == (400, "BadRequestException: synchronous is given more than once; give it once.")
+
+
+def test_form_with_a_field_twice_is_refused(manager: Manager) -> None:
+    file = FileStorage((PROJECT_ROOT / "README.md").open("rb"), "m.mar")
+    answer = manager.status("POST", "/models", data={"batch_size": ["1", "2"], "model": file})
+    assert answer == (400, "BadRequestException: The form gives batch_size more than once; give it once.")
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "1e400", "nan", "inf", "9" * 30, "5,6"], ids=show)
+def test_deadline_that_is_no_number_is_refused_with_its_name(manager: Manager, text: str) -> None:
+    headers = {**MANAGE, "X-Request-Timeout-Ms": text}
+    answer = manager.client.put(f"/predictions/{NAME}", data=b"x", headers=headers)
+    message = "is not allowed: it must be a whole number from 0 to 999999999 ms"
+    assert (answer.status_code, answer.json["message"]) == (400, f"X-Request-Timeout-Ms={show(text)} {message}")
 
 
 def test_json_of_thousands_of_digits_is_refused(manager: Manager) -> None:

@@ -333,6 +333,12 @@ def test_explanation_is_the_handlers_own(telling: FlaskClient) -> None:
     }
     response = explain(telling, "/v1/models/tells:predict", json={"instances": instances})
     assert response.json == {"predictions": ["plain", "plain"]}
+    for target in ("nan", "1e400", "-1", "two"):
+        response = explain(
+            telling, "/explanations/tells", data={"data": (io.BytesIO(b"xyz"), "x.bin"), "target": target}
+        )
+        assert response.status_code == 400
+        assert response.json["message"].startswith(f"target={target} is not allowed: it must be a whole number from 0")
 
 
 def test_explanations_are_not_mixed_with_predictions(telling: FlaskClient) -> None:

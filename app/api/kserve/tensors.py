@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.api.request.json_documents import LongNumbers, decode_text, flatten, read_json
+from app.api.request.parameters import read_sent
 from app.errors import BadRequestError
-from app.manifest.bounds import TENSOR_SIDE
+from app.manifest.bounds import BODY_BYTES, TENSOR_SIDE
 from app.pipeline.patience import Patience
 
 LENGTH_BYTES = 4
@@ -113,9 +114,7 @@ def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any] |
     """
     length = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdecimal() and len(header_length) < 16):
-            raise BadRequestError(f"{HEADER_LENGTH} must be a whole number of bytes.")
-        length = int(header_length)
+        length = read_sent(HEADER_LENGTH, header_length, BODY_BYTES)
         if length > len(body):
             raise BadRequestError(f"The body is shorter than {HEADER_LENGTH} says.")
     is_raw = header_length is not None and not length

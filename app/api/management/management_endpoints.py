@@ -6,6 +6,7 @@ change needs the role `manage`.
 
 import json
 import logging
+import re
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,16 @@ from app.exchange.quarantine import IncomingFile
 from app.exchange.remote_source import forget_query, is_remote
 from app.handlers.client.handler_model import NO_DESCRIBER
 from app.handlers.handler_archive import HANDLER_PATTERN, HANDLER_RULE
-from app.manifest.bounds import BATCH_DELAY_MS, BATCH_SIZE, PAGE_SIZE, PAGE_TOKEN, TIMEOUT_S, WORKERS, refuse
+from app.manifest.bounds import (
+    BATCH_DELAY_MS,
+    BATCH_SIZE,
+    PAGE_SIZE,
+    PAGE_TOKEN,
+    TIMEOUT_S,
+    UNLOAD_TIMEOUT_S,
+    WORKERS,
+    refuse,
+)
 from app.registry.model_changes import Change, Wishes
 from app.registry.model_entry import ModelEntry
 from app.state.wanted import UNSAID_S
@@ -173,11 +183,13 @@ def scale_model(model_name: str, version: str | None = None) -> ResponseReturnVa
     """Set the number of workers of a version; with 0 it stays registered and is not loaded."""
     given = read_query().require_known(SCALING)
     version = version or given.text("model_version", MAX_NAME_BYTES)
-    if request.args.get("min_worker", "").startswith("-"):  # in TorchServe's words
-        raise BadRequestError("min_worker cannot be less than 0.")
+    if re.fullmatch(r"-0*[1-9][0-9]*", request.args.get("min_worker", "")):
+        raise BadRequestError("min_worker cannot be less than 0.")  # in TorchServe's words
     least = given.whole("min_worker", WORKERS)
     min_workers = 1 if least is None else least
     most = given.whole("max_worker", WORKERS)
+    given.whole("number_gpu", WORKERS)  # checked alone: there are no GPU workers, and every request is answered first
+    given.whole("timeout", UNLOAD_TIMEOUT_S)
     with lend_changes() as changes:
         change = note(changes.scale(model_name, version, min_workers, min_workers if most is None else most))
     if not given.truth("synchronous", False):
@@ -204,7 +216,7 @@ def set_default_version(model_name: str, version: str) -> ResponseReturnValue:
 @require("manage")
 def unregister_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
     """Unregister a version, the default unless it is named; it ends once its requests are answered."""
-    read_query().require_known(UNREGISTERING)
+    read_query().require_known(UNREGISTERING).whole("timeout", UNLOAD_TIMEOUT_S)  # every request is answered first
     with lend_changes() as changes:
         await_workers(note(changes.unregister(model_name, version)))
         changes.sweep()

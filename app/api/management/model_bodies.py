@@ -16,6 +16,7 @@ from app.config.settings import KIB, Settings
 from app.errors import BadRequestError, BodyTooLargeError, ServiceUnavailableError
 from app.exchange.quarantine import IncomingFile, open_incoming
 from app.exchange.remote_source import open_remote
+from app.manifest.bounds import show
 from app.manifest.model_manifest import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
@@ -161,6 +162,9 @@ def read_form(body: ModelBody, boundary: str, file: IncomingFile) -> dict[str, s
         raise BadRequestError("The form is malformed.") from None
     if not files:
         raise BadRequestError("The form holds no file; send the archive as a file part, e.g. -F model=@model.mar.")
+    for name, values in fields.lists():
+        if len(values) > 1:
+            raise BadRequestError(f"The form gives {show(name)} more than once; give it once.")
     try:
         return fields.to_dict() | ({MANIFEST_FIELD: texts[0].getvalue().decode()} if texts else {})
     except UnicodeDecodeError:

@@ -1,21 +1,23 @@
 """What all answers of models share: the wait for them, their shape, and the record of where their time went."""
 
 import json
-import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from flask import Response, request
 
+from app.api.request.parameters import read_sent
 from app.api.request.services import NOTICE, RequestFacts, facts, services
 from app.config.settings import CALLER_IS_GONE
-from app.errors import AnsweredError, BadRequestError
+from app.errors import AnsweredError
+from app.manifest.bounds import DEADLINE_MS
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.patience import Patience, never
 from app.pipeline.served_model import Prediction, Timing
 
 JSON_TYPE = "application/json"
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 VERSION_HEADER = "X-Model-Version"
 """Names the version that answered, where the body is a handler's own."""
 SEVERAL = "several"
@@ -27,14 +29,12 @@ JSON = json.JSONEncoder(separators=(",", ":"))
 def read_patience(needed_ms: int = 0) -> Patience:
     """Read how long the caller of the current request waits, from `X-Request-Timeout-Ms`.
 
-    The settings bound the time, unless a model needs more. Raises BadRequestError for any other header than a number.
+    The settings bound the time, unless a model needs more. Raises `BadRequestError` as `read_sent`.
     """
     text = request.environ.get("HTTP_X_REQUEST_TIMEOUT_MS")
     timeout_ms = max(services().settings.prediction_timeout_ms, needed_ms)
     if text is not None:
-        if not re.fullmatch(r"[0-9]{1,9}", text):
-            raise BadRequestError("X-Request-Timeout-Ms must be a whole number of milliseconds.")
-        timeout_ms = min(timeout_ms, int(text))
+        timeout_ms = min(timeout_ms, read_sent(TIMEOUT_HEADER, text, DEADLINE_MS))
     return Patience(facts().started + timeout_ms / 1000, request.environ.get(CALLER_IS_GONE, never))
 
 

@@ -17,18 +17,21 @@ class Parameters:
     """Parameters by name; every method raises `BadRequestError` for a value of a wrong type or out of bounds.
 
     A parameter that is empty or null counts as absent. One that nobody asks for is passed over, unless `require_known`
-    was called.
+    was called; of one that was given twice, the first counts.
     """
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
+    def __init__(self, given: Mapping[str, Any], repeated: Collection[str] = ()) -> None:
         self._given = {name: value for name, value in given.items() if value is not None}
+        self._repeated = repeated
 
     def extend(self, given: Mapping[str, Any]) -> "Parameters":
         """Return these parameters with others, which go first."""
-        return Parameters(self._given | Parameters(given)._given)
+        return Parameters(self._given | Parameters(given)._given, self._repeated)
 
     def require_known(self, known: Collection[str]) -> "Parameters":
-        """Return these parameters; raises `BadRequestError` with the name of one that the call does not know."""
+        """Return these parameters; `BadRequestError` for one that is repeated, or that the call does not know."""
+        for name in self._repeated:
+            raise BadRequestError(f"{show(name)} is given more than once; give it once.")
         for name in self._given.keys() - set(known):
             close = get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]}?" if close else f"it knows {', '.join(sorted(known)) or 'none'}."
@@ -44,12 +47,8 @@ class Parameters:
 
     def whole(self, name: str, bound: Bound) -> int | None:
         """Return a whole number; None if it is absent."""
-        if self._given.get(name, "") == "":
-            return None
-        try:
-            return read_whole(name, self._given[name], bound)
-        except OutOfBoundsError as error:
-            raise BadRequestError(error.message) from error
+        value = self._given.get(name, "")
+        return None if value == "" else read_sent(name, value, bound)
 
     def page(self, name: str, bound: Bound, default: int) -> int:
         """Return a number that chooses a page; one that is not allowed counts as the default, as in TorchServe."""
@@ -63,6 +62,14 @@ class Parameters:
         return str(self._given.get(name, default)).lower() == "true"
 
 
+def read_sent(name: str, value: object, bound: Bound) -> int:
+    """Read a whole number that a caller sent; raises `BadRequestError` for another value, also for an empty text."""
+    try:
+        return read_whole(name, value, bound)
+    except OutOfBoundsError as error:
+        raise BadRequestError(error.message) from error
+
+
 def count_bytes(text: str) -> float:
     """Count the bytes of a text in UTF-8; infinite for a text that UTF-8 cannot write, such as half of a pair."""
     try:
@@ -72,8 +79,8 @@ def count_bytes(text: str) -> float:
 
 
 def read_query() -> Parameters:
-    """The parameters of the request's query; of one that is there twice, the first."""
-    return Parameters(request.args.to_dict())
+    """The parameters of the request's query."""
+    return Parameters(request.args.to_dict(), [name for name, values in request.args.lists() if len(values) > 1])
 
 
 def read_parameters() -> Parameters:

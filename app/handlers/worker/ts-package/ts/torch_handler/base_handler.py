@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from app.errors import OutOfBoundsError
+from app.manifest.bounds import CLASS_INDEX, read_whole
 from ts.utils.util import PredictionException, list_classes_from_module, load_label_mapping
 
 TRUE = "True"
-UNAVAILABLE = 503
+BAD_REQUEST, UNAVAILABLE = 400, 503
 logger = logging.getLogger(__name__)
 
 
@@ -120,7 +122,12 @@ class BaseHandler(ABC):  # noqa: B024  # TorchServe's is abstract without an abs
         if isinstance(row, dict):
             inputs = row.get("data") or row.get("body") or row
         asked = [each.get("target") for each in (row, inputs) if isinstance(each, dict)]
-        self.target = next((int(target) for target in asked if target is not None), 0)
+        target = next((target for target in asked if target is not None), 0)
+        try:
+            text = target.decode("latin-1") if isinstance(target, (bytes, bytearray)) else target
+            self.target = read_whole("target", text, CLASS_INDEX)
+        except OutOfBoundsError as error:
+            raise PredictionException(error.message, BAD_REQUEST) from error
         explained: list[Any] = self.get_insights(data_preprocess, inputs, self.target)
         return explained
 

@@ -6,16 +6,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from app.arrays import InputBatch, Probabilities
 from app.compiling.compilation import check_difference
 from app.compiling.folder_compiler import infer
-from app.config.cpu_count import count_cores
 from app.config.settings import Settings
-from app.engines.base import build_engine
+from app.engines.base import build_reference
 from app.engines.conversion import require_framework
 from app.engines.process_engine import runs_natively
 from app.errors import PicturesError, RequestError, SignatureError
@@ -23,15 +21,11 @@ from app.manifest.model_manifest import ModelManifest, read_manifest
 from app.pipeline.decoding.decode import decode
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.postprocess import decide, to_probabilities
-from app.pipeline.served_model import ServedModel
 from app.processes.confined_process import run_confined
-from app.repository.model_check import EXPECTED_FILE, build_serving_engine
+from app.repository.model_check import EXPECTED_FILE, open_served
 from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
 from app.repository.signing import SIGNATURE_FILE, require_trusted_artifact
 from app.repository.staging import stage
-
-if TYPE_CHECKING:
-    from app.engines.reference_engine import ReferenceEngine
 
 STAGING_PATTERN = ".examples-*"
 TOLERANCE = 1e-3
@@ -88,10 +82,7 @@ def read_and_serve(
     """Read pictures as requests are read; return files by new name, what the network takes, and the served answers."""
     files: dict[str, bytes] = {}
     pixels, rows = [], []
-    engine = build_serving_engine(folder, manifest, settings)
-    engine.load()
-    served = ServedModel(manifest, engine, ImageLimits(settings.max_pixels), settings.queue_size)
-    try:
+    with open_served(folder, manifest, settings) as served:
         for number, path in enumerate(pictures, 1):
             try:
                 content = path.read_bytes()
@@ -104,8 +95,6 @@ def read_and_serve(
             files[f"example-{number}{suffix}"] = content
             pixels.append(prediction.picture.pixels)
             rows.append(list(prediction.decision.probabilities.values()))
-    finally:
-        served.close()
     return files, np.stack(pixels), np.array(rows)
 
 
@@ -133,7 +122,7 @@ def score_here(folder: str, exchange: str) -> None:
     """Show the pictures of `pixels.npy` to a model's own network in this process, and write `scores.npy`."""
     path = Path(folder)
     manifest = read_manifest(path)
-    engine: ReferenceEngine = build_engine(manifest.framework, path, manifest, count_cores())  # type: ignore[assignment]  # the frameworks' own engines all do
+    engine = build_reference(manifest.framework, path, manifest)
     engine.load()
     try:
         np.save(Path(exchange) / "scores.npy", infer(engine, np.load(Path(exchange) / "pixels.npy"), manifest))

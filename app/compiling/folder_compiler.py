@@ -11,9 +11,8 @@ import numpy as np
 from app.arrays import InputBatch, Scores
 from app.compiling.compilation import Reference, draw_pictures, hold_compilation, read_picture, write_compiled
 from app.compiling.manifest_check import hold_manifest
-from app.config.cpu_count import count_cores
 from app.config.settings import Settings
-from app.engines.base import build_engine
+from app.engines.base import build_reference
 from app.engines.compile_report import CompileReport, read_report
 from app.engines.conversion import require_framework
 from app.engines.process_engine import runs_natively
@@ -94,7 +93,7 @@ def open_reference(path: Path) -> Iterator[Reference]:
     manifest = read_manifest(path)
     ModelFolder(path).verify_artifact(manifest)
     require_framework(manifest.framework)
-    engine: ReferenceEngine = build_engine(manifest.framework, path, manifest, count_cores())  # type: ignore[assignment]  # the frameworks' own engines all convert
+    engine = build_reference(manifest.framework, path, manifest)
     engine.load()
     try:
         pictures = make_comparison_batch(manifest, path)

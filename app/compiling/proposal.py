@@ -22,9 +22,8 @@ from app.compiling.manifest_check import (
     ends_in_activation,
     find_normalization,
 )
-from app.config.cpu_count import count_cores
 from app.config.settings import Settings
-from app.engines.base import build_engine
+from app.engines.base import build_reference
 from app.engines.conversion import require_framework
 from app.manifest.model_manifest import INTENDED_USE, MODEL_NAME_PATTERN, UNKNOWN_LICENCE, ModelManifest
 from app.manifest.model_specs import Artifact, InputSpec, OutputSpec
@@ -33,13 +32,12 @@ from app.processes.confined_process import run_confined
 
 if TYPE_CHECKING:
     from app.engines.network_facts import NetworkFacts
-    from app.engines.reference_engine import ReferenceEngine
 
 PICTURES = 16
 ANY_SIDE_PX = 224
 """Side of the pictures that a network is tried with if it takes any size; the nets of torchvision need more than 32."""
 BLANK = '""'
-MANIFEST_FILE_NAME = "proposal.toml"
+PROPOSAL_FILE = "proposal.toml"
 FILL_MEAN = "fill in: of R, G and B, on the scale 0 to 255; the network gets (pixel - mean) / std"
 FILL_STD = "fill in: of R, G and B, on the same scale"
 ADVICE = """\
@@ -86,7 +84,7 @@ def propose_manifest(source: Path, framework: str, file: str, sha256: str, setti
     """
     require_framework(framework)
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / MANIFEST_FILE_NAME
+        target = Path(folder) / PROPOSAL_FILE
         arguments: list[str | Path] = [source.absolute(), framework, file, sha256, target]
         run_confined(propose_here, arguments, settings, settings.compile_timeout_s)
         return target.read_text(encoding="utf-8")
@@ -106,7 +104,7 @@ def read_network(source: Path, framework: str) -> Finding:
 
         architecture, outputs = find_architecture(source)
     manifest = make_manifest(source, framework, architecture, outputs)
-    engine: ReferenceEngine = build_engine(framework, source.parent, manifest, count_cores())  # type: ignore[assignment]  # the frameworks' own engines all do
+    engine = build_reference(framework, source.parent, manifest)
     engine.open()
     try:
         size = engine.find_size()

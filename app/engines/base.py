@@ -2,10 +2,14 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from app.arrays import InputBatch, Scores
+from app.config.cpu_count import count_cores
 from app.manifest.model_manifest import ModelManifest
+
+if TYPE_CHECKING:
+    from app.engines.reference_engine import ReferenceEngine
 
 
 class Engine(Protocol):
@@ -49,4 +53,10 @@ def build_engine(name: str, folder: Path, manifest: ModelManifest, threads: int)
     """Import the engine `name` and build it, without loading the model."""
     module, _, attribute = ENGINES[name].partition(":")
     engine: Engine = getattr(import_module(module), attribute)(folder, manifest, threads)
+    return engine
+
+
+def build_reference(framework: str, folder: Path, manifest: ModelManifest) -> "ReferenceEngine":
+    """Build the engine of a model's own framework as `build_engine` does; it may use all cores."""
+    engine: ReferenceEngine = build_engine(framework, folder, manifest, count_cores())  # type: ignore[assignment]  # all but OpenVINO's are
     return engine

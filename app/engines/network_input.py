@@ -39,19 +39,19 @@ def find_layout(file: str, shape: Sequence[int | None], spec: InputSpec | None, 
     fixed number of several.
     """
     for layout in layouts:
-        wanted = find_wanted(spec, layout)
+        wanted = wanted_shape(spec, layout)
         if len(shape) == 4 and all(
             None in pair or pair[0] == pair[1] for pair in zip(shape[1:], wanted[1:], strict=True)
         ):
             if shape[0] not in (None, 1):
                 raise IntegrityError(f"{file} takes {shape[0]} pictures at a time; export it for 1, or for any number")
             return layout
-    taken = " or ".join(write_shape(find_wanted(spec, layout)) for layout in layouts)
+    taken = " or ".join(write_shape(wanted_shape(spec, layout)) for layout in layouts)
     change = _suggest_input(shape, layouts)
     raise IntegrityError(f"{file} takes {write_shape(shape)}, and not {taken} as the manifest's [input] says; {change}")
 
 
-def find_wanted(spec: InputSpec | None, layout: str) -> list[int | None]:
+def wanted_shape(spec: InputSpec | None, layout: str) -> list[int | None]:
     """Return the shape that a network's input should have, None where any number is right."""
     size = (None, None) if spec is None else (spec.height_px, spec.width_px)
     return [None, 3, *size] if layout == NCHW else [None, *size, 3]

@@ -1,6 +1,8 @@
 """Checks a model folder as a whole: hashes, manifest, compiled model, and the scores of its examples."""
 
 import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import numpy as np
 
@@ -33,23 +35,27 @@ def check_folder(folder: ModelFolder, settings: Settings) -> float | None:
         report = folder.read_report(manifest)
         if (folder.path / INT8_FOLDER).exists():
             folder.read_int8_report(manifest, report)
-    engine = build_serving_engine(folder, manifest, settings)
-    engine.load()
-    served = ServedModel(manifest, engine, ImageLimits(settings.max_pixels), settings.queue_size)
-    try:
+    with open_served(folder, manifest, settings) as served:
         if folder.has_examples:
             return compare_examples(folder, manifest, served)
         see_answer(manifest, served)
         return None
-    finally:
-        served.close()
 
 
-def build_serving_engine(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> Engine:
-    """Build the engine that serves a version, not loaded yet: OpenVINO, or a native model's own process."""
+@contextmanager
+def open_served(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> Iterator[ServedModel]:
+    """Load a version as it is served, by OpenVINO or in its own framework's process, and close it afterwards.
+
+    Raises `ModelFolderError`.
+    """
     if runs_natively(manifest):
-        return ProcessEngine(folder.path, manifest, settings)
-    return build_engine("openvino", folder.path, manifest, settings.inference_threads)
+        engine: Engine = ProcessEngine(folder.path, manifest, settings)
+    else:
+        engine = build_engine("openvino", folder.path, manifest, settings.inference_threads)
+    with closing(engine):
+        engine.load()
+        with closing(ServedModel(manifest, engine, ImageLimits(settings.max_pixels), settings.queue_size)) as served:
+            yield served
 
 
 def see_answer(manifest: ModelManifest, served: ServedModel) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -146,6 +146,16 @@ def models(tmp_path: Path) -> Path:
 def pcam(models: Path) -> Path:
     """The folder of the copied version."""
     return models / "pcam-classification/1.0"
+
+
+def within(seconds: float, is_so: Callable[[], bool]) -> bool:
+    """Wait until something is so; return whether it came to be in time."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def find_free_ports(count: int) -> list[int]:

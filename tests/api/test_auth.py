@@ -16,8 +16,7 @@ from app.api.login.authenticator import LOGIN_MEMORY_S, MAX_WAITING, Authenticat
 from app.errors import TooManyLoginsError
 from app.processes.shared_table import COUNTS
 from app.users import User, UsersFile
-from tests.conftest import PASSWORD, USER, basic
-from tests.handlers.fixtures import within
+from tests.conftest import PASSWORD, USER, basic, within
 
 PATH = "/models/pcam-classification"
 

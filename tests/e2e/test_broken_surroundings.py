@@ -23,9 +23,8 @@ from app.api.login.authenticator import Authenticator
 from app.config.setting_types import PROJECT_ROOT
 from app.errors import UsersError
 from app.users import USERS_FILE, UsersFile
-from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic
+from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic, within
 from tests.handlers.archives import make_archive
-from tests.handlers.fixtures import within
 
 PATH = "/predictions/pcam-classification"
 AUTH, OPERATOR = (USER, PASSWORD), (MANAGER, MANAGER_PASSWORD)

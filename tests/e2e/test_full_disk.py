@@ -6,14 +6,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
 from app.config.setting_types import PROJECT_ROOT
-from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer
+from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer, within
 from tests.e2e.test_server import PCAM, metric, predict, wait_for_ready_workers, worker_pids
 
 NAME = "pcam-classification"
@@ -76,16 +76,8 @@ def replace_worker(server: LiveServer, ready: int = 2) -> None:
     """Kill a worker, and wait for another in its place, and for so many models in all workers."""
     before = worker_pids(server)
     os.kill(min(before), signal.SIGKILL)
-    within(20, lambda: len(worker_pids(server)) == len(before) and min(before) not in worker_pids(server))
+    assert within(20, lambda: len(worker_pids(server)) == len(before) and min(before) not in worker_pids(server))
     wait_for_ready_workers(server, ready)
-
-
-def within(seconds: float, is_so: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_on_a_full_disk_models_answer_and_changes_answer_507(
@@ -126,13 +118,13 @@ def test_metrics_outlive_a_reload_and_their_folder_no_server(small_disk_server: 
     folder, workers = find_metrics(live), worker_pids(live)
     assert live.process is not None
     live.process.send_signal(signal.SIGHUP)
-    within(30, lambda: len(worker_pids(live)) == 2 and not worker_pids(live) & workers)
+    assert within(30, lambda: len(worker_pids(live)) == 2 and not worker_pids(live) & workers)
     wait_for_ready_workers(live, 2)
     assert find_metrics(live) == folder
     orphans = worker_pids(live)
     live.process.kill()
     live.process.wait()
-    within(30, lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))
+    assert within(30, lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))
     assert folder.is_dir()
     live.start()
     wait_for_ready_workers(live, 2)

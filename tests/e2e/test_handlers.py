@@ -15,9 +15,8 @@ import requests
 
 from app.state.worker_reports import read_reports
 from app.users import UsersFile
-from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer
+from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, within
 from tests.handlers.archives import make_archive, make_config
-from tests.handlers.fixtures import within
 
 WORKERS = 4
 AGREE_S = 1.0

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from app.users import UsersFile
-from tests.conftest import PASSWORD, USER, LiveServer, basic
+from tests.conftest import PASSWORD, USER, LiveServer, basic, within
 from tests.handlers.archives import make_archive, make_config
-from tests.handlers.fixtures import within
 
 HANDLER = """
 import os, time

@@ -27,7 +27,7 @@ from app.repository import signing
 from app.repository.model_folder import ModelFolder
 from app.repository.signing import sign_folder, trust_key, verify_folder
 from app.state.store_access import StoreAccess
-from tests.registry.test_model_follower import within
+from tests.conftest import within
 from tests.repository.test_signing import make_key
 
 MODEL = {"modelName": "quick", "modelVersion": "1.0", "handler": "quick.py"}

@@ -3,7 +3,7 @@
 import re
 import shutil
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,11 @@ BLANKS = {
 """What a person fills in, by key."""
 
 
-def fill_in(text: str) -> tuple[str, set[str]]:
+def fill_in(text: str, values: Mapping[str, str] = BLANKS) -> tuple[str, set[str]]:
     """Fill in the blanks of a proposal; return it and the keys that were blank."""
-    blank = {
-        found[1] for found in re.finditer(r'^(\w+) = (?:""|\[(?:"", )*(?:"")?\])  # fill in: .+$', text, re.MULTILINE)
-    }
+    blank = set(re.findall(r'^(\w+) = (?:""|\[(?:"", )*(?:"")?\])  # fill in: .+$', text, re.MULTILINE))
     for key in blank:
-        text = re.sub(rf"^{key} = .*$", f"{key} = {BLANKS[key]}", text, flags=re.MULTILINE)
+        text = re.sub(rf"^{key} = .*$", f"{key} = {values[key]}", text, flags=re.MULTILINE)
     return text, blank
 
 

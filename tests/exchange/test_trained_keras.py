@@ -25,6 +25,7 @@ from app.repository.model_content import hash_artifact
 from app.repository.model_folder import ModelFolder
 from tests.engines.test_keras_applications import shake
 from tests.exchange.compile_each import compile_each
+from tests.exchange.test_proposal import fill_in
 
 keras = pytest.importorskip("keras")
 from keras import layers  # noqa: E402  # after the skip
@@ -57,12 +58,9 @@ def write_manifest(trained: Trained) -> Path:
     """The manifest that `models add --propose` prints, with what only the trainer knows filled in."""
     path = trained.path.with_suffix(".toml")
     propose_here(str(trained.path), "keras", trained.path.name, hash_artifact(trained.path, "keras"), str(path))
-    text = path.read_text()
-    blank = set(re.findall(r"^(\w+) = .*  # fill in: ", text, re.MULTILINE))
-    assert blank == {"classes", *(("mean", "std") if trained.std != 1 else ())}
     filled = {"classes": json.dumps(CLASSES), "mean": "[0, 0, 0]", "std": f"{[trained.std] * 3}"}
-    for key in blank:
-        text = re.sub(rf"^{key} = .*$", f"{key} = {filled[key]}", text, flags=re.MULTILINE)
+    text, blank = fill_in(path.read_text(), filled)
+    assert blank == {"classes", *(("mean", "std") if trained.std != 1 else ())}
     path.write_text(text)
     return path
 

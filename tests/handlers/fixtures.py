@@ -104,13 +104,3 @@ def has_ended(process: int) -> bool:
         time.sleep(0.02)
     os.kill(process, 9)
     return False
-
-
-def within(seconds: float, is_so: Callable[[], bool]) -> bool:
-    """Wait until something is so; return whether it came to be in time."""
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True

@@ -14,7 +14,8 @@ from app.registry.model_follower import ModelFollower
 from app.registry.model_registry import ModelRegistry
 from app.repository.model_folder import find_model_folders
 from app.state.store_access import StoreAccess
-from tests.registry.test_model_follower import NAME, within
+from tests.conftest import within
+from tests.registry.test_model_follower import NAME
 
 pytestmark = pytest.mark.slow
 

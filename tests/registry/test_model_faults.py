@@ -28,9 +28,8 @@ from app.repository.model_folder import find_model_folders
 from app.state.store_access import StoreAccess
 from app.state.wanted import WantedState, make_plan
 from app.state.worker_reports import read_reports
-from tests.conftest import basic
+from tests.conftest import basic, within
 from tests.registry.loading import add_version, follow_folders, load_models, settle, work_until
-from tests.registry.test_model_follower import within
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from app.registry.model_registry import ModelRegistry
 from app.state.store_access import StoreAccess
 from app.state.wanted import WantedState
 from app.state.worker_reports import read_reports
+from tests.conftest import within
 
 pytestmark = pytest.mark.slow
 
@@ -69,16 +70,6 @@ def followed(models: Path, tmp_path: Path) -> Iterator[Followed]:
     yield Followed(settings, registry, follower, ModelChanges(settings, access))
     access.close()
     follower.close()
-
-
-def within(seconds: float, is_so: Callable[[], bool]) -> bool:
-    """Whether something becomes true in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if is_so():
-            return True
-        time.sleep(0.02)
-    return is_so()
 
 
 class RegisteringAccess(StoreAccess):

@@ -12,8 +12,7 @@ import pytest
 import requests
 
 from app.config.setting_types import PROJECT_ROOT
-from tests.conftest import find_free_ports
-from tests.handlers.fixtures import within
+from tests.conftest import find_free_ports, within
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,7 @@ import pytest
 import requests
 
 from app.routes import count_threads
-from tests.conftest import PASSWORD, USER, LiveServer, basic
-from tests.handlers.fixtures import within
+from tests.conftest import PASSWORD, USER, LiveServer, basic, within
 
 pytestmark = pytest.mark.slow
 

@@ -4,14 +4,17 @@ import io
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from app.arrays import InputBatch, Probabilities
 from app.compiling.compilation import check_difference
 from app.compiling.folder_compiler import infer
+from app.compiling.picture_metadata import strip_metadata
 from app.config.settings import Settings
 from app.engines.base import build_reference
 from app.engines.conversion import require_framework
@@ -47,7 +50,7 @@ class Comparison:
 def write_examples(folder: ModelFolder, pictures: Sequence[Path], settings: Settings) -> list[Comparison]:
     """Score pictures with the framework and with the served model, and make them the examples of a model version.
 
-    The pictures get new names, since old ones may name a patient. Earlier examples are replaced.
+    The pictures get new names and lose their metadata, since both may name a patient. Earlier examples are replaced.
 
     Raises:
         PicturesError: a picture cannot be read.
@@ -89,22 +92,32 @@ def read_and_serve(
                 prediction, _ = served.predict(content)
             except (OSError, RequestError) as error:
                 raise PicturesError(f"picture {number} cannot be read: {error}") from error
-            suffix = SUFFIXES.get(prediction.picture.format)
-            if suffix is None:
-                suffix, content = ".png", write_png(content, manifest, settings)
+            suffix, content = write_clean(content, prediction.picture.format, manifest, settings)
             files[f"example-{number}{suffix}"] = content
             pixels.append(prediction.picture.pixels)
             rows.append(list(prediction.decision.probabilities.values()))
     return files, np.stack(pixels), np.array(rows)
 
 
-def write_png(content: bytes, manifest: ModelManifest, settings: Settings) -> bytes:
-    """Write a picture of another format as PNG, in the colours that the server reads in it."""
-    limits = ImageLimits(settings.max_pixels)
-    image = decode(content, limits, follows_metadata=manifest.input.is_turned).pixels
+def write_clean(content: bytes, kind: str, manifest: ModelManifest, settings: Settings) -> tuple[str, bytes]:
+    """Return the suffix and the file of a picture, without what may name a patient.
+
+    A PNG or JPEG keeps its compressed pixels. Any other format, and a file of an unusual structure, becomes a PNG in
+    the colours that the server reads in it.
+    """
+
+    def read(file: bytes) -> Image.Image:
+        return decode(file, ImageLimits(settings.max_pixels), follows_metadata=manifest.input.is_turned).pixels
+
+    image, suffix = read(content), SUFFIXES.get(kind)
+    if suffix is not None:
+        stripped = strip_metadata(content)
+        with suppress(RequestError):
+            if read(stripped).tobytes() == image.tobytes():
+                return suffix, stripped
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    Image.fromarray(np.asarray(image)).save(buffer, "PNG")
+    return ".png", buffer.getvalue()
 
 
 def score_in_process(

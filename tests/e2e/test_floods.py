@@ -1,6 +1,7 @@
 """A real server of two workers whose strangers guess passwords, and whose users ask for much."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -14,8 +15,7 @@ import pytest
 import requests
 
 from app.users import UsersFile
-from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, find_free_ports
-from tests.handlers.fixtures import within
+from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, find_free_ports, within
 
 PATH = "/predictions/pcam-classification"
 AUTH, OPERATOR = (USER, PASSWORD), (MANAGER, MANAGER_PASSWORD)
@@ -172,6 +172,9 @@ def test_where_nobody_is_asked_other_names_of_this_machine_are_refused(open_serv
             origin = f"Origin: http://{host}\r\n"
             assert ask_as(port, host, method, path, origin) == 421
             assert ask_as(port, host, method, path) == 421
+    counted = requests.get(f"http://127.0.0.1:{open_server.ports[2]}/metrics", timeout=30).text
+    assert re.search(r'scancer_requests_total\{[^}]*status="421"[^}]*\} [1-9]', counted)
+    assert '"status": 421' in open_server.log.read_text()
 
 
 @pytest.mark.parametrize(

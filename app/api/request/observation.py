@@ -61,7 +61,10 @@ class Observation:
             return start_response(status, [*headers, ("X-Request-ID", known.request_id), *common], exc_info)
 
         if self._asks_nobody and not names_this_machine(environ):
-            return refuse(environ, start, MisdirectedError(OTHER_HOST))
+            known.outcome = MisdirectedError.type
+            body = refuse(environ, start, MisdirectedError(OTHER_HOST))
+            self._record(environ, known)
+            return body
         try:
             place = self._admit(environ, known)
         except ServiceUnavailableError as error:

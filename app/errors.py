@@ -197,7 +197,7 @@ class CompiledModelError(ModelFolderError):
 
 
 class NotCompiledNowError(CompiledModelError):
-    """The server could not start a process to compile the model, or ran out of time. The model may be sound."""
+    """The server had no process, time, memory or disk to compile the model. The model may be sound."""
 
 
 class FrameworkMissingError(ModelFolderError):

@@ -55,8 +55,17 @@ def evaluate_model(name: str, data: Path) -> None:
 
 
 def evaluate(planned: PlannedVersion, data: Path) -> Evaluation:
-    """Measure one version and write its report. Standard error names each picture that cannot be read."""
+    """Measure one version and write its report. Standard error names each picture that cannot be read.
+
+    Raises `EvaluationError` for an archive, whose answers need not be classes.
+    """
     settings = services().settings
+    if planned.folder.is_archive:
+        path = "/".join(planned.wanted.key)
+        raise EvaluationError(
+            "a model archive cannot be measured, for its answers need not be classes; send the pictures to "
+            f"/predictions/{path}, and work the figures out from its answers"
+        )
     pictures = find_pictures(data, planned.folder.read_manifest().output.classes)
     with show_progress("/".join(planned.wanted.key), len(pictures), sys.stderr) as advance:
         measured = evaluate_version(planned, pictures, settings, advance)

@@ -7,7 +7,9 @@ folder, which no archive that is registered brings along.
 import hashlib
 import io
 import json
+import math
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +22,7 @@ from app.compiling.compilation import Reference, draw_pictures, hold_compilation
 from app.config.settings import Settings
 from app.engines.compile_report import CompileReport, hash_files, read_report
 from app.engines.conversion import converter_version, require_framework
-from app.errors import CompiledModelError, ManifestError
+from app.errors import CompiledModelError, ManifestError, NotCompiledNowError
 from app.handlers.handler_archive import HandlerArchive, read_archive, read_json
 from app.handlers.worker.default_classifier import DefaultClassifier
 from app.manifest.model_manifest import INTENDED_USE, UNKNOWN_LICENCE, ModelManifest
@@ -33,6 +35,8 @@ FRAMEWORK = "torch"
 LABELS_FILE, REFUSAL_FILE = "labels.json", "refusal.json"
 MAX_SECONDS = 90
 """A registration waits for two minutes; where this is not enough, the rest is for the handler to start."""
+LEAST_PAUSE_S, PAUSE_FACTOR = 60.0, 10
+"""A try that another time may help is made again at a load after such a pause, and after so many times its duration."""
 SIZES_PX = ((224, 224), (256, 256), (300, 260), (180, 500))
 PICTURES_OF_EACH_SIZE = 4
 # TorchServe's default handler: torchvision's Resize(256), CenterCrop(224), ToTensor() and Normalize(), with the mean
@@ -55,7 +59,8 @@ def compile_archive(
     """Return manifest and report of an archive's compiled model, which is made unless it is there.
 
     With `only_if_invalid`, a valid compiled model stays, and what failed is not tried again as long as the archive,
-    OpenVINO and the limits stay as they were. Raises `FrameworkMissingError` or `CompiledModelError`.
+    OpenVINO and the limits stay as they were; what failed for want of time, memory or disk is, after a pause. Raises
+    `FrameworkMissingError` or `CompiledModelError`.
     """
     sha256 = hash_archive(archive)
     timeout_s = min(settings.compile_timeout_s, MAX_SECONDS, archive.limits.startup_timeout_s)
@@ -87,21 +92,27 @@ def check_refusal(archive: HandlerArchive, attempt: list[object]) -> None:
     """Raise `CompiledModelError` with its reason if the same attempt failed before."""
     with suppress(ManifestError):  # there was none
         refusal = read_json(archive.path / ARCHIVE_FOLDER / REFUSAL_FILE)
-        if refusal.get("attempt") == attempt:
+        if refusal.get("attempt") == attempt and time.time() < (refusal.get("retry_at") or math.inf):
             raise CompiledModelError(str(refusal.get("reason")))
 
 
 @contextmanager
 def note_refusal(archive: HandlerArchive, attempt: list[object]) -> Iterator[None]:
-    """Note an attempt that fails; where the folder is gone or the disk is full, it is made once more some day."""
+    """Note an attempt that fails, and when to try again where another time may help.
+
+    Where nothing can be written, the next load tries again.
+    """
+    began = time.time()
     try:
         yield
     except CompiledModelError as error:
-        folder = archive.path / ARCHIVE_FOLDER
+        now, folder = time.time(), archive.path / ARCHIVE_FOLDER
+        pause_s = max(LEAST_PAUSE_S, PAUSE_FACTOR * (now - began))
         with suppress(OSError):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            document = {"attempt": attempt, "reason": error.message}
+            retry_at = now + pause_s if isinstance(error, NotCompiledNowError) else None
+            document = {"attempt": attempt, "reason": error.message, "retry_at": retry_at}
             (folder / REFUSAL_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         raise
 

@@ -3,6 +3,7 @@
 The process tells why it failed over a pipe, so that nothing that a library prints is taken for the reason.
 """
 
+import errno
 import logging
 import os
 import signal
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MAX_REASON_LENGTH, MAX_REASON_BYTES = 500, 4096
 LOGGED_LINES, LOGGED_BYTES = 20, 8192
+DISK_WORDS = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)
 
 
 def run_confined(
@@ -40,8 +42,8 @@ def run_confined(
     files. If it fails, the last lines that it wrote on standard error are logged. With `shows_output`, what it prints
     goes to our standard output, else nowhere.
 
-    Raises `CompiledModelError` with the task's reason, or `NotCompiledNowError`: it took longer than `timeout_s`, or no
-    process could be started.
+    Raises `CompiledModelError` with the task's reason, or `NotCompiledNowError`: it took longer than `timeout_s`, was
+    killed, met a full disk, or could not be started.
     """
     limits = settings.model_memory_bytes, 2 * settings.max_model_bytes
     reader, writer = os.pipe()
@@ -65,7 +67,13 @@ def run_confined(
         log.warning("the last lines of a confined process that failed:\n%s", "\n".join(lines))
     if code is None:
         raise NotCompiledNowError(f"it took longer than {timeout_s} s (SCANCER_COMPILE_TIMEOUT_S)")
-    raise CompiledModelError(told or describe_exit(code, settings.model_memory_bytes))
+    raise make_error(code, told, settings.model_memory_bytes)
+
+
+def make_error(code: int, told: str, memory_bytes: int) -> CompiledModelError:
+    """Make the error of a process that failed; another time may help one that was killed, or that met a full disk."""
+    is_passing = code == -signal.SIGKILL or any(words in told for words in DISK_WORDS)
+    return (NotCompiledNowError if is_passing else CompiledModelError)(told or describe_exit(code, memory_bytes))
 
 
 def run_to_end(arguments: list[str | Path | int], timeout_s: float | None, **options: Any) -> int | None:

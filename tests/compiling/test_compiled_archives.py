@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -316,6 +318,24 @@ raise KeyError("no network")
     process, core, _ = line.split(" ", 2)
     assert (int(process) != os.getpid(), core) == (True, "0")
     assert sorted(path.name for path in folder.iterdir()) == [ARCHIVE_FOLDER, "MAR-INF", "model.py", "weights.pth"]
+
+
+def test_archive_whose_compilation_was_killed_is_tried_again_after_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = tmp_path / "seen"
+    code = f"import os\nopen({str(seen)!r}, 'a').write('x')\nos.kill(os.getpid(), 9)\n"
+    files: dict[str, str | bytes] = {"model.py": code, "weights.pth": b"x"}
+    names = {"model_file": "model.py", "serialized_file": "weights.pth"}
+    folder = make_archive(tmp_path / "models", "killed", "image_classifier", files, **names)
+    archive, settings = read_archive(folder, "killed", "1.0"), Settings(instance=tmp_path)
+    times, began = [], time.time()
+    for now in (began, began + 50, began + 70):
+        monkeypatch.setattr("app.compiling.archive_compiler.time", SimpleNamespace(time=lambda now=now: now))
+        with pytest.raises(CompiledModelError, match=r"^it was killed \(SIGKILL\): most likely out of memory"):
+            compile_archive(archive, settings)
+        times.append(len(seen.read_text()))
+    assert times == [1, 1, 2]
 
 
 def test_labels_that_are_alike_make_classes_that_are_not() -> None:

@@ -35,7 +35,7 @@ def test_scores_are_printed_side_by_side_and_kept_for_the_check(pcam: Path, tmp_
     header, *rows, last = done.stdout.splitlines()
     assert header.split() == ["picture", "class", "framework", "served", "difference"]
     for number, row in enumerate(rows, 1):
-        assert re.fullmatch(rf"{number} +metastatic +0\.\d{{6}} +0\.\d{{6}} +\d\.\de-\d\d", row), row
+        assert re.fullmatch(rf"{number} +metastatic +0\.\d{{6}} +0\.\d{{6}} +\d\.\de[-+]\d\d", row), row
     assert last == "ok pcam-classification/1.0: 3 pictures in examples"
     folder = ModelFolder(pcam)
     assert folder.find_examples() == ("example-1.png", "example-2.png", "example-3.jpg")

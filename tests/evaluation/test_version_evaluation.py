@@ -22,8 +22,8 @@ from app.api.request.services import EXTENSION, Services
 from app.cli.evaluation_commands import show_progress
 from app.config.settings import Settings
 from app.evaluation.estimates import compare_aucs, estimate_auc, estimate_share, measure_auc
+from tests.conftest import within
 from tests.evaluation.tiny_model import MANIFEST, SIDE_PX, write_pictures, write_tiny_model
-from tests.registry.test_model_follower import within
 from training.evaluation import estimate_auc as bootstrap_auc
 
 NAME = "tiny-brightness"
@@ -374,3 +374,17 @@ def test_picture_larger_than_a_body_may_be_is_not_counted(models: Path, pictures
     app.extensions[EXTENSION].follower.close()
     done = app.test_cli_runner().invoke(args=["models", "evaluate", f"{NAME}/1.0", "--data", str(pictures)])
     assert "not counted: 0/large.png: The file is larger than 1048576 bytes (SCANCER_MAX_BODY_BYTES)." in done.stderr
+
+
+def test_archive_is_not_measured_and_is_told_what_to_do(models: Path, pictures: Path, tmp_path: Path) -> None:
+    marked = models / "scans/1.0/MAR-INF"
+    marked.mkdir(parents=True)
+    model = {"modelName": "scans", "modelVersion": "1.0", "handler": "h.py"}
+    (marked / "MANIFEST.json").write_text(json.dumps({"runtime": "python", "model": model}))
+    (marked.parent / "h.py").write_text("def handle(data, context):\n    return ['done'] * len(data)\n")
+    app = create_app(Settings(models=models, instance=tmp_path / "instance"))
+    app.extensions[EXTENSION].follower.close()
+    done = app.test_cli_runner().invoke(args=["models", "evaluate", "scans", "--data", str(pictures)])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("FAILED scans/1.0: a model archive cannot be measured")
+    assert "send the pictures to /predictions/scans/1.0," in done.stderr

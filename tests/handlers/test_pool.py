@@ -21,8 +21,9 @@ from app.handlers.manager.pool_manager import Manager
 from app.handlers.manager_folder import has_manager, sweep, take_lock
 from app.pipeline.patience import ENDLESS
 from app.processes.frames import encode, read_message
+from tests.conftest import within
 from tests.handlers.archives import make_archive
-from tests.handlers.fixtures import Ask, has_ended, within
+from tests.handlers.fixtures import Ask, has_ended
 
 Start = Callable[..., HandlerArchive]
 
@@ -268,6 +269,25 @@ def test_caller_who_gives_up_leaves_the_line(pools: PoolClient, start: Start, as
 def test_handler_that_cannot_be_loaded_gives_its_reason(start: Start) -> None:
     with pytest.raises(ModelProcessError, match="ModuleNotFoundError: No module named 'no_such_package'"):
         start("import no_such_package\n")
+
+
+@pytest.mark.parametrize(
+    "fault, reason",
+    [
+        (
+            "os.kill(os.getpid(), 9)",
+            r"killed \(SIGKILL\): most likely out of memory \(limit \d+ bytes: SCANCER_MODEL_",
+        ),
+        (
+            "os.kill(os.getpid(), 11)",
+            r"crashed \(SIGSEGV\): perhaps a library got no more memory \(limit \d+ bytes: ",
+        ),
+        ("os._exit(3)", "ended with code 3 and told no reason"),
+    ],
+)
+def test_handler_that_ends_by_itself_says_how(start: Start, fault: str, reason: str) -> None:
+    with pytest.raises(ModelProcessError, match=reason):
+        start(f"import os\n{fault}\n")
 
 
 def test_killed_manager_is_started_anew_with_its_models_as_they_were_scaled(

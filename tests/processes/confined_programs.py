@@ -1,6 +1,7 @@
 """What the confined process is made to run by `test_confined_process.py`."""
 
 import atexit
+import errno
 import json
 import os
 import resource
@@ -57,6 +58,11 @@ def write_too_much(target: str) -> None:
     with Path(target).open("wb", 0) as file:
         for _ in range(17):
             file.write(bytes(1024 * 1024))
+
+
+def fill_disk(_: str) -> None:
+    """Fail as a write to a full disk does."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def be_killed(number: str) -> None:

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from app.compiling.folder_compiler import compile_in_process
 from app.config.settings import MIB, Settings
-from app.errors import CompiledModelError
+from app.errors import CompiledModelError, NotCompiledNowError
 from app.processes.confined_process import run_confined
 from tests.handlers.fixtures import has_ended
 from tests.processes import confined_programs as programs
@@ -61,6 +62,23 @@ def test_process_that_writes_too_large_a_file_is_told_the_limit_and_its_setting(
 def test_process_that_a_signal_ended_names_it_and_the_likely_cause(number: int, words: str) -> None:
     with pytest.raises(CompiledModelError, match=words):
         run_confined(programs.be_killed, [str(int(number))], SETTINGS, 60)
+
+
+@pytest.mark.parametrize(
+    ("task", "argument", "is_passing"),
+    [
+        (programs.fill_disk, "", True),
+        (programs.be_killed, str(int(signal.SIGKILL)), True),
+        (programs.be_killed, str(int(signal.SIGSEGV)), False),
+        (programs.end_early, "3", False),
+    ],
+)
+def test_failure_that_another_time_may_help_is_told_apart(
+    task: Callable[[str], None], argument: str, is_passing: bool
+) -> None:
+    with pytest.raises(CompiledModelError) as raised:
+        run_confined(task, [argument], SETTINGS, 60)
+    assert isinstance(raised.value, NotCompiledNowError) is is_passing
 
 
 def test_process_that_ends_without_a_word_tells_its_code() -> None:

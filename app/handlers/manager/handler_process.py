@@ -14,9 +14,11 @@ from typing import Any
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import PREFIX
 from app.handlers.handler_archive import HandlerArchive
+from app.processes.confinement import describe_exit
 from app.processes.frames import MAX_MESSAGE_BYTES, PARTS, BrokenMessageError, Message, encode, read_message
 
 BUFFER_BYTES = 1024 * 1024
+END_S = 1.0
 OnPart = Callable[[int, dict[str, Any], bytes], None]
 """Called with the place of a request in its batch, and header and body of a part of its answer."""
 OnParts = Callable[[Message], None]
@@ -118,11 +120,22 @@ class HandlerProcess:
             await self.end()
             raise HandlerLostError(f"took longer than {timeout_s:g} s") from None
         except (ConnectionResetError, BrokenPipeError):  # a socket is reset when it is closed with bytes unread
-            code = await self.end()
-            raise HandlerUnaskedError(f"it ended by itself with {code}") from None
-        except (EOFError, OSError, BrokenMessageError) as error:
-            code = await self.end()
-            raise HandlerLostError(f"{type(error).__name__}, process ended with {code}") from error
+            raise HandlerUnaskedError(await self.describe_end()) from None
+        except BrokenMessageError as error:
+            await self.end()
+            raise HandlerLostError(f"it said what is no answer: {error}") from error
+        except (EOFError, OSError) as error:
+            raise HandlerLostError(await self.describe_end()) from error
+
+    async def describe_end(self) -> str:
+        """Say how a process ended that has closed its end of the socket, and end all it started."""
+        try:
+            async with asyncio.timeout(END_S):  # its end closes a moment earlier
+                reason = describe_exit(await self.wait(), self._memory_bytes)
+        except TimeoutError:
+            reason = "it closed its connection"
+        await self.end()
+        return reason
 
     async def wait(self) -> int:
         """Wait until the process has ended; return its code."""

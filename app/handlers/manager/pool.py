@@ -175,7 +175,7 @@ class Pool:
             raise
         if ended.done() or process.is_gone:
             self._take_back(taking)
-            raise HandlerLostError(f"it ended by itself with {await ended}")
+            raise HandlerLostError(await process.describe_end())
         return taking.result()
 
     def _take_back(self, taking: "asyncio.Task[list[Job]]") -> None:

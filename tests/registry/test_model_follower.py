@@ -259,6 +259,7 @@ def test_folder_that_cannot_be_served_is_tried_again_when_it_changes(followed: F
     assert within(5, lambda: followed.is_ready("2.0"))
 
 
+@pytest.mark.alone
 def test_changes_are_followed_within_a_second(followed: Followed, pcam_example: bytes) -> None:
     followed.changes.register("two", Wishes(workers=1))
     assert within(2, lambda: followed.is_ready("2.0"))  # the first change imports SQLAlchemy

@@ -16,7 +16,7 @@ from sound_files import exif
 from app.config.setting_types import PROJECT_ROOT
 from app.pipeline.decoding.colour_profiles import MAX_PROFILE_BYTES
 from app.pipeline.decoding.decode import DecodedImage, decode
-from app.pipeline.decoding.jpeg import ADOBE_COLOURS
+from app.pipeline.decoding.jpeg.jpeg_format import ADOBE_COLOURS
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.png import OTHER_COLOURS
 

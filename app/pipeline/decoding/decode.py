@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from app.errors import BadRequestError, DamagedImageError, UnsupportedMediaError
-from app.pipeline.decoding import bmp, jpeg, png, webp
+from app.pipeline.decoding import bmp, png, webp
 from app.pipeline.decoding.colour_profiles import IGNORED, Colours, ProfileError, find_colours
 from app.pipeline.decoding.foreign_formats import name_foreign_format
 from app.pipeline.decoding.image_format import DAMAGE, UPRIGHT, ImageFormat
+from app.pipeline.decoding.jpeg import jpeg_format
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.samples import to_rgb
 from app.pipeline.decoding.tiff import tiff_format
 from app.pipeline.patience import Turn
 
-FORMATS: tuple[ImageFormat, ...] = (png.Png(), jpeg.Jpeg(), tiff_format.Tiff(), bmp.Bmp(), webp.Webp())
+FORMATS: tuple[ImageFormat, ...] = (png.Png(), jpeg_format.Jpeg(), tiff_format.Tiff(), bmp.Bmp(), webp.Webp())
 ACCEPTED = ", ".join(each.name for each in FORMATS[:-1]) + f" or {FORMATS[-1].name}"
 LONG_BYTES = 256 * 1024
 """Shorter files are decoded so quickly that `decode` does not ask meanwhile whether the caller still waits."""

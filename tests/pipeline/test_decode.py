@@ -72,7 +72,7 @@ def test_new_format_is_a_name_a_signature_and_an_entry_in_the_table(monkeypatch:
     body = encode(Image.fromarray(RGB), "PPM")
     with pytest.raises(UnsupportedMediaError):
         decode(body, LIMITS)
-    monkeypatch.setattr(decode_module, "FORMATS", (*FORMATS, Ppm()))
+    monkeypatch.setattr(decode_module, "FORMATS", (*FORMATS, Ppm))
     picture = decode(body, LIMITS)
     assert (np.asarray(picture.pixels) == RGB).all()
     assert (picture.format, picture.conversions) == ("PPM", ())

@@ -14,7 +14,8 @@ from PIL import Image
 
 from app.errors import DamagedImageError, UnsupportedImageError
 from app.pipeline.decoding.decode import decode
-from app.pipeline.decoding.jpeg.jpeg_format import MAX_SCANS, MAX_SEGMENTS, Jpeg
+from app.pipeline.decoding.jpeg.jpeg_format import Jpeg
+from app.pipeline.decoding.jpeg.jpeg_segments import MAX_SCANS, MAX_SEGMENTS
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.png import MAX_CHUNKS, Png
 

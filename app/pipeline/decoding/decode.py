@@ -18,14 +18,14 @@ from app.errors import BadRequestError, DamagedImageError, UnsupportedMediaError
 from app.pipeline.decoding import bmp, png, webp
 from app.pipeline.decoding.colour_profiles import IGNORED, Colours, ProfileError, find_colours
 from app.pipeline.decoding.foreign_formats import name_foreign_format
-from app.pipeline.decoding.image_format import DAMAGE, UPRIGHT, ImageFormat
+from app.pipeline.decoding.image_format import BROKEN_HEADER, DAMAGE, UPRIGHT, ImageFormat
 from app.pipeline.decoding.jpeg import jpeg_format
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.samples import to_rgb
 from app.pipeline.decoding.tiff import tiff_format
 from app.pipeline.patience import Turn
 
-FORMATS: tuple[ImageFormat, ...] = (png.Png(), jpeg_format.Jpeg(), tiff_format.Tiff(), bmp.Bmp(), webp.Webp())
+FORMATS: tuple[type[ImageFormat], ...] = (png.Png, jpeg_format.Jpeg, tiff_format.Tiff, bmp.Bmp, webp.Webp)
 ACCEPTED = ", ".join(each.name for each in FORMATS[:-1]) + f" or {FORMATS[-1].name}"
 LONG_BYTES = 256 * 1024
 """Shorter files are decoded so quickly that `decode` does not ask meanwhile whether the caller still waits."""
@@ -140,7 +140,7 @@ def find_format(body: bytes) -> ImageFormat:
         raise BadRequestError("The body is empty; send one picture.")
     for file_format in FORMATS:
         if file_format.signature.match(body):
-            return file_format
+            return file_format()
     foreign = name_foreign_format(body)
     if foreign is None:
         raise UnsupportedMediaError(f"The body is not a {ACCEPTED} picture.")
@@ -164,7 +164,7 @@ def ignore_pillow_warnings() -> None:
 def describe_damage(error: Exception) -> DamagedImageError:
     """Make the answer to what a broken file raised."""
     if isinstance(error, UnidentifiedImageError):
-        return DamagedImageError("The picture's header is damaged.")
+        return DamagedImageError(BROKEN_HEADER)
     return DamagedImageError("The picture is truncated or damaged.")
 
 

@@ -16,6 +16,7 @@ from app.pipeline.decoding.samples import SampleKind
 DAMAGE = (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError, KeyError, TypeError, zlib.error)
 """Errors that Pillow and the formats raise for broken files. Tests that cut files and flip bytes meet the first four;
 the others stand in the source of Pillow's readers."""
+BROKEN_HEADER = "The picture's header is damaged."
 SEVERAL_FRAMES = "The file holds several frames or pages; send one picture."
 NOT_TAKEN = "This kind of picture is not taken: {}. Export it as 8-bit RGB, in PNG or TIFF."
 ORIENTATION_TAG = 0x0112  # Exif 2.32, table 4
@@ -33,7 +34,7 @@ TURNS = {
 
 
 class ImageFormat:
-    """A file format. `decode` calls the methods in the order in which they stand here.
+    """A file format. `decode` makes an object for each file, and calls its methods in the order in which they stand.
 
     Each method may raise an error of `DAMAGE` for a broken file, and `UnsupportedImageError` or `DamagedImageError` to
     refuse it. A new format is one file with a subclass and one entry in `decode.FORMATS`. Pillow and answers know it by

@@ -149,6 +149,7 @@ FOREIGN = {
     "XML": ("an XML document", b'<?xml version="1.0"?><note/>'),
     "zip": ("a ZIP archive", make_archive()),
     "tar": ("an archive", bytes(257) + b"ustar\x0000" + bytes(200)),
+    "M4A": ("a sound file", b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom"),
     "sound": ("a sound file", b"RIFF\x24\0\0\0WAVEfmt " + bytes(64)),
     "random": ("", random.Random(10).randbytes(4096)),
     "one byte": ("", b"\x89"),

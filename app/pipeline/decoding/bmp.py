@@ -6,14 +6,21 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageFile
 
-from app.errors import UnsupportedImageError
-from app.pipeline.decoding.image_format import NOT_TAKEN, ImageFormat, check_palette, describe_samples
+from app.errors import DamagedImageError, UnsupportedImageError
+from app.pipeline.decoding.image_format import (
+    LONG,
+    NOT_TAKEN,
+    ImageFormat,
+    check_palette,
+    count_rest,
+    describe_samples,
+)
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.samples import SampleKind
 
 # Windows GDI: BITMAPINFOHEADER and its successors; BITMAPCOREHEADER is OS/2's. Offsets count from the file's start.
 CORE_BYTES, INFO_BYTES, OS2_BYTES, V3_BYTES, V5_BYTES = 12, 40, 64, 56, 124
-FILE_BYTES, PIXELS_OFFSET, INFO_OFFSET, CORE_OFFSET, MASKS_OFFSET = 14, 10, 18, 18, 54
+FILE_BYTES, FILE_BYTES_OFFSET, PIXELS_OFFSET, INFO_OFFSET, CORE_OFFSET, MASKS_OFFSET = 14, 2, 10, 18, 18, 54
 COLOUR_SPACE_OFFSET, PROFILE_OFFSET, EMBEDDED = 70, 126, b"DEBM"
 PLAIN, RLE_8, RLE_4, BIT_FIELDS = 0, 1, 2, 3
 BITS = (1, 4, 8, 16, 24, 32)
@@ -36,7 +43,9 @@ MASKS = {
 
 @dataclass(frozen=True)
 class Header:
-    """What a BMP says of its pixels. `colours` are the entries of its palette, of `entry_bytes` each."""
+    """What a BMP says of its pixels. `colours` are the entries of its palette, of `entry_bytes` each; `pixel_bytes` is
+    their length, 0 if it does not say.
+    """
 
     length: int
     bits: int
@@ -44,6 +53,7 @@ class Header:
     colours: int
     entry_bytes: int
     masks: tuple[int, ...]
+    pixel_bytes: int = 0
 
 
 class Bmp(ImageFormat):
@@ -70,6 +80,7 @@ class Bmp(ImageFormat):
     def load(self, image: ImageFile.ImageFile, body: bytes, follows_metadata: bool) -> tuple[Image.Image, int]:
         """Decode the pixels, those that Pillow takes for another kind by their palette, too."""
         header = read_header(body)
+        check_length(image.size, body, header)
         if header.length >= V5_BYTES and body[COLOUR_SPACE_OFFSET : COLOUR_SPACE_OFFSET + 4] == EMBEDDED:
             start, length = struct.unpack_from("<II", body, PROFILE_OFFSET)
             image.info["icc_profile"] = body[FILE_BYTES + start : FILE_BYTES + start + length]
@@ -93,10 +104,11 @@ def read_header(body: bytes) -> Header:
     if length == CORE_BYTES:
         _, _, _, bits = struct.unpack_from("<4H", body, CORE_OFFSET)
         return Header(length, bits, PLAIN, 2 ** min(bits, 8), 3, ())
-    _, _, _, bits, compression, _, _, _, colours = struct.unpack_from("<iiHHIIiiI", body, INFO_OFFSET)
+    _, _, _, bits, compression, pixel_bytes, _, _, colours = struct.unpack_from("<iiHHIIiiI", body, INFO_OFFSET)
     count = 0 if compression != BIT_FIELDS or length == OS2_BYTES else 4 if length >= V3_BYTES else 3
     masks = struct.unpack_from(f"<{count}I", body, MASKS_OFFSET)
-    return Header(length, bits, compression, colours or 2 ** min(bits, 8), 4, (*masks, 0) if count == 3 else masks)
+    masks = (*masks, 0) if count == 3 else masks
+    return Header(length, bits, compression, colours or 2 ** min(bits, 8), 4, masks, pixel_bytes)
 
 
 def describe(header: Header) -> str:
@@ -109,11 +121,25 @@ def describe(header: Header) -> str:
     return f"{describe_samples(kind, colours, 1, [header.bits])}, compression {header.compression}"
 
 
+def check_length(size: tuple[int, int], body: bytes, header: Header) -> None:
+    """Raise `DamagedImageError` if a file says that its pixels are longer than those of its size, and has them."""
+    file_bytes, _, start = struct.unpack_from("<3I", body, FILE_BYTES_OFFSET)
+    length = header.pixel_bytes or (0 if header.length >= V5_BYTES else file_bytes - start)
+    needed = count_row_bytes(size[0], header.bits) * size[1]
+    if length - needed >= count_rest(needed) and start + length <= len(body):
+        raise DamagedImageError(LONG.format("BMP"))
+
+
+def count_row_bytes(width: int, bits: int) -> int:
+    """Return the length of a row, padded to 4 bytes."""
+    return (width * bits + 31) // 32 * 4
+
+
 def read_indices(size: tuple[int, int], body: bytes, header: Header) -> Image.Image:
     """Read pixels of 4 or 8 bits whose palette is grey. Pillow takes them for pixels of 1 or 8 bits without one."""
     (start,) = struct.unpack_from("<I", body, PIXELS_OFFSET)
     is_top_down = header.length != CORE_BYTES and struct.unpack_from("<i", body, INFO_OFFSET + 4)[0] < 0
-    row_bytes = (size[0] * header.bits + 31) // 32 * 4
+    row_bytes = count_row_bytes(size[0], header.bits)
     data, raw_mode = body[start : start + row_bytes * size[1]], "P;4" if header.bits == 4 else "P"
     image = Image.frombytes("P", size, data, "raw", raw_mode, row_bytes, 1 if is_top_down else -1)
     palette_at = FILE_BYTES + header.length

@@ -16,6 +16,7 @@ ISO_BRANDS = (  # ISO/IEC 14496-12: the major brand stands behind "ftyp", other 
     (rb"(?:hei[cxms]|hev[cmxs]|mif1|msf1|mif2)", "a HEIC picture", EXPORT),
     (rb"jp[2xm]", "a JPEG 2000 picture", EXPORT),
     (rb"jxl ", "a JPEG XL picture", EXPORT),
+    (rb"M4[ABP] ", "a sound file", "send a picture"),
     (rb"", "a video", "export one frame as PNG"),
 )
 SIGNATURES = (

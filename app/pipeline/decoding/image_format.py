@@ -19,6 +19,9 @@ the others stand in the source of Pillow's readers."""
 BROKEN_HEADER = "The picture's header is damaged."
 SEVERAL_FRAMES = "The file holds several frames or pages; send one picture."
 NOT_TAKEN = "This kind of picture is not taken: {}. Export it as 8-bit RGB, in PNG or TIFF."
+LONG = "The {} is damaged: its pixel data go on behind the size that its header says; send the original file."
+REST_SHARE, REST_BYTES = 32, 64
+"""So much of the pixel data may lie behind the last pixel, since some programs leave a rest: a 32nd, or 64 bytes."""
 ORIENTATION_TAG = 0x0112  # Exif 2.32, table 4
 UPRIGHT, SIDEWAYS = 1, (5, 6, 7, 8)
 # Exif 2.32, table 4: the turn that brings a picture of each orientation upright.
@@ -102,11 +105,16 @@ def read_orientation(image: Image.Image) -> int:
 def turn_upright(image: Image.Image, follows_metadata: bool) -> tuple[Image.Image, int]:
     """Turn a loaded picture by its EXIF orientation if `follows_metadata`; returns it as `ImageFormat.load` does."""
     orientation = read_orientation(image) if follows_metadata else UPRIGHT
+    return turn(image, orientation), orientation
+
+
+def turn(image: Image.Image, orientation: int) -> Image.Image:
+    """Return a loaded picture turned upright, and close the one that was given; an upright one comes back as it is."""
     if orientation == UPRIGHT:
-        return image, orientation
+        return image
     turned = image.transpose(TURNS[orientation])
     image.close()  # 100 MB for 25 million pixels
-    return turned, orientation
+    return turned
 
 
 def describe_samples(
@@ -115,3 +123,8 @@ def describe_samples(
     """Name a kind of file by what its samples are; `bits` are those of each sample, or of all."""
     sizes = "-".join(str(size) for size in bits) if len(set(bits)) > 1 else str(bits[0])
     return f"{kind}, {colours}, {samples} x {sizes} bits, {number_format}"
+
+
+def count_rest(length: int) -> int:
+    """Return how many of so many bytes of pixel data may lie behind the last pixel."""
+    return max(length // REST_SHARE, REST_BYTES)

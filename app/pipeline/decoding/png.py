@@ -11,7 +11,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from app.errors import DamagedImageError, UnsupportedImageError
 from app.pipeline.decoding.colour_profiles import MAX_PROFILE_BYTES
-from app.pipeline.decoding.image_format import ImageFormat, check_palette, turn_upright
+from app.pipeline.decoding.image_format import LONG, ImageFormat, check_palette, count_rest, turn_upright
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.samples import SampleKind
 
@@ -57,14 +57,14 @@ class Png(ImageFormat):
 
     def check_file(self, body: bytes, limits: ImageLimits) -> bytes:
         """Check every checksum, the number, order and length of the chunks, and the size."""
-        kinds = check_chunks(body)
+        kinds, self._pixel_bytes = check_chunks(body)
         limits.check(*struct.unpack_from(">II", body, SIZE_OFFSET))
         return body if kinds.isdisjoint(COMPRESSED) else leave_out_bombs(body)
 
     def load(self, image: ImageFile.ImageFile, body: bytes, follows_metadata: bool) -> tuple[Image.Image, int]:
         """Decode the pixels; check the rows and the colours of a palette, and scale the transparent colour."""
         colours = len(image.palette.palette) // 3 if image.palette is not None else 0
-        image.load()
+        load_pixels(image, self._pixel_bytes)
         check_rows(image, body)
         check_palette(image, colours)
         scale_colour_key(image, body[BIT_DEPTH_OFFSET])
@@ -98,16 +98,18 @@ def read_chunks(body: bytes) -> Iterator[tuple[bytes, memoryview]]:
     raise UnsupportedImageError(f"The PNG has more than {MAX_CHUNKS} chunks.")
 
 
-def check_chunks(body: bytes) -> set[bytes]:
-    """Return the kinds of chunks. Raises `DamagedImageError` unless those that decide the pixels stand as often, as
-    long and in the order that the standard says: readers differ in what they make of others. Raises
-    `UnsupportedImageError` for an unknown chunk that says it is needed.
+def check_chunks(body: bytes) -> tuple[set[bytes], int]:
+    """Return the kinds of chunks, and the length of the pixel data. Raises `DamagedImageError` unless those that decide
+    the pixels stand as often, as long and in the order that the standard says: readers differ in what they make of
+    others. Raises `UnsupportedImageError` for an unknown chunk that says it is needed.
     """
     seen: set[bytes] = set()
-    last, entries = b"", 0
+    last, entries, length = b"", 0, 0
     for kind, data in read_chunks(body):
-        if kind == b"IDAT" == last:
-            continue
+        if kind == b"IDAT":
+            length += len(data)
+            if kind == last:
+                continue
         check_place(kind, seen)
         if kind == b"IHDR" and not is_header_valid(data):
             raise_fault("its header is broken")
@@ -121,7 +123,7 @@ def check_chunks(body: bytes) -> set[bytes]:
         raise_fault("it has no pixels")
     if body[COLOUR_TYPE_OFFSET] == PALETTE and not entries:
         raise_fault("it has no palette")
-    return seen
+    return seen, length
 
 
 def check_place(kind: bytes, seen: set[bytes]) -> None:
@@ -211,6 +213,26 @@ def count_inflated(kind: bytes, data: bytes, most: int) -> int:
         return len(zlib.decompressobj().decompress(stream, most)) if most else 0
     except zlib.error:
         return 0
+
+
+def load_pixels(image: ImageFile.ImageFile, length: int) -> None:
+    """Load a PNG whose pixel data have a length; raises `DamagedImageError` if its decoder needs less of them."""
+    read, left, rest = image.load_read, length, count_rest(length)  # type: ignore[attr-defined]  # a PNG's has it
+
+    def read_on(size: int) -> bytes:
+        """Read as Pillow does, but stop before the rest."""
+        nonlocal left
+        data: bytes = read(min(size, left - rest) if left > rest else size)
+        left -= len(data)
+        return data
+
+    image.load_read = read_on  # type: ignore[attr-defined]  # Pillow asks the object, then the class
+    try:
+        image.load()
+    finally:
+        del image.load_read  # type: ignore[attr-defined]  # it has the picture, which would keep itself alive
+    if left >= rest:
+        raise DamagedImageError(LONG.format("PNG"))
 
 
 def check_rows(image: Image.Image, body: bytes) -> None:

@@ -7,6 +7,7 @@ import re
 from PIL import Image, ImageFile
 
 from app.errors import DamagedImageError
+from app.pipeline.decoding.image_format import LONG, count_rest
 from app.pipeline.decoding.jpeg.jpeg_segments import Frame, Scan, Structure
 
 FOREIGN = re.compile(rb"\xff[\x01\xd8]")
@@ -19,11 +20,8 @@ block needs two or more.
 """
 END_MARKER = b"\xff\xd9"
 BLOCK_BYTES = 64 * 1024  # as Pillow reads; a `PatientFile` asks as often whether the caller waits
-REST_SHARE, REST_BYTES = 32, 64
-"""So much of a scan's data may lie behind the last pixel, since some cameras leave a rest: a 32nd, or 64 bytes."""
 CUT = "The JPEG is truncated: its pixel data end early; send the whole file."
 FEW_PASSES = "The JPEG is truncated: passes that bring its details are missing; send the whole file."
-LONG = "The JPEG is damaged: its pixel data go on behind the size that its header says; send the original file."
 WRONG_RESTARTS = (
     "The JPEG is damaged: restart markers are missing in its pixel data, or out of turn; send the whole file."
 )
@@ -108,7 +106,7 @@ def check_restarts(body: bytes, frame: Frame, scan: Scan) -> None:
     needed = -(-count_units(frame, scan) // scan.interval) - 1 if scan.interval else 0
     has_all = counts in ([(count + 7 - turn) // 8 for turn in range(8)] for count in (needed, needed + 1))
     if sum(counts) > needed + 1 and scan.interval:
-        raise DamagedImageError(LONG)
+        raise DamagedImageError(LONG.format("JPEG"))
     if not has_all or (scan.has_markers and not scan.interval) or FOREIGN.search(body, scan.start, scan.end):
         raise DamagedImageError(WRONG_RESTARTS)
 
@@ -145,11 +143,13 @@ def load_scans(image: ImageFile.ImageFile, body: bytes, structure: Structure) ->
 
 
 def check_rest(decoder: ScanDecoder, body: bytes, scan: Scan) -> None:
-    """Decode most of a scan; raises `DamagedImageError` if its pixels need no more."""
+    """Decode most of a scan; raises `DamagedImageError` if its pixels need no more. Where restarts are counted, libjpeg
+    may look for one, which looks like the end.
+    """
     end = scan.start + len(body[scan.start : scan.end].rstrip(b"\0\xff"))
-    place = end - max((end - scan.start) // REST_SHARE, REST_BYTES)
-    if place <= scan.start:
+    place = end - count_rest(end - scan.start)
+    if place <= scan.start or scan.has_markers:
         return
     decoder.feed_file(place)
     if decoder.is_behind(probe_bytes=2 if body[place] == 0xFF else 1):
-        raise DamagedImageError(LONG)
+        raise DamagedImageError(LONG.format("JPEG"))

@@ -23,7 +23,8 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True)
 class Directory:
-    """A page of a TIFF: its fields by tag, and the offset of the next page, 0 after the last one.
+    """A page of a TIFF: its fields by tag, the offset of the next page, 0 after the last one, and the offsets between
+    which the page itself stands.
 
     Values are read when they are asked for. They raise `struct.error` if they lie behind the file's end.
     """
@@ -32,6 +33,7 @@ class Directory:
     order: str
     fields: dict[int, Field]
     next: int
+    at: tuple[int, int]
 
     def numbers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Return the whole numbers of a tag, at most `MAX_NUMBERS`."""
@@ -79,7 +81,7 @@ def read_directory(body: bytes, offset: int | None = None) -> Directory:
         if values * SIZES.get(kind, 1) > width:
             (at,) = unpack(place, body, at)
         fields.setdefault(tag, Field(kind, values, at))
-    return Directory(body, order, fields, following if following != offset else 0)
+    return Directory(body, order, fields, following if following != offset else 0, (offset, end))
 
 
 def unpack(layout: str, body: bytes, at: int) -> tuple[int, ...]:

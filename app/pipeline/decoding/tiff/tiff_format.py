@@ -5,11 +5,12 @@ import re
 from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin
 
 from app.errors import DamagedImageError, UnsupportedImageError
-from app.pipeline.decoding.image_format import NOT_TAKEN, ORIENTATION_TAG, TURNS, ImageFormat, read_orientation
+from app.pipeline.decoding.image_format import NOT_TAKEN, ORIENTATION_TAG, UPRIGHT, ImageFormat, read_orientation, turn
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.samples import SampleKind
 from app.pipeline.decoding.tiff import tiff_kinds as tag
 from app.pipeline.decoding.tiff.tiff_directory import Directory, read_directory
+from app.pipeline.decoding.tiff.tiff_strips import check_strips
 
 WHITE_IS_ZERO, PALETTE, YCBCR = 0, 3, 6
 UNSPECIFIED, SEPARATE = 0, 2
@@ -32,6 +33,7 @@ class Tiff(ImageFormat):
         directory = read_directory(body)
         tag.check_is_whole(body, directory)
         check_samples(body, directory)
+        check_strips(directory)
         return body
 
     def refuse_rare_kind(self, body: bytes) -> None:
@@ -58,9 +60,9 @@ class Tiff(ImageFormat):
         correct_palette(image)
         orientation, stored = read_orientation(image), read_tags(image).get(ORIENTATION_TAG)
         image.load()
-        if orientation in TURNS and isinstance(stored, (bytes, tuple)):
-            return (image.transpose(TURNS[orientation]), orientation) if follows_metadata else (image, 1)
-        return image, orientation
+        if not isinstance(stored, (bytes, tuple)):
+            return image, orientation
+        return (turn(image, orientation), orientation) if follows_metadata else (image, UPRIGHT)
 
     def read_sample_kind(self, image: ImageFile.ImageFile, body: bytes) -> SampleKind:
         """Return the largest number of bits of the samples, what 0 means, and what reading has changed already."""

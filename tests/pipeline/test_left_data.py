@@ -13,12 +13,12 @@ from crafted import LONG, SHORT, encode, png, png_chunk, tiff
 from PIL import Image
 
 from app.config.setting_types import PROJECT_ROOT
-from app.errors import DamagedImageError
+from app.errors import DamagedImageError, UnsupportedImageError
 from app.pipeline.decoding import image_format
 from app.pipeline.decoding import png as png_module
 from app.pipeline.decoding.decode import decode
 from app.pipeline.decoding.limits import ImageLimits
-from app.pipeline.decoding.tiff import tiff_strips
+from app.pipeline.decoding.tiff import tiff_jpeg, tiff_strips
 
 LIMITS = ImageLimits(max_pixels=25_000_000)
 PIXELS = crafted.samples(41, 40, 30, 3)
@@ -124,6 +124,26 @@ def test_tiff_tables_of_any_type_are_read(kind: int, is_big: bool) -> None:
     }
     head = tiff((30, 40), [8] * 3, crafted.RGB, [], tags, is_big=is_big)
     takes(head.ljust(600, b"\0") + b"".join(STRIPS))
+
+
+@pytest.mark.parametrize("tags", [{}, {322: 32, 323: 32}], ids=["strips", "tiles"])
+def test_jpeg_in_a_tiff_that_was_cut_is_truncated(tags: dict[int, int]) -> None:
+    picture = Image.fromarray(crafted.samples(42, 64, 64, 3))
+    body = encode(picture, "TIFF", compression="jpeg", tiffinfo=tags)
+    assert decode(body, LIMITS).size == (64, 64)
+    last = body.rindex(b"\xff\xd9", 0, body.rindex(b"\xff\xd9"))
+    start = body.rindex(b"\xff\xda", 0, last)
+    at = start + (last - start) // 2
+    at -= body[at - 1] == 0xFF
+    cut = body[:at] + b"\xff\xd9" + bytes(last - at) + body[last + 2 :]
+    refuses(cut, "The JPEG is truncated")
+
+
+def test_tiff_of_too_many_jpegs_is_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiff_jpeg, "MAX_JPEGS", 3)
+    body = encode(Image.fromarray(PIXELS[:32]), "TIFF", compression="jpeg", tiffinfo={crafted.ROWS_PER_STRIP: 8})
+    with pytest.raises(UnsupportedImageError, match="more than 3 JPEGs"):
+        decode(body, LIMITS)
 
 
 def test_every_message_stands_in_the_document_for_callers() -> None:

@@ -1,1 +1,1 @@
-"""TIFF, the format with the most kinds; start at `tiff_format.py`. It knows tags, and nothing of other formats."""
+"""TIFF, the format with the most kinds; start at `tiff_format.py`. It knows tags, and JPEG, which may lie inside."""

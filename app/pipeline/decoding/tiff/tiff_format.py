@@ -10,6 +10,7 @@ from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.decoding.samples import SampleKind
 from app.pipeline.decoding.tiff import tiff_kinds as tag
 from app.pipeline.decoding.tiff.tiff_directory import Directory, read_directory
+from app.pipeline.decoding.tiff.tiff_jpeg import check_jpegs
 from app.pipeline.decoding.tiff.tiff_strips import check_strips
 
 WHITE_IS_ZERO, PALETTE, YCBCR = 0, 3, 6
@@ -49,6 +50,7 @@ class Tiff(ImageFormat):
     def check_header(self, image: ImageFile.ImageFile, limits: ImageLimits) -> None:
         """Refuse several pages and oversized tiles."""
         super().check_header(image, limits)
+        self._limits = limits
         tags = read_tags(image)
         limits.check(int(tags.get(tag.TILE_WIDTH, 1)), int(tags.get(tag.TILE_LENGTH, 1)), "A tile of the picture")
 
@@ -60,6 +62,7 @@ class Tiff(ImageFormat):
         correct_palette(image)
         orientation, stored = read_orientation(image), read_tags(image).get(ORIENTATION_TAG)
         image.load()
+        check_jpegs(read_directory(body), self._limits)
         if not isinstance(stored, (bytes, tuple)):
             return image, orientation
         return (turn(image, orientation), orientation) if follows_metadata else (image, UPRIGHT)

@@ -8,7 +8,7 @@ from app.pipeline.decoding.image_format import LONG, count_rest
 from app.pipeline.decoding.tiff import tiff_kinds as tag
 from app.pipeline.decoding.tiff.tiff_directory import SIZES, Directory
 
-STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_BYTES, TILE_OFFSETS = 273, 278, 279, 324
+STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 278, 279, 324, 325
 HEADER_BYTES, RAW, SEPARATE, YCBCR = 8, 1, 2, 6
 SHARED = (
     "The TIFF is damaged: the places of its strips or tiles overlap each other, or the file's own tables; send the "

@@ -15,13 +15,8 @@ import numpy as np
 from app.arrays import Scores
 from app.compiling.compilation import draw_pictures
 from app.compiling.folder_compiler import infer
-from app.compiling.manifest_check import (
-    check_count,
-    check_end,
-    check_sigmoids,
-    ends_in_activation,
-    find_normalization,
-)
+from app.compiling.input_check import find_normalization
+from app.compiling.manifest_check import check_count, check_end, check_sigmoids, ends_in_activation
 from app.config.settings import Settings
 from app.engines.base import build_reference
 from app.engines.conversion import require_framework

@@ -41,6 +41,12 @@ def prefixed(*prefixes: str, weights: dict[str, Any] = WEIGHTS) -> dict[str, Any
     return {prefix + name: tensor for prefix in prefixes for name, tensor in weights.items()}
 
 
+def with_head(*prefixes: str) -> dict[str, Any]:
+    """The weights with other layers at their end, as transfer learning leaves them."""
+    body = {name: tensor for name, tensor in WEIGHTS.items() if not name.startswith("head.")}
+    return body | prefixed(*prefixes, weights={"weight": torch.ones(2, 4), "bias": torch.ones(2)})
+
+
 def train() -> dict[str, Any]:
     """The state of an optimizer that has made a step: tensors, numbered by parameter."""
     optimizer = torch.optim.AdamW(NETWORK.parameters())
@@ -145,15 +151,20 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "another network": (
         lambda: {"state_dict": {f"layer{n}.weight": torch.ones(1) for n in range(60)}},
-        r"not hold the weights of resnet18 under state_dict: it lacks conv\.bias and 7 more, and holds layer0",
+        r"not hold the weights of resnet18 under state_dict: it lacks conv\.weight and 7 more, and holds layer",
     ),
     "a part": (
         lambda: prefixed("module.", weights=dict(list(WEIGHTS.items())[:3])),
-        r"it lacks head",
+        r"it lacks conv\.weight and 7 more, and holds module\.conv\.bias and 2 more; name the architecture",
     ),
     "several prefixes": (
         lambda: {("a." if "head" in name else "b.") + name: tensor for name, tensor in WEIGHTS.items()},
-        r"it has names of several prefixes, and holds a\.head\.bias and 8 more",
+        r"with the prefix b\.: it lacks head\.weight and 1 more, and holds a\.head\.bias and 1 more; its last layers",
+    ),
+    "another head": (
+        lambda: {"model": prefixed("module.", weights=with_head("head.1.", "head.4."))},
+        r"resnet18 under model with the prefix module\.: it lacks head\.weight and 1 more, and holds module\.head"
+        r"\.1\.bias and 3 more; its last layers were replaced: export the network as a whole \(ONNX, TorchScript\)$",
     ),
     "other classes": (
         lambda: SHAPED,
@@ -258,5 +269,17 @@ def test_architecture_of_a_checkpoint_is_found(tmp_path: Path) -> None:
     torch.save({"model": state, "head.weight": torch.zeros(2)}, path)
     assert find_architecture(path) == ("mobilenet_v3_small", 3)
     torch.save({**state, "head.weight": torch.zeros(2)}, path)
+    with pytest.raises(IntegrityError, match=r"holds head\.weight, for which mobilenet_v3_small has no place; export"):
+        find_architecture(path)
+    changed = {name.replace("classifier.3.", "classifier.4."): tensor for name, tensor in state.items()}
+    torch.save({"net": prefixed("module.", weights=changed)}, path)
+    with pytest.raises(IntegrityError, match=r"lacks classifier\.3\.weight and 1 more.*its last layers were replaced"):
+        find_architecture(path)
+    torch.save(prefixed("model.", weights=WEIGHTS), path)
     with pytest.raises(IntegrityError, match="of no known architecture"):
+        find_architecture(path)
+    torch.save({"model": nn.Linear(2, 2), "epoch": 3}, path)
+    with pytest.raises(
+        IntegrityError, match=r"holds model and 1 more alone, and no tensors by name; save network\.state"
+    ):
         find_architecture(path)

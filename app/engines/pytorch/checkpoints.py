@@ -1,5 +1,7 @@
 """Finds a network's weights in what a trainer has saved: under a key, or under names with a prefix."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +16,8 @@ COUNTER = "num_batches_tracked"
 """End of the name of a count that training alone needs; files of old versions lack it."""
 BESIDE = ("criterion.", "loss.", "loss_fn.", "loss_func.", "loss_function.", "n_averaged")
 """How weights begin that belong to the loss, or to an average over epochs, and not to the network."""
+MOST_MISSING = 0.5
+"""A file that lacks less of a network's names holds that network, changed."""
 MAX_SHOWN = 60
 
 Tensors = Mapping[str, Tensor]
@@ -119,7 +123,7 @@ def _find_prefixes(group: Tensors, names: list[str]) -> list[str]:
 
 def _explain(file: str, content: Any, network: str, needed: Tensors) -> IntegrityError:
     """Say why a file does not hold a network's weights, in few words."""
-    groups, names = dict(_list_groups(content, ())), _list_names(needed)
+    groups = dict(_list_groups(content, ()))
     if not groups:
         held = f"{_name([str(key) for key in content])} alone" if isinstance(content, dict) and content else "no dict"
         return IntegrityError(
@@ -127,15 +131,41 @@ def _explain(file: str, content: Any, network: str, needed: Tensors) -> Integrit
             "save network.state_dict() with torch.save, and add that file"
         )
     keys, group = max(groups.items(), key=lambda item: len(item[1]))
-    ends = {name.removeprefix(before) for name in group for before in ("", name.partition(".")[0] + ".")}
-    missing, foreign = sorted(set(names) - ends), sorted(name for name in group if name not in names)
+    prefix, missing = _find_missing(group, needed)
+    foreign = sorted(name for name in group if name.removeprefix(prefix or "") not in needed)
+    change = "name the architecture that they are of, or export the network as a whole"
+    if prefix is not None and _list_names(needed)[-len(missing) :] == missing:
+        change = "its last layers were replaced: export the network as a whole (ONNX, TorchScript)"
     where = f" {Place(keys, '').describe()}" if keys else ""
-    reason = f"it lacks {_name(missing)}" if missing else "it has names of several prefixes"
+    where += f" with the prefix {prefix[:MAX_SHOWN]}" if prefix else ""
     return IntegrityError(
-        f"{file} does not hold the weights of {network}{where}: {reason}"
+        f"{file} does not hold the weights of {network}{where}: it lacks {_name(missing)}"
         + (f", and holds {_name(foreign)}" if foreign else "")
-        + "; name the architecture that they are of, or export the network as a whole"
+        + f"; {change}"
     )
+
+
+def find_nearest(content: Any, networks: Mapping[str, Tensors]) -> str | None:
+    """Name the network, of several, that a file holds most of; None if it holds less than half of each."""
+    groups = [group for _, group in _list_groups(content, ())]
+    missing = {
+        name: min((len(_find_missing(group, needed)[1]) for group in groups), default=0) / len(_list_names(needed))
+        for name, needed in networks.items()
+    }
+    nearest = min(missing, key=missing.__getitem__)
+    return nearest if missing[nearest] < MOST_MISSING else None
+
+
+def _find_missing(group: Tensors, needed: Tensors) -> tuple[str | None, list[str]]:
+    """Return the prefix with which a group has most of the names that a network needs, and those that it lacks then.
+
+    The prefix is None, and all names are lacking, where a group is of another network.
+    """
+    starts = ((name, at) for name in group for at in (0, *(dot.end() for dot in re.finditer(r"\.", name))))
+    prefixes = Counter(name[:at] for name, at in starts if name[at:] in needed)
+    names, prefix = _list_names(needed), prefixes.most_common(1)[0][0] if prefixes else ""
+    missing = [name for name in names if prefix + name not in group]
+    return (prefix, missing) if len(missing) < MOST_MISSING * len(names) else (None, names)
 
 
 def _name(names: list[str]) -> str:

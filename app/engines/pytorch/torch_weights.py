@@ -12,7 +12,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from app.engines.network_facts import MAX_TEXT
 from app.engines.pytorch.checkpoint_classes import is_training_class
-from app.engines.pytorch.checkpoints import Tensors, list_found, refuse_several
+from app.engines.pytorch.checkpoints import Tensors, find_nearest, find_weights, list_found, refuse_several
 from app.engines.pytorch.torch_architectures import ARCHITECTURES
 from app.errors import IntegrityError
 
@@ -93,16 +93,18 @@ def find_architecture(path: Path) -> tuple[str, int]:
 
     Raises `IntegrityError` if they belong to none, or if there are several sets of them.
     """
-    content = read_weights(path)
+    content, tried = read_weights(path), {}
     for name, build in ARCHITECTURES.items():
         with torch.device("meta"):
-            needed = build(TRIED_OUTPUTS).state_dict()
+            needed = tried[name] = build(TRIED_OUTPUTS).state_dict()
         found = [each for each in list_found(content, needed) if not each.more]
         outputs = {count for each in found if (count := _count_outputs(each.weights, needed)) is not None}
         if outputs and len(found) > 1:
             raise refuse_several(path.name, name, found)
         if outputs:
             return name, outputs.pop()
+    if (nearest := find_nearest(content, tried)) is not None:
+        find_weights(path.name, content, nearest, tried[nearest])  # says why the file does not hold them
     raise IntegrityError(
         f"{path.name} holds the weights of no known architecture ({', '.join(sorted(ARCHITECTURES))}): export the "
         "whole network as ONNX or TorchScript"

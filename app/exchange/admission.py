@@ -3,6 +3,7 @@
 import re
 import shutil
 from contextlib import suppress
+from pathlib import Path
 
 from app.compiling.folder_compiler import compile_in_process, hold_in_process
 from app.config.settings import Settings
@@ -10,7 +11,7 @@ from app.engines.compile_report import COMPILED_FOLDER
 from app.engines.int8_report import INT8_FOLDER
 from app.engines.process_engine import runs_natively
 from app.errors import FrameworkMissingError, ModelFormatError
-from app.exchange.model_format import ModelFormat, Trust, identify
+from app.exchange.model_format import ModelFormat, Trust, describe_unknown, identify
 from app.exchange.quarantine import Arrival
 from app.exchange.unpacking import find_limits, verify_zip
 from app.handlers.handler_archive import HandlerArchive
@@ -80,22 +81,38 @@ def check_artifact(folder: ModelFolder, manifest: ModelManifest, settings: Setti
     if kind is not wanted:
         if kind in ARTIFACTS:
             rule = f'by its name, and framework = "{manifest.framework}", it should be {wanted.title}'
-            raise ModelFormatError(f"{path.name} is {kind.title}; {rule}")
+            raise ModelFormatError(
+                f"{path.name} is {kind.title}; {rule}; {suggest_lines(path, manifest.framework, kind)}"
+            )
         if kind in UNPACKABLE:
             raise ModelFormatError(f"{path.name} is {kind.title} or damaged; {wanted.title} is wanted")
-        raise refuse(path.name, kind)
+        raise refuse(path, kind)
     if kind is ModelFormat.KERAS:
         verify_zip(path, find_limits(settings))
 
 
-def refuse(name: str, kind: ModelFormat) -> ModelFormatError:
-    """Make the error that says why a format is not taken."""
-    reason = f"{name} is {kind.title}, which is not taken"
+def find_framework(kind: ModelFormat) -> tuple[str, list[str]]:
+    """Find the framework of an artifact, and the suffixes that its name may have."""
+    framework = next(name for name, each in FRAMEWORKS.items() if kind.name in each.formats.values())
+    return framework, [suffix for suffix, name in FRAMEWORKS[framework].formats.items() if name == kind.name]
+
+
+def suggest_lines(path: Path, framework: str, kind: ModelFormat) -> str:
+    """Say which lines of a manifest fit an artifact that is of another format than they say."""
+    right, suffixes = find_framework(kind)
+    lines = [] if right == framework else [f'framework = "{right}"']
+    lines += [] if path.suffix in suffixes else [f'file = "{path.stem}{suffixes[0]}"']
+    architecture = {framework: "; leave architecture out", right: "; name the architecture"}.get("torch", "")
+    return f"say {' and '.join(lines)}{architecture if right != framework else ''}"
+
+
+def refuse(path: Path, kind: ModelFormat) -> ModelFormatError:
+    """Make the error that says why a format is not taken, and what to do."""
+    if kind is ModelFormat.UNKNOWN:
+        return ModelFormatError(describe_unknown(path))
+    reason = f"{path.name} is {kind.title}, which is not taken"
     if kind.trust is Trust.DATA:
         return ModelFormatError(f"{reason}; convert it to .keras or .safetensors")
     if kind in ARTIFACTS:
         return ModelFormatError(f"{reason}: loading it can run code; SCANCER_PROGRAMS=all trusts every program")
-    if kind in (ModelFormat.PICKLE, ModelFormat.TORCH_PICKLE):
-        hint = "save network.state_dict() with torch.save, and add that file"
-        return ModelFormatError(f"{reason}: loading it can run code; {hint}")
-    return ModelFormatError(f"{reason}: loading it can run code")
+    return ModelFormatError(f"{reason}: {kind.advice}")

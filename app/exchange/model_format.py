@@ -34,8 +34,12 @@ class Trust(StrEnum):
     NEVER = "never"
 
 
+RUNS_CODE = "loading it can run code"
+SAVE_WEIGHTS = f"{RUNS_CODE}; save network.state_dict() with torch.save, and add that file"
+
+
 class ModelFormat(Enum):
-    """A format: its title in messages, with the article, and what loading a file of it may do."""
+    """A format: its title in messages, with the article, what loading a file of it may do, and advice on a refusal."""
 
     SAFETENSORS = ("safetensors", Trust.DATA)
     STATE_DICT = ("a PyTorch state dict or checkpoint", Trust.DATA)
@@ -47,16 +51,24 @@ class ModelFormat(Enum):
     PT2 = ("a torch.export archive", Trust.PROGRAM)
     SAVED_MODEL = ("a TensorFlow SavedModel", Trust.PROGRAM)
     ONNX = ("an ONNX model", Trust.PROGRAM)
-    OPENVINO = ("an OpenVINO IR", Trust.PROGRAM)
-    MAR = ("a TorchServe archive", Trust.PROGRAM)
-    PICKLE = ("a pickle", Trust.NEVER)
-    TORCH_PICKLE = ("a PyTorch pickle of more than weights", Trust.NEVER)
-    TAR = ("a tar file", Trust.NEVER)
-    ARCHIVE = ("an archive of another kind", Trust.NEVER)
+    OPENVINO = ("an OpenVINO IR", Trust.PROGRAM, f"{RUNS_CODE}; add the model that it was made from")
+    MAR = ("a TorchServe archive", Trust.PROGRAM, "add it alone, without a manifest")
+    PICKLE = ("a pickle", Trust.NEVER, SAVE_WEIGHTS)
+    TORCH_PICKLE = ("a PyTorch pickle of more than weights", Trust.NEVER, SAVE_WEIGHTS)
+    OLD_TORCH = (
+        "a PyTorch file in the form of before version 1.6",
+        Trust.NEVER,
+        "read it with torch.load(file, weights_only=True), and save its state dict with torch.save",
+    )
+    TFLITE = ("a TensorFlow Lite model", Trust.NEVER, "add the Keras model or the SavedModel that it was made from")
+    LFS_POINTER = ("a pointer of Git LFS, and not the file itself", Trust.NEVER, "fetch the file with git lfs pull")
+    WEB_PAGE = ("a web page, and not a model", Trust.NEVER, "download the file itself")
+    TAR = ("a tar file", Trust.NEVER, "pack it as .tar.gz or .zip")
+    ARCHIVE = ("an archive of another kind", Trust.NEVER, "unpack it, and add what is in it")
     UNKNOWN = ("of no known format", Trust.NEVER)
 
-    def __init__(self, title: str, trust: Trust) -> None:
-        self.title, self.trust = title, trust
+    def __init__(self, title: str, trust: Trust, advice: str = RUNS_CODE) -> None:
+        self.title, self.trust, self.advice = title, trust, advice
 
 
 # A pickle begins with its protocol. Without one, it begins with an opcode that opens a call or a container.
@@ -66,7 +78,11 @@ HEADS = (
     (rb"\x89HDF\r\n\x1a\n", ModelFormat.HDF5),
     (rb".{257}ustar", ModelFormat.TAR),
     (rb".{4}\0{4}\{", ModelFormat.SAFETENSORS),  # length of the header, then the header in JSON
+    (rb"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", ModelFormat.OLD_TORCH),  # its magic number, pickled
     (PICKLE_PATTERN, ModelFormat.PICKLE),
+    (rb".{4}TFL3", ModelFormat.TFLITE),
+    (rb"version https://git-lfs", ModelFormat.LFS_POINTER),
+    (rb"(?i)\s*<(!doctype html|html)", ModelFormat.WEB_PAGE),
     (rb"\s*(<\?xml[^>]*\?>)?\s*<net[\s>]", ModelFormat.OPENVINO),
     # Protobuf messages, written in the order of their fields: saved_model_schema_version is 1, then meta_graphs;
     (rb"\x08\x01\x12", ModelFormat.SAVED_MODEL),
@@ -86,6 +102,17 @@ FOLDER_MARKS = (
     (HANDLER_MANIFEST, ModelFormat.MAR),
     ("saved_model.pb", ModelFormat.SAVED_MODEL),
 )
+
+
+def describe_unknown(path: Path) -> str:
+    """Say of a file or folder of no known format what is taken instead."""
+    if path.is_dir():
+        return f"{path.name} is a folder without {' or '.join(mark for mark, _ in FOLDER_MARKS)}"
+    reason = "of no known format, or damaged" if path.stat().st_size else "empty"
+    return (
+        f"{path.name} is {reason}; taken are safetensors, state dicts of PyTorch, .keras and .h5, ONNX, TorchScript, "
+        ".pt2, SavedModels, archives of TorchServe, and model folders, packed as zip or tar.gz or not"
+    )
 
 
 def identify(path: Path) -> ModelFormat:

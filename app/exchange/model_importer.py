@@ -14,7 +14,7 @@ from typing import Any
 from app.compiling.proposal import propose_manifest
 from app.config.settings import Settings
 from app.errors import ManifestError, ModelExistsError, ModelFormatError
-from app.exchange.admission import ARTIFACTS, UNPACKABLE, admit, refuse
+from app.exchange.admission import ARTIFACTS, UNPACKABLE, admit, find_framework, refuse
 from app.exchange.archive_signing import bring_signature
 from app.exchange.model_format import ModelFormat, Trust, identify
 from app.exchange.quarantine import Arrival, Quarantine, use_quarantine
@@ -122,22 +122,24 @@ def bring_archive(root: Path, quarantine: Quarantine, name: str | None, handler:
 def bring_in(source: Path, manifest: Path | None, quarantine: Quarantine, settings: Settings) -> Arrival:
     """Bring what `add_model` takes into quarantine; raises as `bring`."""
     kind, limits = identify(source), find_limits(settings)
-    check_size(source, settings)
+    check_source(source, kind, settings)
     unpacked = quarantine.path / UNPACKED
     if is_taken(kind, settings):
         root = lay_out(source, manifest, unpacked, limits)
-    elif kind not in UNPACKABLE:
-        raise refuse(source.name, kind)
     elif manifest is not None and kind in (ModelFormat.FOLDER, ModelFormat.PACKED):
         raise ModelFormatError(f"{source.name} is {kind.title} and has a manifest of its own; name none beside it")
+    elif kind not in UNPACKABLE or (manifest is not None and (kind is ModelFormat.ARCHIVE or source.is_dir())):
+        raise refuse(source, kind)
     else:
         root = unpack(source, unpacked, limits)
     parsed = parse_manifest(read_with_sha256(root))
     return Arrival(quarantine.place(root, parsed.name, parsed.version), parsed)
 
 
-def check_size(source: Path, settings: Settings) -> None:
-    """Raise `ModelFormatError` for a file that is larger than is allowed."""
+def check_source(source: Path, kind: ModelFormat, settings: Settings) -> None:
+    """Raise `ModelFormatError` for a file that is larger than is allowed, or a part of what is a folder."""
+    if kind is ModelFormat.SAVED_MODEL and source.is_file():
+        raise ModelFormatError(f"{source.name} is a part of a SavedModel: add the folder that it lies in")
     if source.is_file() and source.stat().st_size > settings.max_model_bytes:
         raise ModelFormatError(f"{source.name} is larger than the {settings.max_model_bytes} bytes that are allowed")
 
@@ -150,15 +152,14 @@ def is_taken(kind: ModelFormat, settings: Settings) -> bool:
 def propose(source: Path, settings: Settings) -> str:
     """Return the text of a manifest for an artifact alone; nothing is added. Raises `ModelFolderError` or `OSError`."""
     kind = identify(source)
-    check_size(source, settings)
+    check_source(source, kind, settings)
     if kind in (ModelFormat.FOLDER, ModelFormat.PACKED, ModelFormat.MAR):
         raise ModelFormatError(f"{source.name} is {kind.title} and has a manifest of its own; add it without --propose")
     if not is_taken(kind, settings):
-        raise refuse(source.name, kind)
+        raise refuse(source, kind)
     if kind is ModelFormat.KERAS:
         verify_zip(source, find_limits(settings))
-    framework = next(name for name, each in FRAMEWORKS.items() if kind.name in each.formats.values())
-    suffixes = [suffix for suffix, name in FRAMEWORKS[framework].formats.items() if name == kind.name]
+    framework, suffixes = find_framework(kind)
     with tempfile.TemporaryDirectory() as folder:
         path = source
         if source.suffix not in suffixes:  # loaders go by the name

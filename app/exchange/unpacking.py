@@ -15,7 +15,7 @@ from pathlib import Path
 from app.config.settings import Settings
 from app.errors import ArchiveError
 from app.exchange import tgz_reader, zip_reader
-from app.exchange.model_format import HANDLER_MANIFEST, ModelFormat, identify_file
+from app.exchange.model_format import HANDLER_MANIFEST, ModelFormat, describe_unknown, identify_file
 from app.manifest.model_manifest import MANIFEST_FILE
 from app.repository.model_content import is_hidden
 
@@ -71,9 +71,7 @@ def open_source(source: Path, limits: ArchiveLimits) -> Files:
         return read_zip(source, limits)
     if head.startswith(tgz_reader.MAGIC):
         return tgz_reader.read_tgz(source, limits.members)
-    raise ArchiveError(
-        f"{source.name} is of no known format, or damaged; zip and tar.gz archives, folders and model files are taken"
-    )
+    raise ArchiveError(describe_unknown(source))
 
 
 def read_zip(source: Path, limits: ArchiveLimits) -> Files:

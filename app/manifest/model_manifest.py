@@ -182,7 +182,8 @@ def parse_artifact(table: Table, framework: str) -> Artifact:
     file = table.text("file", FILE_RULE)
     suffixes = FRAMEWORKS[framework].suffixes
     if not file.endswith(suffixes):
-        raise table.fail("file", f"must end in {' or '.join(suffixes)} for {framework}")
+        rule = f"must end in {' or '.join(suffixes)} for {framework}"
+        raise table.fail("file", f'{rule}; it is "{file}"; the file that you add gets this name, whatever its own is')
     architecture = table.text("architecture") if framework == "torch" else None
     artifact = Artifact(file, table.text("sha256", SHA256_RULE), architecture)
     table.end()

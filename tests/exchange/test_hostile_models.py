@@ -123,7 +123,7 @@ def test_files_of_the_frameworks_own_making_are_known(tmp_path: Path) -> None:
     torch.save(network, tmp_path / "module")
     torch.export.save(torch.export.export(network, (torch.zeros(1, 2),)), tmp_path / "exported.pt2")
     assert identify(tmp_path / "weights") is ModelFormat.STATE_DICT
-    assert identify(tmp_path / "old") is ModelFormat.PICKLE
+    assert identify(tmp_path / "old") is ModelFormat.OLD_TORCH
     assert identify(tmp_path / "module") is ModelFormat.TORCH_PICKLE
     assert identify(tmp_path / "exported.pt2") is ModelFormat.PT2
 

@@ -10,11 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
+from app.errors import ModelFolderError, ModelFormatError
+from app.exchange.admission import suggest_lines
 from app.exchange.model_format import ModelFormat, Trust, identify
+from app.exchange.model_importer import add_model, propose
 from tests.exchange import hostile
 
 PCAM, ISIC = hostile.PCAM, hostile.ISIC
@@ -82,6 +87,71 @@ def test_file_of_two_kinds_is_the_more_dangerous_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "content, reason",
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "pointer of Git LFS.*: fetch the file with git lfs",
+        ),
+        (
+            b"\n<!DOCTYPE html><html>404</html>",
+            "a web page, and not a model, which is not taken: download the file itself",
+        ),
+        (b"\x1c\0\0\0TFL3\0\0\0\0", "a TensorFlow Lite model, which is not taken: add the Keras model"),
+        (
+            b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.",
+            r"read it with torch\.load\(file, weights_only",
+        ),
+        (b"GGUF\3\0\0\0", "of no known format, or damaged; taken are safetensors, state dicts"),
+        (b"", "is empty; taken are safetensors"),
+        (b"\x08\x01\x12\x02", "is a part of a SavedModel: add the folder that it lies in"),
+    ],
+    ids=["Git LFS", "web page", "TensorFlow Lite", "old PyTorch", "foreign", "empty", "part of a SavedModel"],
+)
+@pytest.mark.parametrize("manifest", [None, PCAM / "model.toml"], ids=["alone", "with a manifest"])
+def test_what_is_no_model_file_is_named_with_what_to_do(
+    tmp_path: Path, content: bytes, reason: str, manifest: Path | None
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    (tmp_path / "models").mkdir()
+    settings = Settings(models=tmp_path / "models", instance=tmp_path / "instance")
+    with pytest.raises(ModelFolderError, match=reason):
+        add_model(tmp_path / "model.onnx", settings, manifest)
+    with pytest.raises(ModelFolderError, match=reason):
+        propose(tmp_path / "model.onnx", settings)
+
+
+def test_archive_of_a_model_file_is_refused_beside_a_manifest(tmp_path: Path) -> None:
+    source = hostile.write_zip(tmp_path / "model.zip", ("model.onnx", b"\x08\x08\x12"))
+    (tmp_path / "models").mkdir()
+    settings = Settings(models=tmp_path / "models", instance=tmp_path / "instance")
+    with pytest.raises(ModelFormatError, match=r"^model\.zip is an archive .*: unpack it, and add what is in it$"):
+        add_model(source, settings, PCAM / "model.toml")
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(
+        ModelFormatError, match=r"^checkpoint is a folder without model\.toml or .* or saved_model\.pb$"
+    ):
+        add_model(tmp_path / "checkpoint", settings, PCAM / "model.toml")
+
+
+@pytest.mark.parametrize(
+    "file, framework, kind, lines",
+    [
+        ("a.pt", "torch", ModelFormat.TORCHSCRIPT, 'say framework = "torchscript"; leave architecture out'),
+        ("a.pt2", "torch_export", ModelFormat.TORCHSCRIPT, 'say framework = "torchscript" and file = "a.pt"'),
+        ("a.pt", "torchscript", ModelFormat.STATE_DICT, 'say framework = "torch"; name the architecture'),
+        ("a.keras", "keras", ModelFormat.HDF5, 'say file = "a.h5"'),
+        ("a.pt", "torch", ModelFormat.SAFETENSORS, 'say file = "a.safetensors"'),
+        ("a.onnx", "onnx", ModelFormat.KERAS, 'say framework = "keras" and file = "a.keras"'),
+    ],
+)
+def test_artifact_of_another_format_is_refused_with_the_lines_to_change(
+    file: str, framework: str, kind: ModelFormat, lines: str
+) -> None:
+    assert suggest_lines(Path(file), framework, kind) == lines
+
+
+@pytest.mark.parametrize(
     "text", [b"\x80\x02c__builtin__\neval\n.", b"\x80\x04\x8c\x02os\x8c\x06system\x93.", b"\x80\x02(i__main__\nA\n."]
 )
 def test_pickle_that_refers_to_more_than_tensors_is_no_state_dict(tmp_path: Path, text: bytes) -> None:
@@ -102,7 +172,7 @@ def test_model_file_of_a_saved_model_alone_is_named(tmp_path: Path) -> None:
     assert identify(hostile.saved_model(tmp_path) / "saved_model.pb") is ModelFormat.SAVED_MODEL
 
 
-@settings(max_examples=300, deadline=None)
+@examples(max_examples=300, deadline=None)
 @given(head=st.sampled_from([b"", *MAGICS]), rest=st.binary(max_size=200))
 def test_any_bytes_are_told(tmp_path_factory: pytest.TempPathFactory, head: bytes, rest: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any"
@@ -110,7 +180,7 @@ def test_any_bytes_are_told(tmp_path_factory: pytest.TempPathFactory, head: byte
     assert identify(path) in ModelFormat
 
 
-@settings(max_examples=300, deadline=None)
+@examples(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_damaged_zip_is_told(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Runs of extreme bytes put anywhere into a zip64 archive: offsets beyond any file, fields cut short."""

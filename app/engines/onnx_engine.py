@@ -1,5 +1,7 @@
 """Runs an ONNX model in ONNX Runtime."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,24 @@ from app.engines.network_facts import find_class_names
 from app.engines.network_input import describe_tensor, free_batch, require_one
 from app.engines.reference_engine import ReferenceEngine
 from app.errors import IntegrityError
+
+NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:|Exception during initialization: |Fatal error: "
+    r"|\S+\.(?:cc|h):\d+ (?:[\w: ]*::\w+\([^()]*\)|\w+) "
+)
+"""What ONNX Runtime writes of itself and of the server's folders into its errors."""
+MISSING_WEIGHTS = re.compile(r'External data path does not exist: "?([^"\n]+)')
+
+
+def explain(path: Path, text: str) -> str:
+    """Say why ONNX Runtime cannot load a file, by its error."""
+    if missing := MISSING_WEIGHTS.search(text):
+        return (
+            f"{path.name} keeps its weights in {Path(missing[1]).name}, and a file beside it is taken under the name "
+            f"{path.name}.data or {path.name}_data alone; bring both under these names, or write the model into one "
+            f"file: onnx.save(onnx.load('{path.name}'), 'whole.onnx')"
+        )
+    return f"ONNX Runtime cannot load {path.name}: {NOISE.sub('', text).strip()}"
 
 
 class OnnxEngine(ReferenceEngine):
@@ -32,13 +52,18 @@ class OnnxEngine(ReferenceEngine):
         try:
             self.network = onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
         except self.FAULTS as error:
-            raise IntegrityError(f"ONNX Runtime cannot load {self._path.name}: {error}") from error
+            raise IntegrityError(explain(self._path, str(error))) from error
         file, inputs, outputs = self._path.name, self.network.get_inputs(), self.network.get_outputs()
         require_one(
             file, *([describe_tensor(each.name, read_shape(each)) for each in part] for part in (inputs, outputs))
         )
         if inputs[0].type != "tensor(float)":
             raise IntegrityError(f"{file} takes {inputs[0].type}, and the server gives float32: export it for that")
+        if not outputs[0].type.startswith("tensor("):
+            raise IntegrityError(
+                f"{file} returns {outputs[0].type}, and the server reads a tensor of scores: export it so (skl2onnx: "
+                "options={'zipmap': False})"
+            )
         self.shape = read_shape(inputs[0])
 
     def read_classes(self) -> tuple[str, ...] | None:

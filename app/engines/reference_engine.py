@@ -1,5 +1,6 @@
 """What the frameworks' own engines share: each is the reference that its compiled models are compared with."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,13 +10,25 @@ from typing import Any, ClassVar
 import numpy as np
 import openvino
 from numpy.typing import NDArray
+from openvino.frontend import GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure
 
 from app.arrays import InputBatch, Scores
 from app.engines.network_facts import Channels, Head, NetworkFacts, Numbers, bound_scores, find_last_step, read_head
 from app.engines.network_input import NCHW, NHWC, find_layout, normalize, take_pixels
-from app.errors import InferenceError
+from app.errors import CompiledModelError, InferenceError
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import InputSpec
+
+CONVERSION_ERRORS = (RuntimeError, GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure)
+"""What OpenVINO raises over a network that it cannot convert."""
+NO_RULE = re.compile(r"No conversion rule found for operations: ([^\n]+)")
+
+
+def find_obstacle(text: str) -> str:
+    """Find in what OpenVINO says which operations it does not know; else its last line."""
+    if unknown := NO_RULE.search(text):
+        return f"it does not know {unknown[1].strip()}; export the network without, in float32 if it is quantized"
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it does not say why")
 
 
 class ReferenceEngine(ABC):
@@ -96,9 +109,17 @@ class ReferenceEngine(ABC):
             raise InferenceError("The model failed.") from error
 
     def convert(self) -> openvino.Model:
-        """Return the network as an `openvino.Model` of normalized pictures; the same one each time."""
+        """Return the network as an `openvino.Model` of normalized pictures; the same one each time.
+
+        Raises `CompiledModelError` with OpenVINO's reason if it cannot be converted.
+        """
         if self._model is None:
-            self._model = self._convert()
+            try:
+                self._model = self._convert()
+            except CONVERSION_ERRORS as error:
+                raise CompiledModelError(
+                    f"OpenVINO cannot convert {self._path.name}: {find_obstacle(str(error))}"
+                ) from error
         return self._model
 
     def read_facts(self) -> NetworkFacts:

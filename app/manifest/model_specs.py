@@ -17,13 +17,13 @@ class Framework:
             `app.exchange.model_format.ModelFormat`.
         package: what must be installed to load an artifact.
         is_program: whether loading the artifact can run code, or read and write files; only a trusted one is loaded.
-        companion: suffix of a second file that an artifact may have, after the artifact's whole name.
+        companions: suffixes of a second file that an artifact may have, after the artifact's whole name.
     """
 
     formats: Mapping[str, str]
     package: str
     is_program: bool = False
-    companion: str | None = None
+    companions: tuple[str, ...] = ()
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ FRAMEWORKS = {
     "keras": Framework({".keras": "KERAS", ".h5": "HDF5"}, "tensorflow"),
     "torchscript": Framework(TORCHSCRIPTS, "torch", is_program=True),
     "torch_export": Framework({".pt2": "PT2"}, "torch", is_program=True),
-    "onnx": Framework({".onnx": "ONNX"}, "onnxruntime", is_program=True, companion=".data"),
+    "onnx": Framework({".onnx": "ONNX"}, "onnxruntime", is_program=True, companions=(".data", "_data")),
     "saved_model": Framework({".savedmodel": "SAVED_MODEL"}, "tensorflow", is_program=True),
 }
 """By the word in `framework = "…"` of `model.toml`.

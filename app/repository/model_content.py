@@ -53,9 +53,8 @@ def list_artifact(path: Path, framework: str) -> list[Path]:
 
 def list_companions(path: Path, framework: str) -> list[Path]:
     """The second file of an artifact, if it is there: an ONNX model's weights."""
-    companion = FRAMEWORKS[framework].companion
-    beside = path.with_name(f"{path.name}{companion}")
-    return [beside] if companion is not None and (beside.exists() or beside.is_symlink()) else []
+    beside = (path.with_name(f"{path.name}{suffix}") for suffix in FRAMEWORKS[framework].companions)
+    return [each for each in beside if each.exists() or each.is_symlink()]
 
 
 def hash_artifact(path: Path, framework: str) -> str:

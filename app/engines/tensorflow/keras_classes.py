@@ -76,4 +76,7 @@ def is_allowed_in_keras_2(module: str | None, name: str) -> bool:
 def refuse_class(file: str, module: str | None, name: str) -> IntegrityError:
     """Make the error that names a class outside the lists."""
     held = f"{module}.{name}" if module else name
-    return IntegrityError(f"{file} holds {held}, which is not allowed; build the model of layers that are, and save it")
+    return IntegrityError(
+        f"{file} holds {held}, which is not allowed; build the model of layers that are, load its weights and save it; "
+        "or add it as a program that you trust, a SavedModel (model.export)"
+    )

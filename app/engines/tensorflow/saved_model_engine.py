@@ -61,10 +61,15 @@ class SavedModelEngine(TensorFlowEngine):
         try:
             self._loaded = tf.saved_model.load(self._path)  # kept, since it owns the signature's variables
         except (OSError, ValueError, KeyError, AttributeError, tf.errors.OpError) as error:
-            raise IntegrityError(f"TensorFlow cannot load {file}: {error}") from error
+            reason = str(error).replace(f"{self._path.parent}/", "")
+            raise IntegrityError(f"TensorFlow cannot load {file}: {reason}") from error
         signature = self._loaded.signatures.get("serving_default")
         if signature is None:
-            raise IntegrityError(f"{file} has no signature serving_default")
+            found = ", ".join(sorted(self._loaded.signatures)) or "none"
+            raise IntegrityError(
+                f"{file} has no signature serving_default, but {found}; save it with signatures="
+                "{'serving_default': function}"
+            )
         inputs = signature.structured_input_signature[1]
         outputs = signature.structured_outputs
         require_one(

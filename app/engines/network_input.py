@@ -38,7 +38,8 @@ def find_layout(file: str, shape: Sequence[int | None], spec: InputSpec | None, 
     Without a `spec` any size is right. Raises `IntegrityError` if it takes no pictures of the manifest's size, or a
     fixed number of several.
     """
-    for layout in layouts:
+    # The layout whose channels the shape says comes first: [N, N, N, 3] is no picture of any channels and width 3.
+    for layout in sorted(layouts, key=lambda each: len(shape) == 4 and shape[each.index("C")] != 3):
         wanted = wanted_shape(spec, layout)
         if len(shape) == 4 and all(
             None in pair or pair[0] == pair[1] for pair in zip(shape[1:], wanted[1:], strict=True)

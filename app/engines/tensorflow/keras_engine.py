@@ -113,4 +113,5 @@ class KerasEngine(TensorFlowEngine):
         is_keras_3 = isinstance(network, keras.Model)
         library = f"keras {keras.__version__}" if is_keras_3 else f"tf_keras {version('tf_keras')}"
         self.framework = f"{library} on tensorflow {tf.__version__}"
-        self._callable = lambda pixels: network(pixels, training=False)
+        # A network may return its one output in a dict or a list.
+        self._callable = lambda pixels: tf.nest.flatten(network(pixels, training=False))[0]

@@ -10,7 +10,7 @@ import numpy as np
 
 from app.arrays import InputBatch, Scores
 from app.compiling.compilation import Reference, draw_pictures, hold_compilation, read_picture, write_compiled
-from app.compiling.manifest_check import hold_manifest
+from app.compiling.manifest_check import check_numbers, hold_manifest
 from app.config.settings import Settings
 from app.engines.base import build_reference
 from app.engines.compile_report import CompileReport, read_report
@@ -98,6 +98,7 @@ def open_reference(path: Path) -> Iterator[Reference]:
     try:
         pictures = make_comparison_batch(manifest, path)
         scores = infer(engine, pictures, manifest)
+        check_numbers(scores)  # before they are compared
         check_repeats(engine, pictures, scores)
         hold_manifest(manifest, read_facts(engine, manifest), scores)
         yield Reference(
@@ -136,7 +137,7 @@ def read_facts(engine: "ReferenceEngine", manifest: ModelManifest) -> "NetworkFa
     """Read what a network says; None for a native model that OpenVINO cannot read."""
     try:
         return engine.read_facts()
-    except RuntimeError:
+    except CompiledModelError:
         if runs_natively(manifest):
             return None
         raise
@@ -151,7 +152,8 @@ def check_repeats(engine: "ReferenceEngine", pictures: InputBatch, scores: Score
         if first.shape != other.shape or not np.allclose(first, other, rtol=0, atol=slack, equal_nan=True):
             raise CompiledModelError(
                 f"the network's scores {reason}: it was saved in train mode, with Dropout or batch normalization at "
-                "work; call network.eval() before you trace or export it (in Keras: training=False)"
+                "work, or it quantizes each batch anew; call network.eval() before you trace or export it (in Keras: "
+                "training=False), and export it in float32"
             )
 
 

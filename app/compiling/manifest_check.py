@@ -3,6 +3,7 @@
 What a network does not say, such as the size that a state dict was trained with, is left to the manifest.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ LINEAR = frozenset(
 )
 """Last steps, as OpenVINO names them, whose results are no probabilities."""
 SIGMOIDS = ("HSigmoid", "HardSigmoid", "Sigmoid")
+SHARES = frozenset((*SIGMOIDS, "Softmax"))
+MOST_SHOWN = 3
 SURE = 0.01
 """A probability so near to 0 or 1 says nothing of the others."""
 FEW_PICTURES = 16
@@ -40,17 +43,33 @@ def hold_manifest(manifest: ModelManifest, facts: "NetworkFacts | None", scores:
         facts: what the network says itself; None: it could not be read.
         scores: of the comparison pictures, as the framework computes them.
     """
+    check_numbers(scores, facts)
     if facts is not None:
         check_sigmoids(facts, scores)
     check_count(scores, manifest.output, facts)
     if facts is not None:
-        check_end(facts, manifest.output)
+        check_end(facts, manifest.output, scores)
         if facts.classes is not None:
             check_order(facts.classes, manifest.output)
         check_input(manifest.input, facts)
     check_scores(scores, manifest.output)
     if facts is not None:
         check_unknown_end(facts, scores, manifest.output)
+
+
+def check_numbers(scores: Scores, facts: "NetworkFacts | None" = None) -> None:
+    """Raise `ManifestError` for what is no score whatever a manifest says: decisions, and what is no number."""
+    may_decide = facts is not None and facts.last_step not in LINEAR | SHARES
+    if scores.dtype.kind != "f" or (may_decide and bool((scores == np.round(scores)).all())):
+        raise ManifestError(
+            f"the network returns decisions ({', '.join(map(str, np.unique(scores)[:MOST_SHOWN]))}), and not scores: "
+            "export it without the argmax, the rounding or the threshold at its end"
+        )
+    if not np.isfinite(scores).all():
+        raise ManifestError(
+            "the network returns numbers that are not finite (NaN or infinite) for pictures as [input] makes them: its "
+            "weights may hold some, as after a training that diverged; or mean and std are others than in training"
+        )
 
 
 def check_sigmoids(facts: "NetworkFacts", scores: Scores) -> None:
@@ -82,11 +101,13 @@ def ends_in_activation(facts: "NetworkFacts") -> bool:
     return facts.low >= 0 and facts.high <= 1
 
 
-def check_end(facts: "NetworkFacts", output: OutputSpec) -> None:
+def check_end(facts: "NetworkFacts", output: OutputSpec, scores: Scores) -> None:
     """Raise `ManifestError` for a last activation that the manifest leaves out, or that is of no use."""
+    if facts.low >= 0 and not ends_in_activation(facts):
+        check_above_zero(facts, output)
     if not ends_in_activation(facts):
         return
-    if facts.last_step == "Softmax" and output.outputs == 1:
+    if facts.last_step == "Softmax" and output.outputs == 1 and bool((scores == 1).all()):
         raise ManifestError(
             'the network ends in a softmax over one output, which is always 1; [output] activation = "sigmoid" wants '
             "the score of a sigmoid: build the last layer with it, and train it so"
@@ -95,6 +116,22 @@ def check_end(facts: "NetworkFacts", output: OutputSpec) -> None:
         raise ManifestError(
             f'the network ends in {describe_end(facts)} of its own, and activation = "{output.activation}" would be '
             'applied to that again; say scores = "probabilities" in [output]'
+        )
+
+
+def check_above_zero(facts: "NetworkFacts", output: OutputSpec) -> None:
+    """Raise `ManifestError` for scores from 0 to 100, and for such that a sigmoid makes nothing but positives of."""
+    if facts.high < math.inf:
+        raise ManifestError(
+            f"the network's last steps keep its scores from {facts.low:.4g} to {facts.high:.4g}, and [output] wants "
+            f"logits or probabilities from 0 to 1: divide them by {facts.high:.4g} at the network's end, and say "
+            'scores = "probabilities" in [output]'
+        )
+    if output.activation == "sigmoid":
+        raise ManifestError(
+            f"the network ends in {facts.last_step}, so its score is never below 0, and the sigmoid of it never below "
+            '0.5: every picture would be positive; [output] activation = "sigmoid" wants a score of no activation, or '
+            'of a sigmoid with scores = "probabilities": build the last layer so, and train it'
         )
 
 
@@ -140,10 +177,12 @@ def check_unknown_end(facts: "NetworkFacts", scores: Scores, output: OutputSpec)
 
 
 def check_order(found: Sequence[str], output: OutputSpec) -> None:
-    """Raise `ManifestError` if the file names the manifest's classes in another order."""
+    """Raise `ManifestError` if the file names classes of the manifest at other places."""
     plain = [name.casefold() for name in found], [name.casefold() for name in output.classes]
-    if sorted(plain[0]) == sorted(plain[1]) and plain[0] != plain[1]:
-        first = next(index for index in range(len(found)) if plain[0][index] != plain[1][index])
+    shared = set(plain[0]) & set(plain[1]) if len(found) == len(output.classes) else set()
+    moved = [index for index, name in enumerate(plain[0]) if name in shared and plain[1][index] != name]
+    if moved:
+        first = moved[0]
         names = ", ".join(f'"{name}"' for name in found)
         raise ManifestError(
             f"the file calls output {first} {found[first]}, and the manifest {output.classes[first]}; "

@@ -16,7 +16,7 @@ from app.arrays import Scores
 from app.compiling.compilation import draw_pictures
 from app.compiling.folder_compiler import infer
 from app.compiling.input_check import find_normalization
-from app.compiling.manifest_check import check_count, check_end, check_sigmoids, ends_in_activation
+from app.compiling.manifest_check import check_count, check_end, check_numbers, check_sigmoids, ends_in_activation
 from app.config.settings import Settings
 from app.engines.base import build_reference
 from app.engines.conversion import require_framework
@@ -106,14 +106,18 @@ def read_network(source: Path, framework: str) -> Finding:
         width_px, height_px = (side or ANY_SIDE_PX for side in size)
         manifest = replace(manifest, input=replace(manifest.input, width_px=width_px, height_px=height_px))
         engine.refit(manifest.input)
+        facts = engine.read_facts()
+        normalization, steps = find_normalization(facts)
+        if normalization is not None:
+            mean, std = normalization
+            engine.refit(replace(manifest.input, mean=mean, std=std))
         scores = infer(engine, np.stack([*draw_pictures([(width_px, height_px)] * PICTURES)]), manifest)
+        check_numbers(scores, facts)
         if scores.ndim != 2:
             check_count(scores, manifest.output)
-        facts = engine.read_facts()
         kind = find_scores(facts, scores)
         check_sigmoids(facts, scores)
-        check_end(facts, replace(make_output(scores.shape[1]), scores=kind))
-        normalization, steps = find_normalization(facts)
+        check_end(facts, replace(make_output(scores.shape[1]), scores=kind), scores)
         return Finding(
             layout=engine.describe_input(),
             size=size,

@@ -28,6 +28,7 @@ from tests.compiling.networks import (
     write_exported,
     write_keras,
     write_manifest,
+    write_named_output,
     write_onnx,
     write_traced,
 )
@@ -126,6 +127,49 @@ REFUSED: dict[str, Case] = {
         UNIT | {"scores": "probabilities"},
         r'say scores = "logits"',
     ),
+    "percentages": (
+        "torchscript",
+        write_traced(Network(last=Apply(lambda scores: 100 * scores.softmax(1))).eval()),
+        UNIT,
+        r'from 0 to 100, and .*: divide them by 100 at the network\'s end, and say scores = "probabilities"',
+    ),
+    "rectified score with sigmoid": (
+        "onnx",
+        write_onnx(Network(last=nn.ReLU(), outputs=1)),
+        SIGMOID | UNIT,
+        r"ends in Relu, so its score is never below 0.*every picture would be positive",
+    ),
+    # Decisions, and what is no number.
+    "argmax": (
+        "torchscript",
+        write_traced(Network(last=Apply(lambda scores: scores.argmax(1, keepdim=True))).eval()),
+        SIGMOID | UNIT | {"scores": "probabilities"},
+        r"returns decisions \(.*\), and not scores: export it without the argmax",
+    ),
+    "argmax in float32": (
+        "onnx",
+        write_onnx(Network(last=Apply(lambda scores: scores.argmax(1, keepdim=True).float()))),
+        SIGMOID | UNIT | {"scores": "probabilities"},
+        r"returns decisions",
+    ),
+    "threshold": (
+        "torchscript",
+        write_traced(Network(last=Apply(lambda scores: scores > 0), outputs=1).eval()),
+        SIGMOID | UNIT | {"scores": "probabilities"},
+        r"returns decisions",
+    ),
+    "rounded": (
+        "onnx",
+        write_onnx(Network(last=Apply(lambda scores: scores.sigmoid().round()), outputs=1)),
+        SIGMOID | UNIT | {"scores": "probabilities"},
+        r"returns decisions",
+    ),
+    "no numbers": (
+        "torchscript",
+        write_traced(Network(last=Apply(lambda scores: scores - scores / 0)).eval()),
+        UNIT,
+        r"not finite \(NaN or infinite\).*weights may hold some",
+    ),
     # Count and kind of outputs.
     "one score with softmax": (
         "keras",
@@ -188,6 +232,12 @@ REFUSED: dict[str, Case] = {
         write_traced(Network().eval(), labels='["malignant", "benign"]'),
         UNIT,
         r'say classes = \["malignant", "benign"\]',
+    ),
+    "one class at another place": (
+        "onnx",
+        write_onnx(Network(), names="['Malignant', 'nevus']"),
+        UNIT,
+        r"the file calls output 0 Malignant, and the manifest benign",
     ),
     # Size, channels and layout.
     "another size": (
@@ -307,6 +357,13 @@ SOUND: dict[str, Case] = {
         "onnx",
         write_onnx(Network(last=Apply(lambda s: torch.cat([s[:, :1], -s[:, :1]], 1).sigmoid()))),
         UNIT | {"scores": "probabilities"},
+        "",
+    ),
+    "one output in a dict": ("keras", write_named_output, UNIT, ""),
+    "second of two shares": (
+        "onnx",
+        write_onnx(Network(last=Apply(lambda scores: scores.softmax(1)[:, 1:]))),
+        SIGMOID | UNIT | {"scores": "probabilities"},
         "",
     ),
     "channels first": (

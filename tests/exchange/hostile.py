@@ -619,6 +619,6 @@ LOADED: dict[str, tuple[Generator, str]] = {
         lambda f: safetensors(f, {"a": tensor([1], 0, 4)}, b"1234"),
         "does not hold the weights of efficientnet_lite0",
     ),
-    "weights that are no numbers": (no_numbers, "no valid scores"),
+    "weights that are no numbers": (no_numbers, "not finite"),
 }
 """What only the framework's own loader refuses, in the process that compiles."""

@@ -144,6 +144,16 @@ REFUSED: dict[str, tuple[str, Write, str]] = {
     "two outputs": ("torchscript", write_traced(Network(last=Apply(lambda s: (s, s))).eval()), "has 2 outputs"),
     "grey": ("keras", write_keras(shape=(32, 32, 1), suffix=".keras"), "the server gives R, G and B"),
     "sigmoid of two": ("keras", write_keras(last="sigmoid", suffix=".keras"), "a sigmoid for each of 2 outputs"),
+    "sigmoid of two behind a scale": (
+        "keras",
+        write_keras(rescaling, last="sigmoid", suffix=".keras"),
+        "a sigmoid for each of 2 outputs",
+    ),
+    "decisions": (
+        "torchscript",
+        write_traced(Network(last=Apply(lambda scores: scores.argmax(1, keepdim=True))).eval()),
+        "the network returns decisions",
+    ),
 }
 
 

@@ -7,13 +7,13 @@ import zlib
 from PIL import Image
 
 from app.pipeline.decoding.image_format import ORIENTATION_TAG, UPRIGHT, read_orientation
-from app.pipeline.decoding.jpeg import END, FRAMES, MARKER, SCAN
+from app.pipeline.decoding.jpeg.jpeg_segments import END, FRAMES, SCAN, SEGMENT
 from app.pipeline.decoding.png import CRITICAL, ORDER, SIGNATURE, read_chunks
 
 START = b"\xff\xd8"
 # JPEG, table B.1: what a decoder needs beside frames and scans: tables, the restart interval, and the number of lines.
-NEEDED = {*FRAMES, SCAN, b"\xc4", b"\xcc", b"\xdb", b"\xdc", b"\xdd"}
-JFIF, PROFILE, ADOBE = (b"\xe0", b"JFIF\0"), (b"\xe2", b"ICC_PROFILE\0"), (b"\xee", b"Adobe")
+NEEDED = {*FRAMES, SCAN, 0xC4, 0xCC, 0xDB, 0xDC, 0xDD}
+JFIF, PROFILE, ADOBE = (0xE0, b"JFIF\0"), (0xE2, b"ICC_PROFILE\0"), (0xEE, b"Adobe")
 JFIF_BYTES, ADOBE_BYTES = 12, 12  # T.871, 10.1, up to the size of the thumbnail; T.872, 6.5.3
 NO_THUMBNAIL = b"\0\0"
 KEPT_CHUNKS = {*CRITICAL, *ORDER, b"bKGD", b"pHYs"}
@@ -38,19 +38,20 @@ def strip_jpeg(body: bytes, exif: bytes) -> bytes:
     """Strip a JPEG, and put an EXIF block into it unless that is empty."""
     kept, position, is_in_scan = [START], len(START), False
     if exif:
-        kept.append(make_segment(b"\xe1", EXIF_MARK + exif))
-    while (marker := MARKER.search(body, position)) is not None:
+        kept.append(make_segment(0xE1, EXIF_MARK + exif))
+    while (marker := SEGMENT.search(body, position)) is not None:
         if is_in_scan:
             kept.append(body[position : marker.start()])
-        if marker[1] == END:
+        kind = marker[0][1]
+        if kind == END:
             break
         position = marker.end() + struct.unpack_from(">H", body, marker.end())[0]
-        kept.append(keep_segment(marker[1], body[marker.end() + 2 : position]))
-        is_in_scan = marker[1] == SCAN
-    return b"".join([*kept, b"\xff" + END])
+        kept.append(keep_segment(kind, body[marker.end() + 2 : position]))
+        is_in_scan = kind == SCAN
+    return b"".join([*kept, bytes((0xFF, END))])
 
 
-def keep_segment(kind: bytes, data: bytes) -> bytes:
+def keep_segment(kind: int, data: bytes) -> bytes:
     """Return a segment as it is to be kept; nothing of one that no decoder needs."""
     if (kind, data[:5]) == JFIF:
         data = data[:JFIF_BYTES] + NO_THUMBNAIL
@@ -61,9 +62,9 @@ def keep_segment(kind: bytes, data: bytes) -> bytes:
     return make_segment(kind, data)
 
 
-def make_segment(kind: bytes, data: bytes) -> bytes:
+def make_segment(kind: int, data: bytes) -> bytes:
     """Make a segment of a JPEG."""
-    return b"\xff" + kind + struct.pack(">H", len(data) + 2) + data
+    return bytes((0xFF, kind)) + struct.pack(">H", len(data) + 2) + data
 
 
 def strip_png(body: bytes, exif: bytes) -> bytes:

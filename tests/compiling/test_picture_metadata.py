@@ -36,7 +36,7 @@ def write_jpeg(mode: str = "RGB", orientation: int = 6, **options: Any) -> bytes
     xmp = f"<x:xmpmeta>{NAME}</x:xmpmeta>".encode()
     body = write(mode, "JPEG", exif=make_exif(orientation), comment=NAME, xmp=xmp, icc_profile=PROFILE, **options)
     words = NAME.encode()
-    named = (b"\xed", b"Photoshop 3.0\0" + words), (b"\xe0", b"JFXX\0" + words), (b"\xe2", b"FPXR\0" + words)
+    named = (0xED, b"Photoshop 3.0\0" + words), (0xE0, b"JFXX\0" + words), (0xE2, b"FPXR\0" + words)
     other = b"".join(make_segment(*each) for each in named)
     return body[:2] + other + body[2:] + words
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.errors import CompiledModelError
 from app.manifest.model_manifest import ModelManifest
-from app.processes.plain_files import open_plain, read_plain_text
+from app.processes.plain_files import open_plain, read_plain, read_plain_text
 
 COMPILED_FOLDER = "compiled"
 IR_FILE = "model.xml"
@@ -60,6 +60,23 @@ def hash_files(*paths: Path) -> str:
 def hash_ir(folder: Path) -> str:
     """Return the SHA-256 of the IR in a folder: of `model.xml` and `model.bin`, as one stream."""
     return hash_files(folder / IR_FILE, folder / WEIGHTS_FILE)
+
+
+def read_ir(folder: Path, ir_sha256: str = "") -> tuple[bytes, bytes]:
+    """Return the content of `model.xml` and `model.bin`; with `ir_sha256`, only the one that has it.
+
+    Raises `CompiledModelError` if a file cannot be read, or was changed since its report was.
+    """
+    try:
+        program, weights = read_plain(folder / IR_FILE), read_plain(folder / WEIGHTS_FILE)
+    except OSError as error:
+        raise CompiledModelError(f"the compiled model cannot be read: {error.strerror}") from error
+    if ir_sha256:
+        digest = hashlib.sha256(program)
+        digest.update(weights)
+        if digest.hexdigest() != ir_sha256:
+            raise CompiledModelError("the compiled model was changed since its report was read; it is being read again")
+    return program, weights
 
 
 def read_report(model_folder: Path, manifest: ModelManifest, compiled: str = COMPILED_FOLDER) -> CompileReport:

@@ -11,18 +11,14 @@ from app.errors import InferenceError
 class LazyEngine:
     """Stands for an engine that is built, not loaded, until the first batch comes.
 
-    Before it loads the engine, it calls `check`, which raises `ModelFolderError` if the folder no longer holds what was
-    chosen. After the first batch it calls `on_load` with None and the seconds that loading and inferring took, or with
+    After the first batch it calls `on_load` with None and the seconds that loading and inferring took, or with
     the error that kept the engine from it. Whoever is told of an error closes this engine.
 
     Thread safety: as for any engine.
     """
 
-    def __init__(
-        self, engine: Engine, check: Callable[[], None], on_load: Callable[[Exception | None, float], None]
-    ) -> None:
+    def __init__(self, engine: Engine, on_load: Callable[[Exception | None, float], None]) -> None:
         self._engine = engine
-        self._check = check
         self._on_load = on_load
         self._is_loaded = False
 
@@ -35,7 +31,6 @@ class LazyEngine:
             return self._engine.infer(batch)
         started = time.perf_counter()
         try:
-            self._check()
             self._engine.load()
             scores = self._engine.infer(batch)
         except Exception as error:  # a library's own error, too, is the model's state

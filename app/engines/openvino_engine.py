@@ -2,28 +2,35 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from app.arrays import InputBatch, Scores
 from app.config.cpu_count import count_cores
-from app.engines.compile_report import COMPILED_FOLDER, IR_FILE
+from app.engines.compile_report import COMPILED_FOLDER, read_ir
 from app.errors import CompiledModelError, InferenceError
 from app.manifest.model_manifest import ModelManifest
+
+if TYPE_CHECKING:
+    import openvino
 
 SLOW_S = 0.05
 """A model that takes longer for one picture on one core gets all cores for each."""
 
 
 class OpenVINOEngine:
-    """OpenVINO on the CPU; the weights are mapped from the file, so workers share their pages.
+    """OpenVINO on the CPU; the files are read as a whole and not mapped, so nothing that happens to them later matters.
 
-    It runs the compiled model in the folder `compiled`; what is not quantized in it runs in float32.
+    It runs the compiled model in the folder `compiled`; what is not quantized in it runs in float32. With `ir_sha256`,
+    it runs only the files that their report spoke of.
     """
 
-    def __init__(self, folder: Path, manifest: ModelManifest, threads: int, compiled: str = COMPILED_FOLDER) -> None:
-        self._path = folder / compiled / IR_FILE
+    def __init__(
+        self, folder: Path, manifest: ModelManifest, threads: int, compiled: str = COMPILED_FOLDER, ir_sha256: str = ""
+    ) -> None:
+        self._folder = folder / compiled
+        self._ir_sha256 = ir_sha256
         self._threads = threads
         self._sizes = manifest.batch.sizes
         self._is_warm = False
@@ -33,14 +40,20 @@ class OpenVINOEngine:
         self._request_many: Any = None
 
     def load(self) -> None:
-        """Read and compile the IR; its report was checked before (`compile_report.py`)."""
-        self._compile(self._threads or 1)
+        """Read and compile the IR; raises `CompiledModelError` if it is not the one of its report."""
+        import openvino  # here, so that commands that load no model start without it
+
+        try:
+            model = openvino.Core().read_model(*read_ir(self._folder, self._ir_sha256))
+        except RuntimeError as error:
+            raise CompiledModelError(f"OpenVINO cannot read the compiled model: {error}") from error
+        self._compile(model, self._threads or 1)
         # One core a picture serves most in all, but a slow model's lone caller would wait while other cores idle.
         if not self._threads and count_cores() > 1 and self._time_one() > SLOW_S:
-            self._compile(count_cores())
+            self._compile(model, count_cores())
 
-    def _compile(self, threads: int) -> None:
-        import openvino  # here, so that commands that load no model start without it
+    def _compile(self, model: "openvino.Model", threads: int) -> None:
+        import openvino
 
         options = {
             "INFERENCE_NUM_THREADS": threads,
@@ -52,7 +65,7 @@ class OpenVINOEngine:
             "ENABLE_CPU_PINNING": False,
         }
         try:
-            compiled = openvino.Core().compile_model(self._path, "CPU", options)
+            compiled = openvino.Core().compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise CompiledModelError(f"OpenVINO cannot load the compiled model: {error}") from error
         self._takes_one = compiled.input(0).partial_shape[0].is_static  # a program that was exported for one picture

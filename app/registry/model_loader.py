@@ -101,7 +101,7 @@ class ModelLoader:
         self, attempt: Attempt, manifest: ModelManifest, report: CompileReport, compiled: str
     ) -> ModelEntry:
         """Load the compiled model of a report that was read, from the folder `compiled` of the version."""
-        engine = OpenVINOEngine(attempt.planned.folder.path, manifest, self.settings.inference_threads, compiled)
+        engine = self._make_engine(attempt, manifest, compiled, report.ir_sha256)
         return replace(self._serve(attempt, manifest, engine), engine="openvino", report=report)
 
     def describe_idle(self, planned: PlannedVersion) -> ModelEntry:
@@ -118,14 +118,18 @@ class ModelLoader:
         folder = attempt.planned.folder
         require_trusted_artifact(folder, manifest, self.settings)
         int8 = self.find_int8(folder, manifest, report)
-        compiled = INT8_FOLDER if int8 else COMPILED_FOLDER
-        engine = OpenVINOEngine(folder.path, manifest, self.settings.inference_threads, compiled)
+        compiled, ir_sha256 = (INT8_FOLDER, int8.ir_sha256) if int8 else (COMPILED_FOLDER, report.ir_sha256)
+        engine = self._make_engine(attempt, manifest, compiled, ir_sha256)
         if on_load is None:
             entry = self._serve(attempt, manifest, engine)
         else:
-            lazy = LazyEngine(engine, lambda: check_unchanged(folder, manifest, report, int8), on_load)
-            entry = replace(self._make_entry(attempt, manifest, lazy), reason=WAITS_FOR_REQUEST)
+            entry = self._make_entry(attempt, manifest, LazyEngine(engine, on_load))
+            entry = replace(entry, reason=WAITS_FOR_REQUEST)
         return replace(entry, engine="openvino", report=report, int8=int8)
+
+    def _make_engine(self, attempt: Attempt, manifest: ModelManifest, compiled: str, ir_sha256: str) -> OpenVINOEngine:
+        threads = self.settings.inference_threads
+        return OpenVINOEngine(attempt.planned.folder.path, manifest, threads, compiled, ir_sha256)
 
     def find_int8(self, folder: ModelFolder, manifest: ModelManifest, report: CompileReport) -> Int8Report | None:
         """Return the report of the INT8 model that is to serve; None where float32 serves."""
@@ -164,13 +168,3 @@ def make_noise(manifest: ModelManifest) -> InputBatch:
     """One picture, uint8 [1, H, W, 3]: noise, since a network may divide by the spread of a picture's pixels."""
     shape = (1, manifest.input.height_px, manifest.input.width_px, 3)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-def check_unchanged(
-    folder: ModelFolder, manifest: ModelManifest, report: CompileReport, int8: Int8Report | None
-) -> None:
-    """Raise `CompiledModelError` if the compiled files are no longer those that were verified."""
-    if folder.read_report(manifest) != report:
-        raise CompiledModelError("the compiled model was made anew since this version was read; it is being read again")
-    if int8 is not None and folder.read_int8_report(manifest, report) != int8:
-        raise CompiledModelError("the INT8 model was made anew since this version was read; it is being read again")

@@ -231,19 +231,19 @@ def test_int8_model_that_does_not_fit_leaves_float32_serving_and_the_log_says_wh
     registry.close()
 
 
-def test_int8_model_made_anew_is_not_loaded_by_a_server_that_accepted_the_old_one(
+def test_int8_model_that_was_exchanged_is_not_loaded_by_a_server_that_accepted_the_old_one(
     models: Path, tiny: Path, tmp_path: Path
 ) -> None:
     settings = Settings(models=models, instance=tmp_path, precision="int8")
     registry = load_models(settings, loaded_at_start=0)
-    edit_report(tiny, auc_drop=0.5)
+    (tiny / "compiled_int8/model.bin").write_bytes(b"another")
     picture = write_pictures(tmp_path / "pictures", 1, 80, 120) / "1/000.png"
     with pytest.raises(InferenceError):
         registry.table.get_served("tiny-brightness").predict(picture.read_bytes())
     registry.work(0)
     entry = registry.table.get("tiny-brightness")
     assert entry.state is State.UNAVAILABLE
-    assert "made anew since this version was read" in entry.reason
+    assert "was changed since its report was read" in entry.reason
     work_until(registry, lambda: registry.table.get("tiny-brightness").state is State.READY, 30)
     assert registry.table.get("tiny-brightness").int8 is None
     registry.close()

@@ -156,7 +156,7 @@ def identify(path: Path) -> str:
         status = path.stat()
     except OSError as error:
         raise ManifestError(f"{path.name} cannot be read: {error.strerror}") from error
-    return f"{status.st_ino} {status.st_mtime_ns}"
+    return f"{status.st_ino}"
 
 
 def read_text(path: Path) -> str:

@@ -16,9 +16,10 @@ from app.handlers.client.handler_model import HandlerModel
 from app.handlers.client.pool_client import PoolClient
 from app.handlers.handler_archive import HandlerArchive, PoolLimits
 from app.handlers.worker.default_classifier import find_obstacle
-from app.registry.model_entry import ModelEntry, State
+from app.registry.model_entry import ModelEntry, State, digest
 from app.registry.model_loader import ModelLoader
 from app.registry.version_slot import Attempt, describe_fault
+from app.repository.model_content import hash_part, list_content
 from app.repository.model_folder import ARCHIVE_FOLDER
 from app.repository.signing import SIGNATURE_FILE, require_trust
 
@@ -42,7 +43,11 @@ class ArchiveLoader:
     def load(self, attempt: Attempt) -> ModelEntry:
         """Compile an archive, or start its program; raises `ModelFolderError` with the reason."""
         archive = self._read(attempt)
-        attempt.draft = replace(attempt.draft, archive=archive)
+        content = {
+            path.relative_to(archive.path).as_posix(): hash_part(path, None) for path in list_content(archive.path)
+        }
+        archive = replace(archive, identity=f"{archive.identity} {digest(content)}")
+        attempt.draft = replace(attempt.draft, archive=archive, content=content)
         if (archive.path / SIGNATURE_FILE).exists():
             attempt.tell("its signature is being verified")
         require_trust(archive.path, archive.name, archive.version, self._settings)
@@ -61,7 +66,8 @@ class ArchiveLoader:
 
     def scale(self, attempt: Attempt, running: ModelEntry) -> ModelEntry:
         """Bring the pool of a running handler to the limits that are wanted; raises `ModelFolderError`."""
-        archive = self._read(attempt)
+        assert running.archive is not None, "what runs was read"
+        archive = replace(self._read(attempt), identity=running.archive.identity)
         self.pools.scale(archive, **asdict(archive.limits))
         if running.handler is not None:
             running.handler.follow(archive.limits)

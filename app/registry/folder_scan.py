@@ -1,33 +1,28 @@
 """Watches the model folders: which there are, which are whole, and which are other ones than they were."""
 
 import logging
-import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from app.engines.compile_report import COMPILED_FOLDER
-from app.engines.int8_report import INT8_FOLDER
 from app.errors import ModelFolderError
 from app.registry.model_entry import State
-from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder, describe_files, find_model_folders
+from app.repository.model_folder import FileFacts, ModelFolder, describe_file, describe_files, find_model_folders
 from app.state.wanted import Key
 
 log = logging.getLogger(__name__)
 
 SETTLE_S = 1.0
 """How long a new folder among the models must stay as it is before it is loaded: it may still be copied."""
-BESIDE_MODEL = re.compile(rf"({COMPILED_FOLDER}|{INT8_FOLDER}|{EXAMPLES_FOLDER})/.*|.*\.(md|txt)|LICEN[CS]E")
-"""Files and folders that commands and people write beside a model; they do not change what it answers."""
 
 
 class Fingerprint(NamedTuple):
-    """What tells a folder from the one that had its place before: its inode, and path, bytes and time of its files."""
+    """What tells a folder from the one that had its place before: its inode, and its files."""
 
     inode: int
-    files: tuple[tuple[str, int, int], ...]
+    files: tuple[FileFacts, ...]
 
 
 @dataclass(frozen=True)
@@ -37,14 +32,42 @@ class Sighting:
     Attributes:
         accepted: its fingerprint when it was last found to be whole; None if it never was.
         seen, since_s: the fingerprint that it has now, and `time.monotonic()` of when that was first seen.
-        rewritten: the model's files that were changed or removed since this worker loaded it.
+        listed_ns: the time at which its list of names was last changed when it was read.
+        compared: the fingerprint that it had when its content was last compared with what this worker has loaded.
+        rewritten: what differed then.
     """
 
     folder: ModelFolder
     accepted: Fingerprint | None
     seen: Fingerprint
     since_s: float
+    listed_ns: int
+    compared: Fingerprint | None = None
     rewritten: tuple[str, ...] = ()
+
+    @property
+    def may_differ(self) -> bool:
+        """Whether its content may be another one than this worker has loaded."""
+        return self.seen != self.accepted and (self.seen != self.compared or bool(self.rewritten))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing of it has changed for a while."""
+        return time.monotonic() - self.since_s >= SETTLE_S
+
+    def compare(self, find_rewritten: "FindRewritten") -> "Sighting":
+        """Compare its content with what this worker has loaded, unless that was done."""
+        if self.seen in (self.accepted, self.compared):
+            return self
+        return replace(self, compared=self.seen, rewritten=find_rewritten(self.folder))
+
+    def accept(self) -> "Sighting":
+        """Accept it as it is now."""
+        return replace(self, accepted=self.seen, compared=None, rewritten=())
+
+
+FindRewritten = Callable[[ModelFolder], tuple[str, ...]]
+"""Says what in a folder is other than this worker has loaded it."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +87,19 @@ class FolderScan:
         """The changed files of models that this worker has loaded, by version."""
         return {key: each.rewritten for key, each in self.sightings.items() if each.rewritten}
 
+    def take_up(self, keys: Iterable[Key], find_rewritten: FindRewritten) -> "FolderScan":
+        """Count those of the versions as changed, and accept them, whose content is other than this worker's."""
+        sightings = dict(self.sightings)
+        for key in keys & sightings.keys():
+            sightings[key] = sightings[key].compare(find_rewritten)
+        taken = {key for key in keys & sightings.keys() if sightings[key].rewritten}
+        sightings |= {key: sightings[key].accept() for key in taken}
+        return FolderScan(sightings, self.changed | taken)
 
-def scan_folders(root: Path, before: FolderScan | None, states: Mapping[str, str]) -> FolderScan:
+
+def scan_folders(
+    root: Path, before: FolderScan | None, states: Mapping[str, str], find_rewritten: FindRewritten
+) -> FolderScan:
     """Look at the model folders; one that cannot be looked at stays as it was.
 
     `before` is the last scan. At the start it is None, and every folder is taken to be whole. `states` are those of the
@@ -82,7 +116,9 @@ def scan_folders(root: Path, before: FolderScan | None, states: Mapping[str, str
     sightings = {}
     for key, folder in found.items():
         try:
-            sightings[key] = look_at(folder, known.get(key), states.get("/".join(key), ""), is_first=before is None)
+            sighting = look_at(folder, known.get(key), states.get("/".join(key), ""), is_first=before is None)
+            is_loaded = states.get("/".join(key)) == State.READY
+            sightings[key] = sighting.compare(find_rewritten) if is_loaded and sighting.is_settled else sighting
         except OSError:  # a file went away meanwhile
             if key in known:
                 sightings[key] = known[key]
@@ -104,32 +140,24 @@ def look_at(folder: ModelFolder, last: Sighting | None, state: str, is_first: bo
 
     Raises `OSError` if a file goes away meanwhile.
     """
-    inode = folder.path.stat().st_ino
+    status = folder.path.stat()
+    inode, listed_ns = status.st_ino, status.st_mtime_ns
     is_in_use = state in (State.READY, State.LOADING)  # then the folder itself decides: compiling writes into it
-    if is_in_use and last is not None and last.accepted is not None and last.accepted.inode == inode:
-        return replace(last, rewritten=find_rewritten(folder, last.accepted))
-    seen = Fingerprint(inode, tuple(describe_files(folder)))
-    if last is None or last.seen != seen:
-        last = Sighting(folder, None if last is None else last.accepted, seen, time.monotonic())
-    is_whole = is_first or folder.read_token() is not None or time.monotonic() - last.since_s >= SETTLE_S
-    return replace(last, accepted=seen, rewritten=()) if is_whole else last
+    if last is None or not is_in_use or last.listed_ns != listed_ns or not is_as(last.seen, inode):
+        seen = Fingerprint(inode, tuple(describe_files(folder)))
+        now = Sighting(folder, None, seen, time.monotonic(), listed_ns)
+        if last is not None:
+            since_s = last.since_s if last.seen == seen else now.since_s
+            now = replace(last, seen=seen, since_s=since_s, listed_ns=listed_ns)
+        last = now
+    if is_in_use and last.accepted is not None and last.accepted.inode == inode:
+        return last
+    return last.accept() if is_first or folder.read_token() is not None or last.is_settled else last
 
 
-def find_rewritten(folder: ModelFolder, accepted: Fingerprint) -> tuple[str, ...]:
-    """Return the files of a loaded model that are other ones now than in its fingerprint, or gone."""
-    names = []
-    for file, size, time_ns in accepted.files:
-        path = Path(file)
-        name = path.relative_to(folder.path).as_posix()
-        if not BESIDE_MODEL.fullmatch(name) and not is_as(path, size, time_ns):
-            names.append(name)
-    return tuple(names)
-
-
-def is_as(path: Path, size: int, time_ns: int) -> bool:
-    """Whether a file has that size in bytes and that time of its last change."""
+def is_as(seen: Fingerprint, inode: int) -> bool:
+    """Whether a folder, which has this inode, has the same files as before; what came is not looked for."""
     try:
-        status = path.stat()
+        return seen.inode == inode and all(describe_file(facts[0]) == facts for facts in seen.files)
     except OSError:
         return False
-    return (status.st_size, status.st_mtime_ns) == (size, time_ns)

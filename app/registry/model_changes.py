@@ -111,7 +111,7 @@ class ModelChanges:
         return Change(planned.wanted.key, draft.generation)
 
     def set_loaded(self, name: str, is_loaded: bool) -> list[Change]:
-        """Have every version of a model loaded, or unloaded; all stay registered.
+        """Have every version of a model loaded as its files are now, or unloaded; all stay registered.
 
         Where it is not so already, `min_workers` becomes 1 or 0; `max_workers` stays, but is at least 1. Versions that
         wait for their first request go on waiting.
@@ -123,6 +123,8 @@ class ModelChanges:
                     most = max(1, wanted.max_workers)
                     draft.put(replace(wanted, min_workers=int(is_loaded), max_workers=most))
             draft.defaults[name] = plan.find_default(name)
+            if is_loaded:
+                draft.loads[name] = draft.generation
         return [Change(wanted.key, draft.generation) for wanted in versions]
 
     def unregister(self, name: str, version: str | None) -> Change:
@@ -268,3 +270,5 @@ def let_go(draft: "Draft", plan: Plan, wanted: WantedVersion) -> None:
     others = plan.versions.get(wanted.name, {}).keys() - {wanted.version}
     if not others or draft.defaults.get(wanted.name) == wanted.version:
         draft.defaults.pop(wanted.name, None)
+    if not others:
+        draft.loads.pop(wanted.name, None)

@@ -1,8 +1,12 @@
 """What is known of one model version in this worker."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 
 from app.config.settings import Settings
 from app.engines.compile_report import CompileReport
@@ -44,6 +48,7 @@ class ModelEntry:
         handler: its program, instead of `manifest` and `served`, where it is not compiled.
         obstacle: why it is not compiled.
         explainer: of a compiled archive, what explains its answers.
+        content: SHA-256 of what was loaded, by name in the folder: files, the artifact, the IR of a compiled folder.
     """
 
     folder: ModelFolder
@@ -60,6 +65,7 @@ class ModelEntry:
     handler: HandlerModel | None = None
     obstacle: str = ""
     explainer: Explainer | None = None
+    content: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -72,9 +78,24 @@ class ModelEntry:
         return self.served or self.handler
 
     @property
+    def framework(self) -> str | None:
+        """The framework of its artifact; None for an archive, which has none that stands apart."""
+        return self.manifest.framework if self.manifest is not None and self.archive is None else None
+
+    @cached_property
+    def content_digest(self) -> str:
+        """See `digest`; every poll asks for it."""
+        return digest(self.content)
+
+    @property
     def is_in_memory(self) -> bool:
         """Whether it has been loaded: a READY one may be waiting for its first request."""
         return self.handler is not None or (self.served is not None and self.load_s is not None)
+
+
+def digest(content: Mapping[str, str]) -> str:
+    """Return a short text that two contents have in common only if they are the same; see `ModelEntry.content`."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def find_limits(entry: ModelEntry, settings: Settings) -> PoolLimits:

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 from app.config.settings import Settings
 from app.errors import AnsweredError, StateStoreError
@@ -11,6 +12,8 @@ from app.registry.folder_scan import FolderScan, scan_folders
 from app.registry.model_arrivals import sweep
 from app.registry.model_entry import State
 from app.registry.model_registry import ModelRegistry
+from app.repository.model_content import find_changed
+from app.repository.model_folder import ModelFolder
 from app.state.store_access import StoreAccess
 from app.state.wanted import Key, Plan, WantedState, make_plan
 from app.state.worker_reports import ReportWriter, read_reports
@@ -107,28 +110,56 @@ class ModelFollower:
         scan, plan = self._scan, self._plan
         # The folders first: one that is seen was announced in the store before, which is then read.
         if scan is None or is_changed or time.monotonic() >= self._next_scan_s:
-            scan = scan_folders(self._settings.models, self._scan, self.registry.states())
+            scan = scan_folders(self._settings.models, self._scan, self.registry.states(), self._find_rewritten)
             choices = plan.state.defaults.items() if plan is not None else set()
             self._gone = {choice for choice in choices if choice not in scan.sightings}
+        state = self._access.read() if plan is None or is_changed else plan.state
+        if asked := self._list_asked(scan, state) | self._list_overtaken(scan):
+            scan = scan.take_up(asked, self._find_rewritten)
         is_new = self._scan is None or (scan is not self._scan and (scan.changed or scan.folders != self._scan.folders))
         if plan is None or is_changed or is_new:
-            state = self._access.read() if plan is None or is_changed else plan.state
             plan = make_plan(scan.folders, state)
         plan = self._keep_defaults(plan, scan)
         if plan is not self._plan:
-            self.registry.apply(plan, scan.changed if scan is not self._scan else frozenset())
+            self.registry.apply(plan, scan.changed)
         if scan is not self._scan:
             self._next_scan_s = time.monotonic() + SCAN_S
             restored = self._scan.rewritten.keys() - scan.rewritten.keys() if self._scan is not None else ()
             for key, names in [*scan.rewritten.items(), *((key, ()) for key in restored)]:
                 self.registry.note_rewritten(key, names)
-            self._scan = scan
+            self._scan = replace(scan, changed=frozenset())  # which the registry knows now
             self._forget_removals(scan, plan.state)
         self._plan, self._followed = plan, generation
         if self._writer is None:
             self._writer = ReportWriter(self._settings.instance)
-        self._writer.write(generation, self.registry.states())
+        self._writer.write(generation, self.registry.states(), self.registry.list_contents())
         self._keep_defaults(plan, scan)  # where a default went, another one answers now
+
+    def _find_rewritten(self, folder: ModelFolder) -> tuple[str, ...]:
+        entry = self.registry.table.get(folder.name, folder.version)
+        return find_changed(folder.path, entry.framework, entry.content)
+
+    def _list_asked(self, scan: FolderScan, state: WantedState) -> set[Key]:
+        """The versions that somebody has asked to be loaded as their files are now, and that may have changed."""
+        asked = state.loads.items() - (self._plan.state.loads.items() if self._plan is not None else ())
+        names = {name for name, _ in asked}
+        return {key for key, sighting in scan.sightings.items() if key[0] in names and sighting.may_differ}
+
+    def _list_overtaken(self, scan: FolderScan) -> set[Key]:
+        """The versions whose files have changed, and that another worker answers by other files than this one.
+
+        A worker that starts reads what is there. All take that up, or two workers would answer differently.
+        """
+        changed = {key for key, each in scan.sightings.items() if each.may_differ}
+        if not changed:
+            return set()
+        own = self.registry.list_contents()
+        others = [report.contents for report in read_reports(self._settings.instance)]
+        answered = {key: {each["/".join(key)] for each in others if "/".join(key) in each} for key in changed}
+        overtaken = {key for key in changed if "/".join(key) in own and answered[key] - {own["/".join(key)]}}
+        for name, version in overtaken:
+            log.warning("another worker answers by changed files", extra={"model": name, "version": version})
+        return overtaken
 
     def _keep_defaults(self, plan: Plan, scan: FolderScan) -> Plan:
         """Write the defaults that answer into the store before anything else can take their place; return the new plan.

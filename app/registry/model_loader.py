@@ -6,7 +6,7 @@ What is not compiled is compiled first.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -23,12 +23,13 @@ from app.engines.lazy_engine import LazyEngine
 from app.engines.openvino_engine import OpenVINOEngine
 from app.engines.process_engine import ProcessEngine, runs_natively
 from app.errors import CompiledModelError, ModelFolderError
-from app.manifest.model_manifest import ModelManifest
+from app.manifest.model_manifest import MANIFEST_FILE, ModelManifest
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.postprocess import to_probabilities
 from app.pipeline.served_model import ServedModel
 from app.registry.model_entry import ModelEntry, State
 from app.registry.version_slot import Attempt, SlowRoadError, describe_fault
+from app.repository.model_content import hash_part
 from app.repository.model_folder import ModelFolder, describe_files
 from app.repository.signing import require_trusted_artifact
 from app.state.wanted import PlannedVersion
@@ -90,6 +91,7 @@ class ModelLoader:
         manifest = folder.read_manifest()
         require_framework(manifest.framework)
         if runs_natively(manifest):
+            note_content(attempt, manifest, {})
             return self._serve(attempt, manifest, ProcessEngine(folder.path, manifest, self.settings))
         with self._compiling:
             if attempt.is_dropped:
@@ -118,6 +120,10 @@ class ModelLoader:
         folder = attempt.planned.folder
         require_trusted_artifact(folder, manifest, self.settings)
         int8 = self.find_int8(folder, manifest, report)
+        parts = {COMPILED_FOLDER: report.ir_sha256}
+        if self.settings.precision == "int8":
+            parts[INT8_FOLDER] = int8.ir_sha256 if int8 else hash_part(folder.path / INT8_FOLDER, manifest.framework)
+        note_content(attempt, manifest, parts)
         compiled, ir_sha256 = (INT8_FOLDER, int8.ir_sha256) if int8 else (COMPILED_FOLDER, report.ir_sha256)
         engine = self._make_engine(attempt, manifest, compiled, ir_sha256)
         if on_load is None:
@@ -168,3 +174,10 @@ def make_noise(manifest: ModelManifest) -> InputBatch:
     """One picture, uint8 [1, H, W, 3]: noise, since a network may divide by the spread of a picture's pixels."""
     shape = (1, manifest.input.height_px, manifest.input.width_px, 3)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def note_content(attempt: Attempt, manifest: ModelManifest, parts: Mapping[str, str]) -> None:
+    """Note what an attempt has read: manifest, artifact, and the `parts` beside them; see `ModelEntry.content`."""
+    path = attempt.planned.folder.path / MANIFEST_FILE
+    content = {MANIFEST_FILE: hash_part(path, None), manifest.artifact.file: manifest.artifact.sha256, **parts}
+    attempt.draft = replace(attempt.draft, content=content)

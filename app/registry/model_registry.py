@@ -90,7 +90,7 @@ class ModelRegistry:
 
     def note_rewritten(self, key: Key, names: tuple[str, ...]) -> None:
         """Say of a loaded version that its files were changed, or are again as they were where `names` is empty."""
-        reason = f"changed since it was loaded, and read at the next reload: {', '.join(names)}" if names else ""
+        reason = f"changed since it was loaded, and read at the next load or start: {', '.join(names)}" if names else ""
         slot = self._slots.get(key)
         if slot is None or slot.entry.holds is None:
             return
@@ -117,6 +117,10 @@ class ModelRegistry:
         """How far each version is with what is wanted of it, by `name/version`, for this worker's report."""
         states = {"/".join(key): State.UNLOADING.value for key in self._endings.counts}
         return states | {"/".join(key): slot.state.value for key, slot in self._slots.items()}
+
+    def list_contents(self) -> dict[str, str]:
+        """What of the files answers in this worker, by `name/version`, for its report."""
+        return {"/".join(key): slot.entry.content_digest for key, slot in self._slots.items() if slot.entry.holds}
 
     def close(self) -> None:
         """Let every engine go at once: the server stops."""

@@ -6,9 +6,11 @@ such names, and other systems leave theirs, such as `.DS_Store`.
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from app.engines.compile_report import hash_files
+from app.engines.compile_report import COMPILED_FOLDER, hash_files, hash_ir
+from app.engines.int8_report import INT8_FOLDER
 from app.errors import IntegrityError
 from app.manifest.model_specs import FRAMEWORKS
 
@@ -67,3 +69,23 @@ def hash_artifact(path: Path, framework: str) -> str:
         return hash_files(*members)
     lines = [f"{hash_files(member)}  {member.relative_to(path).as_posix()}\n" for member in members]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def hash_part(path: Path, framework: str | None) -> str:
+    """SHA-256 of a file, an artifact of the `framework` or the IR in a compiled folder, also through a link.
+
+    Empty for what is not there, or cannot be read.
+    """
+    try:
+        if framework is None:
+            return hash_files(path)
+        if path.name in (COMPILED_FOLDER, INT8_FOLDER):
+            return hash_ir(path)
+        return hash_artifact(path, framework) if path.is_dir() else hash_files(path, *list_companions(path, framework))
+    except (IntegrityError, OSError):
+        return ""
+
+
+def find_changed(folder: Path, framework: str | None, content: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names in `content` whose parts of the folder have other hashes now, see `hash_part`."""
+    return tuple(name for name, sha256 in content.items() if hash_part(folder / name, framework) != sha256)

@@ -15,6 +15,8 @@ SCHEMA_VERSION = 1
 UNMARKED_VERSION = 0
 """Of databases that were made before schemas had versions; their tables are those of version 1."""
 GENERATION, VERSIONS, DEFAULTS, STRAYS = "scancer_generation", "scancer_versions", "scancer_defaults", "scancer_strays"
+LOADS = "scancer_loads"
+"""Newer than the other tables: a store without it is sound, and gets it with the next change."""
 REMEDY = "restore it from a backup, or move it away and register the models anew"
 UNSAID = {field.name: field.default for field in fields(WantedVersion) if field.name in POOL_BOUNDS}
 """By bounded number of a version: the value that stands where nothing was asked for."""
@@ -48,6 +50,7 @@ TABLES = {
     ),
     DEFAULTS: (Column("name", "text", 255, is_key=True), Column("version", "text", 64)),
     STRAYS: (Column("token", "text", 400, is_key=True),),
+    LOADS: (Column("name", "text", 255, is_key=True), Column("generation", "large")),
 }
 
 
@@ -90,7 +93,10 @@ def read_state(read_rows: Callable[[str], Rows]) -> WantedState:
     generation = read_generation(read_rows)
     versions = {each.key: each for each in map(make_wanted, read_rows(VERSIONS))}
     chosen = {row["name"]: row["version"] for row in read_rows(DEFAULTS)}
-    return WantedState(generation, versions, chosen, frozenset(row["token"] for row in read_rows(STRAYS)))
+    strays = frozenset(row["token"] for row in read_rows(STRAYS))
+    return WantedState(
+        generation, versions, chosen, strays, {row["name"]: row["generation"] for row in read_rows(LOADS)}
+    )
 
 
 def read_generation(read_rows: Callable[[str], Rows]) -> int:

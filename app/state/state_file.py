@@ -45,8 +45,7 @@ class StateFile:
         try:
             with closing(self._connect()) as connection:
                 schema.check_version(connection.execute("PRAGMA user_version").fetchone()[0])
-                made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [schema.GENERATION]).fetchone()
-                yield connection if made else None
+                yield connection if has_table(connection, schema.GENERATION) else None
         except sqlite3.Error as error:
             raise StateStoreError(f"the state store cannot be used: {type(error).__name__}") from error
 
@@ -72,8 +71,15 @@ class StateFile:
         return connection
 
 
+def has_table(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether a table was made."""
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [table]).fetchone() is not None
+
+
 def read_rows(connection: sqlite3.Connection, table: str) -> schema.Rows:
     """All rows of a table, checked; raises `StateStoreError` if it has other columns than the schema."""
+    if table == schema.LOADS and not has_table(connection, table):
+        return []
     cursor = connection.execute(f"SELECT * FROM {table}")  # noqa: S608  # our own name
     schema.check_columns(table, [description[0] for description in cursor.description])
     return [schema.check_row(table, dict(row)) for row in cursor]

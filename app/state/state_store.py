@@ -57,6 +57,7 @@ class Draft:
     versions: dict[Key, WantedVersion]
     defaults: dict[str, str]
     strays: set[str]
+    loads: dict[str, int]
     generation: int
 
     def put(self, wanted: WantedVersion) -> None:
@@ -65,7 +66,8 @@ class Draft:
 
     def freeze(self) -> WantedState:
         """The state as it stands."""
-        return WantedState(self.generation, dict(self.versions), dict(self.defaults), frozenset(self.strays))
+        versions, defaults, loads = dict(self.versions), dict(self.defaults), dict(self.loads)
+        return WantedState(self.generation, versions, defaults, frozenset(self.strays), loads)
 
 
 class StateStore:
@@ -112,7 +114,8 @@ class StateStore:
         with translate_errors(), self._write() as connection:
             connection.execute(sql.select(generations).with_for_update())  # excludes other writers on other databases
             before = schema.read_state(partial(read_rows, connection))
-            draft = Draft(dict(before.versions), dict(before.defaults), set(before.strays), before.generation + 1)
+            kept = dict(before.versions), dict(before.defaults), set(before.strays), dict(before.loads)
+            draft = Draft(*kept, before.generation + 1)
             yield draft
             write_differences(connection, before, draft.freeze())
 
@@ -199,6 +202,7 @@ def list_rows(state: WantedState) -> dict[str, list[dict[str, Any]]]:
         schema.VERSIONS: [asdict(wanted) for wanted in state.versions.values()],
         schema.DEFAULTS: [{"name": name, "version": version} for name, version in state.defaults.items()],
         schema.STRAYS: [{"token": token} for token in state.strays],
+        schema.LOADS: [{"name": name, "generation": generation} for name, generation in state.loads.items()],
     }
 
 

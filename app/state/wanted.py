@@ -97,12 +97,14 @@ class WantedState:
         versions: those that somebody registered or changed; a folder that is not among them is served as it is.
         defaults: the default version by model, where one was chosen; for others see `Plan.find_default`.
         strays: tokens of folders that this server made and that belong to no version; they are removed soon.
+        loads: the generation at which somebody last asked for a model to be loaded as its files are then, by name.
     """
 
     generation: int = 0
     versions: Mapping[Key, WantedVersion] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
     strays: frozenset[str] = frozenset()
+    loads: Mapping[str, int] = field(default_factory=dict)
 
     def list_changed(self, before: "WantedState", served: Mapping[str, str]) -> frozenset[Key]:
         """The versions that were changed after another state, or chosen in place of the default that is `served`."""

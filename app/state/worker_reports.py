@@ -28,12 +28,14 @@ class WorkerReport:
         started: seconds since 1970.
         generation: the last change that it follows; models that load slowly may still be loading.
         states: the state of each model by `name/version`.
+        contents: what of the files answers, by `name/version`: two workers that say the same answer the same.
     """
 
     pid: int
     started: float
     generation: int = -1
     states: dict[str, str] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
 
 
 class ReportWriter:
@@ -51,9 +53,9 @@ class ReportWriter:
         except OSError as error:
             raise StateStoreError(f"{self._folder} cannot be written: {error.strerror}") from error
 
-    def write(self, generation: int, states: dict[str, str]) -> None:
+    def write(self, generation: int, states: dict[str, str], contents: dict[str, str]) -> None:
         """Say how far this worker is, if that is anything new; raises `StateStoreError` if it cannot be written."""
-        report = WorkerReport(os.getpid(), self._started, generation, states)
+        report = WorkerReport(os.getpid(), self._started, generation, states, contents)
         if report == self._last:
             return
         try:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from app.exchange.quarantine import Quarantine
 from app.registry.model_changes import ModelChanges, Wishes
 from app.registry.model_entry import State
 from app.registry.model_follower import ModelFollower
+from app.registry.model_loader import ModelLoader
 from app.registry.model_registry import ModelRegistry
+from app.registry.version_slot import Attempt
 from app.state.store_access import StoreAccess
 from app.state.wanted import WantedState
 from app.state.worker_reports import read_reports
@@ -218,7 +221,7 @@ def test_changed_file_of_a_served_model_is_said_and_forgotten_when_it_is_as_it_w
     path = followed.settings.models / NAME / "1.0" / name
     path.rename(tmp_path / name)
     path.write_bytes((tmp_path / name).read_bytes() + b"\n")
-    reason = f"changed since it was loaded, and read at the next reload: {name}"
+    reason = f"changed since it was loaded, and read at the next load or start: {name}"
     assert within(5, lambda: followed.registry.table.get(NAME).reason == reason)
     assert followed.registry.table.get(NAME).state is State.READY
     assert [record.reason for record in caplog.records if "were changed" in record.message] == [reason]  # type: ignore[attr-defined]
@@ -226,13 +229,87 @@ def test_changed_file_of_a_served_model_is_said_and_forgotten_when_it_is_as_it_w
     assert within(5, lambda: not followed.registry.table.get(NAME).reason)
 
 
-@pytest.mark.parametrize("name", ["MODEL_CARD.md", "examples/expected.json", "compiled/report.json"])
-def test_files_beside_a_served_model_may_change(followed: Followed, name: str) -> None:
-    path = followed.settings.models / NAME / "1.0" / name
-    path.write_bytes(path.read_bytes() + b"\n")
-    (path.parents[name.count("/")] / "model.toml").touch()
+def test_only_what_answers_counts_as_changed(followed: Followed, caplog: pytest.LogCaptureFixture) -> None:
+    folder = followed.settings.models / NAME / "1.0"
+    for name in ("MODEL_CARD.md", "examples/expected.json", "compiled/report.json"):
+        (folder / name).write_bytes((folder / name).read_bytes() + b"\n")
+    for path in folder.rglob("*"):
+        path.touch()
+    time.sleep(1)
+    change_threshold(folder, 0.2)
     assert within(5, lambda: bool(followed.registry.table.get(NAME).reason))
+    assert len([record for record in caplog.records if "were changed" in record.message]) == 1
     assert followed.registry.table.get(NAME).reason.endswith(": model.toml")
+
+
+def test_compiled_model_that_was_made_anew_counts_as_changed_unless_it_is_the_same(followed: Followed) -> None:
+    compiled = followed.settings.models / NAME / "1.0/compiled"
+    for path in compiled.iterdir():
+        (path.with_suffix(".new")).write_bytes(path.read_bytes())
+        path.with_suffix(".new").rename(path)
+    assert not within(1, lambda: bool(followed.registry.table.get(NAME).reason))
+    (compiled / "model.xml").write_bytes((compiled / "model.xml").read_bytes() + b"\n")
+    assert within(5, lambda: followed.registry.table.get(NAME).reason.endswith(": compiled"))
+
+
+def change_threshold(folder: Path, threshold: float) -> None:
+    manifest = folder / "model.toml"
+    text, count = re.subn(r"(?m)^threshold = .*", f"threshold = {threshold}", manifest.read_text())
+    assert count == 1
+    manifest.write_text(text)
+
+
+def read_threshold(registry: ModelRegistry) -> float | None:
+    return registry.table.get_served(NAME).manifest.output.threshold
+
+
+def test_changed_files_that_another_worker_answers_by_are_loaded(
+    followed: Followed, caplog: pytest.LogCaptureFixture
+) -> None:
+    change_threshold(followed.settings.models / NAME / "1.0", 0.2)
+    registry = ModelRegistry(followed.settings)
+    follower = ModelFollower(followed.settings, registry, StoreAccess(followed.settings))
+    follower.start()
+    try:
+        assert read_threshold(registry) == 0.2
+        assert within(2, lambda: read_threshold(followed.registry) == 0.2)
+        assert within(1, lambda: not followed.registry.table.get(NAME).reason)
+        change_threshold(followed.settings.models / NAME / "1.0", 0.3)
+        assert not within(1, lambda: 0.3 in (read_threshold(registry), read_threshold(followed.registry)))
+    finally:
+        follower.close()
+    assert len([record for record in caplog.records if "another worker" in record.message]) == 1
+
+
+def test_model_that_somebody_loads_is_read_again_if_its_files_have_changed(followed: Followed) -> None:
+    served = followed.registry.table.get_served(NAME)
+    change = followed.changes.set_loaded(NAME, is_loaded=True)[-1]
+    instance = followed.settings.instance
+    assert within(5, lambda: read_reports(instance)[0].generation == change.generation)
+    assert followed.registry.table.get_served(NAME) is served
+    change_threshold(followed.settings.models / NAME / "1.0", 0.2)
+    change = followed.changes.set_loaded(NAME, is_loaded=True)[-1]
+    assert within(5, lambda: read_reports(instance)[0].generation == change.generation)
+    assert within(5, lambda: followed.is_ready("1.0"))
+    assert read_threshold(followed.registry) == 0.2
+
+
+def test_other_folder_in_the_place_of_a_served_one_is_loaded_once(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[Attempt] = []
+    load = ModelLoader.load
+    monkeypatch.setattr(
+        ModelLoader, "load", lambda self, attempt, on_load: loads.append(attempt) or load(self, attempt, on_load)
+    )
+    place = followed.settings.models / NAME / "1.0"
+    copy_version(place, followed.settings.store / "new", "1.0")
+    change_threshold(followed.settings.store / "new", 0.2)
+    place.rename(followed.settings.store / "old")
+    (followed.settings.store / "new").rename(place)
+    assert within(5, lambda: bool(followed.versions()) and read_threshold(followed.registry) == 0.2)
+    time.sleep(1)
+    assert len(loads) == 1
 
 
 def test_folder_that_is_still_being_copied_is_not_loaded_before_it_is_whole(
@@ -415,7 +492,7 @@ def test_worker_reports_its_generation_and_states_while_it_lives(followed: Follo
 def test_report_of_a_killed_worker_is_removed(tmp_path: Path) -> None:
     code = (
         "import sys, time, pathlib; from app.state.worker_reports import ReportWriter\n"
-        "writer = ReportWriter(pathlib.Path(sys.argv[1])); writer.write(3, {'a/1': 'READY'})\n"
+        "writer = ReportWriter(pathlib.Path(sys.argv[1])); writer.write(3, {'a/1': 'READY'}, {})\n"
         "print('in', flush=True); time.sleep(60)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -44,6 +44,7 @@ def test_store_of_an_earlier_release_is_read_as_it_is_and_marked_when_it_is_open
     write_old_state(path, {GOOD: {"min_workers": 2, "max_workers": 3, "batch_size": 4}})
     expected = WantedVersion(*GOOD, "good-model/1.0", min_workers=2, max_workers=3, batch_size=4)
     assert (StateFile(path).read_generation(), read_user_version(path)) == (7, 0)
+    assert StateFile(path).read() == WantedState(7, {GOOD: expected})
     for state in read_both(path):
         assert (state.generation, dict(state.versions)) == (7, {GOOD: expected})
     assert read_user_version(path) == SCHEMA_VERSION == 1

@@ -25,7 +25,7 @@ TAKEN = {"unload_dependents"}
 @blueprint.post("/v2/repository/models/<model_name>/load")
 @require("manage")
 def load_model(model_name: str) -> ResponseReturnValue:
-    """Load every version of a model that is not loaded; the answer comes when it is ready in every worker."""
+    """Load every version of a model that is not loaded as its files are; the answer comes when all workers have."""
     return set_loaded(model_name, is_loaded=True)
 
 

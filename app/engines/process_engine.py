@@ -4,10 +4,12 @@ The two ends exchange messages over a socket pair. A process that dies or takes 
 error, and the next call starts a new process.
 """
 
+import hashlib
 import logging
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 from app.arrays import InputBatch, Scores
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
-from app.engines.base import build_engine
-from app.errors import InferenceError, ModelProcessError, ProcessStartError, ScancerError
+from app.engines.base import Engine, build_engine
+from app.engines.compile_report import hash_files
+from app.errors import InferenceError, IntegrityError, ModelProcessError, ProcessStartError, ScancerError
 from app.manifest.model_manifest import ModelManifest, read_manifest
 from app.processes.confinement import describe_exit
 from app.processes.frames import LOST, Channel, Message
@@ -43,10 +46,21 @@ def _read_array(message: Message, dtype: type[np.generic]) -> NDArray[Any]:
 
 
 class ProcessEngine:
-    """An engine whose framework lives in a child process."""
+    """An engine whose framework lives in a child process.
 
-    def __init__(self, folder: Path, manifest: ModelManifest, settings: Settings) -> None:
+    A child reads the files anew. One that cannot load them, or finds others than `manifest` speaks of, answers nothing:
+    `on_fault` is called with the error, and whoever is told closes this engine.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: ModelManifest,
+        settings: Settings,
+        on_fault: Callable[[Exception, float], None] = lambda *_: None,
+    ) -> None:
         self._folder = folder
+        self._on_fault = on_fault
         self._manifest = manifest
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
@@ -61,7 +75,7 @@ class ProcessEngine:
         """Start the process and wait for its model; raises `ModelProcessError` with the child's reason if it fails."""
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "app.engines.process_engine", str(theirs.fileno()), str(self._folder)]
-        command += [self._manifest.framework, str(self._settings.inference_threads or 1)]
+        command += [self._manifest.framework, str(self._settings.inference_threads or 1), identify(self._manifest)]
         self._process = subprocess.Popen(command, cwd=PROJECT_ROOT, pass_fds=(theirs.fileno(),))
         theirs.close()
         ours.settimeout(START_TIMEOUT_S)
@@ -105,6 +119,8 @@ class ProcessEngine:
         except (*LOST, ValueError, ModelProcessError) as error:
             self.close()
             log.error("model process lost", extra={"model": self._manifest.name, "reason": repr(error)})
+            if isinstance(error, ModelProcessError) and not isinstance(error, ProcessStartError):
+                self._on_fault(error, 0.0)
             raise InferenceError("The model's process failed; it is started anew for the next request.") from error
         raise InferenceError(reply.header["error"])
 
@@ -119,12 +135,26 @@ class ProcessEngine:
             self._process = None
 
 
-def serve(descriptor: int, folder: Path, framework: str, threads: int) -> None:
+def identify(manifest: ModelManifest) -> str:
+    """Return a text that differs between two manifests."""
+    return hashlib.sha256(repr(manifest).encode()).hexdigest()
+
+
+def load(folder: Path, framework: str, threads: int, identity: str) -> Engine:
+    """Load the model whose manifest has this identity; raises `ModelFolderError`, for changed files too."""
+    manifest = read_manifest(folder)
+    engine = build_engine(framework, folder, manifest, threads)
+    engine.load()
+    if identify(manifest) != identity or hash_files(folder / manifest.artifact.file) != manifest.artifact.sha256:
+        raise IntegrityError("its files were changed since it was loaded; they are being read again")
+    return engine
+
+
+def serve(descriptor: int, folder: Path, framework: str, threads: int, identity: str) -> None:
     """The child's life: load, say so, then answer batches until the parent goes."""
     channel = Channel(socket.socket(fileno=descriptor))
     try:
-        engine = build_engine(framework, folder, read_manifest(folder), threads)
-        engine.load()
+        engine = load(folder, framework, threads, identity)
     except ScancerError as error:
         channel.send({"error": error.message})
         return
@@ -141,4 +171,4 @@ def serve(descriptor: int, folder: Path, framework: str, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    serve(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5])

@@ -85,14 +85,17 @@ class ModelLoader:
         except SlowRoadError:
             return self.load_slowly(attempt)
 
-    def load_slowly(self, attempt: Attempt) -> ModelEntry:
-        """Compile a model and load it, or start its framework; one compilation of a worker at a time."""
+    def load_slowly(self, attempt: Attempt, on_fault: OnLoad = lambda *_: None) -> ModelEntry:
+        """Compile a model and load it, or start its framework; one compilation of a worker at a time.
+
+        For `on_fault` see `ProcessEngine`.
+        """
         folder = attempt.planned.folder
         manifest = folder.read_manifest()
         require_framework(manifest.framework)
         if runs_natively(manifest):
             note_content(attempt, manifest, {})
-            return self._serve(attempt, manifest, ProcessEngine(folder.path, manifest, self.settings))
+            return self._serve(attempt, manifest, ProcessEngine(folder.path, manifest, self.settings, on_fault))
         with self._compiling:
             if attempt.is_dropped:
                 raise ModelFolderError("it is no longer wanted")

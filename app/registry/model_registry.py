@@ -227,7 +227,8 @@ class ModelRegistry:
         attempt.is_quick = False
         if self._find(attempt) is not None:
             attempt.tell(reason)
-            self._run(attempt, partial(self._loader.load_slowly, attempt))
+            on_fault = partial(self._inbox.post, self._note_first_use, attempt)
+            self._run(attempt, partial(self._loader.load_slowly, attempt, on_fault))
 
     def _succeed(self, attempt: Attempt, loaded: ModelEntry) -> None:
         """Serve what an attempt loaded, if it is still wanted."""
@@ -266,7 +267,7 @@ class ModelRegistry:
         self._put(slot, replace(attempt.draft, state=State.UNAVAILABLE, reason=reason, wanted=slot.planned.wanted))
 
     def _note_first_use(self, attempt: Attempt, error: Exception | None, load_s: float) -> None:
-        """Note that a model that was to be loaded when first asked for is loaded, or cannot be."""
+        """Note that a model that was to be loaded when asked for, first or again, is loaded, or cannot be."""
         slot = self._slots.get(attempt.planned.wanted.key)
         if slot is None or slot.loaded_by is not attempt or slot.entry.served is None:  # it was let go meanwhile
             return

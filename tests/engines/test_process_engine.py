@@ -55,6 +55,25 @@ def test_reason_of_a_failed_start_reaches_the_parent(tmp_path: Path) -> None:
         engine.load()
 
 
+def test_process_that_is_started_anew_does_not_answer_by_changed_files(tmp_path: Path) -> None:
+    folder, faults = tmp_path / "pcam-classification/1.0", []
+    shutil.copytree(PCAM, folder, ignore=shutil.ignore_patterns("compiled", "examples"))
+    engine = ProcessEngine(folder, read_manifest(folder), Settings(), lambda error, _: faults.append(str(error)))
+    engine.load()
+    manifest = (folder / "model.toml").read_text()
+    (folder / "model.toml").write_text(manifest.replace("std = [128.0", "std = [64.0"))
+    assert engine.process_id is not None
+    os.kill(engine.process_id, signal.SIGKILL)
+    for _ in range(2):  # the first answer is lost with its process
+        with pytest.raises(InferenceError):
+            engine.infer(BATCH)
+    assert engine.process_id is None
+    assert ["files were changed since it was loaded" in fault for fault in faults] == [True]
+    (folder / "model.toml").write_text(manifest)
+    assert engine.infer(BATCH).shape == (1, 2)
+    engine.close()
+
+
 def test_close_ends_the_process(engine: ProcessEngine) -> None:
     engine.load()
     process = engine.process_id

@@ -1,6 +1,7 @@
 """Passwords: who gets in, what a verified one costs, and what is refused unseen."""
 
 import base64
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -106,6 +107,15 @@ def test_removed_user_is_out_at_once(users: UsersFile) -> None:
     authenticator = Authenticator(users, memory_s=300)
     assert authenticator.verify("ada", "ada's password") is not None
     users.remove("ada")
+    assert authenticator.verify("ada", "ada's password") is None
+
+
+def test_user_whose_line_changes_in_place_at_the_same_time_by_the_clock_is_out_at_once(users: UsersFile) -> None:
+    authenticator = Authenticator(users, memory_s=300)
+    assert authenticator.verify("ada", "ada's password") is not None
+    status = users.path.stat()
+    users.path.write_bytes(users.path.read_bytes().replace(b"ada:", b"ida:"))
+    os.utime(users.path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert authenticator.verify("ada", "ada's password") is None
 
 

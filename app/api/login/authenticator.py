@@ -87,7 +87,7 @@ class Authenticator:
         self._returning, self._existing, self._strange = Lane(64), Lane(2 * MAX_WAITING), Lane(MAX_WAITING)
         self._headers: OrderedDict[bytes, tuple[User, float, bytes]] = OrderedDict()
         self._users: dict[str, User] = {}
-        self._stamp: tuple[int, int, int, int] | None = None
+        self._stamp: tuple[int, ...] | None = None
         self._nobody = User("", "predict", generate_password_hash("", HASH_METHOD))
 
     def knows(self, environ: Mapping[str, Any]) -> bool:
@@ -175,9 +175,9 @@ class Authenticator:
         """Read the users file again if it is another one than last time."""
         try:
             status = self._file.path.stat()
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode)
+            stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_mode)
         except OSError:
-            stamp = (0, 0, 0, 0)
+            stamp = (0, 0, 0, 0, 0)
         if stamp == self._stamp:
             return
         try:

@@ -16,7 +16,7 @@ from app.repository.model_check import check_folder
 from app.repository.model_folder import ModelFolder
 from app.repository.signing import sign_folder
 from tests.repository.test_signing import make_key
-from tests.test_cli import flask
+from tests.test_cli import flask_process
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_scores_are_printed_side_by_side_and_kept_for_the_check(pcam: Path, tmp_
     shutil.copy(pcam / "examples/synthetic-metastatic-2.jpg", pictures[2])
     Image.open(pcam / "examples/synthetic-normal.png").save(pictures[1])
     where = {"models": str(settings.models), "instance": str(settings.instance)}
-    done = flask("models", "examples", "pcam-classification", *map(str, pictures), **where)
+    done = flask_process("models", "examples", "pcam-classification", *map(str, pictures), **where)
     assert done.returncode == 0, done.stderr
     header, *rows, last = done.stdout.splitlines()
     assert header.split() == ["picture", "class", "framework", "served", "difference"]

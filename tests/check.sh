@@ -4,7 +4,9 @@
 #   sh tests/check.sh              all of it; under 12 minutes on two cores
 #   sh tests/check.sh fast         only what needs no framework, no server and no quiet machine; under 90 seconds
 #   sh tests/check.sh -k decode    either of them takes options for pytest
-# Where CI is set, benchmarks are tried too, and branch coverage is measured: of what runs in the tests' own processes.
+#   sh tests/check.sh install      only the environment, while something else installs what is no Python package
+#   sh tests/check.sh --cov --cov-append    measures branch coverage too; tests take 1.4 times the CPU then
+# Where CI is set, benchmarks are tried too.
 set -eu
 cd "$(dirname "$0")/.."
 environment=.venv-check
@@ -20,33 +22,38 @@ if [ "${1:-}" = fast ]; then
   shift
 fi
 
-# Installs when the requirements are others than last time.
+# Installs when the requirements are others than last time. pip would write byte code on one core; all of them do here.
 wanted=$(cat requirements.txt tests/requirements.txt benchmarks/requirements.txt | cksum)
 if [ "$(cat "$environment/installed" 2>/dev/null)" != "$wanted" ]; then
   "$python" -m venv --clear "$environment"
-  "$bin/python" -m pip install --quiet --disable-pip-version-check \
+  "$bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
     -r requirements.txt -r tests/requirements.txt -r benchmarks/requirements.txt
+  "$bin/python" -m compileall -qq -j 0 "$environment/lib" || true # packages also hold templates that are no Python
   echo "$wanted" >"$environment/installed"
 fi
-if [ -z "$tier" ] && command -v npm >/dev/null && [ ! -x node_modules/.bin/newman ]; then
-  npm install --prefix . --no-save --no-audit --no-fund --loglevel=error newman@6.2.2 || [ -z "${CI:-}" ]
-fi
+if [ "${1:-}" = install ]; then exit; fi
+
+install_newman() {
+  if [ -z "$tier" ] && command -v npm >/dev/null && [ ! -x node_modules/.bin/newman ]; then
+    npm install --prefix . --no-save --no-audit --no-fund --loglevel=error newman@6.2.2 || [ -z "${CI:-}" ]
+  fi
+}
 
 # Runs the tests of an expression; it is no failure that there are none (5).
 run_tests() {
   expression=$1
   shift
-  "$bin/python" -m pytest ${CI:+--cov --cov-append --cov-report=} --durations=10 -ra -m "$expression" "$@" || [ $? -eq 5 ]
+  "$bin/python" -m pytest --durations=10 -ra -m "$expression" "$@" || [ $? -eq 5 ]
 }
 
 "$bin/ruff" format --check .
 "$bin/ruff" check .
+install_newman & # waits for the network, while mypy computes
+newman=$!
 "$bin/mypy"
 if command -v shellcheck >/dev/null; then shellcheck get_started/*.sh tests/*.sh .ci/run; fi
+wait "$newman"
 rm -f .coverage .coverage.*
-# A file's tests share their fixtures in one process. Files stay in order: the longest folders come first.
+# A file's tests share their fixtures in one process. Files stay in order: tests/conftest.py puts the slow ones first.
 run_tests "${tier}not alone" -n 2 --dist loadfile --no-loadscope-reorder "$@"
 if [ -z "$tier" ]; then run_tests alone "$@"; fi
-if [ -n "${CI:-}" ] && [ "$#" -eq 0 ]; then
-  "$bin/python" -m coverage report
-fi

@@ -88,11 +88,7 @@ def start_pip(platform: str, target: Path) -> "subprocess.Popen[str]":
     command += ["--disable-pip-version-check", "--no-cache-dir", "--only-binary=:all:", "--python-version=3.11"]
     command += [f"--target={target}"]
     command += [f"--platform={tag}" for tag in tags]
-    # Measuring the coverage of pip itself doubles what it takes.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    return subprocess.Popen(
-        [*command, *specifications], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return subprocess.Popen([*command, *specifications], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @pytest.mark.skipif("CI" not in os.environ, reason="asks the package index about 60 packages; runs where CI is set")

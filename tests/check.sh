@@ -5,8 +5,7 @@
 #   sh tests/check.sh fast         only what needs no framework, no server and no quiet machine; under 90 seconds
 #   sh tests/check.sh -k decode    either of them takes options for pytest
 #   sh tests/check.sh install      only the environment, while something else installs what is no Python package
-#   sh tests/check.sh --cov --cov-append    measures branch coverage too; tests take 1.4 times the CPU then
-# Where CI is set, benchmarks are tried too.
+# Where CI is set, benchmarks are tried too, and branch coverage is measured: of what runs in the tests' own processes.
 set -eu
 cd "$(dirname "$0")/.."
 environment=.venv-check
@@ -43,7 +42,7 @@ install_newman() {
 run_tests() {
   expression=$1
   shift
-  "$bin/python" -m pytest --durations=10 -ra -m "$expression" "$@" || [ $? -eq 5 ]
+  "$bin/python" -m pytest ${CI:+--cov --cov-append --cov-report=} --durations=10 -ra -m "$expression" "$@" || [ $? -eq 5 ]
 }
 
 "$bin/ruff" format --check .
@@ -57,3 +56,6 @@ rm -f .coverage .coverage.*
 # A file's tests share their fixtures in one process. Files stay in order: tests/conftest.py puts the slow ones first.
 run_tests "${tier}not alone" -n 2 --dist loadfile --no-loadscope-reorder "$@"
 if [ -z "$tier" ]; then run_tests alone "$@"; fi
+if [ -n "${CI:-}" ] && [ "$#" -eq 0 ]; then
+  "$bin/python" -m coverage report
+fi

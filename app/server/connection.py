@@ -17,16 +17,17 @@ from typing import Any
 from app.config.settings import CALLER_IS_GONE, CALLER_IS_KNOWN
 from app.errors import BrokenAnswerError
 from app.server.answer import Answer, StreamedAnswer, write_refusal
-from app.server.client_presence import ClientPresence
-from app.server.client_times import LINGER_S, ClientTimes
+from app.server.client_presence import LINGER_S, ClientPresence, ClientTimes
 from app.server.request_reader import CONTINUE, Request, RequestReader
 from app.server.streamed_body import StreamedBody
 
 log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 64 * 1024
-MAX_RECEIVES, MAX_REQUESTS = 64, 16
-"""Most parts that are read, and requests that are answered, before other connections have their turn."""
+REQUEST_BYTES = 2 * 1024
+"""Memory that a request takes here, beside its body; a client may send a hundred of them in 4 KiB."""
+MAX_RECEIVES = 64
+"""Most parts that are read before other connections have their turn; they have it after each answer, too."""
 LATE = "The request did not come to its end in time."
 
 
@@ -85,12 +86,15 @@ class Connection:
     @property
     def wants_write(self) -> bool:
         """Whether there is work as soon as the client takes more."""
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return True  # what was deciphered has left the socket, so the system does not report it
         return bool(self._unsent or self._reader.requests) or self._tls_wants_write
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the body that is not whole yet; none once the last answer was given."""
-        return self._reader.held_bytes if self.state is State.OPEN else 0
+        """Bytes of the body that is not whole yet, and of requests that wait; none once the last answer was given."""
+        waiting = REQUEST_BYTES * len(self._reader.requests)
+        return self._reader.held_bytes + waiting if self.state is State.OPEN else 0
 
     @property
     def head(self) -> dict[str, Any] | None:
@@ -107,11 +111,12 @@ class Connection:
             self.expire()  # the look round never owns a client that never pauses
             return
         self._flush()
-        self._answer_ready(answer)
+        has_answered = self._answer_ready(answer)
         for _ in range(MAX_RECEIVES):
-            if not self.is_open() or self._unsent:
+            if has_answered or not self.is_open() or self._unsent:
                 break
-            count = self._receive(buffer)
+            most = min(self._reader.wanted_bytes, RECEIVE_BYTES)
+            count = self._receive(memoryview(buffer)[:most])
             if count == 0:
                 self.close()
             if count <= 0:
@@ -119,23 +124,24 @@ class Connection:
             if self.state is not State.OPEN:
                 continue
             self._reader.feed(memoryview(buffer)[:count])
-            self._answer_ready(answer)
-            if count < len(buffer) and self._reader.is_between and not self._is_tls:
+            has_answered = self._answer_ready(answer)
+            if count < most and self._reader.is_between and not self._is_tls:
                 break  # the socket is empty, or the next poll tells; in mid-request the rest is often there already
         self.settle()
 
-    def _answer_ready(self, answer: Callable[[Request], Answer]) -> None:
-        """Answer what is whole, one after the other, as far as the client takes the answers."""
-        reader, left = self._reader, MAX_REQUESTS
-        while left and reader.requests and self.state is State.OPEN and self._is_free:
+    def _answer_ready(self, answer: Callable[[Request], Answer]) -> bool:
+        """Answer the next request if it is whole and the client has taken all answers; return whether one was."""
+        reader, has_answered = self._reader, False
+        if reader.requests and self.state is State.OPEN and self._is_free:
             self._answer_one(reader.requests.popleft(), answer)
-            left -= 1
+            has_answered = True
         if reader.requests or self.state is not State.OPEN or not self._is_free:
-            return
+            return has_answered
         if reader.refusal is not None:
             self.refuse(*reader.refusal)
         else:
             self._tell_to_continue()
+        return has_answered
 
     def _answer_one(self, request: Request, answer: Callable[[Request], Answer]) -> None:
         request.environ[CALLER_IS_GONE] = self.is_gone
@@ -185,7 +191,7 @@ class Connection:
         """
         self._tell_to_continue()
         buffer = bytearray(RECEIVE_BYTES)
-        while (count := self._receive(buffer)) < 0:
+        while (count := self._receive(memoryview(buffer))) < 0:
             left_s = stream.find_deadline(self._times.upload_s) - time.monotonic()
             if left_s <= 0:
                 self.refuse(HTTPStatus.REQUEST_TIMEOUT, LATE)
@@ -220,7 +226,7 @@ class Connection:
             log.info("no whole request", extra={"request_id": request_id, "status": int(status), "reason": message})
             self._send(write_refusal(status, message, request_id, retry_after_s))
 
-    def _receive(self, buffer: bytearray) -> int:
+    def _receive(self, buffer: memoryview) -> int:
         """Receive into the buffer; returns the number of bytes, 0 at the end, -1 if there is nothing now."""
         self._tls_wants_write = False
         try:

@@ -12,7 +12,6 @@ import socket
 import ssl
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from heapq import heappop, heappush
@@ -25,8 +24,9 @@ from gunicorn.workers.base import Worker
 
 from app.config.settings import SERVER_IS_STOPPING, read_settings
 from app.logs import describe_fault
+from app.server.address_threads import AddressThreads
 from app.server.answer import Answer, call_application
-from app.server.client_times import ClientTimes
+from app.server.client_presence import ClientTimes
 from app.server.connection import RECEIVE_BYTES, Connection
 from app.server.connection_table import HELD_BODIES, ConnectionTable, count_descriptors
 from app.server.request_reader import Request, RequestReader, make_base
@@ -43,9 +43,6 @@ STOP_MARGIN = 0.9
 """The part of its grace that a stopping worker uses, so that it ends before gunicorn would kill it."""
 CROWD, MAX_ACCEPTS = 64, 16
 """A worker with more connections than a crowd accepts so many new ones at once, and lets nobody go first."""
-# Reported once, then not again before it is armed anew. Absent on macOS, where gunicorn's own threads serve.
-if hasattr(select, "epoll"):
-    READ, WRITE = select.EPOLLIN | select.EPOLLONESHOT, select.EPOLLOUT | select.EPOLLONESHOT
 
 RELOADS = mmap.mmap(-1, mmap.PAGESIZE)
 """How often the server was reloaded; shared by the arbiter, which counts, and the workers that it forks."""
@@ -62,7 +59,7 @@ def note_reload() -> None:
 
 
 class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotations
-    """Serves all connections of a process from as many threads as are busy, and one more.
+    """Serves all connections of a process, those of each address by threads of their own (`AddressThreads`).
 
     Thread safety: what is armed is reported to one thread alone, which arms it again when it is done. A connection's
     lock keeps out the main thread, which closes the late ones.
@@ -85,37 +82,29 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         self._stop_delay_s, self._stops_at, self._reloads = settings.stop_delay_s, None, count_reloads()
         self._grace_s = max(0, self.cfg.graceful_timeout - settings.stop_delay_s) * STOP_MARGIN
         self._tls: ssl.SSLContext | None = ssl_context(self.cfg) if self.cfg.is_ssl else None
-        self._epoll = select.epoll()
         self._wake = os.eventfd(0)
-        self._listeners: dict[int, socket.socket] = {each.fileno(): each for each in self.sockets}
-        self._names = {fd: listener.getsockname() for fd, listener in self._listeners.items()}
+        each = (AddressThreads(each, self._wake, self.cfg.threads, self._accept, self._serve) for each in self.sockets)
+        self._addresses = {address.fd: address for address in each}
         most = count_descriptors(self.cfg.worker_connections)
-        self._connections = ConnectionTable(self._listeners, most, HELD_BODIES * settings.max_body_bytes)
+        self._connections = ConnectionTable(self._addresses, most, HELD_BODIES * settings.max_body_bytes)
         self._numbers = count()
         self._withheld: SimpleQueue[tuple[float, int, Connection]] = SimpleQueue()
         self._paused: set[int] = set()
-        self._threads: list[threading.Thread] = []
-        self._idle: deque[None] = deque()  # one for each thread that waits
-        self._starting = threading.Lock()
         super().init_process()
 
     def run(self) -> None:
         """Serve until gunicorn says stop, then end what was begun."""
         self._connections.is_known, self._connections.count_refusal = self.is_known, self.count_refusal
-        for fd, listener in self._listeners.items():
-            listener.setblocking(False)
-            self._epoll.register(fd, READ)
-        self._epoll.register(self._wake, select.EPOLLIN)
         threading.Thread(target=self._release_withheld, name="withheld", daemon=True).start()
-        self._have_idle_thread()
+        for address in self._addresses.values():
+            address.open()
         while self.alive and self.ppid == os.getppid():
             self._tick()
             if self._stops_at is not None and time.monotonic() >= self._stops_at:
                 break
         self.alive = False
-        for fd, listener in self._listeners.items():
-            self._epoll.unregister(fd)
-            listener.close()
+        for address in self._addresses.values():
+            address.close()
         self._drain()
 
     def handle_exit(self, *_: Any) -> None:
@@ -136,53 +125,20 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
                 if is_owner and connection.deadline < now:
                     connection.expire()
         while self._paused:
-            self._epoll.modify(self._paused.pop(), READ)
+            self._addresses[self._paused.pop()].listen()
 
-    def _have_idle_thread(self) -> None:
-        """Start one more thread if none is idle, as far as there may be more."""
-        with self._starting:
-            if self._idle or len(self._threads) >= self.cfg.threads:
-                return
-            thread = threading.Thread(target=self._work, name=f"requests-{len(self._threads)}", daemon=True)
-            self._idle.append(None)
-            try:
-                thread.start()
-                self._threads.append(thread)
-            except RuntimeError:  # the system has none left
-                self._idle.pop()
-                log.warning("no thread can be started", extra={"reason": f"there are {len(self._threads)}"})
-
-    def _work(self) -> None:
-        """What each thread does: take what is ready, until the worker stops."""
-        buffer = bytearray(RECEIVE_BYTES)
-        while True:
-            for fd, _ in self._epoll.poll(maxevents=1):
-                if fd == self._wake:
-                    return
-                self._idle.pop()
-                if not self._idle:
-                    self._have_idle_thread()
-                try:
-                    if fd in self._listeners:
-                        self._accept(fd)
-                    else:
-                        self._serve(fd, buffer)
-                except Exception as error:  # noqa: BLE001  # a fault of ours ends its connection, never the thread
-                    log.error("a thread of the server failed", extra={"reason": describe_fault(error)})
-                self._idle.append(None)
-
-    def _accept(self, fd: int) -> None:
+    def _accept(self, address: AddressThreads) -> None:
         """Accept new connections; among several workers, the one with the fewest is the quickest."""
         held = len(self._connections)
         if 0 < held <= CROWD and self.cfg.workers > 1:
             time.sleep(min(held * YIELD_S, MAX_YIELD_S))
         try:
             for _ in range(1 if held <= CROWD else MAX_ACCEPTS):
-                if not self.alive or not self._make_room(fd) or not self._accept_one(fd):
+                if not self.alive or not self._make_room(address.fd) or not self._accept_one(address):
                     break
         finally:
-            if fd not in self._paused:
-                self._listen(fd)
+            if address.fd not in self._paused:
+                self._listen(address)
 
     def _make_room(self, fd: int) -> bool:
         """Whether there is room for one more connection of an address; if need be, the longest waiting give way."""
@@ -191,50 +147,50 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         self._paused.add(fd)
         return False
 
-    def _accept_one(self, fd: int) -> bool:
+    def _accept_one(self, address: AddressThreads) -> bool:
         """Accept a connection, if there is one."""
         try:
-            client, peer = self._listeners[fd].accept()
+            client, peer = address.listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return False
         except OSError as error:  # no descriptors left
             log.warning("no connection can be accepted", extra={"reason": error.strerror})
-            self._connections.make_room(fd)
-            self._paused.add(fd)
+            self._connections.make_room(address.fd)
+            self._paused.add(address.fd)
             return False
         try:
-            self._adopt(client, fd, peer)
+            self._adopt(client, address, peer)
         except OSError:  # the client has gone already
             client.close()
         return True
 
-    def _listen(self, fd: int) -> None:
+    def _listen(self, address: AddressThreads) -> None:
         """Have the next connection reported, unless the worker stops listening at this very moment."""
         try:
-            self._epoll.modify(fd, READ)
+            address.listen()
         except (OSError, ValueError):
             if self.alive:
                 raise
 
-    def _adopt(self, client: socket.socket, listener: int, peer: tuple[str, int] | str) -> None:
+    def _adopt(self, client: socket.socket, address: AddressThreads, peer: tuple[str, int] | str) -> None:
         """Have a new connection polled."""
         client.setblocking(False)
         if client.family != socket.AF_UNIX:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is not None:  # the handshake comes with the first bytes, as far as they go
             client = self._tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
-        base = make_base(self._names[listener], peer, "http" if self._tls is None else "https")
+        base = make_base(address.name, peer, "http" if self._tls is None else "https")
         reader = RequestReader(base, self._max_body_bytes, self.is_streamed)
-        connection = Connection(client, reader, self._times, self._connections.remove, listener)
+        connection = Connection(client, reader, self._times, self._connections.remove, address.fd)
         self._connections.add(connection)
-        self._epoll.register(connection.fd, READ)
+        address.add(connection)
 
-    def _serve(self, fd: int, buffer: bytearray) -> None:
+    def _serve(self, address: AddressThreads, fd: int, buffer: bytearray) -> None:
         """Go on with a connection that has something to read, or room to write."""
         connection = self._connections.get(fd)
         if connection is None:
             return
-        with connection.lock:
+        with address.take_turn(connection), connection.lock:
             if not connection.is_open():  # a report from before, or of another's number
                 return
             try:
@@ -252,8 +208,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     def _arm(self, connection: Connection) -> None:
         """Have the connection reported when there is something to do for it; called by its owner."""
-        if not connection.is_closed:
-            self._epoll.modify(connection.fd, WRITE if connection.wants_write else READ)
+        self._addresses[connection.listener].arm(connection)
 
     def _release_withheld(self) -> None:
         """What one thread does: let withheld answers go when they are due."""
@@ -293,5 +248,6 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
             self.notify()
             time.sleep(0.01)
         os.eventfd_write(self._wake, 1)
-        for thread in self._threads:
-            thread.join(timeout=self._grace_s * (1 - STOP_MARGIN) / len(self._threads) / 2)
+        threads = [thread for address in self._addresses.values() for thread in address.threads]
+        for thread in threads:
+            thread.join(timeout=self._grace_s * (1 - STOP_MARGIN) / len(threads) / 2)

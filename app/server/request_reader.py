@@ -17,6 +17,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from app.server.streamed_body import StreamedBody
 
 MAX_HEAD_BYTES = 32 * 1024
+AHEAD_BYTES = 4 * 1024
+"""Bytes that are read at a time where the end of a request is unknown, so that those behind it stay in the system."""
 MAX_URL_BYTES = 4096
 MAX_HEADER_FIELDS = 64
 HOST = re.compile(rb"(\[[\w.:%~-]+\]|([\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]*)?")
@@ -147,13 +149,21 @@ class RequestReader:
         return b"\r\n".join([first, *kept, b"\r\n"])
 
     def drop(self) -> None:
-        """Let go of what was read of a request that will not become whole; nothing is read after it."""
+        """Let go of what was read and is not answered; nothing is read after it."""
         self._is_closed = True
+        self.requests.clear()
         self._begin()
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         self._is_closed = True
         self.refusal = self.refusal or Refusal(status, message)
+
+    @property
+    def wanted_bytes(self) -> int:
+        """How many bytes may come at a time: what is left of a body whose length is stated, or a few."""
+        if self.refusal is not None:
+            return MAX_HEAD_BYTES  # to be thrown away
+        return max(AHEAD_BYTES, int(self._environ.get("CONTENT_LENGTH") or 0) - self.held_bytes)
 
     @property
     def is_in_head(self) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from app.errors import BrokenAnswerError
 from app.server.answer import Answer, call_application
-from app.server.client_times import ClientTimes
+from app.server.client_presence import ClientTimes
 from app.server.connection import RECEIVE_BYTES, Connection
 from app.server.request_reader import Request, RequestReader, make_base
 

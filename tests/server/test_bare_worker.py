@@ -83,7 +83,7 @@ def test_fault_is_one_json_line_without_a_callers_words_and_the_thread_goes_on(a
 
     assert within(5, lambda: len(read_faults()) == 5)  # the connection is closed before the line is written
     faults = read_faults()
-    assert faults[0]["reason"].startswith("ZeroDivisionError at gunicorn_worker.py:")
+    assert faults[0]["reason"].startswith("ZeroDivisionError at address_threads.py:")
     assert "application.py:7" in faults[0]["reason"]
     assert "Jane" not in (folder / "log").read_text()
 

@@ -9,9 +9,9 @@ from http import HTTPStatus
 import pytest
 
 from app.server.answer import Answer
-from app.server.client_times import ClientTimes
-from app.server.connection import RECEIVE_BYTES, Connection, State
-from app.server.request_reader import Request, RequestReader, make_base
+from app.server.client_presence import ClientTimes
+from app.server.connection import RECEIVE_BYTES, REQUEST_BYTES, Connection, State
+from app.server.request_reader import AHEAD_BYTES, Request, RequestReader, make_base
 
 LIMIT = 1000
 OVERSIZED = b"PUT /p HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n" + bytes(500)
@@ -119,3 +119,46 @@ def test_idle_client_is_answered_even_after_its_deadline(pair: tuple[Connection,
     client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
     serve(connection)
     assert connection.due is not None
+
+
+def test_requests_sent_ahead_are_answered_one_a_turn_and_no_more_is_read_meanwhile(
+    pair: tuple[Connection, socket.socket],
+) -> None:
+    connection, client = pair
+    request, answers = b"GET / HTTP/1.1\r\nHost:\r\n\r\n", 0
+
+    def answer(_: Request) -> Answer:
+        nonlocal answers
+        answers += 1
+        return Answer(TEXT, is_last=False)
+
+    client.sendall(2000 * request)
+    held = []
+    for turn in range(1, 2001):
+        assert connection.wants_write or turn == 1 or not held[-1]
+        connection.serve(bytearray(RECEIVE_BYTES), answer)
+        assert answers == turn  # others have their turn after each
+        assert client.recv(len(TEXT)) == TEXT
+        held.append(connection.held_bytes)
+    assert max(held) == (AHEAD_BYTES // len(request)) * REQUEST_BYTES
+    assert (held[-1], connection.wants_write) == (0, False)
+
+
+def test_rest_of_a_body_is_read_at_once_and_what_follows_it_is_not(pair: tuple[Connection, socket.socket]) -> None:
+    connection, client = pair
+    client.sendall(b"PUT /p HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n" + bytes(10))
+    serve(connection)
+    client.sendall(bytes(990) + b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 1000)
+    serve(connection)
+    connection.release()
+    assert connection.held_bytes <= (AHEAD_BYTES // 27) * REQUEST_BYTES
+
+
+def test_refused_client_has_no_request_waiting(pair: tuple[Connection, socket.socket]) -> None:
+    connection, client = pair
+    client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 3)
+    serve(connection)
+    assert connection.held_bytes == 2 * REQUEST_BYTES
+    connection.release()
+    connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", 1)
+    assert (connection.held_bytes, connection.state) == (0, State.REFUSING)

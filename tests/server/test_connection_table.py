@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from app.server.client_times import ClientTimes
+from app.server.client_presence import ClientTimes
 from app.server.connection import RECEIVE_BYTES, Connection
 from app.server.connection_table import RESERVED_DESCRIPTORS, ConnectionTable, count_descriptors
 from app.server.request_reader import Request, RequestReader, make_base

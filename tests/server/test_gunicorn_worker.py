@@ -103,6 +103,27 @@ def test_requests_sent_ahead_are_answered_in_order(live: LiveServer) -> None:
         assert [status for status, _ in read_answers(connection, 3)] == [200, 404, 200]
 
 
+@pytest.mark.alone
+def test_thousands_of_requests_sent_ahead_keep_nobody_waiting_for_long(live: LiveServer, pcam_example: bytes) -> None:
+    with requests.Session() as known:
+        known.auth = AUTH
+        assert known.put(live.inference + PATH, data=pcam_example, timeout=30).status_code == 200
+        floods = [connect(live) for _ in range(100)]
+        for flood in floods:
+            flood.setblocking(False)
+            flood.send(b"GET /nope HTTP/1.1\r\nHost: h\r\n\r\n" * 5000)
+        waits = []
+        for _ in range(5):
+            for address in (live.management, live.metrics):
+                waits.append(requests.get(address + "/ping", timeout=30).elapsed.total_seconds())
+            answer = known.put(live.inference + PATH, data=pcam_example, timeout=30)
+            assert answer.status_code == 200
+            waits.append(answer.elapsed.total_seconds())
+        for flood in floods:
+            flood.close()
+    assert max(waits) < 2  # they were 5 to 12 s where all were computed at once
+
+
 def test_client_that_asks_first_is_told_to_continue(live: LiveServer, pcam_example: bytes) -> None:
     with connect(live) as connection:
         connection.sendall((HEAD % len(pcam_example) + "Expect: 100-continue\r\n\r\n").encode())

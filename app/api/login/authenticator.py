@@ -17,6 +17,7 @@ from app.api.login.rate_limits import RateLimits
 from app.config.settings import Settings
 from app.errors import TooManyLoginsError, UsersError
 from app.processes.shared_table import COUNTS, PROOFS, SharedTable
+from app.processes.turns import give_way
 from app.users import HASH_METHOD, User, UsersFile, has_control_characters
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Lane:
             if self.is_full(credentials):
                 raise TooManyLoginsError(TOO_MANY)
             self._waiting[credentials] += 1
+        give_way()
         try:
             with self._hashing:
                 yield

@@ -37,6 +37,7 @@ from app.manifest.bounds import (
     WORKERS,
     refuse,
 )
+from app.processes.turns import give_way
 from app.registry.model_changes import Change, Wishes
 from app.registry.model_entry import ModelEntry
 from app.state.wanted import UNSAID_S
@@ -88,6 +89,7 @@ def describe_customized(entry: ModelEntry, versions: list[str]) -> dict[str, Any
     name = entry.folder.name
     with service.registry.lend(name, entry.folder.version) as lent:
         if (handler := lent.handler) is not None:
+            give_way()
             return handler.describe_itself(facts().request_id, read_patience(handler.timeout_ms))
     if entry.served is None:
         raise ServiceUnavailableError(NO_DESCRIBER.format(name))

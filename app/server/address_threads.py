@@ -1,0 +1,107 @@
+"""One listening address of a worker: what is ready there, and the threads that take it up."""
+
+import logging
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from app.logs import describe_fault
+from app.processes.turns import Turns
+from app.server.connection import RECEIVE_BYTES, Connection
+
+log = logging.getLogger(__name__)
+
+# Reported once, then not again before it is armed anew. Absent on macOS, where gunicorn's own threads serve.
+if hasattr(select, "epoll"):
+    READ, WRITE = select.EPOLLIN | select.EPOLLONESHOT, select.EPOLLOUT | select.EPOLLONESHOT
+
+
+class AddressThreads:
+    """As many threads as are busy, and one more, share the epoll of an address: a flood at one leaves the others alone.
+
+    What is ready is taken up in the order in which it became so. `serve` is called with each descriptor that is ready
+    and the thread's buffer; for the listener's `accept` is called. `wake` ends the threads.
+
+    Thread safety: all methods may be called from any thread; what is armed is reported to one thread alone.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        wake: int,
+        most: int,
+        accept: Callable[["AddressThreads"], None],
+        serve: Callable[["AddressThreads", int, bytearray], None],
+    ) -> None:
+        self.listener, self.fd, self.name = listener, listener.fileno(), listener.getsockname()
+        self.threads: list[threading.Thread] = []
+        self._wake, self._most, self._accept, self._serve = wake, most, accept, serve
+        self._of_strangers, self._of_known = Turns(), Turns()
+        self._idle: deque[None] = deque()  # one for each thread that waits
+        self._starting = threading.Lock()
+        self._epoll = select.epoll()
+
+    def open(self) -> None:
+        """Begin to listen."""
+        self.listener.setblocking(False)
+        self._epoll.register(self.fd, READ)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._have_idle_thread()
+
+    def listen(self) -> None:
+        """Have the next new connection reported. Raises `OSError` or `ValueError` once it is closed."""
+        self._epoll.modify(self.fd, READ)
+
+    def close(self) -> None:
+        """Listen no longer; connections go on."""
+        self._epoll.unregister(self.fd)
+        self.listener.close()
+
+    def add(self, connection: Connection) -> None:
+        """Have a new connection reported."""
+        self._epoll.register(connection.fd, READ)
+
+    def arm(self, connection: Connection) -> None:
+        """Have a connection reported when there is something to do for it; called by its owner."""
+        if not connection.is_closed:
+            self._epoll.modify(connection.fd, WRITE if connection.wants_write else READ)
+
+    def take_turn(self, connection: Connection) -> AbstractContextManager[None]:
+        """Compute for a connection in its turn; who sent a right password before does not wait behind strangers."""
+        return (self._of_known if connection.is_known else self._of_strangers).take()
+
+    def _have_idle_thread(self) -> None:
+        """Start one more thread if none is idle, as far as there may be more."""
+        with self._starting:
+            if self._idle or len(self.threads) >= self._most:
+                return
+            thread = threading.Thread(target=self._work, name=f"requests-{len(self.threads)}", daemon=True)
+            self._idle.append(None)
+            try:
+                thread.start()
+                self.threads.append(thread)
+            except RuntimeError:  # the system has none left
+                self._idle.pop()
+                log.warning("no thread can be started", extra={"reason": f"there are {len(self.threads)}"})
+
+    def _work(self) -> None:
+        """What each thread does: take what is ready, until the worker stops."""
+        buffer = bytearray(RECEIVE_BYTES)
+        while True:
+            for fd, _ in self._epoll.poll(maxevents=1):
+                if fd == self._wake:
+                    return
+                self._idle.pop()
+                if not self._idle:
+                    self._have_idle_thread()
+                try:
+                    if fd == self.fd:
+                        self._accept(self)
+                    else:
+                        self._serve(self, fd, buffer)
+                except Exception as error:  # noqa: BLE001  # a fault of ours ends its connection, never the thread
+                    log.error("a thread of the server failed", extra={"reason": describe_fault(error)})
+                self._idle.append(None)

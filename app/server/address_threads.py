@@ -69,6 +69,11 @@ class AddressThreads:
         if not connection.is_closed:
             self._epoll.modify(connection.fd, WRITE if connection.wants_write else READ)
 
+    def watch(self) -> None:
+        """Look whether those whose turn it is go on; for one thread, now and then."""
+        self._of_strangers.watch()
+        self._of_known.watch()
+
     def take_turn(self, connection: Connection) -> AbstractContextManager[None]:
         """Compute for a connection in its turn; who sent a right password before does not wait behind strangers."""
         return (self._of_known if connection.is_known else self._of_strangers).take()

@@ -1,5 +1,6 @@
 """From a whole request to the bytes of its answer, through a WSGI application."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -113,9 +114,10 @@ def make_date(second: int) -> str:
 
 
 def write_refusal(status: HTTPStatus, message: str, request_id: str, retry_after_s: int | None = None) -> bytes:
-    """Write the last answer to a client whose bytes became no request; `message` is ours, never a caller's."""
+    """Write the last answer to a client whose bytes became no request; `message` is never a caller's."""
     kind = status.phrase.title().replace(" ", "").replace("-", "") + "Exception"
-    body = b'{"code":%d,"type":"%s","message":"%s"}\n' % (status, kind.encode(), message.encode())
+    document = {"code": status.value, "type": kind, "message": message}
+    body = json.dumps(document, separators=(",", ":")).encode() + b"\n"
     headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), ("X-Request-ID", request_id)]
     if retry_after_s is not None:
         headers.append(("Retry-After", str(retry_after_s)))

@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ from app.server.answer import Answer, call_application
 from app.server.client_presence import ClientTimes
 from app.server.connection import RECEIVE_BYTES, Connection
 from app.server.connection_table import HELD_BODIES, ConnectionTable, count_descriptors
-from app.server.request_reader import Request, RequestReader, make_base
+from app.server.request_reader import Request, RequestReader
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
 
     def _tick(self) -> None:
         """Wait for a signal or the next look round; then close who is late."""
-        self.notify()
+        self._notify()
         wait_s = TICK_S if self._stops_at is None else min(TICK_S, max(0, self._stops_at - time.monotonic()))
         if select.select([self.PIPE[0]], [], [], wait_s)[0]:
             os.read(self.PIPE[0], 4096)
@@ -126,6 +127,12 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
                     connection.expire()
         while self._paused:
             self._addresses[self._paused.pop()].listen()
+
+    def _notify(self) -> None:
+        """Tell gunicorn's arbiter that this worker lives, and look whether its threads go on."""
+        self.notify()
+        for address in self._addresses.values():
+            address.watch()
 
     def _accept(self, address: AddressThreads) -> None:
         """Accept new connections; among several workers, the one with the fewest is the quickest."""
@@ -245,9 +252,29 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
                         connection.close()
             if not len(self._connections):
                 break
-            self.notify()
+            self._notify()
             time.sleep(0.01)
         os.eventfd_write(self._wake, 1)
         threads = [thread for address in self._addresses.values() for thread in address.threads]
         for thread in threads:
             thread.join(timeout=self._grace_s * (1 - STOP_MARGIN) / len(threads) / 2)
+
+
+def make_base(server: tuple[str, int] | str, client: tuple[str, int] | str, scheme: str) -> dict[str, Any]:
+    """Make the part of the environment that all requests of a connection share; a text is a Unix socket's path."""
+    host, port = server[:2] if isinstance(server, tuple) else (server, "")
+    remote, remote_port = client[:2] if isinstance(client, tuple) else ("", "")
+    return {
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scheme,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        "wsgi.input_terminated": True,
+        "SCRIPT_NAME": "",
+        "SERVER_NAME": host,
+        "SERVER_PORT": str(port),
+        "REMOTE_ADDR": remote,
+        "REMOTE_PORT": str(remote_port),
+    }

@@ -2,7 +2,6 @@
 
 import io
 import re
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -113,8 +112,8 @@ class RequestReader:
         self._head_bytes += len(data)
         try:
             self._parse(data)
-        except HttpParserError:
-            self._refuse(HTTPStatus.BAD_REQUEST, "The request is no valid HTTP.")
+        except HttpParserError as error:  # whose words are the parser's own
+            self._refuse(HTTPStatus.BAD_REQUEST, f"The request is no valid HTTP: {error}.")
         # Between two parts of a body there may be no more than a head's worth either: trailers have no other limit.
         if not self.is_between and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too long.")
@@ -198,7 +197,7 @@ class RequestReader:
         if self._ignores_upgrade:
             return
         version = self._parser.get_http_version()
-        self._check_version_and_host(version)
+        self._check_head(version)
         if self._is_closed:
             return
         path, _, query = self._url.partition(b"?")
@@ -228,14 +227,20 @@ class RequestReader:
             return
         self.wants_continue = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
 
-    def _check_version_and_host(self, version: str) -> None:
+    def _check_head(self, version: str) -> None:
+        """Refuse what the parser lets pass."""
+        hosts = [value for name, value in self._headers if name.lower() == b"host"]
+        codings = [value for name, value in self._headers if name.lower() == b"transfer-encoding"]
         if version not in ("1.0", "1.1"):
             self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 and HTTP/1.0 are spoken here.")
-        hosts = [value for name, value in self._headers if name.lower() == b"host"]
-        if len(hosts) > 1 or (not hosts and version == "1.1"):  # RFC 9112, section 3.2
+        elif len(hosts) > 1 or (not hosts and version == "1.1"):  # RFC 9112, section 3.2
             self._refuse(HTTPStatus.BAD_REQUEST, "A request needs one Host header.")
         elif hosts and HOST.fullmatch(hosts[0]) is None:
             self._refuse(HTTPStatus.BAD_REQUEST, "The Host header names no host.")
+        elif codings and version == "1.0":  # RFC 9112, section 6.1
+            self._refuse(HTTPStatus.BAD_REQUEST, "HTTP/1.0 has no Transfer-Encoding.")
+        elif codings and b",".join(codings).lower() != b"chunked":
+            self._refuse(HTTPStatus.NOT_IMPLEMENTED, "Of Transfer-Encoding, chunked alone is spoken here.")
 
     def on_body(self, data: bytes) -> None:
         """Take the next part of the body."""
@@ -277,23 +282,3 @@ class RequestReader:
         self.requests.append(Request(environ, keeps_alive, is_oversized, None, 0 if is_oversized else self.held_bytes))
         self._begin()
         self.is_between = True
-
-
-def make_base(server: tuple[str, int] | str, client: tuple[str, int] | str, scheme: str) -> dict[str, Any]:
-    """Make the part of the environment that all requests of a connection share; a text is a Unix socket's path."""
-    host, port = server[:2] if isinstance(server, tuple) else (server, "")
-    remote, remote_port = client[:2] if isinstance(client, tuple) else ("", "")
-    return {
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scheme,
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-        "wsgi.input_terminated": True,
-        "SCRIPT_NAME": "",
-        "SERVER_NAME": host,
-        "SERVER_PORT": str(port),
-        "REMOTE_ADDR": remote,
-        "REMOTE_PORT": str(remote_port),
-    }

@@ -3,7 +3,6 @@
 import threading
 import time
 
-from app.processes import turns
 from app.processes.turns import Turns, give_way
 from tests.handlers.fixtures import within
 
@@ -52,17 +51,21 @@ def test_who_gives_way_lets_the_next_one_compute_and_gives_nothing_back_twice() 
 
 
 def test_one_that_waits_unforeseen_holds_nobody_up_for_long() -> None:
-    line = Turns(1)
+    line, ended = Turns(1), threading.Event()
+
+    def go_on() -> None:
+        with line.take():
+            ended.set()
+
     with line.take():
-        started, ended = time.monotonic(), []
-
-        def go_on() -> None:
-            with line.take():
-                ended.append(time.monotonic())
-
-        start(go_on).join(5)
-        assert 0.9 * turns.STALL_S < ended[0] - started < turns.STALL_S + 2
-    assert line._free.qsize() == 1
+        waiting = start(go_on)
+        line.watch()
+        assert not ended.wait(0.05)  # it has only just begun
+        line.watch()
+        assert ended.wait(5)
+        waiting.join(5)
+    line.watch()
+    assert line._free.qsize() == 1  # and no more than before
 
 
 def test_to_give_way_without_a_turn_is_nothing() -> None:

@@ -11,7 +11,8 @@ from app.errors import BrokenAnswerError
 from app.server.answer import Answer, call_application
 from app.server.client_presence import ClientTimes
 from app.server.connection import RECEIVE_BYTES, Connection
-from app.server.request_reader import Request, RequestReader, make_base
+from app.server.gunicorn_worker import make_base
+from app.server.request_reader import Request, RequestReader
 
 CHUNKS = [b"one", b"", b"two" * 10]
 

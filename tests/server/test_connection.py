@@ -11,7 +11,8 @@ import pytest
 from app.server.answer import Answer
 from app.server.client_presence import ClientTimes
 from app.server.connection import RECEIVE_BYTES, REQUEST_BYTES, Connection, State
-from app.server.request_reader import AHEAD_BYTES, Request, RequestReader, make_base
+from app.server.gunicorn_worker import make_base
+from app.server.request_reader import AHEAD_BYTES, Request, RequestReader
 
 LIMIT = 1000
 OVERSIZED = b"PUT /p HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n" + bytes(500)

@@ -10,7 +10,8 @@ import pytest
 from app.server.client_presence import ClientTimes
 from app.server.connection import RECEIVE_BYTES, Connection
 from app.server.connection_table import RESERVED_DESCRIPTORS, ConnectionTable, count_descriptors
-from app.server.request_reader import Request, RequestReader, make_base
+from app.server.gunicorn_worker import make_base
+from app.server.request_reader import Request, RequestReader
 
 LIMIT = 1_000_000
 Connect = Callable[..., Connection]

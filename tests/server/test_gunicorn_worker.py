@@ -157,9 +157,14 @@ def test_idle_connection_is_closed_without_a_word(live: LiveServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "junk", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"\x16\x03\x01\x02\x00"]
+    "junk, reason",
+    [
+        (b"nonsense\r\n\r\n", "Invalid method encountered"),
+        (b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", "Invalid character in Content-Length"),
+        (b"\x16\x03\x01\x02\x00", "Invalid method encountered"),
+    ],
 )
-def test_what_is_no_request_is_answered_in_the_one_shape(live: LiveServer, junk: bytes) -> None:
+def test_what_is_no_request_is_answered_in_the_one_shape(live: LiveServer, junk: bytes, reason: str) -> None:
     with connect(live) as connection:
         connection.sendall(junk)
         status, body = read_answer(connection)
@@ -167,7 +172,7 @@ def test_what_is_no_request_is_answered_in_the_one_shape(live: LiveServer, junk:
         assert json.loads(body) == {
             "code": 400,
             "type": "BadRequestException",
-            "message": "The request is no valid HTTP.",
+            "message": f"The request is no valid HTTP: {reason}.",
         }
         assert connection.recv(1) == b""
 

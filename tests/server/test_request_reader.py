@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
+from app.server.gunicorn_worker import make_base
 from app.server.request_reader import (
     MAX_HEAD_BYTES,
     MAX_HEADER_FIELDS,
     MAX_URL_BYTES,
     Request,
     RequestReader,
-    make_base,
 )
 
 LIMIT = 1000
@@ -180,6 +180,9 @@ def test_client_that_expects_to_send_too_much_is_not_told_to() -> None:
         (b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: h\r\nName : space\r\n\r\n", 400),
+        (b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+        (b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n", 501),
+        (b"PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: h\r\nName: a\0b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
         (b"GET /" + b"a" * MAX_URL_BYTES + b" HTTP/1.1\r\nHost: h\r\n\r\n", 414),

@@ -5,7 +5,8 @@ from functools import partial
 
 import pytest
 
-from app.server.request_reader import Request, RequestReader, make_base
+from app.server.gunicorn_worker import make_base
+from app.server.request_reader import Request, RequestReader
 from app.server.streamed_body import LEAST_BYTES_PER_S, StreamedBody
 
 BASE = make_base(("127.0.0.1", 8081), ("127.0.0.1", 50000), "http")

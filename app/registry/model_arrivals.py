@@ -5,6 +5,7 @@ place, with its version from then on, and among the strays again when the versio
 killed on the way leaves a stray, and `sweep` removes the folder that carries its token.
 """
 
+import hashlib
 import logging
 import os
 import secrets
@@ -12,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from app.config.settings import Settings
-from app.errors import ConflictError, ModelNotFoundError
+from app.errors import BadRequestError, ConflictError, InvalidModelError, ModelNotFoundError
 from app.exchange.quarantine import PREFIX, Quarantine
 from app.exchange.quarantine import sweep as sweep_quarantines
 from app.processes.atomic import synchronize
@@ -41,6 +42,18 @@ def find_source(url: str, store: Path) -> Path | None:
     except OSError as error:  # a name too long, or a folder that may not be read
         raise ModelNotFoundError(f"Model not found at: {url}") from error
     return source if is_inside else None
+
+
+def check_sha256(source: Path | None, wanted: str | None) -> None:
+    """Raise `InvalidModelError` if a source is not the file that the caller names, `BadRequestError` if it is none."""
+    if wanted is None:
+        return
+    if source is None or not source.is_file():
+        raise BadRequestError("sha256 names one file, and this url is a folder; pack it, or leave sha256 out.")
+    with source.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if wanted.lower() != found:
+        raise InvalidModelError("the model is not the one that sha256 names")
 
 
 def make_token(quarantine: Quarantine, key: Key) -> str:

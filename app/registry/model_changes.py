@@ -24,7 +24,7 @@ from app.exchange.quarantine import Arrival, Quarantine, use_quarantine
 from app.handlers.handler_archive import HandlerArchive
 from app.manifest.model_manifest import ModelManifest
 from app.processes.atomic import synchronize_tree
-from app.registry.model_arrivals import already_registered, check_free, find_source, make_token, sweep
+from app.registry.model_arrivals import already_registered, check_free, check_sha256, find_source, make_token, sweep
 from app.repository.model_folder import TOKEN_FILE, ModelFolder, find_model_folders
 from app.state.store_access import StoreAccess
 from app.state.wanted import UNSAID_S, Key, Plan, WantedVersion, make_plan
@@ -151,13 +151,14 @@ class ModelChanges:
             let_go(draft, plan, wanted)
         return Change(wanted.key, draft.generation)
 
-    def register(self, url: str, wishes: Wishes) -> Change:
+    def register(self, url: str, wishes: Wishes, sha256: str | None = None) -> Change:
         """Register the model folder or archive of that name in `SCANCER_STORE`, or a folder that was unregistered.
 
-        Raises `ModelNotFoundError` if there is none of that name, `ModelFolderError` with the reason if it cannot be
-        served, `ConflictError` if its place is not free, and `DiskFullError`.
+        Raises as `check_sha256`, `ModelNotFoundError` if there is none of that name, `ModelFolderError` with the reason
+        if it cannot be served, `ConflictError` if its place is not free, and `DiskFullError`.
         """
         source = find_source(url, self._settings.store)
+        check_sha256(source, sha256)
         return self.register_again(url, wishes) if source is None else self.register_file(source, url, wishes)
 
     def register_file(

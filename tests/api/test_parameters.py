@@ -247,3 +247,13 @@ def test_store_of_a_later_release_answers_503_and_is_left_alone(tmp_path: Path, 
         for method, path in (("PUT", f"/models/{NAME}"), ("DELETE", f"/models/{NAME}"), ("POST", "/models?url=two")):
             status, text = manager.status(method, path)
             assert (status, text.split(":")[0]) == (503, "ServiceUnavailableException")
+
+
+def test_scaling_reads_json_and_refuses_a_form(manager: Manager) -> None:
+    answer = manager.status("PUT", f"/models/{NAME}", json={"min_worker": -1})
+    assert answer[1].startswith("BadRequestException: min_worker")
+    answer = manager.status("PUT", f"/models/{NAME}", data={"min_worker": "2"})
+    assert answer == (
+        400,
+        "BadRequestException: Parameters stand in the query or in a JSON object; this body is a form.",
+    )

@@ -359,8 +359,19 @@ def test_third_model_at_a_time_is_turned_away(live: LiveServer) -> None:
     [
         ("", {"data": b"PK\3\4 and no more"}, 400, "InvalidModelException: the archive is damaged"),
         ("", {"data": b"\x80\4."}, 400, "InvalidModelException: model is a pickle, which is not taken"),
-        ("?sha256=" + 64 * "0", {"data": b"PK"}, 400, "InvalidModelException: the model is not the one that sha256"),
-        ("?runtime=python4", {"data": b"PK"}, 400, "BadRequestException: Invalid RuntimeType value: python4"),
+        (
+            "",
+            {"data": {"url": "m.mar"}},
+            400,
+            "BadRequestException: The body is text, and no model; parameters stand in",
+        ),
+        (
+            "?sha256=" + 64 * "0",
+            {"data": b"PK\3\4"},
+            400,
+            "InvalidModelException: the model is not the one that sha256",
+        ),
+        ("?runtime=python4", {"data": b"PK\3\4"}, 400, "BadRequestException: Invalid RuntimeType value: python4"),
         ("", {}, 400, "BadRequestException: Parameter url is required."),
         ("", {"json": {}}, 400, "BadRequestException: Parameter url is required."),
         ("", {"data": b"", "headers": {"Content-Type": "application/zip"}}, 400, "BadRequestException: Parameter url"),

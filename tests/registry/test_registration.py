@@ -1,5 +1,6 @@
 """Registering and removing at once: only 200, 404 or 409, the right state after each, and nothing left on disk."""
 
+import hashlib
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from flask import Flask
 from app import create_app
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import MIB, Settings
-from app.errors import ConflictError, ModelFolderError, StateStoreError
+from app.errors import BadRequestError, ConflictError, InvalidModelError, ModelFolderError, StateStoreError
 from app.exchange.quarantine import Quarantine
 from app.registry.model_arrivals import make_token
 from app.registry.model_changes import Change, ModelChanges, Wishes
@@ -288,6 +289,21 @@ def test_name_that_no_model_may_have_is_refused_before_anything_is_done(
     assert (answer.status_code, answer.json["type"]) == (400, "InvalidModelException")
     assert answer.json["message"].startswith("a model's name ")
     assert find_files(settings) == []
+
+
+def test_file_of_the_store_is_the_one_that_the_caller_names_by_its_hash(
+    changes: ModelChanges, settings: Settings
+) -> None:
+    packed = pack(FILES)
+    (settings.store / "quick.mar").write_bytes(packed)
+    (settings.store / "folder").mkdir()
+    for wrong in ("0" * 64, "zz", ""):
+        with pytest.raises(InvalidModelError, match="not the one that sha256 names"):
+            changes.register("quick.mar", Wishes(workers=0), wrong)
+    with pytest.raises(BadRequestError, match="sha256 names one file, and this url is a folder"):
+        changes.register("folder", Wishes(workers=0), "0" * 64)
+    assert changes.plan().versions == {}
+    assert changes.register("quick.mar", Wishes(workers=0), hashlib.sha256(packed).hexdigest().upper()).key[0] == NAME
 
 
 def test_empty_name_leaves_a_model_its_own(app: Flask, settings: Settings) -> None:

@@ -102,7 +102,7 @@ def register_model() -> ResponseReturnValue:
     """Register the model that `url` names or that is the body, and load it if it is to have workers."""
     given, settings = read_parameters().require_known(REGISTERING), services().settings
     url, wishes = given.text("url", MAX_URL_BYTES), read_wishes(given)
-    given.text("sha256", MAX_SHA256_BYTES)  # checked before anything is fetched
+    sha256 = given.text("sha256", MAX_SHA256_BYTES)  # checked before anything is fetched
     if url is None:
         with translate_errors(), receive_model(request, settings) as received:
             if received is None:
@@ -117,7 +117,7 @@ def register_model() -> ResponseReturnValue:
     else:
         given.text("url", MAX_NAME_BYTES)
         with lend_changes() as changes:
-            change = note(changes.register(url, wishes))
+            change = note(changes.register(url, wishes, sha256))
     return answer_registration(change, given)
 
 
@@ -183,7 +183,7 @@ def answer_registration(change: Change, given: Parameters) -> Response:
 @require("manage")
 def scale_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
     """Set the number of workers of a version; with 0 it stays registered and is not loaded."""
-    given = read_query().require_known(SCALING)
+    given = read_parameters().require_known(SCALING)
     version = version or given.text("model_version", MAX_NAME_BYTES)
     if re.fullmatch(r"-0*[1-9][0-9]*", request.args.get("min_worker", "")):
         raise BadRequestError("min_worker cannot be less than 0.")  # in TorchServe's words

@@ -18,6 +18,7 @@ from app.exchange.quarantine import IncomingFile, open_incoming
 from app.exchange.remote_source import open_remote
 from app.manifest.bounds import show
 from app.manifest.model_manifest import MAX_MANIFEST_BYTES
+from app.pipeline.decoding.foreign_formats import HEAD_BYTES, is_text
 
 if TYPE_CHECKING:
     from werkzeug.formparser import TStreamFactory
@@ -30,6 +31,10 @@ PIECE_BYTES = 64 * KIB
 MAX_FIELD_BYTES, MAX_PARTS, MAX_AROUND_BYTES = 2 * PIECE_BYTES, 32, 64 * KIB
 """Limits of a form: bytes of a field (at least the parser's buffer), number of parts, bytes beside the file."""
 TOO_MUCH = "The form has too many parts, or too much beside its file; the archive's part needs a file name."
+TEXT = (
+    "The body is text, and no model; parameters stand in the query (POST /models?url=NAME.mar) or in JSON, as "
+    "Content-Type: application/json says."
+)
 arrivals = threading.BoundedSemaphore(MAX_ARRIVALS)
 
 
@@ -45,7 +50,7 @@ class ModelBody:
         if self._left > limit:
             raise self._too_large()
         self._first = self._receive(PIECE_BYTES)
-        self.is_empty = not self._first
+        self.is_empty, self.is_text = not self._first, is_text(self._first[:HEAD_BYTES])
 
     def read(self, size: int = PIECE_BYTES) -> bytes:
         """Return the next bytes, and none at the end; raises as `receive_model`."""
@@ -98,6 +103,8 @@ def receive_model(request: Request, settings: Settings) -> Iterator[tuple[Incomi
             yield None
             return
         refuse_compression(request, "the archive")
+        if not is_form and body.is_text:
+            raise BadRequestError(TEXT)
         with open_incoming(settings) as file:
             fields = read_form(body, request.mimetype_params.get("boundary", ""), file) if is_form else {}
             while piece := body.read():

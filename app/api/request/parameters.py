@@ -7,6 +7,7 @@ from typing import Any
 from flask import request
 
 from app.api.request.bodies import read_body
+from app.api.request.forms import MULTIPART, URLENCODED
 from app.api.request.json_documents import read_in_turn, read_json
 from app.errors import BadRequestError, OutOfBoundsError
 from app.manifest.bounds import Bound, read_whole, refuse, show
@@ -85,6 +86,8 @@ def read_query() -> Parameters:
 
 def read_parameters() -> Parameters:
     """The parameters of the query and of a JSON body, which go first; raises `BadRequestError` for a malformed body."""
+    if request.mimetype in (MULTIPART, URLENCODED) and request.content_length and request.method != "POST":
+        raise BadRequestError("Parameters stand in the query or in a JSON object; this body is a form.")
     if request.mimetype != "application/json" or not request.content_length:
         return read_query()
     with read_in_turn(request.content_length, ENDLESS):

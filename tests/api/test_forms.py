@@ -84,6 +84,14 @@ BODIES: dict[str, tuple[str | None, Callable[[bytes], bytes]]] = {
         FORM,
         lambda p: form((UNNAMED + b"\r\nContent-Transfer-Encoding: quoted-printable", b"a=20text"), (NAMED, p)),
     ),
+    "text in Latin 1 beside": (FORM, lambda p: form((UNNAMED, b"L\xe4sion"), (NAMED, p))),
+    "text in Shift-JIS beside": (FORM, lambda p: form((UNNAMED, "病変".encode("shift-jis")), (NAMED, p))),
+    "text in UTF-16 beside": (
+        FORM,
+        lambda p: form((UNNAMED + b"\r\nContent-Type: text/plain; charset=utf-16", "a".encode("utf-16")), (NAMED, p)),
+    ),
+    "type of a form": (FORM, lambda picture: picture),
+    "type of a form without a boundary": ("multipart/form-data", lambda picture: picture),
     "line feeds alone": (FORM, lambda p: b"--x\n" + NAMED + b"\n\n" + p + b"\n--x--\n"),
     "preamble and epilogue": (FORM, lambda p: b"This is a form.\r\n" + form((NAMED, p)) + b"That was it.\r\n"),
     "quoted boundary": ('Multipart/Form-Data; charset=utf-8; Boundary="x"', lambda p: form((NAMED, p))),
@@ -159,7 +167,7 @@ def test_picture_that_curl_has_spoilt_is_named(
             FORM,
             rf"The head of a part .* longer than {MAX_HEAD_BYTES} b",
         ),
-        (b"x" * 99_000, FORM, rf"The head of a part of the form is longer than {MAX_HEAD_BYTES} bytes"),
+        (b"x" * 99_000, FORM, r"The form is malformed: the boundary that its Content-Type names is not in the body; "),
         (b"&" * MAX_PAIRS + b"a=&", URLENCODED, rf"The form has more than {MAX_PAIRS} fields"),
         (instances({"data": "", "b64": ""}), None, r"instances\[0\] holds no data; send "),
         (instances({"image": {"b64": "%"}}), None, r"instances\[0\]\.image\.b64 is not base64; "),
@@ -178,6 +186,19 @@ def test_body_without_a_picture_is_told_what_it_lacks(
 def test_other_forms_than_those_of_files_are_named(client: FlaskClient) -> None:
     status, message = post(client, form((NAMED, b"x")), "multipart/related; boundary=x")
     assert (status, message[:52]) == (415, "Of multipart bodies multipart/form-data alone is tak")
+
+
+@pytest.mark.parametrize("kind", [None, URLENCODED, "application/octet-stream"])
+def test_form_that_is_not_called_one_is_named(kind: str | None, client: FlaskClient, pcam_example: bytes) -> None:
+    status, told = post(client, form((NAMED, pcam_example)), kind)
+    assert (status, told[:17]) == (415, "The body is a for")
+
+
+@pytest.mark.parametrize("coding, status", [("", 200), ("identity", 200), ("base64", 415), ("utf-8", 415)])
+def test_what_is_no_compression_is_named(coding: str, status: int, client: FlaskClient, pcam_example: bytes) -> None:
+    answer = client.post(PATH, data=pcam_example, headers=basic() | {"Content-Encoding": coding})
+    assert answer.status_code == status
+    assert status == 200 or f"Content-Encoding says {coding}; " in answer.get_json()["message"]
 
 
 @pytest.mark.parametrize("count", [65, 64 + MAX_FIELDS + 1, 200])

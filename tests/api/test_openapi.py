@@ -299,11 +299,13 @@ def test_answer_for_several_pictures_is_as_documented(
     assert [item["input"]["format"] for item in items if "input" in item] == ["PNG", "JPEG"]
 
 
-@pytest.mark.parametrize("files", [1, 2])
+@pytest.mark.parametrize(
+    "files, accepted", [(1, "text/plain"), (2, "TEXT/PLAIN"), (1, "text/*"), (1, "text/plain; charset=UTF-8")]
+)
 def test_plain_text_answer_is_as_documented(
-    files: int, document: Document, client: FlaskClient, pcam_example: bytes
+    files: int, accepted: str, document: Document, client: FlaskClient, pcam_example: bytes
 ) -> None:
-    headers = basic() | {"Accept": "text/plain"}
+    headers = basic() | {"Accept": accepted}
     answer = client.post(f"/predictions/{MODEL}", headers=headers, data=form(*[pcam_example] * files))
     lines = validate_answer(document, "/predictions/{model_name}", answer).splitlines()
     assert answer.mimetype == "text/plain"

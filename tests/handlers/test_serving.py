@@ -375,6 +375,7 @@ def test_configuration_and_statistics_of_a_program_are_the_ones_it_has(telling: 
     def read(path: str) -> Any:
         return telling.get(path, headers=basic()).json
 
+    assert read("/v2/models/tells")["platform"] == "handler"
     config = read("/v2/models/tells/config")
     assert (config["platform"], config["max_batch_size"], config["instance_group"][0]["count"]) == ("handler", 4, 1)
     assert config["dynamic_batching"] == {"preferred_batch_size": [4], "max_queue_delay_microseconds": 300_000}

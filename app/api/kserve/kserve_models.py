@@ -53,6 +53,9 @@ def ready() -> ResponseReturnValue:
 def describe_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
     """Describe the tensors of a model."""
     entry = find_entry(model_name, version)
+    if entry.manifest is None and entry.archive is not None:  # its handler takes no tensors, only requests
+        versions = services().registry.versions(model_name)
+        return jsonify(name=model_name, versions=versions, platform="handler", inputs=[], outputs=[])
     if entry.manifest is None:
         raise ServiceUnavailableError(
             f'Model "{model_name}" has no manifest that can be read; see /models/{"/".join(entry.key)}.'

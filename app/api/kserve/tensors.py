@@ -18,6 +18,7 @@ from app.api.request.json_documents import LongNumbers, decode_text, flatten, re
 from app.api.request.parameters import read_sent
 from app.errors import BadRequestError
 from app.manifest.bounds import BODY_BYTES, TENSOR_SIDE
+from app.pipeline.decoding.decode import is_picture
 from app.pipeline.patience import Patience
 
 LENGTH_BYTES = 4
@@ -26,6 +27,7 @@ NUMBERS: dict[str, tuple[str, set[type]]] = {"UINT8": ("|u1", {int}), "FP32": ("
 """By datatype of numbers: numpy's name, and the types of its numbers in JSON."""
 DATATYPES = ("BYTES", *NUMBERS)
 HEADER_LENGTH = "Inference-Header-Content-Length"
+RAW_HELP = f"with {HEADER_LENGTH}: 0 a picture file is taken as it is"
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any] |
 
 def read_object(text: bytes) -> dict[str, Any]:
     """Read a JSON object; raises `BadRequestError` for any other text."""
-    document = read_json(text)
+    document = read_json(text, RAW_HELP if is_picture(text) else "")
     if not isinstance(document, dict):
         raise BadRequestError("The body's JSON is not an object.")
     return document

@@ -21,7 +21,7 @@ from app.registry.serving_table import require_served
 
 blueprint = Blueprint("predictions", __name__)
 
-PLAIN_TEXT = "text/plain"
+PLAIN_TEXTS = PLAIN_TEXT, PLAIN_TEXT_UTF8 = "text/plain", "text/plain;charset=utf-8"
 OLDER = "predict_by_older_path"
 """Endpoint of the paths that get_started/from_torchserve.md describes and the OpenAPI document leaves out."""
 
@@ -98,9 +98,9 @@ def answer_one(
 
 def wants_plain_text() -> bool:
     """Whether the caller asks for plain text rather than JSON; `*/*` asks for JSON."""
-    if PLAIN_TEXT not in request.environ.get("HTTP_ACCEPT", ""):
+    if "text/" not in request.environ.get("HTTP_ACCEPT", "").lower():
         return False
-    return request.accept_mimetypes.best_match([JSON_TYPE, PLAIN_TEXT]) == PLAIN_TEXT
+    return request.accept_mimetypes.best_match([JSON_TYPE, *PLAIN_TEXTS]) in PLAIN_TEXTS
 
 
 def plain_text(text: str) -> Response:

@@ -25,6 +25,7 @@ from app.api.request.services import facts, services
 from app.base64_fields import unwrap_picture
 from app.config.settings import MIB
 from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, UnsupportedMediaError
+from app.manifest.bounds import show
 from app.pipeline.decoding.decode import is_picture
 from app.pipeline.patience import Patience
 
@@ -35,6 +36,7 @@ part of the room for bodies to others.
 """
 # What zlib calls each format; "deflate" is zlib's own, with a header (RFC 9110, section 8.4.1.2).
 WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+IDENTITY, HEADED = "identity", ", which is zlib's format with its header (RFC 1950)"
 JSON_BEGIN = re.compile(rb"(\xef\xbb\xbf)?\s*+\{")
 REMOVED_BY_CURL, SURE_BYTES = b"\0\r\n", 1024
 """Bytes that `curl -d @FILE` leaves out; no picture is without them, and hardly any bytes of that length are."""
@@ -53,7 +55,7 @@ def read_images(request: Request, max_images: int, patience: Patience) -> list[b
     refuse_compression(request, "the picture")
     kind, body = read_kind(request), read_body(request)
     with take_reading_turn(body, patience):
-        if kind == MULTIPART:
+        if kind == MULTIPART and not is_picture(body):
             images = find_pictures(read_form(body, request.mimetype_params.get("boundary", ""), max_images))
         elif is_json(kind, body):
             images = read_instances(body, max_images)
@@ -111,8 +113,15 @@ def check_count(count: int, most: int, things: str = "pictures") -> None:
 
 def refuse_compression(request: Request, what: str) -> None:
     """Refuse a compressed body; `what` says what to send as it is. Raises `UnsupportedMediaError`."""
-    if request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
-        raise UnsupportedMediaError(f"Compressed bodies are not taken; send {what} as it is.")
+    if (name := name_compression(request)) != IDENTITY:
+        raise UnsupportedMediaError(
+            f"Compressed bodies are not taken, and Content-Encoding says {show(name)}; send {what} as it is."
+        )
+
+
+def name_compression(request: Request) -> str:
+    """Name the compression of a body in lower case; an empty list is none (RFC 9110, section 8.4)."""
+    return request.environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() or IDENTITY
 
 
 def read_body(request: Request) -> bytes:
@@ -193,8 +202,8 @@ def read_plain_body(patience: Patience) -> bytes:
     `ServiceUnavailableError` if there is no room for what comes out, and `DeadlineError`.
     """
     body = read_body(request)
-    name = request.environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
-    if name == "identity":
+    name = name_compression(request)
+    if name == IDENTITY:
         return body
     if name not in WINDOW_BITS:
         raise UnsupportedMediaError("Bodies may be compressed with gzip or deflate, and with one of them.")
@@ -210,7 +219,7 @@ def inflate(body: bytes, name: str, max_bytes: int) -> bytes:
     try:
         plain = inflater.decompress(body, max_bytes + 1)
     except zlib.error:
-        raise BadRequestError(f"The body is not valid {name}.") from None
+        raise BadRequestError(f"The body is not valid {name}{HEADED if name == 'deflate' else ''}.") from None
     if len(plain) > max_bytes:
         raise BodyTooLargeError(f"The body is larger than {max_bytes} bytes when it is not compressed.")
     if not inflater.eof or inflater.unused_data:

@@ -13,6 +13,7 @@ from app.base64_fields import PICTURE, decode_base64_bytes, unwrap_picture
 from app.config.settings import KIB
 from app.errors import AnsweredError, BadRequestError
 from app.pipeline.decoding.decode import is_picture
+from app.pipeline.decoding.foreign_formats import CONTROL
 
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 PIECE_BYTES, MAX_HEAD_BYTES = 8 * KIB, 8 * KIB
@@ -44,8 +45,13 @@ class FormPart(NamedTuple):
 
     @property
     def is_file(self) -> bool:
-        """Whether it may be a picture: it has a file name, or is no text. Of many clients files have no name."""
-        return bool(self.filename) or not is_text(self.value)
+        """Whether it may be a picture: it has a file name, or is no text. Of many clients files have no name, and texts
+        are in the encoding of their system.
+        """
+        if self.filename or is_picture(self.value):
+            return True
+        is_named_text = (self.type or "").lower().startswith("text/")
+        return not is_named_text and CONTROL.search(self.value) is not None
 
     def decode(self) -> bytes:
         """Undo the `Content-Transfer-Encoding` base64; raises `BadRequestError` for a file in another one."""
@@ -96,6 +102,8 @@ def decode_parts(decoder: MultipartDecoder, body: bytes) -> Iterator[FormPart]:
                 value += event.data
                 if not event.more_data:
                     yield make_part(head, bytes(value))
+        if decoder.state is State.PREAMBLE and len(decoder.buffer) > MAX_HEAD_BYTES:
+            raise ValueError("no boundary comes")
         if decoder.state in FAULTS and len(decoder.buffer) > MAX_HEAD_BYTES:
             raise BadRequestError(f"The head of a part of the form is longer than {MAX_HEAD_BYTES} bytes.")
 

@@ -66,6 +66,11 @@ SIGNATURES = (
     (rb"\x1f\x8b", "a gzip file, which may hold a NIfTI volume", UNPACK),
     (rb"RIFF.{4}AVI |\x1a\x45\xdf\xa3|\0\0\x01[\xb3\xba]", "a video", "export one frame as PNG"),
     (rb"RIFF.{4}WAVE|ID3|OggS|fLaC|\xff[\xf1-\xf3\xf9-\xfb]", "a sound file", "send a picture"),
+    (
+        rb"(?i)--[^\r\n]{1,256}\r?\ncontent-(?:disposition|type):",
+        "a form",
+        "let the client write its Content-Type, multipart/form-data with the boundary",
+    ),
     (rb"\s*(?:data:image/|iVBORw0KGgo|/9j/|UklGR|SUkqA|TU0AK|R0lGOD)", "a picture in base64", "send its bytes"),
     (rb"(?i)(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|body)", "an HTML page", "send the picture itself"),
     (rb"(?:\xef\xbb\xbf)?\s*<(?:.{0,1000}?<)?svg[\s>/]", "an SVG drawing", EXPORT),

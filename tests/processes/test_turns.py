@@ -4,7 +4,7 @@ import threading
 import time
 
 from app.processes.turns import Turns, give_way
-from tests.handlers.fixtures import within
+from tests.conftest import within
 
 
 def start(call: object) -> threading.Thread:

@@ -14,6 +14,8 @@ from app.server.connection import RECEIVE_BYTES, Connection
 
 log = logging.getLogger(__name__)
 
+KNOWN_AT_ONCE = 16
+"""Known callers at an address that may compute at once: under the usual load none of them waits for a turn."""
 # Reported once, then not again before it is armed anew. Absent on macOS, where gunicorn's own threads serve.
 if hasattr(select, "epoll"):
     READ, WRITE = select.EPOLLIN | select.EPOLLONESHOT, select.EPOLLOUT | select.EPOLLONESHOT
@@ -39,7 +41,7 @@ class AddressThreads:
         self.listener, self.fd, self.name = listener, listener.fileno(), listener.getsockname()
         self.threads: list[threading.Thread] = []
         self._wake, self._most, self._accept, self._serve = wake, most, accept, serve
-        self._of_strangers, self._of_known = Turns(), Turns()
+        self._of_strangers, self._of_known = Turns(), Turns(KNOWN_AT_ONCE)
         self._idle: deque[None] = deque()  # one for each thread that waits
         self._starting = threading.Lock()
         self._epoll = select.epoll()

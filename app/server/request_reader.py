@@ -16,7 +16,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from app.server.streamed_body import StreamedBody
 
 MAX_HEAD_BYTES = 32 * 1024
-AHEAD_BYTES = 4 * 1024
+AHEAD_BYTES = 32 * 1024
 """Bytes that are read at a time where the end of a request is unknown, so that those behind it stay in the system."""
 MAX_URL_BYTES = 4096
 MAX_HEADER_FIELDS = 64

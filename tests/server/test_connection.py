@@ -141,7 +141,8 @@ def test_requests_sent_ahead_are_answered_one_a_turn_and_no_more_is_read_meanwhi
         assert answers == turn  # others have their turn after each
         assert client.recv(len(TEXT)) == TEXT
         held.append(connection.held_bytes)
-    assert max(held) == (AHEAD_BYTES // len(request)) * REQUEST_BYTES
+    most = (AHEAD_BYTES // len(request)) * REQUEST_BYTES
+    assert 0.9 * most < max(held) <= most
     assert (held[-1], connection.wants_write) == (0, False)
 
 

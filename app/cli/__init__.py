@@ -4,6 +4,7 @@ import click
 from flask import Flask
 
 from app.cli import (  # each adds its commands to models_commands
+    calibration_commands,  # noqa: F401
     compile_commands,  # noqa: F401
     evaluation_commands,  # noqa: F401
     example_commands,  # noqa: F401

@@ -55,7 +55,14 @@ def evaluate_model(name: str, data: Path) -> None:
 
 
 def evaluate(planned: PlannedVersion, data: Path) -> Evaluation:
-    """Measure one version and write its report. Standard error names each picture that cannot be read.
+    """Measure one version and write its report."""
+    evaluation = measure_version(planned, data)
+    write_evaluation(services().settings.instance, evaluation)
+    return evaluation
+
+
+def measure_version(planned: PlannedVersion, data: Path) -> Evaluation:
+    """Measure one version. Standard error names each picture that cannot be read.
 
     Raises `EvaluationError` for an archive, whose answers need not be classes.
     """
@@ -71,7 +78,6 @@ def evaluate(planned: PlannedVersion, data: Path) -> Evaluation:
         measured = evaluate_version(planned, pictures, settings, advance)
     for line in measured.unreadable:
         click.echo(f"not counted: {line}", err=True)
-    write_evaluation(settings.instance, measured.evaluation)
     return measured.evaluation
 
 

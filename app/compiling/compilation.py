@@ -22,7 +22,7 @@ from app.errors import CompiledModelError
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import InputSpec
 from app.pipeline.decoding.limits import ImageLimits
-from app.pipeline.postprocess import to_probabilities
+from app.pipeline.postprocess import apply_activation
 from app.pipeline.preprocess import read_file
 from app.processes.locks import hold_lock
 from app.repository.model_folder import ModelFolder
@@ -79,8 +79,8 @@ def write_compiled(reference: Reference, folder: Path) -> CompileReport:
     with stage(folder, COMPILING_PATTERN, reference.compiled) as staging:
         target = staging / reference.compiled
         save_ir(reference.to_openvino(), target / IR_FILE)
-        ours = to_probabilities(infer_compiled(staging, reference), manifest.output)
-        theirs = to_probabilities(reference.scores, manifest.output)
+        ours = apply_activation(infer_compiled(staging, reference), manifest.output)
+        theirs = apply_activation(reference.scores, manifest.output)
         report = CompileReport(
             artifact_sha256=manifest.artifact.sha256,
             graph_sha256=manifest.graph_sha256,

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from app.errors import AnsweredError, BadRequestError, BodyTooLargeError, Pictur
 from app.evaluation.estimates import Estimate, choose_classes, estimate_auc, estimate_share
 from app.evaluation.evaluation_report import Evaluation
 from app.evaluation.labelled_folder import LabelledPicture
+from app.evaluation.operating_points import measure_point
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import OutputSpec
 from app.pipeline.served_model import ServedModel, Upload
@@ -30,11 +32,10 @@ MIN_READABLE_PICTURES = 2
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said of one picture: SHA-256 of its content, its class, the class decided for, probabilities."""
+    """What the model said of one picture: SHA-256 of its content, its class, probabilities."""
 
     sha256: str
     label: int
-    decided: int
     probabilities: list[float]
 
 
@@ -110,8 +111,8 @@ def ask(
                 continue
             assert isinstance(upload, bytes), "what was not read is not predicted"
             decision = prediction.decision
-            sha256, decided = hashlib.sha256(upload).hexdigest(), classes.index(decision.class_name)
-            answers.append(Answer(sha256, picture.label, decided, [decision.probabilities[name] for name in classes]))
+            sha256 = hashlib.sha256(upload).hexdigest()
+            answers.append(Answer(sha256, picture.label, [decision.probabilities[name] for name in classes]))
         advance(len(group))
     return sorted(answers, key=lambda answer: (answer.sha256, answer.label)), unreadable
 
@@ -130,17 +131,14 @@ def work_out(answers: Sequence[Answer], labels: NDArray[np.int64], spec: OutputS
     """AUC, and sensitivity and specificity at the threshold; of more than two classes the mean AUC, and accuracy."""
     probabilities: Probabilities = np.array([answer.probabilities for answer in answers])
     auc = estimate_auc(probabilities, labels, choose_classes(spec.classes, spec.positive_class))
-    is_right = np.array([answer.decided for answer in answers]) == labels
-    if spec.positive_class is None:
-        return {"auc": auc, "accuracy": estimate_share(int(is_right.sum()), len(labels))}
-    of_positive, of_negative = (
-        is_right[(labels == spec.classes.index(spec.positive_class)) == is_wanted] for is_wanted in (True, False)
-    )
-    return {
-        "auc": auc,
-        "sensitivity": estimate_share(int(of_positive.sum()), len(of_positive)),
-        "specificity": estimate_share(int(of_negative.sum()), len(of_negative)),
-    }
+    if spec.positive_class is None or spec.threshold is None:
+        return {
+            "auc": auc,
+            "accuracy": estimate_share(int((probabilities.argmax(axis=1) == labels).sum()), len(labels)),
+        }
+    index = spec.classes.index(spec.positive_class)
+    point = measure_point(spec.threshold, probabilities[:, index], labels == index)
+    return {"auc": auc, "sensitivity": point.sensitivity, "specificity": point.specificity}
 
 
 def identify_data(answers: Sequence[Answer], classes: Sequence[str]) -> str:
@@ -156,12 +154,14 @@ def identify_model(folder: ModelFolder, manifest: ModelManifest, loader: ModelLo
     """
     folder.verify_artifact(manifest)
     output = manifest.output
-    parts = [
+    parts: list[Any] = [
         manifest.artifact.sha256,
         manifest.graph_sha256,
         manifest.input.jpeg_min_scale,
         [output.classes, output.activation, output.positive_class, output.threshold],
     ]
+    if output.calibration is not None:  # reports older than this keep their hash
+        parts.append(asdict(output.calibration))
     if not runs_natively(manifest):
         report = folder.read_report(manifest)
         parts.append((loader.find_int8(folder, manifest, report) or report).ir_sha256)

@@ -5,12 +5,14 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from app.errors import ManifestError
 from app.manifest import bounds
+from app.manifest.calibration import parse_calibration
 from app.manifest.model_specs import FRAMEWORKS, Artifact, BatchSpec, InputSpec, OutputSpec
 from app.manifest.toml_table import Table, TextRule
 from app.processes.plain_files import read_plain_text
@@ -50,6 +52,7 @@ TABLES = {
     ),
     "output": ("classes", "activation", "scores", "positive_class", "threshold", "threshold_source"),
     "batch": ("max_size", "max_delay_ms"),
+    "calibration": ("temperature", "offsets", "coverage", "possible_from"),
 }
 PLACES = {key: f"[{table}]" for table, keys in TABLES.items() for key in keys}
 """In which table each key belongs."""
@@ -71,6 +74,10 @@ class Metric:
     n: int
     data: str
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the figure for an answer; `data` is said beside it."""
+        return {"value": self.value, "interval_95": [self.low, self.high], "n": self.n}
+
 
 @dataclass(frozen=True)
 class ModelManifest:
@@ -89,6 +96,19 @@ class ModelManifest:
     output: OutputSpec
     metrics: Mapping[str, Metric]
     batch: BatchSpec = BatchSpec()
+
+    @cached_property
+    def operating_point(self) -> dict[str, Any] | None:
+        """How often the decision at the threshold is right, for answers; None without such figures."""
+        sensitivity, specificity = (self.metrics.get(name) for name in ("sensitivity", "specificity"))
+        if sensitivity is None or specificity is None or self.output.threshold is None:
+            return None
+        return {
+            "rule": self.output.threshold_source,
+            "data": sensitivity.data,
+            "sensitivity": sensitivity.to_json(),
+            "specificity": specificity.to_json(),
+        }
 
     @property
     def is_program(self) -> bool:
@@ -113,7 +133,8 @@ class ModelManifest:
     @property
     def held_sha256(self) -> str:
         """SHA-256 of everything that is held against the network; under another one it is to be held again."""
-        parts = (HELD_RULES, self.framework, asdict(self.artifact), self._describe_input(), asdict(self.output))
+        output = {name: value for name, value in asdict(self.output).items() if name != "calibration"}
+        parts = (HELD_RULES, self.framework, asdict(self.artifact), self._describe_input(), output)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -154,6 +175,9 @@ def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
         raise table.fail("engine", f"must be compiled for {framework}: a program is loaded only to compile it")
     tables = {key: table.table(key) for key in ("artifact", "input", "output")}
     tables |= {key: table.table(key, {}) for key in ("metrics", "batch")}
+    output = parse_output(tables["output"])
+    if "calibration" in document:
+        output = replace(output, calibration=parse_calibration(table.table("calibration"), output.classes))
     version: str = table.text("version", VERSION_RULE)
     title: str = table.text("title", default=name)
     description: str = table.text("description", default="")
@@ -171,7 +195,7 @@ def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
         intended_use=intended_use,
         artifact=parse_artifact(tables["artifact"], framework),
         input=parse_input(tables["input"]),
-        output=parse_output(tables["output"]),
+        output=output,
         metrics=parse_metrics(tables["metrics"]),
         batch=parse_batch(tables["batch"]),
     )
@@ -196,8 +220,8 @@ def parse_input(table: Table) -> InputSpec:
         width_px=table.whole("width_px", bounds.SIDE_PX),
         height_px=table.whole("height_px", bounds.SIDE_PX),
         resize=table.choice("resize", "nearest", "bilinear", "bicubic", "lanczos"),
-        mean=table.numbers("mean", bounds.SAMPLE),
-        std=table.numbers("std", bounds.STD),
+        mean=read_channels(table, "mean", bounds.SAMPLE),
+        std=read_channels(table, "std", bounds.STD),
         um_per_px=table.number("um_per_px", bounds.UM_PER_PX, default=None),
         jpeg_min_scale=table.number("jpeg_min_scale", bounds.JPEG_MIN_SCALE, default=None),
         channel_order=table.choice("channel_order", "RGB", "BGR", default="RGB"),
@@ -205,6 +229,12 @@ def parse_input(table: Table) -> InputSpec:
     table.choice("colour", "RGB", default="RGB")
     table.end()
     return spec
+
+
+def read_channels(table: Table, key: str, bound: bounds.Bound) -> tuple[float, float, float]:
+    """Read three numbers, one a channel."""
+    red, green, blue = table.numbers(key, bound, 3)
+    return red, green, blue
 
 
 def parse_batch(table: Table) -> BatchSpec:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from app.config.settings import DEFAULT_BATCH_SIZE
 from app.manifest.bounds import BATCH_DELAY_MS, BATCH_SIZE, read_number, read_whole
+from app.manifest.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class OutputSpec:
         threshold: smallest probability of the positive class that is called positive.
         threshold_source: where the operating point comes from.
         labels: names of an archive's classes in its answers, where two may be alike; None for other models.
+        calibration: corrects the probabilities, and says which classes are possible; None: nothing was fitted.
     """
 
     classes: tuple[str, ...]
@@ -149,6 +151,7 @@ class OutputSpec:
     threshold_source: str | None
     scores: str = "logits"
     labels: tuple[str, ...] | None = None
+    calibration: Calibration | None = None
 
     @property
     def outputs(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from app.errors import ManifestError
 from app.manifest.bounds import Bound, read_number, read_whole, show
 
+WORDS = {2: "two", 3: "three"}
 MOST_LIKE = 0.7
 """How much a misspelt key must be like another one, from 0 to 1, to be taken for it."""
 
@@ -71,13 +72,12 @@ class Table:
         """Take a whole number."""
         return read_whole(f"{self._path}{key}", self._take(key, (int,), default), bound)
 
-    def numbers(self, key: str, bound: Bound) -> tuple[float, float, float]:
-        """Take three numbers, one a channel."""
+    def numbers(self, key: str, bound: Bound, count: int) -> tuple[float, ...]:
+        """Take a list of numbers: three, one a channel, or one a class."""
         values = self._take(key, (list,), ...)
-        if len(values) != 3 or any(isinstance(value, str) for value in values):
-            raise self.fail(key, f"must be three numbers {bound.describe()}")
-        red, green, blue = (read_number(f"{self._path}{key}", value, bound) for value in values)
-        return red, green, blue
+        if len(values) != count or any(isinstance(value, str) for value in values):
+            raise self.fail(key, f"must be {WORDS.get(count, count)} numbers {bound.describe()}")
+        return tuple(read_number(f"{self._path}{key}", value, bound) for value in values)
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Take a list of distinct, non-empty strings."""

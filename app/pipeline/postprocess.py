@@ -1,29 +1,66 @@
-"""From a network's scores to probabilities, and from probabilities to a decision."""
+"""From a network's scores to probabilities that mean what they say, and from those to a decision."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.arrays import Probabilities, Scores
 from app.errors import InferenceError
+from app.manifest.calibration import Calibration
 from app.manifest.model_specs import OutputSpec
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The model's decision for one picture; `probabilities` are in the order of the manifest's classes."""
+    """The model's decision for one picture.
+
+    Attributes:
+        class_name: the class decided for.
+        confidence: its probability.
+        probabilities: of each class, in the order of the manifest's.
+        possible_classes: those that cannot be ruled out, see `Calibration`; None where nothing was fitted.
+    """
 
     class_name: str
     confidence: float
     probabilities: dict[str, float]
+    possible_classes: tuple[str, ...] | None = None
+
+    @property
+    def cannot_tell(self) -> bool:
+        """Whether the class decided for is not the only possible one."""
+        return self.possible_classes is not None and self.possible_classes != (self.class_name,)
 
 
+LEAST_PROBABILITY = 1e-300
+"""What stands for 0, which has no logarithm."""
 PROBABILITY_SLACK = 1e-3
 """How far a network's own probabilities may lie outside 0 to 1, and their sum from 1. Rounding stays within this."""
 
 
 def to_probabilities(scores: Scores, spec: OutputSpec) -> Probabilities:
+    """Turn scores into calibrated probabilities, as `apply_activation` does and raises."""
+    return calibrate(apply_activation(scores, spec), spec.calibration)
+
+
+def calibrate(probabilities: Probabilities, calibration: Calibration | None) -> Probabilities:
+    """Correct probabilities, float64 [N, classes]; those of a model without a calibration stay as they are."""
+    if calibration is None:
+        return probabilities
+    logarithms = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
+    return to_shares(logarithms / calibration.temperature + calibration.offsets)
+
+
+def to_shares(logits: NDArray[np.float64]) -> Probabilities:
+    """Softmax of float64 [N, classes]."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: Probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return shares
+
+
+def apply_activation(scores: Scores, spec: OutputSpec) -> Probabilities:
     """Turn float32 [N, outputs] into float64 [N, classes], 0 to 1, each row sums to 1. Raises `InferenceError` for a
     wrong shape, or scores that are not finite or no probabilities.
     """
@@ -35,9 +72,7 @@ def to_probabilities(scores: Scores, spec: OutputSpec) -> Probabilities:
     if spec.activation == "sigmoid":
         positive = np.exp(-np.logaddexp(0, -exact))
         return np.concatenate([1 - positive, positive], axis=1)
-    exponentials = np.exp(exact - exact.max(axis=1, keepdims=True))
-    probabilities: Probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return probabilities
+    return to_shares(exact)
 
 
 def complete(exact: Probabilities) -> Probabilities:
@@ -68,4 +103,14 @@ def decide(probabilities: Probabilities, spec: OutputSpec) -> Decision:
     else:
         positive = spec.classes.index(spec.positive_class)
         index = positive if values[positive] >= spec.threshold else 1 - positive
-    return Decision(spec.classes[index], values[index], dict(zip(spec.classes, values, strict=True)))
+    return Decision(
+        spec.classes[index], values[index], dict(zip(spec.classes, values, strict=True)), find_possible(values, spec)
+    )
+
+
+def find_possible(values: list[float], spec: OutputSpec) -> tuple[str, ...] | None:
+    """Return the classes that are probable enough to be possible; None where nothing was fitted."""
+    if spec.calibration is None:
+        return None
+    limits = zip(spec.classes, values, spec.calibration.possible_from, strict=True)
+    return tuple(name for name, value, least in limits if value >= least)

@@ -25,7 +25,7 @@ from app.engines.process_engine import ProcessEngine, runs_natively
 from app.errors import CompiledModelError, ModelFolderError
 from app.manifest.model_manifest import MANIFEST_FILE, ModelManifest
 from app.pipeline.decoding.limits import ImageLimits
-from app.pipeline.postprocess import to_probabilities
+from app.pipeline.postprocess import apply_activation
 from app.pipeline.served_model import ServedModel
 from app.registry.model_entry import ModelEntry, State
 from app.registry.version_slot import Attempt, SlowRoadError, describe_fault
@@ -161,7 +161,7 @@ class ModelLoader:
         with ExitStack() as on_failure:
             on_failure.callback(engine.close)
             engine.load()
-            to_probabilities(engine.infer(make_noise(manifest)), manifest.output)
+            apply_activation(engine.infer(make_noise(manifest)), manifest.output)
             on_failure.pop_all()
         load_s = time.perf_counter() - started
         return replace(self._make_entry(attempt, manifest, engine), load_s=load_s)

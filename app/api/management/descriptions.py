@@ -1,5 +1,6 @@
 """Our own descriptions of models; `openapi.json` describes them too, and a test compares the two."""
 
+from dataclasses import asdict
 from typing import Any
 
 from flask import url_for
@@ -74,11 +75,9 @@ def make_classifier(entry: ModelEntry, manifest: ModelManifest, chosen: dict[str
             "positive_class": output.positive_class,
             "threshold": output.threshold,
             "threshold_source": output.threshold_source,
-        },
-        "metrics": {
-            metric: {"value": value.value, "interval_95": [value.low, value.high], "n": value.n, "data": value.data}
-            for metric, value in manifest.metrics.items()
-        },
+        }
+        | ({} if output.calibration is None else {"calibration": asdict(output.calibration)}),
+        "metrics": {metric: {**value.to_json(), "data": value.data} for metric, value in manifest.metrics.items()},
         "examples": [url_for("models.send_example", **chosen, file=file) for file in entry.folder.find_examples()],
         "predict_url": url_for("predictions.predict", **chosen),
     }

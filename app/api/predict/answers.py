@@ -14,6 +14,7 @@ from app.errors import AnsweredError
 from app.manifest.bounds import DEADLINE_MS
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.patience import Patience, never
+from app.pipeline.postprocess import Decision
 from app.pipeline.served_model import Prediction, Timing
 
 JSON_TYPE = "application/json"
@@ -47,7 +48,7 @@ def make_prediction(prediction: Prediction, manifest: ModelManifest, request_id:
         "class": decision.class_name,
         "confidence": round(decision.confidence, PROBABILITY_DIGITS),
         "probabilities": {name: round(value, PROBABILITY_DIGITS) for name, value in decision.probabilities.items()},
-        "threshold": manifest.output.threshold,
+        **make_reading(decision, manifest),
         "input": {
             "width_px": picture.width_px,
             "height_px": picture.height_px,
@@ -61,6 +62,22 @@ def make_prediction(prediction: Prediction, manifest: ModelManifest, request_id:
     if picture.warnings:
         answer["warnings"] = list(picture.warnings)
     return answer
+
+
+def make_reading(decision: Decision, manifest: ModelManifest) -> dict[str, Any]:
+    """Make the part of an answer that says how to read its numbers; what a model has no figures for is absent."""
+    output = manifest.output
+    reading: dict[str, Any] = {}
+    if output.positive_class is not None:
+        reading["positive_class"] = output.positive_class
+        reading["score"] = round(decision.probabilities[output.positive_class], PROBABILITY_DIGITS)
+    reading |= {"threshold": output.threshold, "calibrated": output.calibration is not None}
+    if manifest.operating_point is not None:
+        reading["operating_point"] = manifest.operating_point
+    if decision.possible_classes is not None:
+        reading["possible_classes"] = list(decision.possible_classes)
+        reading["cannot_tell"] = decision.cannot_tell
+    return reading
 
 
 def make_item(item: Prediction | AnsweredError, manifest: ModelManifest, request_id: str) -> dict[str, Any]:

@@ -1,0 +1,207 @@
+"""`flask models calibrate|set-threshold`: makes a version's numbers mean what they say, on labelled pictures."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import tomlkit
+
+from app.api.request.services import services
+from app.arrays import Probabilities
+from app.cli.evaluation_commands import describe, measure_version
+from app.cli.model_choice import FOLDER, models_commands
+from app.errors import EvaluationError, PicturesError
+from app.evaluation.calibration_fit import (
+    MAX_CLASSES,
+    MIN_PICTURES,
+    combine,
+    cross_validate,
+    fit_calibration,
+    measure_calibration_error,
+)
+from app.evaluation.estimates import Estimate
+from app.evaluation.evaluation_report import Evaluation
+from app.evaluation.operating_points import measure_point, threshold_at_sensitivity, threshold_at_specificity
+from app.manifest.calibration import Calibration
+from app.manifest.manifest_editing import edit_manifest
+from app.manifest.model_manifest import ModelManifest
+from app.pipeline.postprocess import calibrate
+from app.processes.atomic import write_file
+from app.repository.model_check import EXPECTED_FILE, read_expected
+from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
+from app.state.wanted import PlannedVersion
+
+DIGITS = 6
+RELOAD = "a running server answers so after a reload (get_started/production.md)"
+SHARE = click.FloatRange(0, 1, min_open=True)
+
+
+@models_commands.command("calibrate")
+@click.argument("version", metavar="NAME/VERSION")
+@click.option("--data", type=FOLDER, required=True, help="Folder of labelled pictures, as for `models evaluate`.")
+def calibrate_model(version: str, data: Path) -> None:
+    """Make a version's probabilities mean what they say.
+
+    The command shows the pictures to the version, fits a correction of its probabilities, and the limits from which a
+    class is possible, and writes both into its model.toml. Decisions and AUC stay what they are: the threshold is
+    corrected too. Use pictures that the model was not trained on, as many of each class as you meet in practice.
+    """
+    planned = find_version(version)
+    manifest = planned.folder.read_manifest()
+    if len(manifest.output.classes) > MAX_CLASSES:
+        raise EvaluationError(f"only models of up to {MAX_CLASSES} classes can be calibrated")
+    evaluation = measure_version(planned, data)
+    if min(evaluation.pictures.values()) < MIN_PICTURES:
+        raise PicturesError(f"{data.name} must hold at least {MIN_PICTURES} readable pictures of each class")
+    probabilities, labels = evaluation.arrays()
+    fitted = fit_calibration(probabilities, labels, describe_pictures(data, evaluation))
+    whole = combine(manifest.output.calibration, fitted)
+    edit_manifest(planned.folder.path, lambda document: put_calibration(document, manifest, whole, fitted))
+    correct_expected(planned.folder, manifest, fitted)
+    corrected, covered = cross_validate(probabilities, labels)
+    index = find_positive(manifest)
+    before, after = (measure_calibration_error(each, labels, index) for each in (probabilities, corrected))
+    click.echo(f"expected calibration error of {manifest.output.classes[index]}: {before:.3f}, now {after:.3f}")
+    click.echo(f"the true class is among the possible ones for {covered:.1%} of the pictures")
+    click.echo("both by five fits, each measured on the fifth of the pictures that it had not seen")
+    click.echo(f"{version} is calibrated; {RELOAD}")
+
+
+@models_commands.command("set-threshold")
+@click.argument("version", metavar="NAME/VERSION")
+@click.option("--sensitivity", type=SHARE, help="Least share of the positive pictures to be found.")
+@click.option("--specificity", type=SHARE, help="Least share of the negative pictures to be called so.")
+@click.option("--value", type=click.FloatRange(0, 1), help="The threshold itself.")
+@click.option("--data", type=FOLDER, help="Folder of labelled pictures, as for `models evaluate`.")
+def set_threshold(
+    version: str, sensitivity: float | None, specificity: float | None, value: float | None, data: Path | None
+) -> None:
+    """Choose the score from which a version answers its positive class.
+
+    Give one of --sensitivity, --specificity and --value. The command writes the threshold, where it comes from, and
+    the sensitivity and specificity that it has on the pictures of --data, into the version's model.toml. Without --data
+    a --value has no such figures, and earlier ones are removed.
+    """
+    if [sensitivity, specificity, value].count(None) != 2:
+        raise click.UsageError("give one of --sensitivity, --specificity and --value")
+    if data is None and value is None:
+        raise click.UsageError("--sensitivity and --specificity need --data")
+    planned = find_version(version)
+    manifest = planned.folder.read_manifest()
+    if manifest.output.positive_class is None:
+        raise EvaluationError("only a model of two classes has a threshold")
+    point = Chosen(value or 0.0, "set by hand", "", {})
+    if data is not None:
+        point = choose_point(manifest, measure_version(planned, data), data, sensitivity, specificity, value)
+    edit_manifest(planned.folder.path, lambda document: put_threshold(document, point))
+    for name, figure in point.figures.items():
+        click.echo(f"{name} {describe(figure)}")
+    click.echo(f"{version} answers {manifest.output.positive_class} from {point.threshold:g}; {RELOAD}")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A threshold, where it comes from, and its figures on `pictures`; without pictures it has none."""
+
+    threshold: float
+    source: str
+    pictures: str
+    figures: dict[str, Estimate]
+
+
+def choose_point(
+    manifest: ModelManifest,
+    evaluation: Evaluation,
+    data: Path,
+    sensitivity: float | None,
+    specificity: float | None,
+    value: float | None,
+) -> Chosen:
+    """Choose the threshold as one of the three says, and measure it."""
+    pictures = describe_pictures(data, evaluation)
+    probabilities, labels = evaluation.arrays()
+    index = find_positive(manifest)
+    scores, is_positive = probabilities[:, index], labels == index
+    source = "set by hand"
+    if sensitivity is not None:
+        value, rule = threshold_at_sensitivity(scores[is_positive], sensitivity), f"sensitivity of {sensitivity:.4g}"
+    elif specificity is not None:
+        value, rule = threshold_at_specificity(scores[~is_positive], specificity), f"specificity of {specificity:.4g}"
+    assert value is not None, "one of the three is given"
+    if (sensitivity, specificity) != (None, None):
+        source = f"{rule} or more on {pictures}"
+    point = measure_point(value, scores, is_positive)
+    return Chosen(value, source, pictures, {"sensitivity": point.sensitivity, "specificity": point.specificity})
+
+
+def find_version(label: str) -> PlannedVersion:
+    """Find the version that NAME/VERSION names; raises EvaluationError for an archive, ModelNotFoundError for none."""
+    name, _, version = label.partition("/")
+    if not version:
+        raise click.UsageError(f"give the version too: {name}/VERSION")
+    planned = services().changes.plan().find_version(name, version)
+    if planned.folder.is_archive:
+        raise EvaluationError(f"{label} is a model archive: its answers are its handler's own")
+    return planned
+
+
+def find_positive(manifest: ModelManifest) -> int:
+    """Return the index of the class that figures speak of: the positive one; of more than two classes the last."""
+    classes, positive = manifest.output.classes, manifest.output.positive_class
+    return len(classes) - 1 if positive is None else classes.index(positive)
+
+
+def describe_pictures(data: Path, evaluation: Evaluation) -> str:
+    """Name the pictures by their folder and numbers."""
+    counts = ", ".join(f"{count} {name}" for name, count in evaluation.pictures.items())
+    return f"{data.resolve().name} ({counts})"
+
+
+def put_calibration(
+    document: tomlkit.TOMLDocument, manifest: ModelManifest, whole: Calibration, fitted: Calibration
+) -> None:
+    """Write `[calibration]`, and the threshold that decides as before."""
+    output = manifest.output
+    document["calibration"] = {
+        "temperature": round(whole.temperature, DIGITS),
+        "offsets": [round(each, DIGITS) for each in whole.offsets],
+        "coverage": whole.coverage,
+        "possible_from": [round(each, DIGITS) for each in whole.possible_from],
+        "data": whole.data,
+    }
+    if output.threshold is not None:
+        index = find_positive(manifest)
+        row = np.full((1, 2), 1 - output.threshold)
+        row[0, index] = output.threshold
+        edited: Any = document["output"]
+        edited["threshold"] = round(float(calibrate(row, fitted)[0, index]), DIGITS)
+
+
+def put_threshold(document: tomlkit.TOMLDocument, point: Chosen) -> None:
+    """Write the threshold with its source, and its figures in the place of those of another threshold."""
+    output: Any = document["output"]
+    output["threshold"], output["threshold_source"] = point.threshold, point.source
+    metrics: Any = document.setdefault("metrics", tomlkit.table(is_super_table=True))
+    for name in ("sensitivity", "specificity"):
+        metrics.pop(name, None)
+        if name in point.figures:
+            values = {key: round(value, DIGITS) for key, value in asdict(point.figures[name]).items()}
+            metrics[name] = {**values, "data": point.pictures}
+
+
+def correct_expected(folder: ModelFolder, manifest: ModelManifest, fitted: Calibration) -> None:
+    """Correct the expected probabilities of the examples, if there are any, as the server corrects its own."""
+    if not folder.has_examples:
+        return
+    path, classes = folder.path / EXAMPLES_FOLDER / EXPECTED_FILE, manifest.output.classes
+    expected, _ = read_expected(folder)
+    rows: Probabilities = np.array([[float(each[name]) for name in classes] for each in expected.values()])
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["probabilities"] = {
+        file: {name: round(float(value), DIGITS) for name, value in zip(classes, row, strict=True)}
+        for file, row in zip(expected, calibrate(rows, fitted), strict=True)
+    }
+    write_file(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")

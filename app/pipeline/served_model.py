@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from app.arrays import RGBImage
+from app.arrays import InputBatch, RGBImage
 from app.engines.base import Engine
 from app.errors import AnsweredError, RequestError, ServiceUnavailableError
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.batch import BatchRunner
 from app.pipeline.decoding.limits import ImageLimits, PixelSum
 from app.pipeline.decoding.raw_pixels import wrap_pixels
+from app.pipeline.occlusion import HeatMap, map_importance
 from app.pipeline.occupancy import Occupancy
 from app.pipeline.patience import ENDLESS, PRESENCE_S, Patience, Turn
 from app.pipeline.postprocess import Decision, decide, to_probabilities
@@ -145,6 +147,23 @@ class ServedModel(Occupancy):
                 yield upload if isinstance(upload, AnsweredError) else self.understand(upload, patience, pixel_sum)
             except RequestError as error:
                 yield copy(error)  # without its traceback, which keeps the pixels
+
+    def explain(
+        self, upload: Upload, class_name: str | None = None, patience: Patience = ENDLESS
+    ) -> tuple[Prediction, HeatMap]:
+        """Classify one picture, and map what the probability of a class rests on; None: the positive class, or of more
+        than two the one decided for. Raises as `predict` does.
+        """
+        prediction, _ = self.predict(upload, patience)
+        decision, pixels = prediction.decision, prediction.picture.pixels
+        name = class_name or self.manifest.output.positive_class or decision.class_name
+        index, score = self.manifest.output.classes.index(name), decision.probabilities[name]
+
+        def ask(batch: InputBatch) -> NDArray[np.float64]:
+            scores, _, _ = self._runner.infer(batch, patience)
+            return to_probabilities(scores, self.manifest.output)[:, index]
+
+        return prediction, HeatMap(name, score, map_importance(pixels, score, ask), pixels)
 
     @property
     def waiting(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+from PIL import Image
 
 from tests.conftest import PASSWORD, USER, LiveServer
 
@@ -77,3 +78,33 @@ def test_auc_on_400_test_pictures_is_the_golden_one(server: LiveServer, real_dat
             scores.append(predict(session, server, name, member.read())["probabilities"][POSITIVE[name]])
     auc = auc_of([int(row["label"]) for row in chosen], scores)
     assert auc == pytest.approx(GOLDEN_AUC[name], abs=GOLDEN_TOLERANCE)
+
+
+def cover(picture: bytes, cells: list[tuple[int, int]]) -> bytes:
+    """Paint cells of a heat map, 8 pixels wide, in the picture's mean colour."""
+    pixels = np.array(Image.open(io.BytesIO(picture)).convert("RGB"))
+    colour = pixels.mean(axis=(0, 1)).round().astype(np.uint8)
+    for row, column in cells:
+        pixels[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] = colour
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_hottest_tenth_of_a_map_moves_the_score_more_than_a_random_tenth(server: LiveServer, real_data: Path) -> None:
+    rows = choose_400("pcam", list(csv.DictReader((real_data / "pcam_manifest.csv").read_text().splitlines())))[::4]
+    random, hot, other = np.random.default_rng(0), [], []
+    with tarfile.open(real_data / "pcam.tar") as archive, requests.Session() as session:
+        for row in rows:
+            picture = (archive.extractfile(row["file"]) or io.BytesIO()).read()
+            url = f"{server.inference}/explanations/pcam-classification"
+            answer = session.put(url, data=picture, auth=(USER, PASSWORD), timeout=60).json()
+            values = np.abs(answer["heat_map"]["values"])
+            cells = [divmod(int(index), 12) for index in np.argsort(-values, axis=None)]
+            drawn = [cells[index] for index in random.permutation(len(cells))]
+            for moves, chosen in ((hot, cells), (other, drawn)):
+                covered = predict(session, server, "pcam", cover(picture, chosen[: len(cells) // 10]))
+                moves.append(abs(covered["score"] - answer["score"]))
+    assert len(rows) == 100
+    assert np.mean(hot) > 2 * np.mean(other)
+    assert np.mean(np.array(hot) > np.array(other)) > 0.75

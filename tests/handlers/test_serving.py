@@ -362,8 +362,8 @@ def test_model_that_explains_nothing_says_so(telling: FlaskClient, client: Flask
     response = explain(telling, "/v1/models/silent:explain", json={"instances": [{"data": "eA=="}]})
     assert (response.status_code, "no get_insights" in response.json["error"]) == (503, True)
     assert explain(telling, "/explanations/nope", data=b"x").status_code == 404
-    response = explain(client, "/explanations/pcam-classification", data=b"x")
-    assert (response.status_code, "has no handler" in response.json["message"]) == (400, True)
+    response = explain(client, "/v1/models/pcam-classification:explain", json={"instances": [{"data": "eA=="}]})
+    assert (response.status_code, "/explanations/pcam-classification" in response.json["error"]) == (400, True)
 
 
 @pytest.mark.parametrize("body", ["{", "[]", '{"instances": []}', '{"instances": [{"data": "%"}]}'])

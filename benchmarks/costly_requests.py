@@ -1,7 +1,7 @@
 """What costly requests of a known user do to the others: `python -m benchmarks.costly_requests [--seconds N] [NAME…]`.
 
 Each attack of `ATTACKS` runs by itself, then all of them together, for N seconds (20) each. Printed of each: answers by
-status, the largest resident memory of a worker, and the longest waits of those who ask meanwhile every 50 ms for
+status, the largest resident memory of a worker, and the waits of those who ask meanwhile every 50 ms for
 health, metrics, the models at the management address, and a prediction.
 """
 
@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from multiprocessing.synchronize import Barrier, Event
 from typing import NamedTuple
+
+import numpy as np
 
 from app.config.setting_types import PROJECT_ROOT
 from benchmarks.scale import choose, make_parser
@@ -48,9 +50,9 @@ class Attack(NamedTuple):
 
 @dataclass
 class Seen:
-    """What those saw who asked meanwhile: the longest wait by what they asked for, and answers other than 200."""
+    """What those saw who asked meanwhile: the waits by what they asked for, and answers other than 200."""
 
-    longest_s: dict[str, float] = field(default_factory=dict)
+    waits_s: dict[str, list[float]] = field(default_factory=dict)
     failures: Counter[tuple[str, int]] = field(default_factory=Counter)
     rss_bytes: int = 0
 
@@ -160,7 +162,7 @@ def watch(server: MeasuredServer, is_over: Event, seen: Seen) -> None:
     def repeat(name: str) -> None:
         while not is_over.is_set():
             status, wait_s = ask(*questions[name])
-            seen.longest_s[name] = max(wait_s, seen.longest_s.get(name, 0))
+            seen.waits_s.setdefault(name, []).append(wait_s)
             seen.failures[name, status] += status != HTTPStatus.OK
             is_over.wait(PAUSE_S)
 
@@ -192,6 +194,16 @@ def run(server: MeasuredServer, attacks: Sequence[Attack], seconds: float) -> tu
     return answers, seen
 
 
+def describe_waits(seen: Seen) -> str:
+    """Return three cells of a table: memory, waits, and answers other than 200."""
+    parts = []
+    for what, waits_s in seen.waits_s.items():
+        half, most, longest = (1000 * value for value in np.quantile(waits_s, (0.5, 0.95, 1)))
+        parts.append(f"{what} {half:.0f}, {most:.0f}, {longest:.0f} ms")
+    failures = {f"{what} {status}": number for (what, status), number in seen.failures.items() if number}
+    return f"{seen.rss_bytes / 1e6:.0f} MB | {'; '.join(parts)} | {failures}"
+
+
 def main() -> None:
     """Print a table."""
     parser = make_parser(__doc__)
@@ -204,13 +216,11 @@ def main() -> None:
     with MeasuredServer(workers="2") as server:
         for _ in range(LOGINS):
             server.request("GET", "/models")
-        print("| attack | answers by status | memory of a worker | longest waits | other answers |")
+        print("| attack | answers by status | memory of a worker | waits: half, 95 %, all within | other answers |")
         print("| --- | --- | --- | --- | --- |")
         for name, attacks in runs.items():
             answers, seen = run(server, attacks, arguments.seconds)
-            waits = ", ".join(f"{what} {1000 * wait_s:.0f} ms" for what, wait_s in seen.longest_s.items())
-            failures = {f"{what} {status}": count for (what, status), count in seen.failures.items() if count}
-            print(f"| {name} | {dict(answers)} | {seen.rss_bytes / 1e6:.0f} MB | {waits} | {failures} |", flush=True)
+            print(f"| {name} | {dict(answers)} | {describe_waits(seen)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ WHAT_IS_PRINTED = {
     "auc_over_http": "isic-classification: AUC ",
     "colour_profiles": "Display P3 converted: AUC ",
     "costly_requests": "| JSON of empty objects | {",
+    "floods": "| guesses | ",
     "footprint": "resident memory of a worker after predictions: ",
     "load": "8 connections for 1 s: ",
     "lone_request": "pcam-classification: bare compiled model, ",

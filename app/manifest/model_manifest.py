@@ -175,15 +175,16 @@ def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
         raise table.fail("engine", f"must be compiled for {framework}: a program is loaded only to compile it")
     tables = {key: table.table(key) for key in ("artifact", "input", "output")}
     tables |= {key: table.table(key, {}) for key in ("metrics", "batch")}
-    output = parse_output(tables["output"])
-    if "calibration" in document:
-        output = replace(output, calibration=parse_calibration(table.table("calibration"), output.classes))
+    calibration = table.table("calibration", {})
     version: str = table.text("version", VERSION_RULE)
     title: str = table.text("title", default=name)
     description: str = table.text("description", default="")
     licence: str = table.text("licence", default=UNKNOWN_LICENCE)
     intended_use: str = table.text("intended_use", default=INTENDED_USE)
     table.end()
+    output = parse_output(tables["output"])
+    if "calibration" in document:
+        output = replace(output, calibration=parse_calibration(calibration, output.classes))
     return ModelManifest(
         name=name,
         version=version,

@@ -1,63 +1,82 @@
-"""Turns at the processor: threads that compute go a few at a time, so that nobody waits long for Python's lock.
+"""Turns at the processor: few threads compute at a time, so that nobody waits long for Python's lock.
 
 A hundred threads that compute let each other go first for 5 ms each, several times a request: health would wait for
 seconds, though no request takes a millisecond.
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from queue import Empty, SimpleQueue
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
-AT_ONCE = 2
+T = TypeVar("T")
 own = threading.local()
 
 
-class Turns:
-    """A few turns that threads take one after the other, first come, first served.
+class Turns(Generic[T]):
+    """A few turns, and the line of those who wait for one. No thread waits: `resume` is told who may try again, and
+    returns whether they will.
 
-    Thread safety: `watch` is for one thread, `take` for any.
+    Thread safety: all methods may be called from any thread.
     """
 
-    def __init__(self, at_once: int = AT_ONCE) -> None:
-        self._free: SimpleQueue[None] = SimpleQueue()
-        self._surplus: SimpleQueue[None] = SimpleQueue()
-        self._taken, self._seen = 0, -1
-        for _ in range(at_once):
-            self._free.put(None)
+    def __init__(self, at_once: int, resume: Callable[[T], bool]) -> None:
+        self._resume = resume
+        self._lock = threading.Lock()
+        self._line: deque[T] = deque()
+        self._left = at_once
+        self._taken = self._seen = self._stalled = self._surplus = 0
 
-    @contextmanager
-    def take(self) -> Iterator[None]:
-        """Have a turn inside the `with`, until `give_way` is called there."""
-        self._free.get()
-        self._taken += 1
-        own.turns = self
-        try:
-            yield
-        finally:
-            give_way()
+    def take(self, who: T) -> bool:
+        """Give this thread a turn, until it calls `give_way`. If there is none, stand `who` in line; return False."""
+        with self._lock:
+            if self._left <= 0:
+                self._line.append(who)
+                return False
+            self._left -= 1
+            self._taken += 1
+            own.turn = self, self._taken
+            return True
 
     def watch(self) -> None:
-        """Add a turn if none was taken since the last look, though all are out: who has one may wait for something that
-        nobody foresaw. It is one too many later, and then taken back.
+        """Add a turn if somebody waits and none was taken since the last look: who has one may wait for something that
+        nobody foresaw. Once such a turn is given back after all, it is one too many, and goes.
         """
-        if self._free.empty() and self._taken == self._seen:
-            self._surplus.put(None)
-            self._free.put(None)
-        self._seen = self._taken
-
-    def give_back(self) -> None:
-        """Give a turn to the next one."""
-        if not self._surplus.empty():
-            with suppress(Empty):
-                self._surplus.get_nowait()
+        with self._lock:
+            is_stalled = bool(self._line) and self._taken == self._seen
+            self._seen = self._taken
+            if not is_stalled:
                 return
-        self._free.put(None)
+            if self._left <= 0:
+                self._stalled = self._taken
+                self._surplus += 1
+                self._left += 1
+        self._call_next()
+
+    def give_back(self, number: int) -> None:
+        """Take the turn of this number back, for the next one."""
+        with self._lock:
+            if self._surplus and number <= self._stalled:
+                self._surplus -= 1
+                return
+            self._left += 1
+        self._call_next()
+
+    def _call_next(self) -> None:
+        """Call the first in line who will come."""
+        while True:
+            with self._lock:
+                if not self._line:
+                    return
+                who = self._line.popleft()
+            if self._resume(who):
+                return
 
 
 def give_way() -> None:
-    """Give this thread's turn to the next one, if it has one: for whoever is about to wait, or is counted elsewhere."""
-    turns: Turns | None = getattr(own, "turns", None)
-    if turns is not None:
-        own.turns = None
-        turns.give_back()
+    """Give this thread's turn back, if it has one: for whoever is done, about to wait, or counted elsewhere."""
+    turn: tuple[Turns[object], int] | None = getattr(own, "turn", None)
+    if turn is not None:
+        own.turn = None
+        turns, number = turn
+        turns.give_back(number)

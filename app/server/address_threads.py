@@ -6,7 +6,6 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 from app.logs import describe_fault
 from app.processes.turns import Turns
@@ -14,8 +13,8 @@ from app.server.connection import RECEIVE_BYTES, Connection
 
 log = logging.getLogger(__name__)
 
-KNOWN_AT_ONCE = 16
-"""Known callers at an address that may compute at once: under the usual load none of them waits for a turn."""
+STRANGERS_AT_ONCE, KNOWN_AT_ONCE = 2, 16
+"""Connections of an address that are computed for at once; under the usual load no known caller waits for a turn."""
 # Reported once, then not again before it is armed anew. Absent on macOS, where gunicorn's own threads serve.
 if hasattr(select, "epoll"):
     READ, WRITE = select.EPOLLIN | select.EPOLLONESHOT, select.EPOLLOUT | select.EPOLLONESHOT
@@ -41,7 +40,8 @@ class AddressThreads:
         self.listener, self.fd, self.name = listener, listener.fileno(), listener.getsockname()
         self.threads: list[threading.Thread] = []
         self._wake, self._most, self._accept, self._serve = wake, most, accept, serve
-        self._of_strangers, self._of_known = Turns(), Turns(KNOWN_AT_ONCE)
+        self._of_strangers = Turns(STRANGERS_AT_ONCE, self._resume)
+        self._of_known = Turns(KNOWN_AT_ONCE, self._resume)
         self._idle: deque[None] = deque()  # one for each thread that waits
         self._starting = threading.Lock()
         self._epoll = select.epoll()
@@ -76,9 +76,19 @@ class AddressThreads:
         self._of_strangers.watch()
         self._of_known.watch()
 
-    def take_turn(self, connection: Connection) -> AbstractContextManager[None]:
-        """Compute for a connection in its turn; who sent a right password before does not wait behind strangers."""
-        return (self._of_known if connection.is_known else self._of_strangers).take()
+    def take_turn(self, connection: Connection) -> bool:
+        """Have a turn for a connection; without one it is reported again when it may have one. Who sent a right
+        password before does not wait behind strangers.
+        """
+        return (self._of_known if connection.is_known else self._of_strangers).take(connection)
+
+    def _resume(self, connection: Connection) -> bool:
+        """Have a connection that waited for its turn reported again; False if it was closed meanwhile."""
+        try:
+            self.arm(connection)
+        except (OSError, ValueError):
+            return False
+        return not connection.is_closed
 
     def _have_idle_thread(self) -> None:
         """Start one more thread if none is idle, as far as there may be more."""

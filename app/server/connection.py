@@ -59,7 +59,7 @@ class Connection:
         self.fd, self.lock, self.state = sock.fileno(), threading.Lock(), State.OPEN
         self.listener, self.since = listener, time.monotonic()
         self.due: float | None = None
-        self.is_known = False  # whether the last request that was answered had a right password
+        self.is_in_line = self.is_known = False  # waits for its turn; had a right password in the last request answered
         self.deadline = self.since + times.allow(is_new=True, is_idle=True, is_in_head=False)
         self._socket, self._reader, self._on_close, self._times = sock, reader, on_close, times
         self._presence = ClientPresence(sock)
@@ -80,15 +80,17 @@ class Connection:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the client has sent nothing since the last answer."""
-        return self._reader.is_between and self._is_free
+        """Whether the client has sent nothing that is not answered."""
+        return self._reader.is_between and self._is_free and not self._reader.requests
 
     @property
     def wants_write(self) -> bool:
         """Whether there is work as soon as the client takes more."""
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return True  # what was deciphered has left the socket, so the system does not report it
-        return bool(self._unsent or self._reader.requests) or self._tls_wants_write
+        reader, is_open = self._reader, self.state is State.OPEN
+        is_told = is_open and (reader.refusal is not None or reader.wants_continue)
+        return bool(self._unsent or reader.requests or is_told or self._tls_wants_write)
 
     @property
     def held_bytes(self) -> int:
@@ -208,7 +210,7 @@ class Connection:
 
     def release(self) -> None:
         """Send the withheld answer; what comes after it is for `serve`."""
-        self._unsent, self._withheld, self.due = self._withheld, b"", None
+        self._unsent, self._withheld, self.due = self._unsent + self._withheld, b"", None
         self._flush()
         self.since = time.monotonic()
         self.settle()

@@ -25,6 +25,7 @@ from gunicorn.workers.base import Worker
 
 from app.config.settings import SERVER_IS_STOPPING, read_settings
 from app.logs import describe_fault
+from app.processes.turns import give_way
 from app.server.address_threads import AddressThreads
 from app.server.answer import Answer, call_application
 from app.server.client_presence import ClientTimes
@@ -123,7 +124,7 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         now = time.monotonic()
         for connection in self._connections.all():
             with connection.try_to_own() as is_owner:
-                if is_owner and connection.deadline < now:
+                if is_owner and connection.deadline < now and not connection.is_in_line:
                     connection.expire()
         while self._paused:
             self._addresses[self._paused.pop()].listen()
@@ -197,14 +198,21 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
         connection = self._connections.get(fd)
         if connection is None:
             return
-        with address.take_turn(connection), connection.lock:
-            if not connection.is_open():  # a report from before, or of another's number
-                return
-            try:
-                connection.serve(buffer, self._answer)
-            except BaseException:
-                connection.close()
-                raise
+        connection.is_in_line = True
+        if not address.take_turn(connection):
+            return
+        try:
+            with connection.lock:
+                connection.is_in_line = False
+                if connection.is_open():  # else it is a report from before, or of another's number
+                    self._go_on(connection, buffer)
+        finally:
+            give_way()
+
+    def _go_on(self, connection: Connection, buffer: bytearray) -> None:
+        """Read, answer, and have the connection reported again; called by its owner."""
+        try:
+            connection.serve(buffer, self._answer)
             if connection.held_bytes > RECEIVE_BYTES:
                 for _ in range(self._connections.relieve(self._arm, connection)):
                     self.count_refusal("uploads")
@@ -212,6 +220,9 @@ class SharedPollWorker(Worker):  # type: ignore[misc]  # gunicorn has no annotat
                 self._withheld.put((connection.due, next(self._numbers), connection))
             else:
                 self._arm(connection)
+        except BaseException:
+            connection.close()
+            raise
 
     def _arm(self, connection: Connection) -> None:
         """Have the connection reported when there is something to do for it; called by its owner."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 
 from app.arrays import InputBatch
@@ -119,9 +120,9 @@ def test_slow_model_gets_all_cores_and_answers_the_same(
     compiled_with: list[int] = []
     compile_model = openvino_engine.OpenVINOEngine._compile
 
-    def note(engine: openvino_engine.OpenVINOEngine, threads: int) -> None:
+    def note(engine: openvino_engine.OpenVINOEngine, model: openvino.Model, threads: int) -> None:
         compiled_with.append(threads)
-        compile_model(engine, threads)
+        compile_model(engine, model, threads)
 
     monkeypatch.setattr(openvino_engine.OpenVINOEngine, "_compile", note)
     chosen, given = build_engine("openvino", PCAM, manifest, 0), build_engine("openvino", PCAM, manifest, 1)

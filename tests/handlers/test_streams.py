@@ -124,7 +124,7 @@ def test_parts_together_are_no_longer_than_one_answer_may_be(
             await handler.end()
 
     if is_lost:
-        with pytest.raises(HandlerLostError, match="BrokenMessageError"):
+        with pytest.raises(HandlerLostError, match="the parts are too long"):
             asyncio.run(predict())
     else:
         asyncio.run(predict())

@@ -377,7 +377,7 @@ def test_path_in_the_artifacts_name_is_refused(file: str) -> None:
 @pytest.mark.parametrize("file", ["model.mar", "model.pkl", "model", "model.zip", "compiled", "model.toml"])
 def test_artifact_that_is_called_otherwise_is_refused(framework: str, file: str) -> None:
     wanted = " or ".join(map(re.escape, FRAMEWORKS[framework].suffixes))
-    with pytest.raises(ManifestError, match=rf"artifact\.file must end in {wanted} for {framework}$"):
+    with pytest.raises(ManifestError, match=rf'file must end in {wanted} for {framework}; it is "{re.escape(file)}"'):
         parse({"framework": framework, "artifact.file": file, "engine": "compiled"})
 
 

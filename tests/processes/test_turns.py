@@ -1,71 +1,105 @@
-"""Turns at the processor: a few threads at a time, and whoever waits gives way."""
+"""Turns at the processor: a few at a time, the others are called when they may try again, and no thread waits."""
 
 import threading
-import time
+from collections.abc import Callable
 
 from app.processes.turns import Turns, give_way
-from tests.conftest import within
 
 
-def start(call: object) -> threading.Thread:
-    thread = threading.Thread(target=call, daemon=True)  # type: ignore[arg-type]
+def make(at_once: int, comes: Callable[[str], bool] = lambda _: True) -> tuple[Turns[str], list[str]]:
+    called: list[str] = []
+
+    def resume(who: str) -> bool:
+        called.append(who)
+        return comes(who)
+
+    return Turns(at_once, resume), called
+
+
+def in_thread(call: Callable[[], object]) -> None:
+    thread = threading.Thread(target=call)
     thread.start()
-    return thread
+    thread.join()
 
 
-def test_few_compute_at_a_time_and_all_get_their_turn() -> None:
-    line, lock, busy, most, done = Turns(2), threading.Lock(), 0, 0, 0
-
-    def compute() -> None:
-        nonlocal busy, most, done
-        with line.take():
-            with lock:
-                busy += 1
-                most = max(most, busy)
-            time.sleep(0.002)
-            with lock:
-                busy -= 1
-                done += 1
-
-    for thread in [start(compute) for _ in range(20)]:
-        thread.join(5)
-    assert (most, done) == (2, 20)
+def test_so_many_have_a_turn_and_the_others_are_called_in_their_order() -> None:
+    line, called = make(1)
+    assert line.take("one")
+    assert not line.take("two")
+    assert not line.take("three")
+    give_way()
+    assert called == ["two"]
+    assert line.take("two")
+    give_way()
+    assert called == ["two", "three"]
 
 
-def test_who_gives_way_lets_the_next_one_compute_and_gives_nothing_back_twice() -> None:
-    line, waits = Turns(1), threading.Event()
-
-    def wait() -> None:
-        with line.take():
-            give_way()
-            give_way()
-            waits.wait(5)
-
-    waiting = start(wait)
-    assert within(5, lambda: line._free.qsize() == 1)
-    with line.take():
-        assert line._free.qsize() == 0
-    waits.set()
-    waiting.join(5)
-    assert line._free.qsize() == 1
+def test_who_gives_way_twice_gives_back_one_turn() -> None:
+    line, _ = make(1)
+    assert line.take("one")
+    give_way()
+    give_way()
+    assert line.take("two")
+    assert not line.take("three")
 
 
-def test_one_that_waits_unforeseen_holds_nobody_up_for_long() -> None:
-    line, ended = Turns(1), threading.Event()
+def test_who_went_meanwhile_is_passed_over() -> None:
+    line, called = make(1, lambda who: who != "gone")
+    assert line.take("one")
+    for who in ("gone", "gone", "two"):
+        assert not line.take(who)
+    give_way()
+    assert called == ["gone", "gone", "two"]
 
-    def go_on() -> None:
-        with line.take():
-            ended.set()
 
-    with line.take():
-        waiting = start(go_on)
-        line.watch()
-        assert not ended.wait(0.05)  # it has only just begun
-        line.watch()
-        assert ended.wait(5)
-        waiting.join(5)
+def test_those_in_line_go_on_one_after_the_other_while_a_turn_is_stuck() -> None:
+    line, called = make(1)
+    in_thread(lambda: line.take("stuck"))
+    for number in range(5):
+        assert not line.take(str(number))
     line.watch()
-    assert line._free.qsize() == 1  # and no more than before
+    assert called == []  # it may have been taken just now
+    line.watch()
+    assert called == ["0"]
+    for number in range(5):
+        assert line.take(str(number))
+        give_way()
+    assert called == ["0", "1", "2", "3", "4"]
+
+
+def test_turn_that_was_stuck_is_one_too_many_once_it_is_given_back() -> None:
+    line, _ = make(1)
+    stuck, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        line.take("stuck")
+        stuck.set()
+        ended.wait(5)
+        give_way()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    stuck.wait(5)
+    assert not line.take("next")
+    line.watch()
+    line.watch()
+    ended.set()
+    thread.join()
+    assert line.take("next")
+    assert not line.take("another")
+    give_way()
+
+
+def test_somebody_who_was_called_and_never_came_holds_nobody_up() -> None:
+    line, called = make(1)
+    assert line.take("one")
+    for who in ("lost", "two"):
+        assert not line.take(who)
+    give_way()
+    assert called == ["lost"]
+    line.watch()
+    line.watch()
+    assert called == ["lost", "two"]
 
 
 def test_to_give_way_without_a_turn_is_nothing() -> None:

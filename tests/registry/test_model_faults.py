@@ -131,7 +131,7 @@ def test_whatever_loading_raises_is_the_state_of_that_model_alone_and_is_tried_a
     load, fails = OpenVINOEngine.load, [True]
 
     def load_or_fail(self: OpenVINOEngine) -> None:
-        if fails[0] and BROKEN in str(self._path):
+        if fails[0] and BROKEN in str(self._folder):
             raise error
         load(self)
 
@@ -177,7 +177,7 @@ def test_version_that_vanishes_while_it_is_loaded_is_gone_and_the_others_answer(
     load = OpenVINOEngine.load
 
     def load_what_vanishes(self: OpenVINOEngine) -> None:
-        if BROKEN in str(self._path):
+        if BROKEN in str(self._folder):
             shutil.rmtree(folder.parent)
         load(self)
 

@@ -16,6 +16,7 @@ from app.api.request.services import FACTS, RequestFacts, facts, services
 from app.config.setting_types import NO_RATE
 from app.config.settings import ANSWER_DELAY_S, CALLER_IS_KNOWN
 from app.errors import ForbiddenError, RateError, TooManyLoginsError, UnauthorizedError
+from app.processes.turns import give_way
 from app.users import User
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ def require(role: str) -> Callable[[View], View]:
 
 
 def limit_predictions(view: View) -> View:
-    """Count a request that asks a model for something against its user's `SCANCER_PREDICTION_RATE`, if that is set.
+    """Let a caller in. A request that has a place needs no turn any more: places bound how many go on. One that asks a
+    model for something is counted against its user's `SCANCER_PREDICTION_RATE`, if that is set.
 
     Where nobody has a name, the address stands for it. Raises `RateError`.
     """
@@ -73,6 +75,8 @@ def limit_predictions(view: View) -> View:
                 services().metrics.count_refusal("rate")
                 wait_s = services().limits.find_wait_s(rate, "predictions", *key)
                 raise RateError(f"A user may ask for {rate.replace('/', ' predictions a ')}; wait.", wait_s or 1)
+        if known.has_place:
+            give_way()
         return view(*args, **kwargs)
 
     return count

@@ -20,7 +20,6 @@ from app.api.request.services import RequestFacts, begin_facts, names_this_machi
 from app.config.settings import ANSWER_DELAY_S
 from app.errors import AnsweredError, MisdirectedError, ServiceUnavailableError
 from app.metrics import Metrics, name_method
-from app.processes.turns import give_way
 
 log = logging.getLogger("app.access")
 
@@ -72,8 +71,7 @@ class Observation:
             self._metrics.count_refusal("overload")
             environ[ANSWER_DELAY_S] = REFUSAL_DELAY_S
             return refuse(environ, start, error)
-        if place is not None:
-            give_way()  # places bound how many go on
+        known.has_place = place is not None
         try:
             chunks = self._app(environ, start)
             if known.is_streamed:

@@ -50,6 +50,7 @@ class RequestFacts:
         user, model, version: set once the password is verified, and the model is known to exist.
         outcome: the class of the answer, or the type of the error.
         is_streamed: whether the answer is sent in parts, and ends after the view.
+        has_place: whether the request is counted, so that only so many go on at a time.
         lent: the version that was looked up for a prediction, or the error if there is none.
         hold: counts the bytes of the body anew; raises `ServiceUnavailableError` if there is no room for them.
         rule: of the route. The path itself is the caller's text, and is neither logged nor counted.
@@ -64,6 +65,7 @@ class RequestFacts:
     images: int | None = None
     is_streamed: bool = False
     status: int = 0
+    has_place: bool = False
     lent: ModelEntry | AnsweredError | None = None
     hold: Callable[[int], object] = lambda _: None
     rule: str = "unmatched"

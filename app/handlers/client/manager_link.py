@@ -16,6 +16,7 @@ from app.errors import DeadlineError, ModelProcessError
 from app.handlers.manager_folder import find_folder, has_manager
 from app.pipeline.patience import ENDLESS, LATE, Patience
 from app.processes.frames import LOST, SOCKET_FILE, Channel, connect
+from app.processes.turns import give_way
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class ManagerLink:
 
     def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Send a message and return the reply; raises what is in `LOST` if there is no manager."""
+        give_way()
         with closing(self.connect()) as channel:
             channel.send(message)
             return channel.receive().header

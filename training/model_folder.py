@@ -15,7 +15,7 @@ from app.evaluation.estimates import Estimate
 from app.manifest.model_manifest import read_manifest
 from app.pipeline.decoding.decode import decode
 from app.pipeline.decoding.limits import ImageLimits
-from app.pipeline.postprocess import to_probabilities
+from app.pipeline.postprocess import apply_activation
 from app.pipeline.preprocess import preprocess
 from training.fine_tuning import MEAN, STD
 
@@ -189,7 +189,7 @@ def write_expected(folder: Path) -> None:
     expected = {}
     for path in sorted((folder / "examples").iterdir()):
         pixels = preprocess(decode(path.read_bytes(), LIMITS).pixels, manifest.input)
-        row = to_probabilities(engine.infer(pixels[None]), manifest.output)[0]
+        row = apply_activation(engine.infer(pixels[None]), manifest.output)[0]
         expected[path.name] = {name: round(float(p), 6) for name, p in zip(manifest.output.classes, row, strict=True)}
     engine.close()
     document = {"framework": manifest.framework, "tolerance": EXPECTED_TOLERANCE, "probabilities": expected}

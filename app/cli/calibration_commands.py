@@ -1,6 +1,5 @@
 """`flask models calibrate|set-threshold`: makes a version's numbers mean what they say, on labelled pictures."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,12 @@ import numpy as np
 import tomlkit
 
 from app.api.request.services import services
-from app.arrays import Probabilities
 from app.cli.evaluation_commands import describe, measure_version
 from app.cli.model_choice import FOLDER, models_commands
-from app.errors import EvaluationError, PicturesError
+from app.errors import EvaluationError, PicturesError, SignatureError
 from app.evaluation.calibration_fit import (
     MAX_CLASSES,
     MIN_PICTURES,
-    combine,
     cross_validate,
     fit_calibration,
     measure_calibration_error,
@@ -25,17 +22,15 @@ from app.evaluation.calibration_fit import (
 from app.evaluation.estimates import Estimate
 from app.evaluation.evaluation_report import Evaluation
 from app.evaluation.operating_points import measure_point, threshold_at_sensitivity, threshold_at_specificity
-from app.manifest.calibration import Calibration
 from app.manifest.manifest_editing import edit_manifest
 from app.manifest.model_manifest import ModelManifest
-from app.pipeline.postprocess import calibrate
-from app.processes.atomic import write_file
-from app.repository.model_check import EXPECTED_FILE, read_expected
-from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
+from app.manifest.model_specs import OutputSpec
+from app.pipeline.postprocess import calibrate, undo_calibration
+from app.repository.signing import SIGNATURE_FILE
 from app.state.wanted import PlannedVersion
 
 DIGITS = 6
-RELOAD = "a running server answers so after a reload (get_started/production.md)"
+RELOAD = "a running server answers so after a reload (get_started/evaluate.md)"
 SHARE = click.FloatRange(0, 1, min_open=True)
 
 
@@ -46,8 +41,8 @@ def calibrate_model(version: str, data: Path) -> None:
     """Make a version's probabilities mean what they say.
 
     The command shows the pictures to the version, fits a correction of its probabilities, and the limits from which a
-    class is possible, and writes both into its model.toml. Decisions and AUC stay what they are: the threshold is
-    corrected too. Use pictures that the model was not trained on, as many of each class as you meet in practice.
+    class is possible, and writes both into its model.toml. Of two classes, decisions and AUC stay what they are: the
+    threshold is corrected too. Use pictures that the model was not trained on, as many of each class as in practice.
     """
     planned = find_version(version)
     manifest = planned.folder.read_manifest()
@@ -57,17 +52,30 @@ def calibrate_model(version: str, data: Path) -> None:
     if min(evaluation.pictures.values()) < MIN_PICTURES:
         raise PicturesError(f"{data.name} must hold at least {MIN_PICTURES} readable pictures of each class")
     probabilities, labels = evaluation.arrays()
-    fitted = fit_calibration(probabilities, labels, describe_pictures(data, evaluation))
-    whole = combine(manifest.output.calibration, fitted)
-    edit_manifest(planned.folder.path, lambda document: put_calibration(document, manifest, whole, fitted))
-    correct_expected(planned.folder, manifest, fitted)
-    corrected, covered = cross_validate(probabilities, labels)
+    raw = undo_calibration(probabilities, manifest.output)
+    fitted = fit_calibration(raw, labels, manifest.output, describe_pictures(data, evaluation))
+    corrected, covered = cross_validate(raw, labels, fitted)
+    threshold = correct_threshold(manifest.output, fitted)
+    edit_manifest(planned.folder.path, lambda document: put_calibration(document, fitted, threshold))
     index = find_positive(manifest)
     before, after = (measure_calibration_error(each, labels, index) for each in (probabilities, corrected))
     click.echo(f"expected calibration error of {manifest.output.classes[index]}: {before:.3f}, now {after:.3f}")
     click.echo(f"the true class is among the possible ones for {covered:.1%} of the pictures")
     click.echo("both by five fits, each measured on the fifth of the pictures that it had not seen")
     click.echo(f"{version} is calibrated; {RELOAD}")
+
+
+def correct_threshold(before: OutputSpec, fitted: OutputSpec) -> float | None:
+    """Return the threshold that decides with a new calibration as the old one did before; raises `EvaluationError`."""
+    if before.threshold is None or before.threshold in (0, 1):
+        return before.threshold
+    index = before.classes.index(before.positive_class or "")
+    row = np.full((1, 2), 1 - before.threshold)
+    row[0, index] = before.threshold
+    threshold = float(calibrate(undo_calibration(row, before), fitted)[0, index])
+    if threshold in (0, 1):
+        raise EvaluationError(f"the threshold {before.threshold} would become {threshold:g}: choose another one first")
+    return threshold
 
 
 @models_commands.command("set-threshold")
@@ -125,7 +133,7 @@ def choose_point(
     probabilities, labels = evaluation.arrays()
     index = find_positive(manifest)
     scores, is_positive = probabilities[:, index], labels == index
-    source = "set by hand"
+    source, rule = "set by hand", ""
     if sensitivity is not None:
         value, rule = threshold_at_sensitivity(scores[is_positive], sensitivity), f"sensitivity of {sensitivity:.4g}"
     elif specificity is not None:
@@ -134,17 +142,23 @@ def choose_point(
     if (sensitivity, specificity) != (None, None):
         source = f"{rule} or more on {pictures}"
     point = measure_point(value, scores, is_positive)
+    if point.sensitivity.value < (sensitivity or 0) or point.specificity.value < (specificity or 0):
+        raise EvaluationError(f"no threshold has a {rule} on {pictures}")
     return Chosen(value, source, pictures, {"sensitivity": point.sensitivity, "specificity": point.specificity})
 
 
 def find_version(label: str) -> PlannedVersion:
-    """Find the version that NAME/VERSION names; raises EvaluationError for an archive, ModelNotFoundError for none."""
+    """Find the version of NAME/VERSION; raises EvaluationError for an archive, SignatureError for a signed one."""
     name, _, version = label.partition("/")
     if not version:
         raise click.UsageError(f"give the version too: {name}/VERSION")
     planned = services().changes.plan().find_version(name, version)
     if planned.folder.is_archive:
-        raise EvaluationError(f"{label} is a model archive: its answers are its handler's own")
+        raise EvaluationError(f"{label} is a model archive, and has no model.toml")
+    if (planned.folder.path / SIGNATURE_FILE).exists():
+        raise SignatureError(
+            f"{label} is signed, and its model.toml would change: remove {SIGNATURE_FILE}, and sign it again afterwards"
+        )
     return planned
 
 
@@ -160,24 +174,17 @@ def describe_pictures(data: Path, evaluation: Evaluation) -> str:
     return f"{data.resolve().name} ({counts})"
 
 
-def put_calibration(
-    document: tomlkit.TOMLDocument, manifest: ModelManifest, whole: Calibration, fitted: Calibration
-) -> None:
-    """Write `[calibration]`, and the threshold that decides as before."""
-    output = manifest.output
-    document["calibration"] = {
-        "temperature": round(whole.temperature, DIGITS),
-        "offsets": [round(each, DIGITS) for each in whole.offsets],
-        "coverage": whole.coverage,
-        "possible_from": [round(each, DIGITS) for each in whole.possible_from],
-        "data": whole.data,
-    }
-    if output.threshold is not None:
-        index = find_positive(manifest)
-        row = np.full((1, 2), 1 - output.threshold)
-        row[0, index] = output.threshold
-        edited: Any = document["output"]
-        edited["threshold"] = round(float(calibrate(row, fitted)[0, index]), DIGITS)
+def put_calibration(document: tomlkit.TOMLDocument, fitted: OutputSpec, threshold: float | None) -> None:
+    """Write `[calibration]` and the threshold; figures of more than two classes, which decide otherwise now, go."""
+    assert fitted.calibration is not None, "it was fitted"
+    table: Any = document.setdefault("calibration", tomlkit.table())
+    for key, value in asdict(fitted.calibration).items():
+        table[key] = list(value) if isinstance(value, tuple) else value
+    if threshold is not None:
+        output: Any = document["output"]
+        output["threshold"] = threshold
+    else:
+        document.pop("metrics", None)
 
 
 def put_threshold(document: tomlkit.TOMLDocument, point: Chosen) -> None:
@@ -186,22 +193,10 @@ def put_threshold(document: tomlkit.TOMLDocument, point: Chosen) -> None:
     output["threshold"], output["threshold_source"] = point.threshold, point.source
     metrics: Any = document.setdefault("metrics", tomlkit.table(is_super_table=True))
     for name in ("sensitivity", "specificity"):
-        metrics.pop(name, None)
-        if name in point.figures:
-            values = {key: round(value, DIGITS) for key, value in asdict(point.figures[name]).items()}
-            metrics[name] = {**values, "data": point.pictures}
-
-
-def correct_expected(folder: ModelFolder, manifest: ModelManifest, fitted: Calibration) -> None:
-    """Correct the expected probabilities of the examples, if there are any, as the server corrects its own."""
-    if not folder.has_examples:
-        return
-    path, classes = folder.path / EXAMPLES_FOLDER / EXPECTED_FILE, manifest.output.classes
-    expected, _ = read_expected(folder)
-    rows: Probabilities = np.array([[float(each[name]) for name in classes] for each in expected.values()])
-    document = json.loads(path.read_text(encoding="utf-8"))
-    document["probabilities"] = {
-        file: {name: round(float(value), DIGITS) for name, value in zip(classes, row, strict=True)}
-        for file, row in zip(expected, calibrate(rows, fitted), strict=True)
-    }
-    write_file(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        if name not in point.figures:
+            metrics.pop(name, None)
+            continue
+        table = metrics.setdefault(name, tomlkit.table())
+        for key, value in asdict(point.figures[name]).items():
+            table[key] = round(value, DIGITS)
+        table["data"] = point.pictures

@@ -23,7 +23,7 @@ from app.errors import PicturesError, RequestError, SignatureError
 from app.manifest.model_manifest import ModelManifest, read_manifest
 from app.pipeline.decoding.decode import decode
 from app.pipeline.decoding.limits import ImageLimits
-from app.pipeline.postprocess import decide, to_probabilities
+from app.pipeline.postprocess import apply_activation, calibrate, decide
 from app.processes.confined_process import run_confined
 from app.repository.model_check import EXPECTED_FILE, open_served
 from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
@@ -128,7 +128,7 @@ def score_in_process(
         np.save(Path(exchange) / "pixels.npy", pixels)
         arguments = [folder.path.resolve(), Path(exchange)]
         run_confined(score_here, arguments, settings, settings.compile_timeout_s)
-        return to_probabilities(np.load(Path(exchange) / "scores.npy"), manifest.output)
+        return apply_activation(np.load(Path(exchange) / "scores.npy"), manifest.output)
 
 
 def score_here(folder: str, exchange: str) -> None:
@@ -155,7 +155,8 @@ def describe_expected(manifest: ModelManifest, names: Sequence[str], expected: P
 
 def compare(manifest: ModelManifest, framework: Probabilities, served: Probabilities) -> Comparison:
     """Put the two answers to one picture side by side."""
-    decision = decide(framework, manifest.output)
+    calibrated = calibrate(framework[np.newaxis], manifest.output)
+    decision = decide(calibrated[0], manifest.output)
     index = manifest.output.classes.index(decision.class_name)
     difference = float(np.abs(framework - served).max())
     return Comparison(decision.class_name, float(framework[index]), float(served[index]), difference)

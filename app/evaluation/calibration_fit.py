@@ -1,14 +1,17 @@
 """Fits a calibration on labelled pictures, and measures how well probabilities mean what they say."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.arrays import Probabilities
+from app.errors import EvaluationError
 from app.manifest.bounds import OFFSET, TEMPERATURE
 from app.manifest.calibration import Calibration
-from app.pipeline.postprocess import LEAST_PROBABILITY, calibrate, to_shares
+from app.manifest.model_specs import OutputSpec
+from app.pipeline.postprocess import LEAST_PROBABILITY, calibrate, to_logarithms, to_shares
 
 COVERAGE = 0.9
 BINS = 15
@@ -19,30 +22,35 @@ STEPS = 50
 RIDGE = 1e-3
 """Keeps the fit finite then: it pulls towards no correction, as a thousandth of a picture would."""
 SETTLED = 1e-9
+LIMIT_STEPS = 1_000_000
+"""Limits are rounded down to 6 decimals, so that those which they were fitted on still reach them."""
 
 
-def fit_calibration(probabilities: Probabilities, labels: NDArray[np.int64], data: str) -> Calibration:
-    """Fit a calibration.
+def fit_calibration(probabilities: Probabilities, labels: NDArray[np.int64], spec: OutputSpec, data: str) -> OutputSpec:
+    """Return `spec` with a calibration.
 
     Args:
-        probabilities: as the network gives them, float64 [N, classes].
+        probabilities: before any calibration, float64 [N, classes].
         labels: index of the true class of each, int64 [N]; every class occurs.
+        spec: the meaning of the network's output.
         data: the pictures, in words.
+
+    Raises `EvaluationError` if the scores run against the classes, or no correction within the bounds fits.
     """
-    temperature, offsets = fit_correction(probabilities, labels)
+    temperature, offsets = fit_correction(to_logarithms(probabilities, spec), labels)
     correction = Calibration(temperature, offsets, COVERAGE, (0.0,) * len(offsets), data)
-    corrected = calibrate(probabilities, correction)
+    corrected = calibrate(probabilities, replace(spec, calibration=correction))
     limits = tuple(find_limit(corrected[labels == index, index], COVERAGE) for index in range(len(offsets)))
-    return Calibration(temperature, offsets, COVERAGE, limits, data)
+    return replace(spec, calibration=replace(correction, possible_from=limits))
 
 
-def fit_correction(probabilities: Probabilities, labels: NDArray[np.int64]) -> tuple[float, tuple[float, ...]]:
+def fit_correction(logarithms: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, tuple[float, ...]]:
     """Return the temperature and the offsets under which the true classes are the most likely.
 
     The likelihood is concave in the inverse of the temperature and in the offsets, so Newton's method finds the best.
-    The first offset is 0, since a constant added to all changes nothing.
+    The first offset is 0, since a constant added to all changes nothing. Takes logarithms of probabilities, float64
+    [N, classes].
     """
-    logarithms = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
     classes = logarithms.shape[1]
     units = np.eye(classes)
     slopes = np.stack([logarithms, *(np.broadcast_to(unit, logarithms.shape) for unit in units[1:])])
@@ -58,8 +66,11 @@ def fit_correction(probabilities: Probabilities, labels: NDArray[np.int64]) -> t
         found = found - step
         if float(np.abs(step).max()) < SETTLED:
             break
-    temperature = TEMPERATURE.high if found[0] <= 1 / TEMPERATURE.high else max(1 / float(found[0]), TEMPERATURE.low)
-    return temperature, (0.0, *np.clip(found[1:], OFFSET.low, OFFSET.high).tolist())
+    if not 1 / TEMPERATURE.high <= found[0] <= 1 / TEMPERATURE.low or np.abs(found[1:]).max() > OFFSET.high:
+        raise EvaluationError(
+            "no calibration fits: the scores do not rise with the classes; are the folders of the classes mixed up?"
+        )
+    return 1 / float(found[0]), (0.0, *found[1:].tolist())
 
 
 def score_fit(
@@ -71,22 +82,13 @@ def score_fit(
     return float(pull - np.log(np.maximum(of_truth, LEAST_PROBABILITY)).sum())
 
 
-def combine(first: Calibration | None, second: Calibration) -> Calibration:
-    """Return what corrects as `first` and then `second` do, with the limits of `second`."""
-    if first is None:
-        return second
-    offsets = [ours / second.temperature + theirs for ours, theirs in zip(first.offsets, second.offsets, strict=True)]
-    temperature = first.temperature * second.temperature
-    return Calibration(temperature, tuple(offsets), second.coverage, second.possible_from, second.data)
-
-
 def find_limit(of_true_class: NDArray[np.float64], coverage: float) -> float:
     """Return the probability that at least `coverage` of the next pictures of a class will reach, by split conformal
     prediction; 0 where there are too few pictures to tell. Takes the class's probability of its own pictures, [N].
     """
     count = len(of_true_class)
     allowed = count - math.ceil((count + 1) * coverage)
-    return 0.0 if allowed < 0 else float(np.sort(of_true_class)[allowed])
+    return 0.0 if allowed < 0 else math.floor(float(np.sort(of_true_class)[allowed]) * LIMIT_STEPS) / LIMIT_STEPS
 
 
 def measure_calibration_error(probabilities: Probabilities, labels: NDArray[np.int64], index: int) -> float:
@@ -100,7 +102,7 @@ def measure_calibration_error(probabilities: Probabilities, labels: NDArray[np.i
 
 
 def cross_validate(
-    probabilities: Probabilities, labels: NDArray[np.int64], seed: int = 0
+    probabilities: Probabilities, labels: NDArray[np.int64], spec: OutputSpec, seed: int = 0
 ) -> tuple[Probabilities, float]:
     """Correct each fifth of the pictures by a fit on the others; return that, and the share whose class is possible."""
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -108,8 +110,9 @@ def cross_validate(
     for fold in range(FOLDS):
         held = order[fold::FOLDS]
         others = np.setdiff1d(order, held)
-        calibration = fit_calibration(probabilities[others], labels[others], "")
-        corrected[held] = calibrate(probabilities[held], calibration)
+        fitted = fit_calibration(probabilities[others], labels[others], spec, "")
+        assert fitted.calibration is not None, "it was just fitted"
+        corrected[held] = calibrate(probabilities[held], fitted)
         own = corrected[held, labels[held]]
-        covered += int((own >= np.array(calibration.possible_from)[labels[held]]).sum())
+        covered += int((own >= np.array(fitted.calibration.possible_from)[labels[held]]).sum())
     return corrected, covered / len(labels)

@@ -23,13 +23,15 @@ class OperatingPoint:
 def threshold_at_sensitivity(of_positives: NDArray[np.float64], share: float) -> float:
     """Return the highest threshold, of 6 decimals, that `share` of the positives' scores, float64 [N], reach."""
     wanted = max(1, count_wanted(share, len(of_positives)))
-    return float(np.floor(np.sort(of_positives)[-wanted] * STEPS) / STEPS)
+    return float(np.floor(np.sort(of_positives)[-wanted] * STEPS) / STEPS)  # rounded down, so that it is reached
 
 
 def threshold_at_specificity(of_negatives: NDArray[np.float64], share: float) -> float:
     """Return the lowest threshold, of 6 decimals, that `share` of the negatives' scores, float64 [N], miss."""
     wanted = max(1, count_wanted(share, len(of_negatives)))
-    return min(1.0, float((np.floor(np.sort(of_negatives)[wanted - 1] * STEPS) + 1) / STEPS))
+    score = float(np.sort(of_negatives)[wanted - 1])
+    threshold = float((np.floor(score * STEPS) + 1) / STEPS)
+    return min(1.0, threshold if threshold > score else threshold + 1 / STEPS)
 
 
 def count_wanted(share: float, count: int) -> int:

@@ -1,10 +1,10 @@
-"""Changes `model.toml` in place: comments, order and all other keys stay as somebody wrote them."""
+"""Changes `model.toml` in place: other keys, their order and comments stay as somebody wrote them."""
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import tomlkit
-from tomlkit.exceptions import ParseError
 
 from app.errors import ManifestError
 from app.manifest.model_manifest import MANIFEST_FILE, parse_manifest, read_manifest
@@ -18,9 +18,10 @@ def edit_manifest(folder: Path, change: Callable[[tomlkit.TOMLDocument], None]) 
     try:
         document = tomlkit.parse(read_plain_text(folder / MANIFEST_FILE))
         change(document)
-        parse_manifest(document.unwrap())
-        write_file(folder / MANIFEST_FILE, tomlkit.dumps(document))
-    except ParseError as error:
+        text = tomlkit.dumps(document)
+        parse_manifest(tomllib.loads(text))
+        write_file(folder / MANIFEST_FILE, text)
+    except ValueError as error:  # TOML's own errors, and names that are no UTF-8
         raise ManifestError(f"{MANIFEST_FILE} cannot be edited: {error}") from error
     except OSError as error:
         raise ManifestError(f"{MANIFEST_FILE} cannot be written: {error.strerror}") from error

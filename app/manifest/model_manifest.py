@@ -103,6 +103,8 @@ class ModelManifest:
         sensitivity, specificity = (self.metrics.get(name) for name in ("sensitivity", "specificity"))
         if sensitivity is None or specificity is None or self.output.threshold is None:
             return None
+        if sensitivity.data != specificity.data:
+            return None
         return {
             "rule": self.output.threshold_source,
             "data": sensitivity.data,

@@ -13,6 +13,8 @@ FOR, AGAINST = "#e66101", "#5e3c99"
 """Orange and purple: told apart by people of every kind of colour vision (ColorBrewer's PuOr)."""
 LEAST_SIDE_PX = 384
 MOST_OPAQUE = 0.75
+LEAST_LIMIT = 0.001
+"""Smaller changes of a probability are noise, and stay pale."""
 LEGEND_PX, TEXT_PX, MARGIN_PX = 64, 14, 8
 
 
@@ -21,7 +23,7 @@ def draw_heat_map(heat_map: HeatMap, notice: str) -> bytes:
     height, width, _ = heat_map.pixels.shape
     factor = max(1, -(-LEAST_SIDE_PX // max(height, width)))
     size = (width * factor, height * factor)
-    shares = heat_map.cells / (heat_map.limit or 1)
+    shares = heat_map.cells / max(heat_map.limit, LEAST_LIMIT)
     grey = Image.fromarray(heat_map.pixels).convert("L")  # stains have the colours of the map
     picture = grey.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     for colour, part in ((FOR, shares), (AGAINST, -shares)):

@@ -13,8 +13,8 @@ from app.arrays import InputBatch, RGBImage
 
 CELLS = 12
 """Cells along each side of a map. Windows of 2x2 cells overlap by half: 121 of them."""
-BATCH = 4
-"""Pictures inferred at a time: other callers' pictures come in between."""
+BATCH, BATCH_PIXELS = 4, 4_000_000
+"""Pictures inferred at a time, fewer if they are large: other callers' pictures come in between."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ def cover(pixels: RGBImage) -> Iterator[InputBatch]:
     colour = pixels.mean(axis=(0, 1)).round().astype(np.uint8)
     tops, lefts = find_edges(height), find_edges(width)
     windows = list_windows(height, width)
-    for start in range(0, len(windows), BATCH):
-        some = windows[start : start + BATCH]
+    size = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
+    for start in range(0, len(windows), size):
+        some = windows[start : start + size]
         batch = np.repeat(pixels[np.newaxis], len(some), axis=0)
         for copy, (row, column) in zip(batch, some, strict=True):
             copy[tops[row.start] : tops[row.stop], lefts[column.start] : lefts[column.stop]] = colour

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from app.arrays import Probabilities, Scores
 from app.errors import InferenceError
-from app.manifest.calibration import Calibration
 from app.manifest.model_specs import OutputSpec
 
 
@@ -35,22 +34,36 @@ class Decision:
 
 
 LEAST_PROBABILITY = 1e-300
-"""What stands for 0, which has no logarithm."""
+LEAST_FLOAT32 = 2.0**-24
+"""What stands for 0: a network that makes probabilities itself rounds those near 1 to 1 in float32."""
 PROBABILITY_SLACK = 1e-3
 """How far a network's own probabilities may lie outside 0 to 1, and their sum from 1. Rounding stays within this."""
 
 
 def to_probabilities(scores: Scores, spec: OutputSpec) -> Probabilities:
     """Turn scores into calibrated probabilities, as `apply_activation` does and raises."""
-    return calibrate(apply_activation(scores, spec), spec.calibration)
+    return calibrate(apply_activation(scores, spec), spec)
 
 
-def calibrate(probabilities: Probabilities, calibration: Calibration | None) -> Probabilities:
+def calibrate(probabilities: Probabilities, spec: OutputSpec) -> Probabilities:
     """Correct probabilities, float64 [N, classes]; those of a model without a calibration stay as they are."""
-    if calibration is None:
+    if spec.calibration is None:
+        return probabilities
+    return to_shares(to_logarithms(probabilities, spec) / spec.calibration.temperature + spec.calibration.offsets)
+
+
+def undo_calibration(probabilities: Probabilities, spec: OutputSpec) -> Probabilities:
+    """Return what was corrected, float64 [N, classes]."""
+    if spec.calibration is None:
         return probabilities
     logarithms = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
-    return to_shares(logarithms / calibration.temperature + calibration.offsets)
+    return to_shares((logarithms - spec.calibration.offsets) * spec.calibration.temperature)
+
+
+def to_logarithms(probabilities: Probabilities, spec: OutputSpec) -> NDArray[np.float64]:
+    """Logarithms of probabilities, float64 [N, classes]; 0, which has none, counts as the least one that there is."""
+    least = LEAST_FLOAT32 if spec.scores == "probabilities" else LEAST_PROBABILITY
+    return np.log(np.maximum(probabilities, least))
 
 
 def to_shares(logits: NDArray[np.float64]) -> Probabilities:
@@ -70,8 +83,9 @@ def apply_activation(scores: Scores, spec: OutputSpec) -> Probabilities:
     if spec.scores == "probabilities":
         return complete(exact)
     if spec.activation == "sigmoid":
-        positive = np.exp(-np.logaddexp(0, -exact))
-        return np.concatenate([1 - positive, positive], axis=1)
+        both = np.concatenate([exact, -exact], axis=1)
+        shares: Probabilities = np.exp(-np.logaddexp(0, both))
+        return shares
     return to_shares(exact)
 
 

@@ -160,6 +160,8 @@ class ServedModel(Occupancy):
         index, score = self.manifest.output.classes.index(name), decision.probabilities[name]
 
         def ask(batch: InputBatch) -> NDArray[np.float64]:
+            patience.check()
+            patience.check_presence()
             scores, _, _ = self._runner.infer(batch, patience)
             return to_probabilities(scores, self.manifest.output)[:, index]
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import numpy as np
 
@@ -46,15 +47,16 @@ def check_folder(folder: ModelFolder, settings: Settings) -> float | None:
 def open_served(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> Iterator[ServedModel]:
     """Load a version as it is served, by OpenVINO or in its own framework's process, and close it afterwards.
 
-    Raises `ModelFolderError`.
+    Its probabilities are not calibrated, as those of its framework are not. Raises `ModelFolderError`.
     """
+    plain = replace(manifest, output=replace(manifest.output, calibration=None))
     if runs_natively(manifest):
         engine: Engine = ProcessEngine(folder.path, manifest, settings)
     else:
         engine = build_engine("openvino", folder.path, manifest, settings.inference_threads)
     with closing(engine):
         engine.load()
-        with closing(ServedModel(manifest, engine, ImageLimits(settings.max_pixels), settings.queue_size)) as served:
+        with closing(ServedModel(plain, engine, ImageLimits(settings.max_pixels), settings.queue_size)) as served:
             yield served
 
 

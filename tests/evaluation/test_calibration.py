@@ -18,20 +18,19 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from app import create_app
 from app.api.request.services import EXTENSION, Services
 from app.config.settings import Settings
-from app.errors import ManifestError
+from app.errors import EvaluationError, ManifestError
 from app.evaluation.calibration_fit import (
     COVERAGE,
-    combine,
     cross_validate,
     find_limit,
     fit_calibration,
     measure_calibration_error,
 )
 from app.evaluation.operating_points import measure_point, threshold_at_sensitivity, threshold_at_specificity
-from app.manifest.calibration import Calibration
 from app.manifest.model_manifest import read_manifest
-from app.pipeline.postprocess import calibrate, to_shares
-from app.repository.model_check import read_expected
+from app.manifest.model_specs import OutputSpec
+from app.pipeline.postprocess import calibrate, decide, to_shares, undo_calibration
+from app.repository.model_check import compare_examples, open_served
 from app.repository.model_folder import ModelFolder
 from tests.evaluation.tiny_model import MANIFEST, write_pictures, write_tiny_model
 
@@ -46,39 +45,62 @@ def draw(count: int, classes: int, seed: int = 0) -> tuple[NDArray[np.float64], 
     return right, np.array([random.choice(classes, p=row) for row in right])
 
 
+def make_spec(classes: int, scores: str = "logits") -> OutputSpec:
+    positive = ("1", 0.5, "a test") if classes == 2 else (None, None, None)
+    return OutputSpec(tuple(map(str, range(classes))), "softmax", *positive, scores=scores)
+
+
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
 def test_fit_finds_what_distorted_the_probabilities(classes: int, temperature: float) -> None:
     right, labels = draw(20_000, classes)
     offsets = np.linspace(0, 1.5, classes)
     distorted = to_shares((np.log(right) - offsets) * temperature)
-    fitted = fit_calibration(distorted, labels, "")
-    assert fitted.temperature == pytest.approx(temperature, rel=0.05)
-    assert fitted.offsets == pytest.approx(offsets, abs=0.1)
-    assert np.abs(calibrate(distorted, fitted) - right).max() < 0.03
-    assert measure_calibration_error(calibrate(distorted, fitted), labels, 1) < 0.015
+    fitted = fit_calibration(distorted, labels, make_spec(classes), "")
+    assert fitted.calibration is not None
+    assert fitted.calibration.temperature == pytest.approx(temperature, rel=0.05)
+    assert fitted.calibration.offsets == pytest.approx(offsets, abs=0.1)
+    corrected = calibrate(distorted, fitted)
+    assert np.abs(corrected - right).max() < 0.03
+    assert measure_calibration_error(corrected, labels, 1) < 0.015
+    assert undo_calibration(corrected, fitted) == pytest.approx(distorted, abs=1e-9)
+
+
+def test_probabilities_that_the_network_rounded_to_1_do_not_rule_the_fit() -> None:
+    right, labels = draw(5000, 2)
+    sure = to_shares(np.log(right) * 8).astype(np.float32)
+    rounded = np.stack([1 - sure[:, 1], sure[:, 1]], axis=1).astype(np.float64)
+    assert (rounded == 0).any()
+    fitted = fit_calibration(rounded, labels, make_spec(2, "probabilities"), "")
+    assert measure_calibration_error(calibrate(rounded, fitted), labels, 1) < 0.05
+
+
+def test_classes_that_are_told_apart_without_fault_stay_possible() -> None:
+    random, labels = np.random.default_rng(0), np.repeat([0, 1], 500)
+    logits = random.normal(0, 0.5, (1000, 2)) + 3 * np.eye(2)[labels]
+    probabilities = to_shares(logits)
+    fitted = fit_calibration(probabilities, labels, make_spec(2), "")
+    corrected = calibrate(probabilities, fitted)
+    possible = [decide(row, fitted).possible_classes for row in corrected]
+    covered = [str(label) in (classes or ()) for label, classes in zip(labels, possible, strict=True)]
+    assert np.mean(covered) >= COVERAGE - 0.01
 
 
 @pytest.mark.parametrize("probability", [0.5, 1 - 1e-12, 1.0])
 def test_fit_is_finite_where_the_classes_are_told_apart_without_fault_or_not_at_all(probability: float) -> None:
     labels = np.repeat([0, 1], 50)
     probabilities = np.where(labels[:, None] == [0, 1], probability, 1 - probability)
-    fitted = fit_calibration(probabilities, labels, "")
+    fitted = fit_calibration(probabilities, labels, make_spec(2), "")
     corrected = calibrate(probabilities, fitted)
-    assert np.isfinite([fitted.temperature, *fitted.offsets, *fitted.possible_from]).all()
     assert np.isfinite(corrected).all()
     assert corrected.sum(axis=1) == pytest.approx(1)
     assert measure_calibration_error(corrected, labels, 1) < 0.02
 
 
-def test_correcting_twice_is_correcting_once_by_the_combination() -> None:
-    right, _ = draw(100, 3)
-    first = Calibration(0.7, (0.0, 1.0, -2.0), 0.9, (0.1, 0.1, 0.1), "first")
-    second = Calibration(1.9, (0.0, -0.5, 0.3), 0.9, (0.2, 0.3, 0.4), "second")
-    whole = combine(first, second)
-    assert calibrate(right, whole) == pytest.approx(calibrate(calibrate(right, first), second), abs=1e-12)
-    assert (whole.possible_from, whole.data) == (second.possible_from, "second")
-    assert combine(None, second) == second
+def test_scores_that_run_against_the_classes_are_refused() -> None:
+    right, labels = draw(1000, 2)
+    with pytest.raises(EvaluationError, match="are the folders of the classes mixed up"):
+        fit_calibration(right, 1 - labels, make_spec(2), "")
 
 
 def test_error_is_the_mean_distance_between_what_was_said_and_what_was_true() -> None:
@@ -127,7 +149,7 @@ def test_too_few_pictures_rule_no_class_out() -> None:
 
 def test_nine_of_ten_unseen_pictures_have_their_class_among_the_possible_ones() -> None:
     probabilities, labels = draw(4000, 2)
-    _, covered = cross_validate(probabilities, labels)
+    _, covered = cross_validate(probabilities, labels, make_spec(2))
     assert covered == pytest.approx(COVERAGE, abs=0.015)
 
 
@@ -210,11 +232,10 @@ def test_calibration_keeps_what_somebody_wrote_and_the_examples_hold(
     calibration = read_manifest(folder).output.calibration
     assert calibration is not None
     assert calibration.data == "val (60 dark, 60 bright)"
-    expected, tolerance = read_expected(ModelFolder(folder))
-    client = open_client(tmp_path)
-    given = client.put(f"/predictions/{NAME}", data=(folder / "examples/one.png").read_bytes()).get_json()
-    assert given["probabilities"] == pytest.approx(expected["one.png"], abs=tolerance)
-    described = client.get(f"/models/{NAME}").get_json()["output"]["calibration"]
+    manifest = read_manifest(folder)
+    with open_served(ModelFolder(folder), manifest, Settings(models=tmp_path, instance=tmp_path)) as served:
+        assert compare_examples(ModelFolder(folder), manifest, served) <= 1e-5
+    described = open_client(tmp_path).get(f"/models/{NAME}").get_json()["output"]["calibration"]
     assert described == {**asdict(calibration), **{key: list(getattr(calibration, key)) for key in LISTS}}
 
 
@@ -268,14 +289,16 @@ def test_threshold_by_hand_has_no_figures_that_were_measured_at_another(
         (["set-threshold", VERSION, "--value", "nan"], "output.threshold=nan is not allowed"),
         (["set-threshold", f"{NAME}/7", "--value", "0.5"], "version: 7"),
         (["calibrate", VERSION, "--data", "few"], "at least 20 readable pictures of each class"),
+        (["calibrate", VERSION, "--data", "swapped"], "are the folders of the classes mixed up?"),
     ],
 )
 def test_what_is_not_possible_is_said_and_changes_nothing(
     folder: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     write_pictures(tmp_path / "few", 19, 90, 110)
+    write_pictures(tmp_path / "swapped", 30, 101, 99, noise=30)
     before = (folder / "model.toml").read_bytes()
-    done = run(tmp_path, *(tmp_path / each if each == "few" else each for each in arguments))
+    done = run(tmp_path, *(tmp_path / each if each in ("few", "swapped") else each for each in arguments))
     assert done.exit_code != 0
     assert message in done.output
     assert (folder / "model.toml").read_bytes() == before
@@ -306,3 +329,17 @@ def test_manifest_with_a_broken_calibration_is_refused_by_its_key(folder: Path, 
         manifest.write(f"\n[calibration]\n{lines}\n")
     with pytest.raises(ManifestError, match=re.escape(key)):
         read_manifest(folder)
+
+
+def test_signed_version_is_not_changed(folder: Path, tmp_path: Path) -> None:
+    (folder / "signature.json").write_text("{}")
+    done = run(tmp_path, "set-threshold", VERSION, "--value", "0.5")
+    assert done.exit_code == 1
+    assert "is signed, and its model.toml would change" in done.output
+
+
+def test_specificity_that_no_threshold_has_is_refused() -> None:
+    scores, is_positive = np.array([0.1, 0.2, 1.0, 1.0, 1.0, 1.0]), np.arange(6) == 5
+    threshold = threshold_at_specificity(scores[~is_positive], 0.9)
+    assert measure_point(threshold, scores, is_positive).specificity.value == 0.4
+    assert threshold_at_specificity(np.array([0.000249]), 1.0) > 0.000249

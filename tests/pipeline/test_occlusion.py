@@ -31,7 +31,7 @@ def test_every_pixel_is_covered_and_few_passes_are_needed(size: tuple[int, int])
     batches = list(cover(pixels))
     assert all(len(batch) <= BATCH for batch in batches)
     covered = np.concatenate(batches)
-    assert len(covered) <= 169
+    assert len(covered) <= 121
     colour = pixels.mean(axis=(0, 1)).round()
     is_changed = (covered == colour).all(axis=3).any(axis=0)
     assert is_changed.all()

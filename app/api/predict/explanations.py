@@ -77,7 +77,7 @@ def make_heat_map(heat_map: HeatMap) -> dict[str, Any]:
         "meaning": f"by how much the probability of {heat_map.class_name} falls if a cell is covered",
         "values": [[shorten(value) for value in row] for row in heat_map.cells],
         "legend": [
-            {"value": -limit, "colour": AGAINST},
+            {"value": 0.0 - limit, "colour": AGAINST},
             {"value": 0, "colour": "#ffffff"},
             {"value": limit, "colour": FOR},
         ],

@@ -14,8 +14,9 @@ own = threading.local()
 
 
 class Turns(Generic[T]):
-    """A few turns, and the line of those who wait for one. No thread waits: `resume` is told who may try again, and
-    returns whether they will.
+    """A few turns, and two lines of those who wait for one: who comes for the first time is called in alternation with
+    the others, so that many who ask again and again keep no newcomer waiting. No thread waits: `resume` is told who may
+    try again, and returns whether they will.
 
     Thread safety: all methods may be called from any thread.
     """
@@ -23,15 +24,17 @@ class Turns(Generic[T]):
     def __init__(self, at_once: int, resume: Callable[[T], bool]) -> None:
         self._resume = resume
         self._lock = threading.Lock()
-        self._line: deque[T] = deque()
+        self._newcomers: deque[T] = deque()
+        self._others: deque[T] = deque()
+        self._next, self._after = self._newcomers, self._others
         self._left = at_once
         self._taken = self._seen = self._stalled = self._surplus = 0
 
-    def take(self, who: T) -> bool:
+    def take(self, who: T, is_new: bool = False) -> bool:
         """Give this thread a turn, until it calls `give_way`. If there is none, stand `who` in line; return False."""
         with self._lock:
             if self._left <= 0:
-                self._line.append(who)
+                (self._newcomers if is_new else self._others).append(who)
                 return False
             self._left -= 1
             self._taken += 1
@@ -43,7 +46,7 @@ class Turns(Generic[T]):
         nobody foresaw. Once such a turn is given back after all, it is one too many, and goes.
         """
         with self._lock:
-            is_stalled = bool(self._line) and self._taken == self._seen
+            is_stalled = bool(self._newcomers or self._others) and self._taken == self._seen
             self._seen = self._taken
             if not is_stalled:
                 return
@@ -66,9 +69,11 @@ class Turns(Generic[T]):
         """Call the first in line who will come."""
         while True:
             with self._lock:
-                if not self._line:
+                self._next, self._after = self._after, self._next
+                line = self._after or self._next
+                if not line:
                     return
-                who = self._line.popleft()
+                who = line.popleft()
             if self._resume(who):
                 return
 

@@ -80,7 +80,8 @@ class AddressThreads:
         """Have a turn for a connection; without one it is reported again when it may have one. Who sent a right
         password before does not wait behind strangers.
         """
-        return (self._of_known if connection.is_known else self._of_strangers).take(connection)
+        turns = self._of_known if connection.is_known else self._of_strangers
+        return turns.take(connection, connection.is_new)
 
     def _resume(self, connection: Connection) -> bool:
         """Have a connection that waited for its turn reported again; False if it was closed meanwhile."""

@@ -65,7 +65,7 @@ class Connection:
         self._presence = ClientPresence(sock)
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._tls_wants_write = False
-        self._is_new, self._was_idle = True, True
+        self.is_new, self._was_idle = True, True
         self._unsent = self._withheld = b""
         sock.setblocking(False)
 
@@ -150,7 +150,7 @@ class Connection:
         if request.stream is not None:
             request.stream.wait_for_more = partial(self._wait_for_more, request.stream)
         text, is_last, delay_s, streamed = answer(request)
-        self._is_new, self.is_known = False, request.environ.get(CALLER_IS_KNOWN, False)
+        self.is_new, self.is_known = False, request.environ.get(CALLER_IS_KNOWN, False)
         if streamed is not None:
             text = self._send_as_made(text, streamed)
         if self.state is not State.OPEN:  # the rest of a streamed body was refused meanwhile
@@ -273,7 +273,7 @@ class Connection:
         if self._was_idle and not is_idle:
             self.since = time.monotonic()
         self._was_idle = is_idle  # bytes that begin no request move nothing
-        self.deadline = self.since + self._times.allow(self._is_new, is_idle, is_in_head)
+        self.deadline = self.since + self._times.allow(self.is_new, is_idle, is_in_head)
 
     @contextmanager
     def try_to_own(self) -> Iterator[bool]:

@@ -16,8 +16,10 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from app.server.streamed_body import StreamedBody
 
 MAX_HEAD_BYTES = 32 * 1024
-AHEAD_BYTES = 32 * 1024
-"""Bytes that are read at a time where the end of a request is unknown, so that those behind it stay in the system."""
+AHEAD_BYTES, PART_BYTES = 4 * 1024, 32 * 1024
+"""Bytes that are read at a time where a request may end unseen, so that those behind it stay in the system; and of a
+body that comes in chunks.
+"""
 MAX_URL_BYTES = 4096
 MAX_HEADER_FIELDS = 64
 HOST = re.compile(rb"(\[[\w.:%~-]+\]|([\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*)(:[0-9]*)?")
@@ -162,7 +164,10 @@ class RequestReader:
         """How many bytes may come at a time: what is left of a body whose length is stated, or a few."""
         if self.refusal is not None:
             return MAX_HEAD_BYTES  # to be thrown away
-        return max(AHEAD_BYTES, int(self._environ.get("CONTENT_LENGTH") or 0) - self.held_bytes)
+        if self.is_between or not self._environ:
+            return AHEAD_BYTES
+        length = self._environ.get("CONTENT_LENGTH")
+        return PART_BYTES if length is None else max(AHEAD_BYTES, int(length or 0) - self.held_bytes)
 
     @property
     def is_in_head(self) -> bool:

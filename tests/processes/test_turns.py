@@ -34,6 +34,20 @@ def test_so_many_have_a_turn_and_the_others_are_called_in_their_order() -> None:
     assert called == ["two", "three"]
 
 
+def test_newcomers_are_called_in_alternation_with_the_others() -> None:
+    line, called = make(1)
+    assert line.take("one")
+    for who in ("again 1", "again 2", "again 3"):
+        assert not line.take(who)
+    for who in ("new 1", "new 2"):
+        assert not line.take(who, is_new=True)
+    for _ in range(5):
+        give_way()
+        assert line.take("somebody")
+    assert called == ["new 1", "again 1", "new 2", "again 2", "again 3"]
+    give_way()
+
+
 def test_who_gives_way_twice_gives_back_one_turn() -> None:
     line, _ = make(1)
     assert line.take("one")

@@ -12,14 +12,12 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from app.config.setting_types import PROJECT_ROOT
-from app.config.settings import Settings
-from app.engines.base import Engine
+from app.engines.base import Engine, build_engine
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.decoding.decode import decode
 from app.pipeline.decoding.limits import ImageLimits
 from app.pipeline.postprocess import to_probabilities
 from app.pipeline.preprocess import preprocess
-from app.repository.model_check import build_serving_engine
 from app.repository.model_folder import ModelFolder
 from benchmarks import icc_profiles as icc
 from benchmarks.auc_over_http import read_pictures
@@ -57,7 +55,7 @@ def measure(name: str, data: Path) -> None:
     """Print a line for each space, with its profile and without."""
     folder = ModelFolder(PROJECT_ROOT / f"models/{name}-classification/1.0")
     manifest = folder.read_manifest()
-    engine = build_serving_engine(folder, manifest, Settings())
+    engine = build_engine("openvino", folder.path, manifest, 1)
     engine.load()
     pictures = list(read_pictures(data, name))[:: choose(EVERY, 1)]
     labels = np.array([label for label, _ in pictures])

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from multiprocessing.synchronize import Barrier, Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -204,23 +204,38 @@ def describe_waits(seen: Seen) -> str:
     return f"{seen.rss_bytes / 1e6:.0f} MB | {'; '.join(parts)} | {failures}"
 
 
-def main() -> None:
-    """Print a table."""
-    parser = make_parser(__doc__)
+def print_table(
+    description: str | None,
+    names: Sequence[str],
+    quick: str,
+    run_named: Callable[[MeasuredServer, Sequence[str], float], tuple[Counter[Any], Seen]],
+) -> None:
+    """Read the command line, and print a row for each of the names, or of those that are given, and one for all."""
+    parser = make_parser(description)
     parser.add_argument("--seconds", type=float, default=choose(20.0, 2.0))
-    parser.add_argument("names", nargs="*", default=choose([*ATTACKS], ["JSON of empty objects"]))
+    parser.add_argument("names", nargs="*", default=choose([*names], [quick]))
     arguments = parser.parse_args()
-    runs = {name: [ATTACKS[name]] for name in arguments.names}
-    runs |= {"together": [ATTACKS[name] for name in arguments.names]} if len(runs) > 1 else {}
+    runs = {name: [name] for name in arguments.names}
+    runs |= {"together": arguments.names} if len(runs) > 1 else {}
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))  # the server has it too
     with MeasuredServer(workers="2") as server:
         for _ in range(LOGINS):
             server.request("GET", "/models")
-        print("| attack | answers by status | memory of a worker | waits: half, 95 %, all within | other answers |")
+        print("| attack | its answers | memory of a worker | waits: half, 95 %, all within | other answers |")
         print("| --- | --- | --- | --- | --- |")
-        for name, attacks in runs.items():
-            answers, seen = run(server, attacks, arguments.seconds)
+        for name, chosen in runs.items():
+            answers, seen = run_named(server, chosen, arguments.seconds)
             print(f"| {name} | {dict(answers)} | {describe_waits(seen)} |", flush=True)
+
+
+def main() -> None:
+    """Print a table."""
+    print_table(
+        __doc__,
+        [*ATTACKS],
+        "JSON of empty objects",
+        lambda server, names, seconds: run(server, [ATTACKS[name] for name in names], seconds),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What strangers do to the others who know no password: `python -m benchmarks.floods [--seconds N] [NAME…]`.
+"""What strangers without a password do to the others: `python -m benchmarks.floods [--seconds N] [NAME…]`.
 
 Each flood of `FLOODS` runs by itself, then all of them together, for N seconds (20) each. Printed of each: the largest
 resident memory of a worker, and the waits of those who ask meanwhile every 50 ms for health, metrics, the
@@ -10,13 +10,13 @@ import multiprocessing
 import resource
 import threading
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from multiprocessing.synchronize import Event
 from typing import NamedTuple
 
-from benchmarks.costly_requests import LOGINS, MEMORY_BYTES, PREDICT, Seen, describe_waits, watch
-from benchmarks.scale import choose, make_parser
+from benchmarks.costly_requests import PREDICT, Seen, print_table, watch
 from benchmarks.server import MeasuredServer
 
 BODY_BYTES = 31 * 1024 * 1024
@@ -91,68 +91,68 @@ FLOODS: dict[str, tuple[int, Callable[[Client], Awaitable[None]]]] = {
 }
 
 
-async def repeat(port: int, act: Callable[[Client], Awaitable[None]], is_over: Event) -> None:
+async def repeat(port: int, act: Callable[[Client], Awaitable[None]], is_over: Event, seen: Counter[str]) -> None:
     """Act on one connection after the other until it is over."""
     while not is_over.is_set():
         try:
             client = Client(*await asyncio.open_connection("127.0.0.1", port))
         except OSError:
+            seen["refused"] += 1
             await asyncio.sleep(0.1)
             continue
+        seen["connections"] += 1
         try:
             await act(client)
+            seen["played to the end"] += 1
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            seen["broken off"] += 1
             await asyncio.sleep(0.01)
         finally:
             client.writer.transport.abort()
 
 
-async def flood(port: int, names: Sequence[str], is_over: Event) -> None:
-    """Run floods together until it is over."""
+async def flood(port: int, names: Sequence[str], is_over: Event) -> Counter[str]:
+    """Run floods together until it is over; return what came of their connections. Raises what a stranger raises."""
+    seen = Counter[str]()
     acts = [act for name in names for number, act in [FLOODS[name]] for _ in range(number)]
-    tasks = [asyncio.create_task(repeat(port, act, is_over)) for act in acts]
+    tasks = [asyncio.create_task(repeat(port, act, is_over, seen)) for act in acts]
     while not is_over.is_set():
         await asyncio.sleep(0.1)
     for task in tasks:
+        if task.done():
+            task.result()
         task.cancel()
+    return seen
 
 
-def run_flood(port: int, names: Sequence[str], is_over: Event) -> None:
+def run_flood(port: int, names: Sequence[str], is_over: Event, results: "multiprocessing.Queue[Counter[str]]") -> None:
     """Run floods in a process of their own, with as many descriptors as the system allows."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    asyncio.run(flood(port, names, is_over))
+    results.put(asyncio.run(flood(port, names, is_over)))
 
 
-def run(server: MeasuredServer, names: Sequence[str], seconds: float) -> Seen:
-    """Run floods together; return what others saw."""
+def run(server: MeasuredServer, names: Sequence[str], seconds: float) -> tuple[Counter[str], Seen]:
+    """Run floods together; return what came of their connections, and what others saw. Raises `RuntimeError` if the
+    strangers failed or had not all connected.
+    """
+    results: multiprocessing.Queue[Counter[str]] = multiprocessing.Queue()
     is_over, seen = multiprocessing.Event(), Seen()
-    process = multiprocessing.Process(target=run_flood, args=[server.ports[0], names, is_over])
+    process = multiprocessing.Process(target=run_flood, args=[server.ports[0], names, is_over, results])
     process.start()
     timer = threading.Timer(seconds, is_over.set)
     timer.start()
     watch(server, is_over, seen)
     process.join()
-    return seen
+    found = Counter[str]() if process.exitcode else results.get()
+    if found["connections"] < sum(FLOODS[name][0] for name in names):
+        raise RuntimeError(f"there was no flood: {dict(found)}, exit code {process.exitcode}")
+    return found, seen
 
 
 def main() -> None:
     """Print a table."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=choose(20.0, 2.0))
-    parser.add_argument("names", nargs="*", default=choose([*FLOODS], ["guesses"]))
-    arguments = parser.parse_args()
-    runs = {name: [name] for name in arguments.names}
-    runs |= {"together": arguments.names} if len(runs) > 1 else {}
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))  # the server has it too
-    with MeasuredServer(workers="2") as server:
-        for _ in range(LOGINS):
-            server.request("GET", "/models")
-        print("| flood | memory of a worker | waits: half, 95 %, all within | other answers |")
-        print("| --- | --- | --- | --- |")
-        for name, names in runs.items():
-            seen = run(server, names, arguments.seconds)
-            print(f"| {name} | {describe_waits(seen)} |", flush=True)
+    print_table(__doc__, [*FLOODS], "guesses", run)
 
 
 if __name__ == "__main__":

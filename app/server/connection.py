@@ -88,9 +88,8 @@ class Connection:
         """Whether there is work as soon as the client takes more."""
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return True  # what was deciphered has left the socket, so the system does not report it
-        reader, is_open = self._reader, self.state is State.OPEN
-        is_told = is_open and (reader.refusal is not None or reader.wants_continue)
-        return bool(self._unsent or reader.requests or is_told or self._tls_wants_write)
+        is_told = self.state is State.OPEN and (self._reader.refusal is not None or self._reader.wants_continue)
+        return bool(self._unsent or self._reader.requests or is_told or self._tls_wants_write)
 
     @property
     def held_bytes(self) -> int:
@@ -155,9 +154,7 @@ class Connection:
             text = self._send_as_made(text, streamed)
         if self.state is not State.OPEN:  # the rest of a streamed body was refused meanwhile
             return
-        if delay_s:
-            self._withheld, self.due = text, time.monotonic() + delay_s
-            text = b""
+        self.due = time.monotonic() + delay_s if delay_s else None
         if is_last:
             self.state = State.REFUSING if request.has_unread_body else State.ENDING
         self._send(text)
@@ -210,7 +207,7 @@ class Connection:
 
     def release(self) -> None:
         """Send the withheld answer; what comes after it is for `serve`."""
-        self._unsent, self._withheld, self.due = self._unsent + self._withheld, b"", None
+        self._unsent, self._withheld, self.due = self._withheld, b"", None
         self._flush()
         self.since = time.monotonic()
         self.settle()
@@ -240,6 +237,9 @@ class Connection:
             return 0
 
     def _send(self, data: bytes) -> None:
+        if self.due is not None:
+            self._withheld += data
+            return
         self._unsent += data
         self._flush()
 

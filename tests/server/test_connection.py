@@ -164,3 +164,42 @@ def test_refused_client_has_no_request_waiting(pair: tuple[Connection, socket.so
     connection.release()
     connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many uploads at a time.", 1)
     assert (connection.held_bytes, connection.state) == (0, State.REFUSING)
+
+
+def test_client_whose_requests_wait_is_not_idle(pair: tuple[Connection, socket.socket]) -> None:
+    connection, client = pair
+    client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 2)
+    buffer = bytearray(RECEIVE_BYTES)
+    connection.serve(buffer, lambda _: Answer(TEXT, is_last=False))
+    assert not connection.is_idle
+    connection.serve(buffer, lambda _: Answer(TEXT, is_last=False))
+    assert connection.is_idle
+
+
+@pytest.mark.parametrize(
+    "behind, told",
+    [
+        (b"no HTTP\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n", b"HTTP/1.1 100 "),
+    ],
+    ids=["what is no request", "a body that waits to be asked for"],
+)
+def test_client_is_told_what_came_of_bytes_behind_a_withheld_answer(
+    pair: tuple[Connection, socket.socket], behind: bytes, told: bytes
+) -> None:
+    connection, client = pair
+    client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" + behind)
+    serve(connection)
+    connection.release()
+    assert connection.wants_write  # the socket has nothing to report
+    serve(connection)
+    assert client.recv(5000).startswith(TEXT + told)
+
+
+def test_refusal_comes_behind_an_answer_that_is_withheld(pair: tuple[Connection, socket.socket]) -> None:
+    connection, client = pair
+    client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 2)
+    serve(connection)
+    connection.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too much.")
+    connection.release()
+    assert client.recv(5000).startswith(TEXT + b"HTTP/1.1 503 ")

@@ -12,7 +12,7 @@ import openvino
 from PIL import Image
 
 from app.config.setting_types import PROJECT_ROOT
-from app.engines.compile_report import COMPILED_FOLDER, IR_FILE
+from app.engines.compiled.compile_report import COMPILED_FOLDER, IR_FILE
 
 WARM_UP = 20
 

@@ -37,7 +37,7 @@ ROOMS = (
 TOP = ""
 INNER_ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "api": ((TOP,), ("management", "kserve", "monitoring"), ("predict",), ("request",), ("login",)),
-    "engines": (("pytorch", "tensorflow"), (TOP,)),
+    "engines": (("pytorch", "tensorflow", "compiled"), (TOP,)),
     "handlers": (("client", "manager", "worker"), (TOP,)),
 }
 """The same for the folders in a room, and for the files at its top. Rooms of one row do not know each other."""

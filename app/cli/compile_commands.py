@@ -8,8 +8,8 @@ from app.api.request.services import services
 from app.cli.model_choice import FOLDER, models_commands, read_trusted_archive, run_for_each
 from app.compiling.archive_compiler import compile_archive
 from app.compiling.folder_compiler import compile_in_process
-from app.engines.compile_report import CompileReport
-from app.engines.int8_report import Int8Report
+from app.engines.compiled.compile_report import CompileReport
+from app.engines.compiled.int8_report import Int8Report
 from app.errors import CompiledModelError
 from app.evaluation.quantizer import quantize_in_process
 from app.handlers.worker.default_classifier import find_obstacle

@@ -13,7 +13,7 @@ from app.api.request.changes import await_workers
 from app.api.request.services import services
 from app.compiling.archive_compiler import hash_archive, read_compiled
 from app.compiling.folder_compiler import hold_in_process
-from app.engines.compile_report import IR_FILE
+from app.engines.compiled.compile_report import IR_FILE
 from app.errors import AnsweredError, FrameworkMissingError, ModelFolderError, OperatorError, UnloadTimeoutError
 from app.handlers.handler_archive import HandlerArchive
 from app.handlers.worker.default_classifier import find_obstacle

@@ -20,7 +20,7 @@ from PIL import Image
 from app.arrays import Scores
 from app.compiling.compilation import Reference, draw_pictures, hold_compilation, read_picture, split, write_compiled
 from app.config.settings import Settings
-from app.engines.compile_report import CompileReport, hash_files, read_report
+from app.engines.compiled.compile_report import CompileReport, read_report
 from app.engines.conversion import converter_version, require_framework
 from app.errors import CompiledModelError, ManifestError, NotCompiledNowError
 from app.handlers.handler_archive import HandlerArchive, read_archive, read_json
@@ -28,6 +28,7 @@ from app.handlers.worker.default_classifier import DefaultClassifier
 from app.manifest.model_manifest import INTENDED_USE, UNKNOWN_LICENCE, ModelManifest
 from app.manifest.model_specs import Artifact, BatchSpec, InputSpec, OutputSpec
 from app.processes.confined_process import run_confined
+from app.processes.plain_files import hash_files
 from app.repository.model_folder import ARCHIVE_FOLDER, ModelFolder
 from app.repository.staging import COMPILING_PATTERN
 

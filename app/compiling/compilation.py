@@ -15,9 +15,9 @@ import numpy as np
 from app.arrays import InputBatch, Probabilities, RGBImage, Scores
 from app.config.cpu_count import count_cores
 from app.config.settings import Settings
-from app.engines.compile_report import COMPILED_FOLDER, IR_FILE, TOLERANCE, CompileReport, hash_ir
+from app.engines.compiled.compile_report import COMPILED_FOLDER, IR_FILE, TOLERANCE, CompileReport, hash_ir
+from app.engines.compiled.openvino_engine import OpenVINOEngine
 from app.engines.conversion import converter_version, save_ir
-from app.engines.openvino_engine import OpenVINOEngine
 from app.errors import CompiledModelError
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import InputSpec

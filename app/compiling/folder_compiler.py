@@ -13,7 +13,7 @@ from app.compiling.compilation import Reference, draw_pictures, hold_compilation
 from app.compiling.manifest_check import check_numbers, hold_manifest
 from app.config.settings import Settings
 from app.engines.base import build_reference
-from app.engines.compile_report import CompileReport, read_report
+from app.engines.compiled.compile_report import CompileReport, read_report
 from app.engines.conversion import require_framework
 from app.engines.process_engine import runs_natively
 from app.errors import CompiledModelError, InferenceError

@@ -38,7 +38,7 @@ class Engine(Protocol):
 
 
 ENGINES = {
-    "openvino": "app.engines.openvino_engine:OpenVINOEngine",
+    "openvino": "app.engines.compiled.openvino_engine:OpenVINOEngine",
     "torch": "app.engines.pytorch.torch_engine:TorchEngine",
     "keras": "app.engines.tensorflow.keras_engine:KerasEngine",
     "torchscript": "app.engines.pytorch.torch_engine:TorchScriptEngine",

@@ -20,11 +20,11 @@ from app.arrays import InputBatch, Scores
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.engines.base import Engine, build_engine
-from app.engines.compile_report import hash_files
 from app.errors import InferenceError, IntegrityError, ModelProcessError, ProcessStartError, ScancerError
 from app.manifest.model_manifest import ModelManifest, read_manifest
 from app.processes.confinement import describe_exit
 from app.processes.frames import LOST, Channel, Message
+from app.processes.plain_files import hash_files
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from app.compiling.compilation import hold_compilation
 from app.compiling.folder_compiler import compile_in_process, has_valid_report
 from app.config.settings import Settings
 from app.engines.base import Engine
-from app.engines.compile_report import COMPILED_FOLDER, IR_FILE, CompileReport, hash_ir, read_report
+from app.engines.compiled.compile_report import COMPILED_FOLDER, IR_FILE, CompileReport, hash_ir, read_report
+from app.engines.compiled.int8_report import INT8_FOLDER, Int8Report, read_int8_report
+from app.engines.compiled.openvino_engine import OpenVINOEngine
 from app.engines.conversion import quantize_ir, quantizer_version, require_nncf
-from app.engines.int8_report import INT8_FOLDER, Int8Report, read_int8_report
-from app.engines.openvino_engine import OpenVINOEngine
 from app.errors import CompiledModelError
 from app.evaluation.estimates import choose_classes, compare_aucs
 from app.evaluation.labelled_folder import LabelledPicture, find_pictures, read_picture, split_pictures

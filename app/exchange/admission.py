@@ -7,8 +7,8 @@ from pathlib import Path
 
 from app.compiling.folder_compiler import compile_in_process, hold_in_process
 from app.config.settings import Settings
-from app.engines.compile_report import COMPILED_FOLDER
-from app.engines.int8_report import INT8_FOLDER
+from app.engines.compiled.compile_report import COMPILED_FOLDER
+from app.engines.compiled.int8_report import INT8_FOLDER
 from app.engines.process_engine import runs_natively
 from app.errors import FrameworkMissingError, ModelFormatError
 from app.exchange.model_format import ModelFormat, Trust, describe_unknown, identify

@@ -1,6 +1,7 @@
 """Reads files that others have put where we look: a pipe or a device there must not keep us waiting, or never end."""
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -28,3 +29,13 @@ def read_plain(path: Path) -> bytes:
 def read_plain_text(path: Path, encoding: str = "utf-8") -> str:
     """Return the text of a file. Raises as `open_plain`, and `UnicodeDecodeError`."""
     return read_plain(path).decode(encoding)
+
+
+def hash_files(*paths: Path) -> str:
+    """Return the SHA-256 of the files' bytes, one after the other, in hex."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open_plain(path) as handle:
+            while chunk := handle.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()

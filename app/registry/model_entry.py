@@ -9,8 +9,8 @@ from enum import StrEnum
 from functools import cached_property
 
 from app.config.settings import Settings
-from app.engines.compile_report import CompileReport
-from app.engines.int8_report import Int8Report
+from app.engines.compiled.compile_report import CompileReport
+from app.engines.compiled.int8_report import Int8Report
 from app.errors import ModelFolderError
 from app.handlers.client.explainer import Explainer
 from app.handlers.client.handler_model import HandlerModel

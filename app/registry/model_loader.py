@@ -16,11 +16,11 @@ from app.arrays import InputBatch
 from app.compiling.folder_compiler import compile_in_process
 from app.config.settings import Settings
 from app.engines.base import Engine
-from app.engines.compile_report import COMPILED_FOLDER, CompileReport
+from app.engines.compiled.compile_report import COMPILED_FOLDER, CompileReport
+from app.engines.compiled.int8_report import INT8_FOLDER, Int8Report
+from app.engines.compiled.openvino_engine import OpenVINOEngine
 from app.engines.conversion import require_framework
-from app.engines.int8_report import INT8_FOLDER, Int8Report
 from app.engines.lazy_engine import LazyEngine
-from app.engines.openvino_engine import OpenVINOEngine
 from app.engines.process_engine import ProcessEngine, runs_natively
 from app.errors import CompiledModelError, ModelFolderError
 from app.manifest.model_manifest import MANIFEST_FILE, ModelManifest

@@ -9,7 +9,7 @@ import numpy as np
 
 from app.config.settings import Settings
 from app.engines.base import Engine, build_engine
-from app.engines.int8_report import INT8_FOLDER
+from app.engines.compiled.int8_report import INT8_FOLDER
 from app.engines.process_engine import ProcessEngine, runs_natively
 from app.errors import AnsweredError, IntegrityError, OutOfBoundsError
 from app.manifest.bounds import SHARE, read_number

@@ -9,10 +9,11 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from app.engines.compile_report import COMPILED_FOLDER, hash_files, hash_ir
-from app.engines.int8_report import INT8_FOLDER
+from app.engines.compiled.compile_report import COMPILED_FOLDER, hash_ir
+from app.engines.compiled.int8_report import INT8_FOLDER
 from app.errors import IntegrityError
 from app.manifest.model_specs import FRAMEWORKS
+from app.processes.plain_files import hash_files
 
 
 def is_hidden(name: str) -> bool:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from app.engines.compile_report import CompileReport, read_report
-from app.engines.int8_report import Int8Report, read_int8_report
+from app.engines.compiled.compile_report import CompileReport, read_report
+from app.engines.compiled.int8_report import Int8Report, read_int8_report
 from app.errors import IntegrityError, ManifestError
 from app.handlers.handler_archive import (
     ARCHIVE_NAME_PATTERN,

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from app.config.settings import Settings
-from app.engines.compile_report import hash_files
 from app.errors import SignatureError
 from app.manifest.model_manifest import ModelManifest
 from app.processes.atomic import write_file
 from app.processes.exposure import find_exposure
-from app.processes.plain_files import read_plain_text
+from app.processes.plain_files import hash_files, read_plain_text
 from app.repository.model_content import list_content
 from app.repository.model_folder import ModelFolder
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from app import create_app
 from app.config.settings import Settings
-from app.engines.openvino_engine import OpenVINOEngine
+from app.engines.compiled.openvino_engine import OpenVINOEngine
 from tests.evaluation.tiny_model import SIDE_PX, write_tiny_model
 
 PATH = "/explanations/tiny-brightness"

@@ -10,7 +10,7 @@ from app.compiling import compilation
 from app.compiling.folder_compiler import compile_in_process, compile_model, make_comparison_batch
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
-from app.engines.compile_report import CompileReport, read_report
+from app.engines.compiled.compile_report import CompileReport, read_report
 from app.errors import CompiledModelError, IntegrityError, ManifestError, ModelFolderError
 from app.manifest.model_manifest import read_manifest
 

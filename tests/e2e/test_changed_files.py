@@ -13,7 +13,8 @@ import pytest
 import requests
 
 from app.config.setting_types import PROJECT_ROOT
-from app.engines.compile_report import hash_files, hash_ir
+from app.engines.compiled.compile_report import hash_ir
+from app.processes.plain_files import hash_files
 from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer, within
 from tests.e2e.test_server import AUTH, PCAM, wait_for_ready_workers, worker_pids
 from tests.handlers.archives import make_archive

@@ -11,8 +11,8 @@ from app.arrays import InputBatch
 from app.compiling.folder_compiler import compile_model
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
-from app.engines import openvino_engine
 from app.engines.base import ENGINES, Engine, build_engine
+from app.engines.compiled import openvino_engine
 from app.engines.process_engine import ProcessEngine
 from app.manifest.model_manifest import ModelManifest, read_manifest
 from app.pipeline.postprocess import to_probabilities

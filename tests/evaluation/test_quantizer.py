@@ -10,8 +10,8 @@ import pytest
 
 from app import create_app
 from app.config.settings import Settings
-from app.engines.compile_report import read_report
-from app.engines.int8_report import Int8Report, read_int8_report
+from app.engines.compiled.compile_report import read_report
+from app.engines.compiled.int8_report import Int8Report, read_int8_report
 from app.errors import CompiledModelError, FrameworkMissingError, InferenceError, IntegrityError, PicturesError
 from app.evaluation.labelled_folder import find_pictures, read_picture, split_pictures
 from app.evaluation.quantizer import quantize_in_process

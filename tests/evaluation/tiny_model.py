@@ -8,8 +8,9 @@ import openvino
 from openvino import opset13 as ops
 from PIL import Image
 
-from app.engines.compile_report import COMPILED_FOLDER, IR_FILE, WEIGHTS_FILE, CompileReport, hash_files
+from app.engines.compiled.compile_report import COMPILED_FOLDER, IR_FILE, WEIGHTS_FILE, CompileReport
 from app.manifest.model_manifest import read_manifest
+from app.processes.plain_files import hash_files
 
 SIDE_PX = 8
 WEIGHTS = b"the weights, which nobody reads: the compiled model is there"

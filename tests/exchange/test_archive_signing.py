@@ -13,12 +13,12 @@ import pytest
 from app.cli.signature_commands import find_archive
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
-from app.engines.compile_report import hash_files
 from app.errors import ModelFolderError, SignatureError
 from app.exchange.admission import admit
 from app.exchange.archive_signing import find_signature, sign_archive, verify_archive
 from app.exchange.model_importer import bring
 from app.exchange.quarantine import Quarantine
+from app.processes.plain_files import hash_files
 from app.registry.archive_loader import require_trust
 from app.registry.model_changes import ModelChanges, Wishes
 from app.registry.model_follower import ModelFollower

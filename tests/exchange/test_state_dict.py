@@ -15,10 +15,10 @@ from app.api.request.services import EXTENSION
 from app.compiling.folder_compiler import compile_in_process
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import MIB, Settings
-from app.engines.compile_report import hash_files
 from app.engines.pytorch.torch_weights import read_weights
 from app.errors import CompiledModelError, IntegrityError
 from app.exchange.model_importer import add_model
+from app.processes.plain_files import hash_files
 from app.repository.model_check import check_folder
 from app.repository.model_folder import ModelFolder
 

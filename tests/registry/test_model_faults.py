@@ -18,8 +18,8 @@ from openvino import opset13
 
 from app import create_app
 from app.config.settings import Settings
-from app.engines.compile_report import hash_files
-from app.engines.openvino_engine import OpenVINOEngine
+from app.engines.compiled.openvino_engine import OpenVINOEngine
+from app.processes.plain_files import hash_files
 from app.registry.model_changes import ModelChanges
 from app.registry.model_entry import State
 from app.registry.model_follower import ModelFollower

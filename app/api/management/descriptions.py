@@ -6,7 +6,7 @@ from typing import Any
 from flask import url_for
 
 from app.api.request.services import NOTICE, services
-from app.engines.int8_report import Int8Report
+from app.engines.compiled.int8_report import Int8Report
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import InputSpec
 from app.pipeline.decoding.decode import ACCEPTED

@@ -8,7 +8,7 @@ import numpy as np
 
 from app.arrays import InputBatch, Scores
 from app.config.cpu_count import count_cores
-from app.engines.compile_report import COMPILED_FOLDER, read_ir
+from app.engines.compiled.compile_report import COMPILED_FOLDER, read_ir
 from app.errors import CompiledModelError, InferenceError
 from app.manifest.model_manifest import ModelManifest
 

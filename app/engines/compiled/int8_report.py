@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.engines.compile_report import REPORT_FILE, CompileReport, hash_ir
+from app.engines.compiled.compile_report import REPORT_FILE, CompileReport, hash_ir
 from app.errors import CompiledModelError
 from app.manifest.model_manifest import ModelManifest
 from app.processes.plain_files import read_plain_text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.errors import CompiledModelError
 from app.manifest.model_manifest import ModelManifest
-from app.processes.plain_files import open_plain, read_plain, read_plain_text
+from app.processes.plain_files import hash_files, read_plain, read_plain_text
 
 COMPILED_FOLDER = "compiled"
 IR_FILE = "model.xml"
@@ -45,16 +45,6 @@ class CompileReport:
     def write(self, folder: Path) -> None:
         """Write the report into the folder of a compiled model."""
         (folder / REPORT_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-
-
-def hash_files(*paths: Path) -> str:
-    """Return the SHA-256 of the files' bytes, one after the other, in hex."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open_plain(path) as handle:
-            while chunk := handle.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def hash_ir(folder: Path) -> str:

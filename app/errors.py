@@ -3,6 +3,7 @@
 The `type` texts are TorchServe's where it has the status too, because clients compare them.
 """
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -88,6 +89,16 @@ class BodyTooLargeError(RequestError, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 class UnsupportedMediaError(RequestError, status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, type="UnsupportedMediaException"):
     """The bytes are not a picture of an accepted format, or the body is compressed."""
+
+
+class UnfitImageError(RequestError, status=HTTPStatus.UNPROCESSABLE_ENTITY, type="UnfitImageException"):
+    """The picture is not of the kind that the model was made for; `fit` is what an answer would say of that."""
+
+    fit: Mapping[str, object] | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return the answer's JSON, with the field `fit` of an answer."""
+        return super().to_json() | {"fit": self.fit}
 
 
 class DamagedImageError(RequestError, status=HTTPStatus.UNPROCESSABLE_ENTITY, type="DamagedImageException"):

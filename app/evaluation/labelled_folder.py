@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from app.arrays import InputBatch
 from app.errors import PicturesError, RequestError
 from app.manifest.model_specs import InputSpec
+from app.pipeline.decoding.decode import decode
 from app.pipeline.decoding.limits import ImageLimits
-from app.pipeline.preprocess import read_file
+from app.pipeline.preprocess import preprocess
 
 MIN_PICTURES = 3
 """Of each class: one to calibrate with, and the two that a variance needs."""
@@ -74,9 +76,14 @@ def split_pictures(pictures: Sequence[LabelledPicture]) -> tuple[list[LabelledPi
 
 def read_picture(path: Path, spec: InputSpec, limits: ImageLimits) -> InputBatch:
     """Read a picture as the service would: uint8, [1, H, W, 3]; raises `PicturesError` with class folder and file."""
+    return preprocess(read_image(path, spec, limits), spec)[np.newaxis]
+
+
+def read_image(path: Path, spec: InputSpec, limits: ImageLimits) -> Image.Image:
+    """Decode a picture as the service would, RGB; raises `PicturesError` with class folder and file."""
     name = f"{path.parent.name}/{path.name}"
     try:
-        return read_file(path.read_bytes(), spec, limits)[1][np.newaxis]
+        return decode(path.read_bytes(), limits, spec.jpeg_min_size, None, spec.is_turned).pixels
     except RequestError as error:
         raise PicturesError(f"{name}: {error.message}") from error
     except OSError as error:

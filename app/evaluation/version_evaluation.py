@@ -104,7 +104,7 @@ def ask(
     for start in range(0, len(pictures), size):
         group = pictures[start : start + size]
         uploads = [read_file(picture, max_bytes) for picture in group]
-        predictions, _ = served.predict_many(uploads)
+        predictions, _ = served.predict_many(uploads, takes_unfit=True)
         for picture, upload, prediction in zip(group, uploads, predictions, strict=True):
             if isinstance(prediction, AnsweredError):
                 unreadable.append(f"{picture.path.parent.name}/{picture.path.name}: {prediction.message}")

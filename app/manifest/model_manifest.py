@@ -13,6 +13,7 @@ from typing import Any
 from app.errors import ManifestError
 from app.manifest import bounds
 from app.manifest.calibration import parse_calibration
+from app.manifest.fit_spec import LOOKS, FitSpec, parse_fit
 from app.manifest.model_specs import FRAMEWORKS, Artifact, BatchSpec, InputSpec, OutputSpec
 from app.manifest.toml_table import Table, TextRule
 from app.processes.plain_files import read_plain_text
@@ -53,6 +54,7 @@ TABLES = {
     "output": ("classes", "activation", "scores", "positive_class", "threshold", "threshold_source"),
     "batch": ("max_size", "max_delay_ms"),
     "calibration": ("temperature", "offsets", "coverage", "possible_from"),
+    "fit": ("least_side_px", "longest_shape", *LOOKS),
 }
 PLACES = {key: f"[{table}]" for table, keys in TABLES.items() for key in keys}
 """In which table each key belongs."""
@@ -96,6 +98,7 @@ class ModelManifest:
     output: OutputSpec
     metrics: Mapping[str, Metric]
     batch: BatchSpec = BatchSpec()
+    fit: FitSpec | None = None
 
     @cached_property
     def operating_point(self) -> dict[str, Any] | None:
@@ -111,6 +114,11 @@ class ModelManifest:
             "sensitivity": sensitivity.to_json(),
             "specificity": specificity.to_json(),
         }
+
+    @property
+    def tells_distance(self) -> bool:
+        """Whether the engine adds a picture's distance to the training pictures to its scores."""
+        return self.fit is not None and self.engine == "compiled"
 
     @property
     def is_program(self) -> bool:
@@ -176,8 +184,7 @@ def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
     if engine == "native" and FRAMEWORKS[framework].is_program:
         raise table.fail("engine", f"must be compiled for {framework}: a program is loaded only to compile it")
     tables = {key: table.table(key) for key in ("artifact", "input", "output")}
-    tables |= {key: table.table(key, {}) for key in ("metrics", "batch")}
-    calibration = table.table("calibration", {})
+    tables |= {key: table.table(key, {}) for key in ("metrics", "batch", "calibration", "fit")}
     version: str = table.text("version", VERSION_RULE)
     title: str = table.text("title", default=name)
     description: str = table.text("description", default="")
@@ -186,7 +193,7 @@ def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
     table.end()
     output = parse_output(tables["output"])
     if "calibration" in document:
-        output = replace(output, calibration=parse_calibration(calibration, output.classes))
+        output = replace(output, calibration=parse_calibration(tables["calibration"], output.classes))
     return ModelManifest(
         name=name,
         version=version,
@@ -201,6 +208,7 @@ def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
         output=output,
         metrics=parse_metrics(tables["metrics"]),
         batch=parse_batch(tables["batch"]),
+        fit=parse_fit(tables["fit"], FILE_RULE, SHA256_RULE) if "fit" in document else None,
     )
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from app.arrays import Probabilities, Scores
 from app.errors import InferenceError
+from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import OutputSpec
 
 
@@ -38,6 +39,15 @@ LEAST_FLOAT32 = 2.0**-24
 """What stands for 0: a network that makes probabilities itself rounds those near 1 to 1 in float32."""
 PROBABILITY_SLACK = 1e-3
 """How far a network's own probabilities may lie outside 0 to 1, and their sum from 1. Rounding stays within this."""
+
+
+def split_distances(scores: Scores, manifest: ModelManifest) -> tuple[Scores, list[float | None]]:
+    """Take apart what an engine returns, float32 [N, outputs + 1]: scores, and distances to the training pictures.
+    Where a model tells no distance, it returns scores alone.
+    """
+    if not manifest.tells_distance or scores.ndim != 2:
+        return scores, [None] * len(scores)
+    return scores[:, :-1], [float(distance) for distance in scores[:, -1]]
 
 
 def to_probabilities(scores: Scores, spec: OutputSpec) -> Probabilities:

@@ -10,17 +10,18 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from app.arrays import InputBatch, RGBImage
+from app.arrays import InputBatch, RGBImage, Scores
 from app.engines.base import Engine
-from app.errors import AnsweredError, RequestError, ServiceUnavailableError
+from app.errors import AnsweredError, RequestError, ServiceUnavailableError, UnfitImageError
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.batch import BatchRunner
 from app.pipeline.decoding.limits import ImageLimits, PixelSum
 from app.pipeline.decoding.raw_pixels import wrap_pixels
+from app.pipeline.fit import Fit, judge
 from app.pipeline.occlusion import HeatMap, map_importance
 from app.pipeline.occupancy import Occupancy
 from app.pipeline.patience import ENDLESS, PRESENCE_S, Patience, Turn
-from app.pipeline.postprocess import Decision, decide, to_probabilities
+from app.pipeline.postprocess import Decision, decide, split_distances, to_probabilities
 from app.pipeline.preprocess import preprocess, read_file
 
 ONE_COLOUR = "The picture shows a single colour; the answer means nothing."
@@ -54,16 +55,30 @@ class Picture:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one picture."""
+    """What the model says of one picture; `fit` is None where nothing is known of the pictures that fit."""
 
     decision: Decision
     picture: Picture
+    fit: Fit | None = None
 
 
 def is_one_colour(pixels: RGBImage) -> bool:
     """Whether every pixel is the same; compared as bytes, the first row first, since nearly always that is enough."""
     colour, (height, width, _) = pixels[0, 0].tobytes(), pixels.shape
     return bool(pixels[0].tobytes() == colour * width and pixels.tobytes() == colour * (width * height))
+
+
+def find_misfit(answer: Prediction | AnsweredError, manifest: ModelManifest) -> UnfitImageError | None:
+    """Return the error for a picture that is not of the kind that the model was made for; None for another answer."""
+    if isinstance(answer, AnsweredError) or answer.fit is None or answer.fit.fits:
+        return None
+    reasons = "; ".join(answer.fit.reasons)
+    error = UnfitImageError(
+        f"The picture is not of the kind that {manifest.name} was made for: {reasons}. "
+        "For an answer all the same, add ?unfit=answer to the address."
+    )
+    error.fit = answer.fit.to_json()
+    return error
 
 
 class ServedModel(Occupancy):
@@ -79,16 +94,29 @@ class ServedModel(Occupancy):
         self.places = queue_size + manifest.batch.max_size
         self._runner = BatchRunner(engine, self.places, manifest.batch)
 
-    def predict(self, upload: Upload, patience: Patience = ENDLESS) -> tuple[Prediction, Timing]:
-        """Classify one picture; raises `RequestError` as `decode`, `ServiceError` for a full queue or failed engine."""
+    def predict(
+        self, upload: Upload, patience: Patience = ENDLESS, takes_unfit: bool = False
+    ) -> tuple[Prediction, Timing]:
+        """Classify one picture; raises `RequestError` as `decode`, `UnfitImageError` for one of another kind, unless
+        `takes_unfit`, and `ServiceError` for a full queue or failed engine.
+        """
         with self._runner.arrival() as announcement:
             started = time.perf_counter()
             picture = self.understand(upload, patience)
             decode_s = time.perf_counter() - started
             scores, queue_s, inference_s = self._runner.infer(picture.pixels[np.newaxis], patience, announcement)
-        probabilities = to_probabilities(scores, self.manifest.output)
-        decision = decide(probabilities[0], self.manifest.output)
-        return Prediction(decision, picture), Timing(decode_s, queue_s, inference_s)
+        (prediction,) = self._read_scores(scores, [picture])
+        if not takes_unfit and (misfit := find_misfit(prediction, self.manifest)):
+            raise misfit
+        return prediction, Timing(decode_s, queue_s, inference_s)
+
+    def _read_scores(self, scores: Scores, pictures: Sequence[Picture]) -> Iterator[Prediction]:
+        """Yield what the model says of each picture; raises `InferenceError` for scores that are none."""
+        (scores, distances), output = split_distances(scores, self.manifest), self.manifest.output
+        for row, distance, picture in zip(to_probabilities(scores, output), distances, pictures, strict=True):
+            size, spec = (picture.width_px, picture.height_px), self.manifest.fit
+            fit = None if spec is None else judge(picture.pixels, size, distance, spec)
+            yield Prediction(decide(row, output), picture, fit)
 
     def understand(self, upload: Upload, patience: Patience = ENDLESS, pixel_sum: PixelSum | None = None) -> Picture:
         """Decode one picture and bring it to the model's size; raises as `decode` and `PixelSum.add` do."""
@@ -113,24 +141,25 @@ class ServedModel(Occupancy):
         uploads: Sequence[Upload | AnsweredError],
         patience: Patience = ENDLESS,
         pixel_sum: PixelSum | None = None,
+        takes_unfit: bool = False,
     ) -> tuple[list[Prediction | AnsweredError], Timing]:
         """Classify pictures as one batch; one that cannot be taken, now or when read, gets its own error in its place,
-        as do those beyond `pixel_sum` (None: any pixels are taken).
+        as do those beyond `pixel_sum` (None: any pixels are taken), and, unless `takes_unfit`, those of another kind.
         Raises `ServiceError` if the queue is full, the deadline passed, the caller left, or the engine failed.
         """
         with self._runner.arrival() as announcement:
             started = time.perf_counter()
             pictures = list(self._understand_all(uploads, patience, pixel_sum))
             decode_s = time.perf_counter() - started
-            batch = [picture.pixels for picture in pictures if isinstance(picture, Picture)]
-            if not batch:
+            read = [picture for picture in pictures if isinstance(picture, Picture)]
+            if not read:
                 return [picture for picture in pictures if isinstance(picture, AnsweredError)], Timing(decode_s, 0, 0)
-            scores, queue_s, inference_s = self._runner.infer(np.stack(batch), patience, announcement)
-        rows = iter(to_probabilities(scores, self.manifest.output))
-        answers = [
-            Prediction(decide(next(rows), self.manifest.output), picture) if isinstance(picture, Picture) else picture
-            for picture in pictures
-        ]
+            batch = np.stack([picture.pixels for picture in read])
+            scores, queue_s, inference_s = self._runner.infer(batch, patience, announcement)
+        predictions = self._read_scores(scores, read)
+        answers = [next(predictions) if isinstance(picture, Picture) else picture for picture in pictures]
+        if not takes_unfit:
+            answers = [find_misfit(answer, self.manifest) or answer for answer in answers]
         return answers, Timing(decode_s, queue_s, inference_s)
 
     def _understand_all(
@@ -149,12 +178,12 @@ class ServedModel(Occupancy):
                 yield copy(error)  # without its traceback, which keeps the pixels
 
     def explain(
-        self, upload: Upload, class_name: str | None = None, patience: Patience = ENDLESS
+        self, upload: Upload, class_name: str | None = None, patience: Patience = ENDLESS, takes_unfit: bool = False
     ) -> tuple[Prediction, HeatMap]:
         """Classify one picture, and map what the probability of a class rests on; None: the positive class, or of more
         than two the one decided for. Raises as `predict` does.
         """
-        prediction, _ = self.predict(upload, patience)
+        prediction, _ = self.predict(upload, patience, takes_unfit)
         decision, pixels = prediction.decision, prediction.picture.pixels
         name = class_name or self.manifest.output.positive_class or decision.class_name
         index, score = self.manifest.output.classes.index(name), decision.probabilities[name]
@@ -162,7 +191,7 @@ class ServedModel(Occupancy):
         def ask(batch: InputBatch) -> NDArray[np.float64]:
             patience.check()
             patience.check_presence()
-            scores, _, _ = self._runner.infer(batch, patience)
+            scores, _ = split_distances(self._runner.infer(batch, patience)[0], self.manifest)
             return to_probabilities(scores, self.manifest.output)[:, index]
 
         return prediction, HeatMap(name, score, map_importance(pixels, score, ask), pixels)

@@ -10,6 +10,7 @@ import numpy as np
 from app.config.settings import Settings
 from app.engines.base import Engine, build_engine
 from app.engines.compiled.int8_report import INT8_FOLDER
+from app.engines.compiled.openvino_engine import OpenVINOEngine
 from app.engines.process_engine import ProcessEngine, runs_natively
 from app.errors import AnsweredError, IntegrityError, OutOfBoundsError
 from app.manifest.bounds import SHARE, read_number
@@ -36,6 +37,8 @@ def check_folder(folder: ModelFolder, settings: Settings) -> float | None:
         report = folder.read_report(manifest)
         if (folder.path / INT8_FOLDER).exists():
             folder.read_int8_report(manifest, report)
+        with closing(OpenVINOEngine(folder.path, manifest, 1, fit=manifest.fit)) as engine:
+            engine.load()
     with open_served(folder, manifest, settings) as served:
         if folder.has_examples:
             return compare_examples(folder, manifest, served)
@@ -47,9 +50,10 @@ def check_folder(folder: ModelFolder, settings: Settings) -> float | None:
 def open_served(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> Iterator[ServedModel]:
     """Load a version as it is served, by OpenVINO or in its own framework's process, and close it afterwards.
 
-    Its probabilities are not calibrated, as those of its framework are not. Raises `ModelFolderError`.
+    Its probabilities are not calibrated, as those of its framework are not, and it refuses no kind of picture. Raises
+    `ModelFolderError`.
     """
-    plain = replace(manifest, output=replace(manifest.output, calibration=None))
+    plain = replace(manifest, output=replace(manifest.output, calibration=None), fit=None)
     if runs_natively(manifest):
         engine: Engine = ProcessEngine(folder.path, manifest, settings)
     else:

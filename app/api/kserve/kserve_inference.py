@@ -8,6 +8,7 @@ Neither protocol has a place for the error of one picture among several: it fail
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,7 +27,15 @@ from app.api.kserve.tensors import (
     split_body,
     write_answer,
 )
-from app.api.predict.answers import SEVERAL, add_version_headers, json_text, make_prediction, observe, read_patience
+from app.api.predict.answers import (
+    SEVERAL,
+    add_version_headers,
+    json_text,
+    make_prediction,
+    observe,
+    read_patience,
+    takes_unfit,
+)
 from app.api.predict.classifier_predictions import make_answer, read_picture
 from app.api.predict.explanations import lend_explainer
 from app.api.predict.handler_predictions import Call, answer_by_handler
@@ -238,11 +247,14 @@ def predict_all(served: ServedModel, uploads: Sequence[Upload | AnsweredError], 
     """Classify pictures as one batch; raises the error of the first picture that cannot be taken."""
     known = facts()
     known.images = len(uploads)
-    answers, timing = served.predict_many(uploads, patience, PixelSum(services().settings.max_pixels))
+    pixel_sum = PixelSum(services().settings.max_pixels)
+    answers, timing = served.predict_many(uploads, patience, pixel_sum, takes_unfit())
     for place, answer in enumerate(answers, start=1):
         if isinstance(answer, AnsweredError):
             of = "" if len(answers) == 1 else f"Picture {place} of {len(answers)}: "
-            raise type(answer)(of + answer.message)  # a new one: that in this frame would keep the pictures
+            error = copy(answer)  # a new one: that in this frame would keep the pictures
+            error.args = (of + answer.message,)
+            raise error
     predictions = [answer for answer in answers if isinstance(answer, Prediction)]
     known.outcome = predictions[0].decision.class_name if len(predictions) == 1 else SEVERAL
     observe(served.manifest, predictions, timing, known)
@@ -254,7 +266,7 @@ def list_warnings(predictions: Sequence[Prediction]) -> dict[str, str]:
     warnings = [
         f"Picture {place}: {warning}"
         for place, prediction in enumerate(predictions, start=1)
-        for warning in prediction.picture.warnings
+        for warning in (*prediction.picture.warnings, *(prediction.fit.reasons if prediction.fit else ()))
     ]
     return {"warnings": " ".join(warnings)} if warnings else {}
 

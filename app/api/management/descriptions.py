@@ -7,6 +7,7 @@ from flask import url_for
 
 from app.api.request.services import NOTICE, services
 from app.engines.compiled.int8_report import Int8Report
+from app.manifest.fit_spec import FitSpec
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import InputSpec
 from app.pipeline.decoding.decode import ACCEPTED
@@ -77,10 +78,18 @@ def make_classifier(entry: ModelEntry, manifest: ModelManifest, chosen: dict[str
             "threshold_source": output.threshold_source,
         }
         | ({} if output.calibration is None else {"calibration": asdict(output.calibration)}),
+        "fit": make_fit(manifest.fit),
         "metrics": {metric: {**value.to_json(), "data": value.data} for metric, value in manifest.metrics.items()},
         "examples": [url_for("models.send_example", **chosen, file=file) for file in entry.folder.find_examples()],
         "predict_url": url_for("predictions.predict", **chosen),
     }
+
+
+def make_fit(spec: FitSpec | None) -> dict[str, Any] | None:
+    """Describe which pictures a model was made for; None where the model folder does not say it."""
+    if spec is None:
+        return None
+    return {"data": spec.data, "least_side_px": spec.least_side_px, "longest_shape": spec.longest_shape}
 
 
 def make_handler(entry: ModelEntry, chosen: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from flask import Response, request
 from app.api.request.parameters import read_sent
 from app.api.request.services import NOTICE, RequestFacts, facts, services
 from app.config.settings import CALLER_IS_GONE
-from app.errors import AnsweredError
-from app.manifest.bounds import DEADLINE_MS
+from app.errors import AnsweredError, BadRequestError
+from app.manifest.bounds import DEADLINE_MS, show
 from app.manifest.model_manifest import ModelManifest
+from app.pipeline.fit import UNCHECKED
 from app.pipeline.patience import Patience, never
 from app.pipeline.postprocess import Decision
 from app.pipeline.served_model import Prediction, Timing
@@ -24,6 +25,8 @@ VERSION_HEADER = "X-Model-Version"
 SEVERAL = "several"
 """The outcome of a request with more than one picture."""
 PROBABILITY_DIGITS = 6
+REFUSE, ANSWER = "refuse", "answer"
+"""What is done with a picture that is not of the model's kind."""
 JSON = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -39,6 +42,19 @@ def read_patience(needed_ms: int = 0) -> Patience:
     return Patience(facts().started + timeout_ms / 1000, request.environ.get(CALLER_IS_GONE, never))
 
 
+def takes_unfit() -> bool:
+    """Whether the caller of the current request wants an answer also for a picture of another kind: `?unfit=answer`.
+
+    Raises `BadRequestError` for another value than `answer` and `refuse`.
+    """
+    if not request.environ.get("QUERY_STRING"):
+        return False
+    wanted = request.args.get("unfit", REFUSE)
+    if wanted not in (REFUSE, ANSWER):
+        raise BadRequestError(f"unfit={show(wanted)} is not allowed: it must be {ANSWER} or {REFUSE}")
+    return wanted == ANSWER
+
+
 def make_prediction(prediction: Prediction, manifest: ModelManifest, request_id: str) -> dict[str, Any]:
     """Make the answer for one picture; `openapi.json` describes it too, and a test compares the two."""
     decision, picture = prediction.decision, prediction.picture
@@ -49,6 +65,7 @@ def make_prediction(prediction: Prediction, manifest: ModelManifest, request_id:
         "confidence": round(decision.confidence, PROBABILITY_DIGITS),
         "probabilities": {name: round(value, PROBABILITY_DIGITS) for name, value in decision.probabilities.items()},
         **make_reading(decision, manifest),
+        "fit": UNCHECKED if prediction.fit is None else prediction.fit.to_json(),
         "input": {
             "width_px": picture.width_px,
             "height_px": picture.height_px,

@@ -12,7 +12,14 @@ from typing import Any
 from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 
-from app.api.predict.answers import JSON_TYPE, add_version_headers, json_text, make_prediction, read_patience
+from app.api.predict.answers import (
+    JSON_TYPE,
+    add_version_headers,
+    json_text,
+    make_prediction,
+    read_patience,
+    takes_unfit,
+)
 from app.api.predict.handler_predictions import Call, answer_by_handler
 from app.api.request.auth import require
 from app.api.request.bodies import read_images
@@ -60,7 +67,7 @@ def answer_heat_map(served: ServedModel) -> Response:
     if isinstance(images[0], AnsweredError):
         raise copy(images[0])
     known.images = 1
-    prediction, heat_map = served.explain(images[0], target, patience)
+    prediction, heat_map = served.explain(images[0], target, patience, takes_unfit())
     known.outcome = prediction.decision.class_name
     if request.accept_mimetypes.best_match([JSON_TYPE, PNG_TYPE]) == PNG_TYPE:
         png = Response(draw_heat_map(heat_map, NOTICE), mimetype=PNG_TYPE)

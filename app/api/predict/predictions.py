@@ -8,7 +8,16 @@ from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
 
 from app.api.predict import classifier_predictions
-from app.api.predict.answers import JSON_TYPE, SEVERAL, json_text, make_item, make_prediction, observe, read_patience
+from app.api.predict.answers import (
+    JSON_TYPE,
+    SEVERAL,
+    json_text,
+    make_item,
+    make_prediction,
+    observe,
+    read_patience,
+    takes_unfit,
+)
 from app.api.predict.handler_predictions import Call, answer_by_handler, read_parts
 from app.api.request.auth import require
 from app.api.request.bodies import read_images
@@ -63,7 +72,7 @@ def answer(served: ServedModel, known: RequestFacts) -> ResponseReturnValue:
     known.images = len(images)
     if len(images) == 1:
         return answer_one(served, images[0], patience, known)
-    answers, timing = served.predict_many(images, patience, PixelSum(settings.max_pixels))
+    answers, timing = served.predict_many(images, patience, PixelSum(settings.max_pixels), takes_unfit())
     known.outcome = SEVERAL
     observe(manifest, answers, timing, known)
     items = [make_item(answer, manifest, known.request_id) for answer in answers]
@@ -88,7 +97,7 @@ def answer_one(
     """Answer a request of one picture."""
     if isinstance(image, AnsweredError):
         raise copy(image)  # one that is in the caller's frame would keep it and all that it holds
-    prediction, timing = served.predict(image, patience)
+    prediction, timing = served.predict(image, patience, takes_unfit())
     known.outcome = prediction.decision.class_name
     observe(served.manifest, [prediction], timing, known)
     if wants_plain_text():

@@ -1,6 +1,7 @@
 """Runs a compiled model: the fast road. Needs neither PyTorch nor TensorFlow."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,9 @@ import numpy as np
 from app.arrays import InputBatch, Scores
 from app.config.cpu_count import count_cores
 from app.engines.compiled.compile_report import COMPILED_FOLDER, read_ir
+from app.engines.compiled.feature_distance import add_distance, read_reference
 from app.errors import CompiledModelError, InferenceError
+from app.manifest.fit_spec import FitSpec
 from app.manifest.model_manifest import ModelManifest
 
 if TYPE_CHECKING:
@@ -23,13 +26,21 @@ class OpenVINOEngine:
     """OpenVINO on the CPU; the files are read as a whole and not mapped, so nothing that happens to them later matters.
 
     It runs the compiled model in the folder `compiled`; what is not quantized in it runs in float32. With `ir_sha256`,
-    it runs only the files that their report spoke of.
+    it runs only the files that their report spoke of. With `fit`, each row of scores ends with the picture's distance
+    to the training pictures, see `add_distance`.
     """
 
     def __init__(
-        self, folder: Path, manifest: ModelManifest, threads: int, compiled: str = COMPILED_FOLDER, ir_sha256: str = ""
+        self,
+        folder: Path,
+        manifest: ModelManifest,
+        threads: int,
+        compiled: str = COMPILED_FOLDER,
+        ir_sha256: str = "",
+        fit: FitSpec | None = None,
     ) -> None:
         self._folder = folder / compiled
+        self._reference = partial(read_reference, folder, fit) if fit else None
         self._ir_sha256 = ir_sha256
         self._threads = threads
         self._sizes = manifest.batch.sizes
@@ -47,6 +58,8 @@ class OpenVINOEngine:
             model = openvino.Core().read_model(*read_ir(self._folder, self._ir_sha256))
         except RuntimeError as error:
             raise CompiledModelError(f"OpenVINO cannot read the compiled model: {error}") from error
+        if self._reference is not None:
+            model = add_distance(model, self._reference())
         self._compile(model, self._threads or 1)
         # One core a picture serves most in all, but a slow model's lone caller would wait while other cores idle.
         if not self._threads and count_cores() > 1 and self._time_one() > SLOW_S:

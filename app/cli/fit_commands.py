@@ -1,0 +1,77 @@
+"""`flask models fit`: has a version refuse pictures that it was not made for."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import tomlkit
+
+from app.api.request.services import services
+from app.cli.calibration_commands import RELOAD, find_version
+from app.cli.model_choice import FOLDER, models_commands
+from app.compiling.folder_compiler import compile_in_process
+from app.engines.compiled.feature_extractor import FeatureExtractor
+from app.errors import EvaluationError, PicturesError
+from app.evaluation.fit_fitting import Fitted, fit_kind
+from app.evaluation.labelled_folder import LabelledPicture, find_pictures, read_image
+from app.manifest.manifest_editing import edit_manifest
+from app.pipeline.decoding.limits import ImageLimits
+from app.processes.plain_files import hash_files
+
+FIT_FILE = "fit.safetensors"
+MAX_PICTURES = 4000
+MIN_PICTURES = 200
+HELD_SHARE = 0.25
+
+
+@models_commands.command("fit")
+@click.argument("version", metavar="NAME/VERSION")
+@click.option("--data", type=FOLDER, required=True, help="Folder of labelled pictures: those of the training.")
+@click.option("--val", type=FOLDER, help="Folder of others of the same kind; else a quarter of --data is held back.")
+def fit_model(version: str, data: Path, val: Path | None) -> None:
+    """Have a version refuse pictures that it was not made for.
+
+    The command learns from the pictures of --data what those look like that the version knows, to the eye and to the
+    network, and sets the limit on the others so that 1 % of them lie beyond it. It writes both into the model folder.
+    """
+    planned, settings = find_version(version), services().settings
+    manifest = planned.folder.read_manifest()
+    if manifest.engine == "native":
+        raise EvaluationError("only a compiled model tells how far a picture lies from those that it was trained on")
+    report = compile_in_process(planned.folder.path, settings, only_if_invalid=True)
+    classes = manifest.output.classes
+    training = draw(find_pictures(data, classes))
+    if val is None:
+        cut = round(len(training) * HELD_SHARE)
+        training, held = training[cut:], training[:cut]
+    else:
+        held = draw(find_pictures(val, classes))
+    if min(len(training), len(held)) < MIN_PICTURES:
+        raise PicturesError(f"{MIN_PICTURES} pictures to learn from and as many to set the limit on are needed")
+    extractor = FeatureExtractor(planned.folder.path, report.ir_sha256)
+    words = f"{len(training)} pictures of {data.resolve().name}; limit on {len(held)} of {(val or data).resolve().name}"
+    read = partial(read_image, spec=manifest.input, limits=ImageLimits(settings.max_pixels))
+    fitted = fit_kind(extractor.extract, extractor.layers, training, held, read, manifest.input, words)
+    fitted.reference.write(planned.folder.path / FIT_FILE)
+    sha256 = hash_files(planned.folder.path / FIT_FILE)
+    edit_manifest(planned.folder.path, lambda document: put_fit(document, fitted, sha256))
+    for refusals in fitted.refusals:
+        click.echo(f"of {len(held)} right pictures {refusals.change}: {refusals.share:.1%} refused")
+    click.echo(f"{version} refuses other kinds of pictures; {RELOAD}")
+
+
+def draw(pictures: list[LabelledPicture]) -> list[LabelledPicture]:
+    """Draw pictures in a seeded order, no more than are needed."""
+    order = np.random.default_rng(0).permutation(len(pictures))[:MAX_PICTURES]
+    return [pictures[index] for index in order]
+
+
+def put_fit(document: tomlkit.TOMLDocument, fitted: Fitted, sha256: str) -> None:
+    """Write `[fit]`."""
+    spec = fitted.spec
+    table: Any = document.setdefault("fit", tomlkit.table())
+    table |= {"file": FIT_FILE, "sha256": sha256, "data": spec.data}
+    table |= {"least_side_px": spec.least_side_px, "longest_shape": spec.longest_shape}
+    table |= {name: list(bounds) for name, bounds in spec.looks.items()}

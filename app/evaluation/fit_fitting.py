@@ -1,0 +1,220 @@
+"""Learns which pictures a model was made for, from pictures that it was trained on."""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.arrays import InputBatch
+from app.engines.compiled.feature_distance import FeatureReference
+from app.evaluation.labelled_folder import LabelledPicture
+from app.manifest.bounds import LOOK
+from app.manifest.fit_spec import LOOKS, FitSpec
+from app.manifest.model_specs import InputSpec
+from app.pipeline.fit import LIMIT, judge, measure_looks
+from app.pipeline.preprocess import preprocess
+
+REFUSED_SHARE = 0.01
+"""Of right pictures, by their distance; the looks refuse few more."""
+LOOKS_SHARE = 0.001
+"""Of right pictures beyond each end of a look."""
+MARGIN = 0.1
+FREE_BELOW = ("glare",)
+GREATEST = {"brightness": 255.0, "contrast": None, "sharpness": 3.0, "colour": None, "glare": 1.0}
+"""The greatest value of a look; None for one that may be as large as it likes."""
+SHRINKAGE = 0.01
+"""Weight of the identity in the features' covariance, which has more entries than there are pictures."""
+LEAST_SPREAD = 1e-6
+SMALLEST = 0.6
+"""Least shorter side of a picture, as a share of the network's: below it too much is made up."""
+SHAPE_MARGIN = 1.2
+BATCH = 16
+
+Change = Callable[[Image.Image], Image.Image]
+Extract = Callable[[InputBatch], NDArray[np.float32]]
+
+
+def turn(image: Image.Image) -> Image.Image:
+    """Turn a picture by a quarter."""
+    return image.transpose(Image.Transpose.ROTATE_90)
+
+
+def compress(image: Image.Image) -> Image.Image:
+    """Send a picture through JPEG at quality 60."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=60)
+    return Image.open(buffer)
+
+
+def scale(image: Image.Image, factor: float) -> Image.Image:
+    """Resize a picture."""
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def list_changes(spec: InputSpec) -> dict[str, Change]:
+    """Return what may happen to a picture on its way without making it another kind; where a pixel has a size in
+    micrometres, a resized picture is another kind.
+    """
+    changes: dict[str, Change] = {"as they are": lambda image: image, "turned": turn, "as JPEG 60": compress}
+    if spec.um_per_px is None:
+        changes |= {"at 0.7 of their size": partial(scale, factor=0.7), "twice as large": partial(scale, factor=2.0)}
+    return changes
+
+
+@dataclass(frozen=True)
+class Views:
+    """Pictures after a change, as the network sees them.
+
+    Attributes:
+        pixels: uint8, [N, H, W, 3].
+        sizes: width and height of each before it was brought to the network's size.
+        features: float32, [N, features].
+    """
+
+    pixels: InputBatch
+    sizes: list[tuple[int, int]]
+    features: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """How many of the held pictures are refused after a change, by any reason and by their distance."""
+
+    change: str
+    share: float
+    by_distance: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was learnt, and what it refuses of the held pictures; `spec` names no file yet."""
+
+    reference: FeatureReference
+    spec: FitSpec
+    refusals: list[Refusals]
+
+
+def fit_kind(
+    extract: Extract,
+    layers: NDArray[np.int64],
+    training: Sequence[LabelledPicture],
+    held: Sequence[LabelledPicture],
+    read: Callable[[Path], Image.Image],
+    spec: InputSpec,
+    data: str,
+) -> Fitted:
+    """Learn what the training pictures are like, and from the held ones which distance is the limit.
+
+    Args:
+        extract: the network's features of a batch, float32 [N, features].
+        layers: where the features come from.
+        training: right pictures to learn from.
+        held: others, which set the limit.
+        read: decodes a picture's file.
+        spec: the network's input.
+        data: the pictures, in words.
+    """
+    changes = list_changes(spec)
+    seen = {name: view(training, read, change, extract, spec) for name, change in changes.items()}
+    reference = learn_reference(np.concatenate([views.features for views in seen.values()]), layers)
+    kept = {name: view(held, read, change, extract, spec) for name, change in changes.items()}
+    distances = {name: measure_distances(views.features, reference) for name, views in kept.items()}
+    limit = max(float(np.quantile(each, 1 - REFUSED_SHARE)) for each in distances.values())
+    reference = replace(reference, whitening=(reference.whitening / limit).astype(np.float32))
+    sides = [min(size) for size in seen["as they are"].sizes]
+    fit = FitSpec(
+        file="",
+        sha256="",
+        data=data,
+        least_side_px=min(math.ceil(SMALLEST * min(spec.width_px, spec.height_px)), *sides),
+        longest_shape=round(SHAPE_MARGIN * max(longest_shape(views, spec) for views in seen.values()), 2),
+        looks=learn_looks(list(seen.values())),
+    )
+    return Fitted(reference, fit, [count_refusals(name, kept[name], distances[name] / limit, fit) for name in kept])
+
+
+def view(
+    pictures: Sequence[LabelledPicture],
+    read: Callable[[Path], Image.Image],
+    change: Change,
+    extract: Extract,
+    spec: InputSpec,
+) -> Views:
+    """Look at pictures after a change."""
+    pixels, sizes, features = [], [], []
+    for start in range(0, len(pictures), BATCH):
+        images = [change(read(picture.path)) for picture in pictures[start : start + BATCH]]
+        batch = np.stack([preprocess(image, spec) for image in images])
+        pixels.append(batch)
+        sizes += [image.size for image in images]
+        features.append(extract(batch))
+    return Views(np.concatenate(pixels), sizes, np.concatenate(features))
+
+
+def learn_reference(
+    features: NDArray[np.float32], layers: NDArray[np.int64], shrinkage: float = SHRINKAGE
+) -> FeatureReference:
+    """Learn the mean of features, float32 [N, features], and what makes their covariance the identity.
+
+    Each feature is brought to a standard deviation of 1 first, so that the shrinkage means the same for all.
+    """
+    exact = features.astype(np.float64)
+    centre, spread = exact.mean(axis=0), np.maximum(exact.std(axis=0), LEAST_SPREAD)
+    covariance = np.cov((exact - centre) / spread, rowvar=False)
+    shrunk = (1 - shrinkage) * covariance + shrinkage * np.eye(len(centre))
+    values, vectors = np.linalg.eigh(shrunk)
+    whitening = vectors / np.sqrt(values) / spread[:, np.newaxis]
+    return FeatureReference(layers, centre.astype(np.float32), whitening.astype(np.float32))
+
+
+def measure_distances(features: NDArray[np.float32], reference: FeatureReference) -> NDArray[np.float64]:
+    """Return the distance of each picture as the compiled network will, float64 [N]."""
+    whitened = (features - reference.centre).astype(np.float64) @ reference.whitening
+    distances: NDArray[np.float64] = np.sqrt((whitened**2).sum(axis=1))
+    return distances
+
+
+def longest_shape(views: Views, spec: InputSpec) -> float:
+    """Return how many times longer than the network's the longest picture is, one way or the other."""
+    shapes = [width * spec.height_px / (height * spec.width_px) for width, height in views.sizes]
+    return max(max(shape, 1 / shape) for shape in shapes)
+
+
+def learn_looks(seen: list[Views]) -> dict[str, tuple[float, float]]:
+    """Learn the bounds of each look: nearly all pictures lie between them after any change, with a margin. No picture
+    is refused for its rich colours or contrast, or for not being white anywhere.
+    """
+    bounds = []
+    for views in seen:
+        looks = np.array([list(measure_looks(pixels).values()) for pixels in views.pixels])
+        bounds.append(np.quantile(looks, (LOOKS_SHARE, 1 - LOOKS_SHARE), axis=0))
+    lows, highs = np.min(bounds, axis=0)[0], np.max(bounds, axis=0)[1]
+    pairs = {name: (float(low), float(high)) for name, low, high in zip(LOOKS, lows, highs, strict=True)}
+    return {
+        name: (round_to(0.0 if name in FREE_BELOW else low * (1 - MARGIN)), round_to(widen(high, GREATEST[name])))
+        for name, (low, high) in pairs.items()
+    }
+
+
+def widen(high: float, greatest: float | None) -> float:
+    """Move an upper bound up by the margin, towards the greatest value there is; None: there is no such bound."""
+    return LOOK.high if greatest is None else high + MARGIN * (greatest - high)
+
+
+def round_to(value: float) -> float:
+    """Return three significant digits."""
+    return float(f"{value:.3g}")
+
+
+def count_refusals(change: str, views: Views, distances: NDArray[np.float64], fit: FitSpec) -> Refusals:
+    """Judge the held pictures as the service will."""
+    judged = zip(views.pixels, views.sizes, distances, strict=True)
+    fits = [judge(pixels, size, float(distance), fit) for pixels, size, distance in judged]
+    return Refusals(change, float(np.mean([not fit.fits for fit in fits])), float((distances > LIMIT).mean()))

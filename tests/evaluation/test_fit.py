@@ -1,0 +1,288 @@
+"""Fit: a version that knows its kind of pictures refuses others, and says why."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+import torch
+from click.testing import Result
+from flask.testing import FlaskClient
+from PIL import Image, ImageFilter
+
+from app import create_app
+from app.api.request.services import EXTENSION, Services
+from app.config.settings import Settings
+from app.engines.compiled.compile_report import hash_ir
+from app.engines.compiled.feature_distance import FeatureReference, add_distance, find_layers, read_reference
+from app.engines.compiled.feature_extractor import FeatureExtractor, choose_layers
+from app.engines.pytorch.torchvision_operators import declare_operators
+from app.errors import CompiledModelError, ManifestError
+from app.evaluation.fit_fitting import learn_reference, measure_distances
+from app.manifest.fit_spec import LOOKS
+from app.manifest.model_manifest import read_manifest
+from app.pipeline.fit import measure_looks
+from tests.evaluation.tiny_model import SIDE_PX, make_network, write_pictures, write_tiny_model
+
+NAME, VERSION = "tiny-brightness", "tiny-brightness/1.0"
+PATH = f"/predictions/{NAME}"
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a fitted model, the pictures that it was fitted on, and others of their kind."""
+    place = tmp_path_factory.mktemp("fitted")
+    write_tiny_model(place / "models")
+    write_pictures(place / "train", 600, 80, 120, noise=30)
+    done = run(place, "fit", VERSION, "--data", place / "train")
+    assert done.exit_code == 0, done.output
+    share = re.search(r"of 300 right pictures as they are: (\d+\.\d)% refused", done.stdout)
+    assert share is not None, done.stdout
+    assert float(share[1]) <= 3
+    return place
+
+
+@pytest.fixture(scope="module")
+def client(fitted: Path) -> FlaskClient:
+    return open_client(fitted)
+
+
+def open_client(place: Path) -> FlaskClient:
+    return create_app(Settings(models=place / "models", instance=place / "serving", auth="off")).test_client()
+
+
+def run(place: Path, *arguments: object) -> Result:
+    app = create_app(Settings(models=place / "models", instance=place / "instance"))
+    services: Services = app.extensions[EXTENSION]
+    services.follower.close()  # a command follows nothing
+    return app.test_cli_runner().invoke(args=["models", *map(str, arguments)])
+
+
+def encode(pixels: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def draw(seed: int, level: float = 100, noise: float = 30, shape: tuple[int, int] = (SIDE_PX, SIDE_PX)) -> bytes:
+    pixels = np.random.default_rng(seed).normal(level, noise, (*shape, 3))
+    return encode(pixels.clip(0, 255))
+
+
+RIGHT = draw(5)
+STRIPES = encode(np.repeat(np.where(np.arange(SIDE_PX) % 4 < 2, 60, 140)[:, None], SIDE_PX, 1)[..., None] + [5, 0, 15])
+OTHERS = {
+    "too dark": draw(1, 9, 3),
+    "too bright": draw(1, 253, 2),
+    "almost of one colour": encode(np.full((SIDE_PX, SIDE_PX, 3), (100, 110, 120))),
+    "grey, where colour is expected": encode(np.random.default_rng(1).normal(100, 30, (SIDE_PX, SIDE_PX)).clip(0, 255)),
+    "too small": draw(1, shape=(4, 4)),
+    "squeezed": draw(1, shape=(8, 40)),
+}
+
+
+def test_pictures_of_the_kind_are_answered_and_how_near_they_are_is_said(client: FlaskClient) -> None:
+    fits = [client.put(PATH, data=draw(seed)).get_json()["fit"] for seed in range(20)]
+    assert all(fit["fits"] and fit["reasons"] == [] and fit["limit"] == 1 for fit in fits)
+    assert all(0 < fit["distance"] <= 1 for fit in fits)
+
+
+@pytest.mark.parametrize("reason", OTHERS)
+def test_another_kind_is_refused_with_its_reason_and_answered_only_on_demand(client: FlaskClient, reason: str) -> None:
+    refused = client.put(PATH, data=OTHERS[reason])
+    error = refused.get_json()
+    assert (refused.status_code, error["code"], error["type"]) == (422, 422, "UnfitImageException")
+    assert any(each.startswith(reason) for each in error["fit"]["reasons"]), error
+    assert reason in error["message"]
+    assert "?unfit=answer" in error["message"]
+    answered = client.put(f"{PATH}?unfit=answer", data=OTHERS[reason])
+    assert answered.status_code == 200
+    assert answered.get_json()["fit"] == error["fit"]
+    assert answered.get_json()["class"] in ("dark", "bright")
+    assert client.put(PATH, data=RIGHT).status_code == 200
+
+
+def test_what_the_eye_lets_pass_the_network_does_not(client: FlaskClient) -> None:
+    error = client.put(PATH, data=STRIPES).get_json()
+    assert error["type"] == "UnfitImageException"
+    assert error["fit"]["distance"] > 1
+    assert any("unlike the pictures that it was trained on" in reason for reason in error["fit"]["reasons"])
+
+
+def test_of_several_pictures_the_misfit_alone_has_an_error(client: FlaskClient) -> None:
+    form = {"data": [(io.BytesIO(picture), f"{index}.png") for index, picture in enumerate((RIGHT, STRIPES, RIGHT))]}
+    first, second, third = client.post(PATH, data=form).get_json()["predictions"]
+    assert (first["fit"]["fits"], second["type"], third["fit"]["fits"]) == (True, "UnfitImageException", True)
+    assert second["fit"]["fits"] is False
+    form = {"data": [(io.BytesIO(picture), "a.png") for picture in (RIGHT, STRIPES)]}
+    answers = client.post(f"{PATH}?unfit=answer", data=form).get_json()["predictions"]
+    assert [answer["fit"]["fits"] for answer in answers] == [True, False]
+
+
+def test_kserves_protocols_and_explanations_refuse_it_too(client: FlaskClient) -> None:
+    text = base64.b64encode(STRIPES).decode()
+    instances = {"instances": [{"b64": text}]}
+    tensor = {"name": "pixels", "datatype": "BYTES", "shape": [1], "data": [text]}
+    bodies = {f"/v1/models/{NAME}:predict": instances, f"/v2/models/{NAME}/infer": {"inputs": [tensor]}}
+    for path, document in bodies.items():
+        refused = client.post(path, json=document)
+        assert refused.status_code == 422, refused.text
+        assert "unlike the pictures" in refused.text
+        answered = client.post(f"{path}?unfit=answer", json=document)
+        assert answered.status_code == 200, answered.text
+        assert "unlike the pictures" in answered.text
+    assert client.put(f"/explanations/{NAME}", data=STRIPES).get_json()["type"] == "UnfitImageException"
+    assert client.put(f"/explanations/{NAME}?unfit=answer", data=STRIPES).get_json()["fit"]["fits"] is False
+    assert client.put(f"/explanations/{NAME}", data=RIGHT).get_json()["fit"]["fits"] is True
+
+
+def test_another_wish_than_refuse_and_answer_is_an_error(client: FlaskClient) -> None:
+    refused = client.put(f"{PATH}?unfit=maybe", data=RIGHT)
+    assert refused.status_code == 400
+    assert refused.get_json()["message"] == "unfit=maybe is not allowed: it must be answer or refuse"
+    assert client.put(f"{PATH}?unfit=refuse", data=STRIPES).status_code == 422
+
+
+def test_model_without_a_fit_answers_and_says_that_nothing_was_checked(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "models")
+    client = open_client(tmp_path)
+    for picture in (RIGHT, STRIPES):
+        fit = client.put(PATH, data=picture).get_json()["fit"]
+        assert fit["fits"] is None
+        assert "nothing was checked" in fit["reasons"][0]
+    assert client.get(f"/models/{NAME}").get_json()["fit"] is None
+
+
+def test_description_says_which_pictures_it_knows(client: FlaskClient) -> None:
+    described = client.get(f"/models/{NAME}").get_json()["fit"]
+    assert described["data"] == "900 pictures of train; limit on 300 of train"
+    assert (described["least_side_px"], described["longest_shape"]) == (5, 1.2)
+
+
+def test_evaluation_counts_every_picture_and_check_holds(fitted: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "other", 20, 20, 230, noise=1)
+    done = run(fitted, "evaluate", VERSION, "--data", tmp_path / "other")
+    assert done.exit_code == 0, done.output
+    assert "20 dark, 20 bright" in done.stdout
+
+
+def test_fitting_again_gives_the_same(fitted: Path) -> None:
+    before = (fitted / "models" / VERSION / "model.toml").read_text()
+    assert run(fitted, "fit", VERSION, "--data", fitted / "train").exit_code == 0
+    assert (fitted / "models" / VERSION / "model.toml").read_text() == before
+
+
+@pytest.mark.parametrize("change", ["other bytes", "gone", "of another network"])
+def test_model_whose_fit_is_broken_is_not_served_and_says_why(fitted: Path, tmp_path: Path, change: str) -> None:
+    shutil.copytree(fitted / "models", tmp_path / "models")
+    file = tmp_path / "models" / VERSION / "fit.safetensors"
+    manifest = read_manifest(file.parent)
+    assert manifest.fit is not None
+    if change == "gone":
+        file.unlink()
+    elif change == "other bytes":
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        reference = read_reference(file.parent, manifest.fit)
+        FeatureReference(reference.layers + 40, reference.centre, reference.whitening).write(file)
+        text = (file.parent / "model.toml").read_text()
+        (file.parent / "model.toml").write_text(text.replace(manifest.fit.sha256, sha256_of(file)))
+    client = open_client(tmp_path)
+    assert client.put(PATH, data=RIGHT).status_code == 503
+    reason = client.get(f"/models/{NAME}").get_json()["reason"]
+    assert "fit" in reason
+    assert str(tmp_path) not in reason
+    assert run(tmp_path, "check").exit_code != 0
+
+
+def sha256_of(file: Path) -> str:
+    from app.processes.plain_files import hash_files
+
+    return hash_files(file)
+
+
+def test_few_pictures_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "models")
+    before = (folder / "model.toml").read_bytes()
+    done = run(tmp_path, "fit", VERSION, "--data", write_pictures(tmp_path / "few", 50, 80, 120))
+    assert done.exit_code != 0
+    assert "200 pictures to learn from" in done.output
+    assert (folder / "model.toml").read_bytes() == before
+    assert not (folder / "fit.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", [*LOOKS, "least_side_px", "longest_shape", "file", "sha256", "data"])
+def test_manifest_with_a_broken_fit_is_refused_by_its_key(fitted: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / VERSION
+    shutil.copytree(fitted / "models" / VERSION, folder)
+    text = (folder / "model.toml").read_text()
+    before, table = text.split("[fit]")
+    (folder / "model.toml").write_text(before + "[fit]" + re.sub(rf"(?m)^{name} = .*$", f"{name} = [9, 1]", table))
+    with pytest.raises(ManifestError, match=name):
+        read_manifest(folder)
+
+
+def test_distance_is_mahalanobis_as_pytorch_ood_has_it() -> None:
+    declare_operators()
+    from pytorch_ood.detector import Mahalanobis
+
+    random = np.random.default_rng(0)
+    mixing = random.normal(0, 1, (6, 6))
+    features = (random.normal(0, 1, (500, 6)) @ mixing + 3).astype(np.float32)
+    asked = (random.normal(0, 2, (50, 6)) @ mixing).astype(np.float32)
+    ours = measure_distances(asked, learn_reference(features, np.array([0]), shrinkage=0.0))
+    oracle = Mahalanobis(None).fit_features(torch.from_numpy(features), torch.zeros(500, dtype=torch.int64))
+    theirs = oracle.predict_features(torch.from_numpy(asked)).numpy()
+    assert ours == pytest.approx(np.sqrt(2 * theirs * (len(features) - 1)), rel=1e-2)
+
+
+def test_compiled_network_tells_the_distance_that_numpy_does(fitted: Path) -> None:
+    folder = fitted / "models" / VERSION
+    spec = read_manifest(folder).fit
+    assert spec is not None
+    reference = read_reference(folder, spec)
+    pictures = np.random.default_rng(0).integers(0, 256, (7, SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
+    features = FeatureExtractor(folder, hash_ir(folder / "compiled")).extract(pictures)
+    network = openvino.Core().compile_model(
+        add_distance(make_network(), reference), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    scores = network(pictures)[0]
+    assert scores[:, 2] == pytest.approx(measure_distances(features, reference), rel=1e-4)
+    plain = openvino.Core().compile_model(make_network(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert scores[:, :2] == pytest.approx(plain(pictures)[0], abs=1e-4)
+
+
+def test_layers_are_the_middle_ones_and_no_more_than_a_picture_can_pay() -> None:
+    assert choose_layers([48, 80, 160, 160, 224, 224, 384, 384, 384]).tolist() == [2, 3, 4, 5]
+    assert choose_layers([100, 512, 1024, 1024, 1024, 4096]).tolist() == [1]
+    assert choose_layers([64]).tolist() == [0]
+    with pytest.raises(CompiledModelError, match="no middle layers"):
+        choose_layers([4096] * 5)
+    assert len(find_layers(make_network())) == 2
+
+
+def test_looks_are_what_a_person_would_say() -> None:
+    random = np.random.default_rng(0)
+    texture = Image.fromarray(random.normal(128, 40, (96, 96, 3)).clip(0, 255).astype(np.uint8))
+    looks = {
+        "texture": measure_looks(np.asarray(texture)),
+        "blurred": measure_looks(np.asarray(texture.filter(ImageFilter.GaussianBlur(3)))),
+        "enlarged": measure_looks(np.asarray(texture.resize((16, 16)).resize((96, 96), Image.Resampling.BICUBIC))),
+        "dark": measure_looks(np.asarray(texture) // 16),
+        "grey": measure_looks(np.asarray(texture.convert("L").convert("RGB"))),
+        "overexposed": measure_looks((np.asarray(texture) * 3.0).clip(0, 255).astype(np.uint8)),
+        "blank": measure_looks(np.full((96, 96, 3), 77, np.uint8)),
+    }
+    assert looks["blurred"]["sharpness"] < looks["texture"]["sharpness"] / 3
+    assert looks["enlarged"]["sharpness"] < looks["texture"]["sharpness"] / 3
+    assert looks["dark"]["brightness"] == pytest.approx(7.5, abs=0.5)
+    assert looks["grey"]["colour"] == 0
+    assert looks["overexposed"]["glare"] > 0.8
+    assert looks["blank"] == {"brightness": 77, "contrast": 0, "sharpness": 0, "colour": 0, "glare": 0}
+    assert json.dumps(looks)

@@ -10,6 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
+"""How haematoxylin, eosin and the rest (DAB's direction) absorb red, green and blue (Ruifrok and Johnston 2001)."""
+STAIN_SHIFT = 0.2  # in units of optical density, a share of the bound
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -17,17 +21,21 @@ class Augmentation:
 
     Attributes:
         zoom: largest factor in or out.
+        aspect: largest factor by which an image is stretched one way; wants `any_angle`.
         any_angle: rotate by any angle; otherwise by quarter turns alone, which resample nothing.
         brightness: largest shift and contrast change, as a share of the full range.
-        colour: largest change of each channel's gain (stain, lamp).
+        colour: largest change of each channel's gain (lamp, white balance).
+        stain: largest change of the amount of haematoxylin, eosin and rest, as a share; 0 for pictures of no stain.
         jpeg: share of images that are compressed again, at quality 40 to 95.
         blur: share of images smoothed by a 3x3 binomial kernel.
     """
 
     zoom: float = 1.0
+    aspect: float = 1.0
     any_angle: bool = False
     brightness: float = 0.1
     colour: float = 0.05
+    stain: float = 0.0
     jpeg: float = 0.2
     blur: float = 0.2
 
@@ -47,6 +55,8 @@ def augment(images: NDArray[np.uint8], how: Augmentation, random: np.random.Gene
     images = np.stack([recompress(im, random) if random.random() < how.jpeg else im for im in images])
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     batch = move(batch, how, random)
+    if how.stain:
+        batch = restain(batch, how.stain, random)
     gain = 1 + uniform(random, (count, 3, 1, 1), how.colour)
     contrast = 1 + uniform(random, (count, 1, 1, 1), how.brightness)
     shift = 255 * uniform(random, (count, 1, 1, 1), how.brightness)
@@ -70,6 +80,19 @@ def recompress(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray
     return np.asarray(Image.open(buffer))
 
 
+def restain(batch: Tensor, bound: float, random: np.random.Generator) -> Tensor:
+    """Change how much of each stain float32 [N, 3, H, W] holds (Tellez et al. 2018, doi:10.1109/TMI.2018.2820199).
+
+    Light is absorbed in proportion to the stains (Beer and Lambert), so a picture's logarithm is a sum of them.
+    """
+    count, _, height, width = batch.shape
+    stains = torch.tensor(STAINS)
+    stains = stains / stains.norm(dim=1, keepdim=True)
+    amount = torch.linalg.solve(stains.T, -torch.log((batch.flatten(2) + 1) / 256))
+    amount = amount * (1 + uniform(random, (count, 3, 1), bound)) + uniform(random, (count, 3, 1), bound * STAIN_SHIFT)
+    return (256 * torch.exp(-(stains.T @ amount)) - 1).reshape(count, 3, height, width)
+
+
 def move(batch: Tensor, how: Augmentation, random: np.random.Generator) -> Tensor:
     """Flip, turn and zoom each image of float32 [N, 3, H, W]; what comes in from outside is its mirror image."""
     count = len(batch)
@@ -80,10 +103,12 @@ def move(batch: Tensor, how: Augmentation, random: np.random.Generator) -> Tenso
         return torch.stack([im.flip(2) if flip else im for im, flip in zip(turned, flips, strict=True)])
     angle = random.uniform(0, 2 * np.pi, count)
     scale = how.zoom ** random.uniform(-1, 1, count)
+    stretch = how.aspect ** random.uniform(-0.5, 0.5, count)
     mirror = random.choice((-1.0, 1.0), count)
     matrix = np.zeros((count, 2, 3), dtype=np.float32)
-    matrix[:, 0, 0], matrix[:, 0, 1] = mirror * np.cos(angle) * scale, -np.sin(angle) * scale
-    matrix[:, 1, 0], matrix[:, 1, 1] = mirror * np.sin(angle) * scale, np.cos(angle) * scale
+    across, down = scale * stretch, scale / stretch
+    matrix[:, 0, 0], matrix[:, 0, 1] = mirror * np.cos(angle) * across, -np.sin(angle) * across
+    matrix[:, 1, 0], matrix[:, 1, 1] = mirror * np.sin(angle) * down, np.cos(angle) * down
     grid = functional.affine_grid(torch.from_numpy(matrix), list(batch.shape), align_corners=False)
     return functional.grid_sample(batch, grid, padding_mode="reflection", align_corners=False)
 

@@ -6,23 +6,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from app.engines.pytorch.torch_architectures import ARCHITECTURES
-from training.fine_tuning import Recipe, fine_tune
-from training.image_folder import read_split
-from training.imagenet import build_pretrained
-
-CLASSES = 2
+from training.fine_tuning import CLASSES, Recipe, fine_tune
 
 
-def train_or_load(recipe: Recipe, data: Path, name: str, checkpoint: Path) -> nn.Module:
-    """Return the trained network: from `checkpoint` if that file exists, else trained now and written there."""
-    if checkpoint.exists():
+def train_or_load(recipe: Recipe, data: Path, weights: Path) -> nn.Module:
+    """Return the trained network: from `weights` if that file exists, else trained now and written there."""
+    if weights.exists():
         network = ARCHITECTURES[recipe.architecture](CLASSES)
-        network.load_state_dict(load_file(checkpoint))
+        network.load_state_dict(load_file(weights))
         return network.eval()
-    train, val = (read_split(data, name, split, recipe.size_px) for split in ("train", "val"))
-    network = fine_tune(build_pretrained(recipe.architecture, CLASSES), recipe, train, val)
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    write_weights(network, checkpoint)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    network = fine_tune(recipe, data, weights.with_suffix(".checkpoint"))
+    write_weights(network, weights)
     return network
 
 

@@ -1,27 +1,23 @@
-"""Writes a complete model folder: manifest, artifact, examples with expected scores, compiled model, model card."""
+"""Writes a complete model folder by the commands that anyone has: compile, calibrate, set-threshold, fit, examples."""
 
 import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import tomlkit
 
-from app.compiling.folder_compiler import compile_model
-from app.engines.base import build_engine
-from app.engines.compile_report import hash_files
-from app.evaluation.estimates import Estimate
-from app.manifest.model_manifest import read_manifest
-from app.pipeline.decoding.decode import decode
-from app.pipeline.decoding.limits import ImageLimits
-from app.pipeline.postprocess import apply_activation
-from app.pipeline.preprocess import preprocess
+from app.manifest.manifest_editing import edit_manifest
+from app.processes.plain_files import hash_files
+from training.card import format_figures
+from training.commands import Commands
 from training.fine_tuning import MEAN, STD
+from training.labelled_links import Part, link_part, read_labelled
 
-EXPECTED_FILE = "expected.json"
-EXPECTED_TOLERANCE = 1e-3
-LIMITS = ImageLimits(max_pixels=25_000_000)
+EXAMPLES = (1, 1), (0, 0), (1, 0), (0, 1)
+"""Truth and answer of the example pictures: right answers, and wrong ones."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,8 @@ class ModelFacts:
         size_px: side of the square input.
         um_per_px: micrometres a pixel, where that has a meaning.
         classes: in output order; the second is the positive one.
-        card: Markdown with `{figures}` where the table of figures goes.
+        sensitivity: the operating point, as `models set-threshold --sensitivity` takes it.
+        card: Markdown with `{figures}` where the figures go.
     """
 
     name: str
@@ -49,58 +46,114 @@ class ModelFacts:
     size_px: int
     um_per_px: float | None
     classes: tuple[str, str]
+    sensitivity: float
     licence: str
     card: str
 
+    @property
+    def label(self) -> str:
+        """NAME/VERSION."""
+        return f"{self.name}/{self.version}"
+
 
 @dataclass(frozen=True)
-class Figures:
-    """What was measured.
+class Parts:
+    """The labelled pictures of a recipe; the first of `tests` is the one whose figures the manifest repeats.
 
-    Attributes:
-        threshold: the operating point.
-        threshold_source: how it was chosen, and on what.
-        data: what `metrics` were measured on, in words.
-        metrics: `auc`, `sensitivity`, `specificity`, on the main test set; the manifest repeats them.
-        others: the same on other sets, by their name; the card alone holds them.
+    `examples` are drawn from: their licence must allow it. `examples_source` names them.
     """
 
-    threshold: float
-    threshold_source: str
-    data: str
-    metrics: Mapping[str, Estimate]
-    others: Mapping[str, Mapping[str, Estimate]]
+    train: Part
+    val: Part
+    int8: Part
+    tests: tuple[Part, ...]
+    examples: Part
+    examples_source: str
 
 
 def write_model_folder(
-    models: Path,
-    facts: ModelFacts,
-    figures: Figures,
-    write_artifact: Callable[[Path], None],
-    examples: Mapping[str, Image.Image],
+    data: Path, work: Path, models: Path, facts: ModelFacts, parts: Parts, write_artifact: Callable[[Path], None]
 ) -> Path:
     """Write `models/<name>/<version>` anew, whole.
 
     Args:
+        data: holds the data sets.
+        work: a folder for links to pictures, and for reports.
         models: the model repository.
         facts: what the manifest and the card say.
-        figures: what was measured.
+        parts: the labelled pictures.
         write_artifact: writes the weights to the path it is given.
-        examples: pictures of the project's own, by file name.
     """
     folder = models / facts.name / facts.version
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "examples").mkdir(parents=True)
+    folder.mkdir(parents=True)
     write_artifact(folder / facts.artifact)
-    (folder / "model.toml").write_text(format_manifest(facts, figures, hash_files(folder / facts.artifact)), "utf-8")
-    for name, image in examples.items():
-        image.save(folder / "examples" / name, quality=92)
-    write_expected(folder)
-    report = compile_model(folder)
-    print(f"compiled: largest probability difference {report.max_probability_difference:.1e}")
-    card = facts.card.replace("{figures}", format_figures(facts, figures)).strip() + "\n"
+    (folder / "model.toml").write_text(format_manifest(facts, hash_files(folder / facts.artifact)), "utf-8")
+    links = work / "links" / facts.name
+    val = link_part(data, links, parts.val)
+    commands = Commands(models, work / "instance")
+    commands.run("compile", facts.label)
+    commands.run("calibrate", facts.label, "--data", val)
+    commands.run("set-threshold", facts.label, "--sensitivity", facts.sensitivity, "--data", val)
+    commands.run("fit", facts.label, "--data", link_part(data, links, parts.train), "--val", val)
+    commands.run("compile", facts.label)  # the threshold is held against the network, too
+    commands.run("compile", facts.label, "--int8", link_part(data, links, parts.int8), may_fail=True)
+    write_examples(data, commands, folder, facts, parts)
+    measured = {part.name: commands.evaluate(facts.label, link_part(data, links, part)) for part in parts.tests}
+    on_val = commands.evaluate(facts.label, val)
+    put_metrics(folder, measured)
+    card = facts.card.replace("{figures}", format_figures(folder, measured, on_val)).strip() + "\n"
     (folder / "MODEL_CARD.md").write_text(card, "utf-8")
     return folder
+
+
+def write_examples(data: Path, commands: Commands, folder: Path, facts: ModelFacts, parts: Parts) -> None:
+    """Choose four pictures, two with a right answer and two with a wrong one, and make them the examples.
+
+    Of each kind it is the first by name that fits and that the model is sure about, so that little can change it.
+    """
+    pictures = read_labelled(data, parts.examples)
+    answers = [commands.ask(facts.label, picture.path) for picture in pictures]
+    chosen: dict[str, tuple[Path, str]] = {}
+    for truth, said in EXAMPLES:
+        wanted = facts.classes[truth], facts.classes[said]
+        name = wanted[0] if truth == said else f"{wanted[0]}-called-{wanted[1]}"
+        picture = next(
+            picture
+            for picture, answer in zip(pictures, answers, strict=True)
+            if (picture.label, answer.get("class")) == (truth, wanted[1]) and not answer["cannot_tell"]
+        )
+        chosen[name] = picture.path, wanted[0]
+    commands.run("examples", facts.label, *(path for path, _ in chosen.values()))
+    rename_examples(folder / "examples", chosen, parts.examples_source)
+
+
+def rename_examples(folder: Path, chosen: Mapping[str, tuple[Path, str]], source: str) -> None:
+    """Give the examples names that say what they show, and note where each comes from."""
+    document = json.loads((folder / "expected.json").read_text("utf-8"))
+    expected, pictures = {}, {}
+    for number, (name, (path, truth)) in enumerate(chosen.items(), 1):
+        written = next(folder.glob(f"example-{number}.*"))
+        new = f"{name}{written.suffix}"
+        written.rename(folder / new)
+        expected[new] = document["probabilities"][written.name]
+        pictures[new] = {"truth": truth, "source": f"{source}: {path.name}", "licence": "CC0-1.0"}
+    document |= {"probabilities": expected, "pictures": pictures}
+    (folder / "expected.json").write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+
+
+def put_metrics(folder: Path, measured: Mapping[str, dict[str, Any]]) -> None:
+    """Write the figures on the main test part into the manifest, in the place of those that chose the threshold."""
+    data, report = next(iter(measured.items()))
+
+    def put(document: tomlkit.TOMLDocument) -> None:
+        metrics: Any = tomlkit.table(is_super_table=True)
+        for name, figure in report["metrics"].items():
+            values = {key: round(value, 4) for key, value in figure.items()}
+            metrics[name] = values | {"n": int(figure["n"]), "data": data}
+        document["metrics"] = metrics
+
+    edit_manifest(folder, put)
 
 
 def quote(text: str) -> str:
@@ -108,8 +161,8 @@ def quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def format_manifest(facts: ModelFacts, figures: Figures, sha256: str) -> str:
-    """Write `model.toml`."""
+def format_manifest(facts: ModelFacts, sha256: str) -> str:
+    """Write `model.toml` as it is before anything is fitted."""
     lines = [
         f"name = {quote(facts.name)}",
         f"version = {quote(facts.version)}",
@@ -142,55 +195,7 @@ def format_manifest(facts: ModelFacts, figures: Figures, sha256: str) -> str:
         f"classes = [{', '.join(map(quote, facts.classes))}]",
         'activation = "softmax"',
         f"positive_class = {quote(facts.classes[1])}",
-        f"threshold = {figures.threshold:.4f}",
-        f"threshold_source = {quote(figures.threshold_source)}",
+        "threshold = 0.5",
+        'threshold_source = "not chosen yet"',
     ]
-    for name, estimate in figures.metrics.items():
-        lines += [
-            "",
-            f"[metrics.{name}]",
-            f"value = {estimate.value:.4f}",
-            f"low = {estimate.low:.4f}",
-            f"high = {estimate.high:.4f}",
-            f"n = {estimate.n}",
-            f"data = {quote(figures.data)}",
-        ]
     return "\n".join(lines) + "\n"
-
-
-def format_figures(facts: ModelFacts, figures: Figures) -> str:
-    """Write the card's table of figures."""
-    rows = [
-        f"Threshold: {figures.threshold:.4f} on the probability of `{facts.classes[1]}`; {figures.threshold_source}.",
-        "",
-        "| measured on | AUC | sensitivity | specificity |",
-        "| --- | --- | --- | --- |",
-    ]
-    for data, metrics in {figures.data: figures.metrics, **figures.others}.items():
-        cells = [f"{shorten(e.value)} ({shorten(e.low)} to {shorten(e.high)}; n = {e.n})" for e in metrics.values()]
-        rows.append(f"| {data} | {' | '.join(cells)} |")
-    rows += [
-        "",
-        "In brackets: 95 % intervals (AUC: bootstrap within each class; shares: Wilson) and the number of images.",
-    ]
-    return "\n".join(rows)
-
-
-def shorten(figure: float) -> str:
-    """Write three decimals of the four that the manifest has, so that the two never seem to differ."""
-    return f"{round(figure, 4):.3f}"
-
-
-def write_expected(folder: Path) -> None:
-    """Write the framework's own probabilities of the examples, for the golden test and `flask models check`."""
-    manifest = read_manifest(folder)
-    engine = build_engine(manifest.framework, folder, manifest, 1)
-    engine.load()
-    expected = {}
-    for path in sorted((folder / "examples").iterdir()):
-        pixels = preprocess(decode(path.read_bytes(), LIMITS).pixels, manifest.input)
-        row = apply_activation(engine.infer(pixels[None]), manifest.output)[0]
-        expected[path.name] = {name: round(float(p), 6) for name, p in zip(manifest.output.classes, row, strict=True)}
-    engine.close()
-    document = {"framework": manifest.framework, "tolerance": EXPECTED_TOLERANCE, "probabilities": expected}
-    (folder / "examples" / EXPECTED_FILE).write_text(json.dumps(document, indent=2) + "\n", "utf-8")

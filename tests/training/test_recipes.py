@@ -1,0 +1,135 @@
+"""The recipes' parts: what an epoch draws, how pictures are changed, and that a training can stop and go on."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from app.engines.pytorch.torch_architectures import ARCHITECTURES
+from training import fine_tuning
+from training.augmentation import STAINS, Augmentation, augment, restain
+from training.balance import Balance, count_draws
+from training.fine_tuning import Recipe, fine_tune
+from training.image_folder import LabelledImages, read_split
+
+pytestmark = pytest.mark.slow
+
+
+def make_data(folder: Path, counts: dict[tuple[str, str, int], int]) -> Path:
+    """A data set `dots` of random pictures: how many of each split, origin and label."""
+    random = np.random.default_rng(0)
+    rows = []
+    for (split, origin, label), count in counts.items():
+        (folder / "dots" / split / str(label)).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            file = f"dots/{split}/{label}/{origin}-{number}.png"
+            pixels = random.integers(0, 128, (32, 32, 3), dtype=np.uint8) + 100 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / file)
+            rows.append(
+                {"file": file, "label": label, "split": split, "origin": origin, "dx": "mel" if label else "nv"}
+            )
+    with (folder / "dots_manifest.csv").open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return make_data(
+        tmp_path, {(split, "A", label): count for split, count in (("train", 8), ("val", 3)) for label in (0, 1)}
+    )
+
+
+RECIPE = Recipe(
+    architecture="efficientnet_lite0",
+    sets=("dots",),
+    stages=((32, 1), (48, 1)),
+    batch_size=4,
+    learning_rate=1e-3,
+    diagnoses=("nv", "mel"),
+    augmentation=Augmentation(zoom=1.2, aspect=1.2, any_angle=True, stain=0.1),
+)
+
+
+class StopError(Exception):
+    """Stands for a machine that is switched off."""
+
+
+def test_training_that_was_stopped_ends_with_the_same_weights(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(architecture: str, classes: int) -> nn.Module:
+        torch.manual_seed(0)
+        return ARCHITECTURES[architecture](classes)
+
+    monkeypatch.setattr(fine_tuning, "build_pretrained", build)
+    monkeypatch.setattr(fine_tuning, "SAVE_STEPS", 1)
+    whole = fine_tune(RECIPE, data, tmp_path / "whole.checkpoint")
+    learn, steps = fine_tuning.Training.learn, iter(range(100))
+
+    def stop(self: fine_tuning.Training, *arguments: torch.Tensor) -> float:
+        if next(steps) == 6:  # in the second stage, after the seventh step is chosen and before it is done
+            raise StopError
+        return learn(self, *arguments)
+
+    monkeypatch.setattr(fine_tuning.Training, "learn", stop)
+    with pytest.raises(StopError):
+        fine_tune(RECIPE, data, tmp_path / "stopped.checkpoint")
+    resumed = fine_tune(RECIPE, data, tmp_path / "stopped.checkpoint")
+    assert next(steps) == 9  # eight steps in all, and the one that was stopped
+    for name, weights in whole.state_dict().items():
+        assert torch.equal(weights, resumed.state_dict()[name]), name
+    assert whole.classifier.out_features == 2  # type: ignore[union-attr]
+
+
+def test_every_origin_has_its_share_of_positive_draws(tmp_path: Path) -> None:
+    counts = {("train", "A", 0): 90, ("train", "A", 1): 10, ("train", "B", 0): 10, ("train", "B", 1): 15}
+    train = read_split(make_data(tmp_path, counts), ["dots"], "train", 32)
+    draws = count_draws(Balance(1 / 3, 0.5, 5.0), train, np.random.default_rng(0))
+    share = {
+        (origin, label): draws[(train.origins == origin) & (train.labels == label)].sum()
+        for origin in "AB"
+        for label in (0, 1)
+    }
+    assert share["A", 1] / (share["A", 0] + share["A", 1]) == pytest.approx(1 / 3, abs=0.03)
+    assert share["B", 1] / (share["B", 0] + share["B", 1]) == pytest.approx(1 / 3, abs=0.03)
+    assert (share["A", 0] + share["A", 1]) / draws.sum() == pytest.approx(2 / 3, abs=0.03)
+    assert draws.sum() == pytest.approx(len(train.labels), abs=1)
+    assert draws.max() <= 5
+
+
+def test_image_without_a_row_in_the_manifest_is_an_error(data: Path) -> None:
+    Image.new("RGB", (8, 8)).save(data / "dots/train/0/stranger.png")
+    with pytest.raises(KeyError, match="stranger"):
+        read_split(data, ["dots"], "train", 32)
+    with pytest.raises(FileNotFoundError, match="needs images in both"):
+        read_split(data, ["dots"], "test", 32)
+
+
+def test_stains_change_colours_and_no_structure() -> None:
+    random = np.random.default_rng(0)
+    amounts = random.uniform(0, 1, (1, 16, 16, 3)) * [1.0, 1.0, 0.1]
+    patch = torch.from_numpy(255 * np.exp(-amounts @ np.array(STAINS))).permute(0, 3, 1, 2).float()
+    assert torch.allclose(restain(patch, 0.0, random), patch, atol=0.01)
+    changed = restain(patch.repeat(8, 1, 1, 1), 0.2, random)
+    assert (changed - patch).abs().mean() > 3
+    for one in changed:
+        assert torch.corrcoef(torch.stack([one.mean(0).flatten(), patch[0].mean(0).flatten()]))[0, 1] > 0.97
+
+
+def test_augmentation_is_repeatable_and_stays_a_picture() -> None:
+    images = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    how = Augmentation(zoom=1.3, aspect=1.3, any_angle=True, stain=0.2, jpeg=0.5, blur=0.5)
+    first, second = (augment(images, how, np.random.default_rng(2)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.shape == (6, 3, 32, 32)
+    assert float(first.min()) >= 0
+    assert float(first.max()) <= 255
+    labelled = LabelledImages(images, np.zeros(6, np.int64), ("a",) * 6, np.array(["A"] * 6), np.array(["nv"] * 6))
+    assert len(labelled.select(np.arange(6) < 2).files) == 2

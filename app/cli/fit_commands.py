@@ -12,6 +12,7 @@ from app.api.request.services import services
 from app.cli.calibration_commands import RELOAD, find_version
 from app.cli.model_choice import FOLDER, models_commands
 from app.compiling.folder_compiler import compile_in_process
+from app.engines.compiled.feature_distance import write_reference
 from app.engines.compiled.feature_extractor import FeatureExtractor
 from app.errors import EvaluationError, PicturesError
 from app.evaluation.fit_fitting import Fitted, fit_kind
@@ -53,8 +54,8 @@ def fit_model(version: str, data: Path, val: Path | None) -> None:
     extractor = FeatureExtractor(planned.folder.path, report.ir_sha256)
     words = f"{len(training)} pictures of {data.resolve().name}; limit on {len(held)} of {(val or data).resolve().name}"
     read = partial(read_image, spec=manifest.input, limits=ImageLimits(settings.max_pixels))
-    fitted = fit_kind(extractor.extract, extractor.layers, training, held, read, manifest.input, words)
-    fitted.reference.write(planned.folder.path / FIT_FILE)
+    fitted = fit_kind(extractor.extract, extractor.groups, training, held, read, manifest.input, words)
+    write_reference(fitted.reference, planned.folder.path / FIT_FILE)
     sha256 = hash_files(planned.folder.path / FIT_FILE)
     edit_manifest(planned.folder.path, lambda document: put_fit(document, fitted, sha256))
     for refusals in fitted.refusals:

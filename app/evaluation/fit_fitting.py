@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.arrays import InputBatch
-from app.engines.compiled.feature_distance import FeatureReference
+from app.engines.compiled.feature_distance import FeatureGroup
 from app.evaluation.labelled_folder import LabelledPicture
 from app.manifest.bounds import LOOK
 from app.manifest.fit_spec import LOOKS, FitSpec
@@ -37,7 +37,9 @@ SHAPE_MARGIN = 1.2
 BATCH = 16
 
 Change = Callable[[Image.Image], Image.Image]
-Extract = Callable[[InputBatch], NDArray[np.float32]]
+Features = list[NDArray[np.float32]]
+"""By each group of layers, [N, features]."""
+Extract = Callable[[InputBatch], Features]
 
 
 def turn(image: Image.Image) -> Image.Image:
@@ -75,12 +77,12 @@ class Views:
     Attributes:
         pixels: uint8, [N, H, W, 3].
         sizes: width and height of each before it was brought to the network's size.
-        features: float32, [N, features].
+        features: by each group of layers.
     """
 
     pixels: InputBatch
     sizes: list[tuple[int, int]]
-    features: NDArray[np.float32]
+    features: Features
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,14 @@ class Refusals:
 class Fitted:
     """What was learnt, and what it refuses of the held pictures; `spec` names no file yet."""
 
-    reference: FeatureReference
+    reference: list[FeatureGroup]
     spec: FitSpec
     refusals: list[Refusals]
 
 
 def fit_kind(
     extract: Extract,
-    layers: NDArray[np.int64],
+    groups: Sequence[NDArray[np.int64]],
     training: Sequence[LabelledPicture],
     held: Sequence[LabelledPicture],
     read: Callable[[Path], Image.Image],
@@ -113,8 +115,8 @@ def fit_kind(
     """Learn what the training pictures are like, and from the held ones which distance is the limit.
 
     Args:
-        extract: the network's features of a batch, float32 [N, features].
-        layers: where the features come from.
+        extract: the network's features of a batch.
+        groups: the layers that they come from.
         training: right pictures to learn from.
         held: others, which set the limit.
         read: decodes a picture's file.
@@ -123,11 +125,13 @@ def fit_kind(
     """
     changes = list_changes(spec)
     seen = {name: view(training, read, change, extract, spec) for name, change in changes.items()}
-    reference = learn_reference(np.concatenate([views.features for views in seen.values()]), layers)
+    reference = [
+        learn_reference(np.concatenate([views.features[number] for views in seen.values()]), layers)
+        for number, layers in enumerate(groups)
+    ]
     kept = {name: view(held, read, change, extract, spec) for name, change in changes.items()}
+    reference = set_limits(reference, [views.features for views in kept.values()])
     distances = {name: measure_distances(views.features, reference) for name, views in kept.items()}
-    limit = max(float(np.quantile(each, 1 - REFUSED_SHARE)) for each in distances.values())
-    reference = replace(reference, whitening=(reference.whitening / limit).astype(np.float32))
     sides = [min(size) for size in seen["as they are"].sizes]
     fit = FitSpec(
         file="",
@@ -137,7 +141,7 @@ def fit_kind(
         longest_shape=round(SHAPE_MARGIN * max(longest_shape(views, spec) for views in seen.values()), 2),
         looks=learn_looks(list(seen.values())),
     )
-    return Fitted(reference, fit, [count_refusals(name, kept[name], distances[name] / limit, fit) for name in kept])
+    return Fitted(reference, fit, [count_refusals(name, kept[name], distances[name], fit) for name in kept])
 
 
 def view(
@@ -155,12 +159,12 @@ def view(
         pixels.append(batch)
         sizes += [image.size for image in images]
         features.append(extract(batch))
-    return Views(np.concatenate(pixels), sizes, np.concatenate(features))
+    return Views(np.concatenate(pixels), sizes, [np.concatenate(group) for group in zip(*features, strict=True)])
 
 
 def learn_reference(
     features: NDArray[np.float32], layers: NDArray[np.int64], shrinkage: float = SHRINKAGE
-) -> FeatureReference:
+) -> FeatureGroup:
     """Learn the mean of features, float32 [N, features], and what makes their covariance the identity.
 
     Each feature is brought to a standard deviation of 1 first, so that the shrinkage means the same for all.
@@ -171,12 +175,32 @@ def learn_reference(
     shrunk = (1 - shrinkage) * covariance + shrinkage * np.eye(len(centre))
     values, vectors = np.linalg.eigh(shrunk)
     whitening = vectors / np.sqrt(values) / spread[:, np.newaxis]
-    return FeatureReference(layers, centre.astype(np.float32), whitening.astype(np.float32))
+    return FeatureGroup(layers, centre.astype(np.float32), whitening.astype(np.float32))
 
 
-def measure_distances(features: NDArray[np.float32], reference: FeatureReference) -> NDArray[np.float64]:
+def set_limits(reference: list[FeatureGroup], held: list[Features]) -> list[FeatureGroup]:
+    """Scale each group's distance so that it refuses as many of the held pictures as the others do, and all together
+    `REFUSED_SHARE` of them, after the change that moves them most.
+    """
+    alone = [np.stack([measure_distance(features[n], group) for features in held]) for n, group in enumerate(reference)]
+    scales = [float(np.quantile(distances[0], 1 - REFUSED_SHARE)) for distances in alone]
+    largest = np.max([distances / scale for distances, scale in zip(alone, scales, strict=True)], axis=0)
+    limit = float(np.quantile(largest, 1 - REFUSED_SHARE, axis=1).max())
+    return [
+        replace(group, whitening=(group.whitening / (scale * limit)).astype(np.float32))
+        for group, scale in zip(reference, scales, strict=True)
+    ]
+
+
+def measure_distances(features: Features, reference: Sequence[FeatureGroup]) -> NDArray[np.float64]:
     """Return the distance of each picture as the compiled network will, float64 [N]."""
-    whitened = (features - reference.centre).astype(np.float64) @ reference.whitening
+    distances: NDArray[np.float64] = np.max(list(map(measure_distance, features, reference)), axis=0)
+    return distances
+
+
+def measure_distance(features: NDArray[np.float32], group: FeatureGroup) -> NDArray[np.float64]:
+    """Return the distance of each picture by one group, float64 [N]."""
+    whitened = (features - group.centre).astype(np.float64) @ group.whitening
     distances: NDArray[np.float64] = np.sqrt((whitened**2).sum(axis=1))
     return distances
 

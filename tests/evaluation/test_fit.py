@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from app import create_app
 from app.api.request.services import EXTENSION, Services
 from app.config.settings import Settings
 from app.engines.compiled.compile_report import hash_ir
-from app.engines.compiled.feature_distance import FeatureReference, add_distance, find_layers, read_reference
+from app.engines.compiled.feature_distance import add_distance, find_layers, read_reference, write_reference
 from app.engines.compiled.feature_extractor import FeatureExtractor, choose_layers
 from app.engines.pytorch.torchvision_operators import declare_operators
 from app.errors import CompiledModelError, ManifestError
-from app.evaluation.fit_fitting import learn_reference, measure_distances
+from app.evaluation.fit_fitting import learn_reference, measure_distance, measure_distances
 from app.manifest.fit_spec import LOOKS
 from app.manifest.model_manifest import read_manifest
 from app.pipeline.fit import measure_looks
@@ -189,8 +190,8 @@ def test_model_whose_fit_is_broken_is_not_served_and_says_why(fitted: Path, tmp_
     elif change == "other bytes":
         file.write_bytes(file.read_bytes()[:-1])
     else:
-        reference = read_reference(file.parent, manifest.fit)
-        FeatureReference(reference.layers + 40, reference.centre, reference.whitening).write(file)
+        groups = read_reference(file.parent, manifest.fit)
+        write_reference([replace(group, layers=group.layers + 40) for group in groups], file)
         text = (file.parent / "model.toml").read_text()
         (file.parent / "model.toml").write_text(text.replace(manifest.fit.sha256, sha256_of(file)))
     client = open_client(tmp_path)
@@ -236,7 +237,7 @@ def test_distance_is_mahalanobis_as_pytorch_ood_has_it() -> None:
     mixing = random.normal(0, 1, (6, 6))
     features = (random.normal(0, 1, (500, 6)) @ mixing + 3).astype(np.float32)
     asked = (random.normal(0, 2, (50, 6)) @ mixing).astype(np.float32)
-    ours = measure_distances(asked, learn_reference(features, np.array([0]), shrinkage=0.0))
+    ours = measure_distance(asked, learn_reference(features, np.array([0]), shrinkage=0.0))
     oracle = Mahalanobis(None).fit_features(torch.from_numpy(features), torch.zeros(500, dtype=torch.int64))
     theirs = oracle.predict_features(torch.from_numpy(asked)).numpy()
     assert ours == pytest.approx(np.sqrt(2 * theirs * (len(features) - 1)), rel=1e-2)
@@ -258,12 +259,15 @@ def test_compiled_network_tells_the_distance_that_numpy_does(fitted: Path) -> No
     assert scores[:, :2] == pytest.approx(plain(pictures)[0], abs=1e-4)
 
 
-def test_layers_are_the_middle_ones_and_no_more_than_a_picture_can_pay() -> None:
-    assert choose_layers([48, 80, 160, 160, 224, 224, 384, 384, 384]).tolist() == [2, 3, 4, 5]
-    assert choose_layers([100, 512, 1024, 1024, 1024, 4096]).tolist() == [1]
-    assert choose_layers([64]).tolist() == [0]
-    with pytest.raises(CompiledModelError, match="no middle layers"):
-        choose_layers([4096] * 5)
+def test_layers_are_early_and_middle_ones_and_no_more_than_a_picture_can_pay() -> None:
+    def choose(*features: int) -> list[list[int]]:
+        return [layers.tolist() for layers in choose_layers(list(features))]
+
+    assert choose(48, 80, 160, 160, 224, 224, 384, 384, 384) == [[0, 1, 2], [3, 4, 5]]
+    assert choose(100, 512, 1024, 1024, 1024, 4096) == [[0, 1], [2]]
+    assert choose(64) == [[0]]
+    with pytest.raises(CompiledModelError, match="no layers"):
+        choose(*[4096] * 5)
     assert len(find_layers(make_network())) == 2
 
 

@@ -1,12 +1,15 @@
 """How far a picture lies from those that a network was trained on, worked out inside of the compiled network.
 
-For every channel of a few middle layers, the mean and the standard deviation over the picture are taken: what textures,
-edges and colours it holds, before the network has thrown away what does not tell its classes apart. Their Mahalanobis
-distance to the training pictures' is the answer (Lee et al. 2018, arXiv:1807.03888).
+For every channel of a few layers, the mean and the standard deviation over the picture are taken: what textures, edges
+and colours it holds, before the network has thrown away what does not tell its classes apart. The layers stand in
+groups, early ones and middle ones: what one group does not see, another may. A group's distance is Mahalanobis' (Lee et
+al. 2018, arXiv:1807.03888), and the largest counts.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +30,8 @@ LEAST_VARIANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class FeatureReference:
-    """What the training pictures look like to a network.
+class FeatureGroup:
+    """What the training pictures look like to a few layers of a network.
 
     Attributes:
         layers: int64, [layers]; places in the list that `find_layers` returns.
@@ -40,15 +43,32 @@ class FeatureReference:
     centre: NDArray[np.float32]
     whitening: NDArray[np.float32]
 
-    def write(self, path: Path) -> None:
-        """Write the file that `[fit]` of a manifest names."""
-        from safetensors.numpy import save
+    def check(self) -> None:
+        """Raise `ValueError` unless the parts are what they must be."""
+        count = len(self.centre)
+        parts = (self.layers, self.centre, self.whitening)
+        if [str(part.dtype) for part in parts] != ["int64", "float32", "float32"]:
+            raise ValueError("the numbers have other types")
+        if [self.layers.ndim, self.centre.ndim, *self.whitening.shape] != [1, 1, count, count]:
+            raise ValueError("the shapes do not fit each other")
+        if not all(np.isfinite(part).all() for part in parts):
+            raise ValueError("not every number is finite")
 
-        with replace_file(path) as file:
-            file.write(save({LAYERS: self.layers, CENTRE: self.centre, WHITENING: self.whitening}))
+
+def write_reference(groups: Sequence[FeatureGroup], path: Path) -> None:
+    """Write the file that `[fit]` of a manifest names."""
+    from safetensors.numpy import save
+
+    tensors = {
+        f"{name}.{number}": np.ascontiguousarray(part)
+        for number, group in enumerate(groups)
+        for name, part in ((LAYERS, group.layers), (CENTRE, group.centre), (WHITENING, group.whitening))
+    }
+    with replace_file(path) as file:
+        file.write(save(tensors))
 
 
-def read_reference(folder: Path, spec: FitSpec) -> FeatureReference:
+def read_reference(folder: Path, spec: FitSpec) -> list[FeatureGroup]:
     """Read the file of a manifest's `[fit]`; raises `CompiledModelError` if it is another one, or damaged."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -58,19 +78,17 @@ def read_reference(folder: Path, spec: FitSpec) -> FeatureReference:
         if hashlib.sha256(content).hexdigest() != spec.sha256:
             raise CompiledModelError(f"{spec.file} is not the file that [fit] of the manifest names")
         tensors = load(content)
-        reference = FeatureReference(tensors[LAYERS], tensors[CENTRE], tensors[WHITENING])
+        groups = [
+            FeatureGroup(*(tensors[f"{name}.{number}"] for name in (LAYERS, CENTRE, WHITENING)))
+            for number in range(max(1, len(tensors) // 3))
+        ]
+        for group in groups:
+            group.check()
     except OSError as error:
         raise CompiledModelError(f"{spec.file} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, SafetensorError) as error:
         raise CompiledModelError(f"{spec.file} holds no reference of a network's features: {error}") from error
-    count = len(reference.centre)
-    kinds = [str(part.dtype) for part in (reference.layers, reference.centre, reference.whitening)]
-    shapes = [reference.layers.ndim, reference.centre.ndim, *reference.whitening.shape]
-    if kinds != ["int64", "float32", "float32"] or shapes != [1, 1, count, count]:
-        raise CompiledModelError(f"{spec.file} holds no reference of a network's features")
-    if not all(np.isfinite(part).all() for part in (reference.centre, reference.whitening)):
-        raise CompiledModelError(f"{spec.file} holds numbers that are not finite")
-    return reference
+    return groups
 
 
 def find_layers(model: "openvino.Model") -> list["openvino.Node"]:
@@ -123,12 +141,12 @@ def collect_features(model: "openvino.Model", layers: NDArray[np.int64]) -> "ope
     return operations.concat(features, 1)
 
 
-def add_features(model: "openvino.Model", layers: NDArray[np.int64]) -> "openvino.Model":
-    """Return the network with its features as a second output."""
+def add_features(model: "openvino.Model", groups: Sequence[NDArray[np.int64]]) -> "openvino.Model":
+    """Return the network with the features of each group of layers as further outputs."""
     import openvino
 
-    features = collect_features(model, layers).output(0)
-    return openvino.Model([find_scores(model), features], model.get_parameters())
+    features = [collect_features(model, layers).output(0) for layers in groups]
+    return openvino.Model([find_scores(model), *features], model.get_parameters())
 
 
 def find_scores(model: "openvino.Model") -> "openvino.Output":
@@ -136,7 +154,7 @@ def find_scores(model: "openvino.Model") -> "openvino.Output":
     return model.output(0).get_node().input_value(0)
 
 
-def add_distance(model: "openvino.Model", reference: FeatureReference) -> "openvino.Model":
+def add_distance(model: "openvino.Model", groups: Sequence[FeatureGroup]) -> "openvino.Model":
     """Return the network with the distance as one more score: float32, [N, outputs + 1].
 
     Raises `CompiledModelError` if the reference is of another network.
@@ -144,11 +162,19 @@ def add_distance(model: "openvino.Model", reference: FeatureReference) -> "openv
     import openvino
     from openvino import opset13 as operations
 
-    features = collect_features(model, reference.layers)
-    if features.get_output_partial_shape(0)[1].get_length() != len(reference.centre):
-        raise CompiledModelError("the fit was made for another network")
-    centred = operations.subtract(features, reference.centre[np.newaxis])
-    whitened = operations.matmul(centred, reference.whitening, False, False)
-    distance = operations.reduce_l2(whitened, np.array([1], dtype=np.int64), keep_dims=True)
-    scores = operations.concat([find_scores(model), distance], 1)
+    distances = [measure_distance(model, group) for group in groups]
+    largest = reduce(operations.maximum, distances)
+    scores = operations.concat([find_scores(model), largest], 1)
     return openvino.Model([scores.output(0)], model.get_parameters())
+
+
+def measure_distance(model: "openvino.Model", group: FeatureGroup) -> "openvino.Node":
+    """Add a group's distance: float32, [N, 1]."""
+    from openvino import opset13 as operations
+
+    features = collect_features(model, group.layers)
+    if features.get_output_partial_shape(0)[1].get_length() != len(group.centre):
+        raise CompiledModelError("the fit was made for another network")
+    centred = operations.subtract(features, group.centre[np.newaxis])
+    whitened = operations.matmul(centred, group.whitening, False, False)
+    return operations.reduce_l2(whitened, np.array([1], dtype=np.int64), keep_dims=True)

@@ -3,9 +3,19 @@
 The `type` texts are TorchServe's where it has the status too, because clients compare them.
 """
 
-from collections.abc import Mapping
 from http import HTTPStatus
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
+
+
+class Fit(Protocol):
+    """What an error tells of a picture that a model was not made for: see `app.pipeline.fit.Fit`."""
+
+    @property
+    def distance(self) -> float | None:
+        """Its distance to the training pictures."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The field `fit` of an answer."""
 
 
 class ScancerError(Exception):
@@ -94,11 +104,11 @@ class UnsupportedMediaError(RequestError, status=HTTPStatus.UNSUPPORTED_MEDIA_TY
 class UnfitImageError(RequestError, status=HTTPStatus.UNPROCESSABLE_ENTITY, type="UnfitImageException"):
     """The picture is not of the kind that the model was made for; `fit` is what an answer would say of that."""
 
-    fit: Mapping[str, object] | None = None
+    fit: "Fit | None" = None
 
     def to_json(self) -> dict[str, object]:
         """Return the answer's JSON, with the field `fit` of an answer."""
-        return super().to_json() | {"fit": self.fit}
+        return super().to_json() | ({"fit": self.fit.to_json()} if self.fit else {})
 
 
 class DamagedImageError(RequestError, status=HTTPStatus.UNPROCESSABLE_ENTITY, type="DamagedImageException"):

@@ -18,6 +18,8 @@ from app.config.settings import MULTIPROCESS_VARIABLE
 from app.routes import is_prediction
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+TENTHS = tuple(round(part / 10, 1) for part in range(1, 11))
+DISTANCES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 5.0)
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
 FAILED = "failed"
 """The one stage of a prediction that got no answer: the whole time of its request."""
@@ -75,6 +77,16 @@ class Metrics:
         self.predictions = count(
             "scancer_predictions_total", "Predictions by model, version and class.", ("model", "version", "class")
         )
+        self.scores = Histogram(
+            "scancer_score", "Score of an answer.", ("model", "version"), buckets=TENTHS, registry=registry
+        )
+        self.distances = Histogram(
+            "scancer_fit_distance",
+            "How far a picture is from those that the model was trained on, refused ones too; 1 is the limit.",
+            ("model", "version"),
+            buckets=DISTANCES,
+            registry=registry,
+        )
         self.prediction_seconds = measure(
             "scancer_prediction_seconds",
             "Time of one prediction request by route rule and stage: decode, queue, inference, whole; or else failed.",
@@ -114,6 +126,14 @@ class Metrics:
     def count_prediction(self, model: str, version: str, class_name: str) -> None:
         """Count one picture that got a class."""
         find_series(self.predictions, model, version, class_name).inc()
+
+    def observe_score(self, model: str, version: str, score: float) -> None:
+        """Record the score of one answer."""
+        find_series(self.scores, model, version).observe(score)
+
+    def observe_distance(self, model: str, version: str, distance: float) -> None:
+        """Record how far one picture is from those that the model was trained on."""
+        find_series(self.distances, model, version).observe(distance)
 
     def count_refusal(self, reason: str) -> None:
         """Count one request that was turned away."""

@@ -1,6 +1,6 @@
 """AUC of the shipped models through the running service: `python -m benchmarks.auc_over_http --data FOLDER`.
 
-FOLDER holds `pcam.tar`, `isic.tar` and their manifests. Every picture of the main test sets is sent as a file.
+FOLDER holds `pcam.tar`, `isic224.tar` and their manifests. Every picture of the main test sets is sent as a file.
 """
 
 import tarfile
@@ -14,7 +14,8 @@ from benchmarks.server import MeasuredServer
 from training.evaluation import estimate_auc
 from training.image_folder import read_manifest
 
-FLOORS = {"pcam": 0.945, "isic": 0.90}
+SETS = {"pcam": "pcam", "isic": "isic224"}
+FLOORS = {"pcam": 0.955, "isic": 0.93}
 
 
 def is_in_main_test(name: str, row: dict[str, str]) -> bool:
@@ -43,8 +44,8 @@ def main() -> None:
     with MeasuredServer(workers="2") as server:
         for name, positive in (("pcam", "metastatic"), ("isic", "malignant")):
             labels, scores = [], []
-            for label, picture in read_pictures(data, name):
-                status, answer = server.request("PUT", f"/predictions/{name}-classification", picture)
+            for label, picture in read_pictures(data, SETS[name]):
+                status, answer = server.request("PUT", f"/predictions/{name}-classification?unfit=answer", picture)
                 if status != 200:
                     raise RuntimeError(f"answered {status}: {answer}")
                 labels.append(label)

@@ -20,8 +20,8 @@ WARM_UP = 20
 def open_bare(
     model: str, models: Path = PROJECT_ROOT / "models", threads: int = 1
 ) -> tuple[Callable[[np.ndarray], object], tuple[int, int, int]]:
-    """Compile a model of a folder, by default a shipped one; return what infers, and the shape of a picture."""
-    path = models / model / "1.0" / COMPILED_FOLDER / IR_FILE
+    """Compile a model's newest version, by default of a shipped one; return what infers, and the shape of a picture."""
+    path = max((models / model).iterdir()) / COMPILED_FOLDER / IR_FILE
     options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     options["ENABLE_CPU_PINNING"] = False  # else several processes all choose the first core
     compiled = openvino.Core().compile_model(path, "CPU", options)

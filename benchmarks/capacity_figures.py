@@ -25,7 +25,7 @@ from benchmarks.scale import choose
 from benchmarks.server import TICKS_PER_S, MeasuredServer
 from benchmarks.simulation import BATCH, MODEL, Costs
 
-EXAMPLE = "synthetic-normal.png"
+EXAMPLE = "normal.jpg"
 PATH = f"/predictions/{MODEL}"
 WORKERS = 2
 ROUNDS = choose(3, 1)
@@ -183,7 +183,7 @@ class Measurement:
     """Measures everything on one server; rounds take turns, a shared machine being never the same for long."""
 
     def __init__(self, server: MeasuredServer, say: Callable[[str], None]) -> None:
-        picture = (PROJECT_ROOT / "models" / MODEL / "1.0" / "examples" / EXAMPLE).read_bytes()
+        picture = (PROJECT_ROOT / "models" / MODEL / "1.1" / "examples" / EXAMPLE).read_bytes()
         self._requests = [make_request(PATH, picture, count) for count in range(1, BATCH.max_size + 1)]
         self._server, self._say = server, say
         self._repeats = REPEATS

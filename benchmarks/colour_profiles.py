@@ -53,7 +53,7 @@ def score(body: bytes, manifest: ModelManifest, engine: Engine, follows_metadata
 
 def measure(name: str, data: Path) -> None:
     """Print a line for each space, with its profile and without."""
-    folder = ModelFolder(PROJECT_ROOT / f"models/{name}-classification/1.0")
+    folder = ModelFolder(PROJECT_ROOT / f"models/{name}-classification/1.1")
     manifest = folder.read_manifest()
     engine = build_engine("openvino", folder.path, manifest, 1)
     engine.load()

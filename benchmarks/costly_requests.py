@@ -28,7 +28,7 @@ from benchmarks.scale import choose, make_parser
 from benchmarks.server import MeasuredServer, make_headers
 
 MODEL = "pcam-classification"
-PICTURE = PROJECT_ROOT / f"models/{MODEL}/1.0/examples/synthetic-normal.png"
+PICTURE = PROJECT_ROOT / f"models/{MODEL}/1.1/examples/normal.jpg"
 PREDICT, V1, V2 = f"/predictions/{MODEL}", f"/v1/models/{MODEL}:predict", f"/v2/models/{MODEL}/infer"
 BODY_BYTES, SIDE_PX, PAUSE_S = 31 * 1024 * 1024, 5000, 0.05
 MEMORY_BYTES = 6 * 1024**3

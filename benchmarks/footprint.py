@@ -18,7 +18,7 @@ def measure_folder_bytes(folder: Path) -> int:
 def main() -> None:
     """Print a line a figure."""
     make_parser(__doc__).parse_args()
-    body = (PROJECT_ROOT / "models/pcam-classification/1.0/examples/synthetic-normal.png").read_bytes()
+    body = (PROJECT_ROOT / "models/pcam-classification/1.1/examples/normal.jpg").read_bytes()
     with MeasuredServer(workers="2") as server:
         print(f"gunicorn start to ready, two workers: {server.ready_s:.1f} s")
         for _ in range(20):

@@ -38,8 +38,8 @@ BARE_PREDICTIONS = choose(400, 10)
 CONNECTIONS = choose((1, 2, 8, 32), (2,))
 OVERLOAD = (8, 80)
 CASES = (
-    ("pcam-classification", "synthetic-normal.png", "96x96 PNG"),
-    ("isic-classification", "synthetic-benign.jpg", "600x450 JPEG"),
+    ("pcam-classification", "normal.jpg", "96x96 JPEG"),
+    ("isic-classification", "benign.jpg", "224x224 JPEG"),
 )
 SCRIPT = """
 wrk.method = "{method}"
@@ -125,7 +125,7 @@ def write_script(folder: Path, body: Path, method: str = "PUT", headers: dict[st
 def measure_case(server: MeasuredServer, folder: Path, case: tuple[str, str, str], seconds: int) -> None:
     """Print a model's lines."""
     model, example, what = case
-    picture = PROJECT_ROOT / "models" / model / "1.0" / "examples" / example
+    picture = PROJECT_ROOT / "models" / model / "1.1" / "examples" / example
     script, path = write_script(folder, picture), f"/predictions/{model}"
     run_wrk(server, script, path, 8, choose(2, 1))
     bare_ms, decode_ms, limits, loads = [], [], [], {connections: [] for connections in CONNECTIONS}
@@ -153,7 +153,7 @@ def measure_case(server: MeasuredServer, folder: Path, case: tuple[str, str, str
 def measure_overload(server: MeasuredServer, folder: Path, seconds: int) -> None:
     """Print what ten times the load gets."""
     model, example, _ = CASES[0]
-    picture = PROJECT_ROOT / "models" / model / "1.0" / "examples" / example
+    picture = PROJECT_ROOT / "models" / model / "1.1" / "examples" / example
     script = write_script(folder, picture)
     path = f"/predictions/{model}"
     for connections in OVERLOAD:

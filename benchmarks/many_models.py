@@ -21,8 +21,8 @@ SETTLE_S = 1.0
 
 def copy_model(models: Path, name: str) -> None:
     """Copy the shipped model, and call it otherwise."""
-    target = models / name / "1.0"
-    shutil.copytree(PROJECT_ROOT / "models" / SOURCE / "1.0", target)
+    target = models / name / "1.1"
+    shutil.copytree(PROJECT_ROOT / "models" / SOURCE / "1.1", target)
     manifest = target / "model.toml"
     manifest.write_text(manifest.read_text().replace(f'name = "{SOURCE}"', f'name = "{name}"'))
 
@@ -37,7 +37,7 @@ def measure_memory_mb(pid: int) -> tuple[float, float]:
 def main() -> None:
     """Print a line without the copies, with them, and with one of them in use."""
     make_parser(__doc__).parse_args()
-    body = (PROJECT_ROOT / "models" / SOURCE / "1.0/examples/synthetic-normal.png").read_bytes()
+    body = (PROJECT_ROOT / "models" / SOURCE / "1.1/examples/normal.jpg").read_bytes()
     with tempfile.TemporaryDirectory() as name:
         models = Path(name)
         for number in range(COPIES + 1):

@@ -18,8 +18,8 @@ PREDICTIONS = choose(600, 16)
 CONNECTIONS = (2, 8)
 WORKERS = 2
 CASES = (
-    ("pcam-classification", "synthetic-normal.png", "96x96 PNG"),
-    ("isic-classification", "synthetic-benign.jpg", "600x450 JPEG"),
+    ("pcam-classification", "normal.jpg", "96x96 JPEG"),
+    ("isic-classification", "benign.jpg", "224x224 JPEG"),
 )
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores; best of {ROUNDS} rounds of {PREDICTIONS} predictions")
     with MeasuredServer(workers=str(WORKERS)) as server:
         for model, example, what in CASES:
-            body = (PROJECT_ROOT / "models" / model / "1.0" / "examples" / example).read_bytes()
+            body = (PROJECT_ROOT / "models" / model / "1.1" / "examples" / example).read_bytes()
             rounds = [
                 (
                     measure_bare_ms(model, PREDICTIONS),

@@ -23,14 +23,14 @@ RELOADED_PREDICTIONS = choose(2000, 20)
 RELOAD_EVERY_S, KILL_EVERY_S, KILLS_FOR_S = 1.5, choose(5.0, 1.0), choose(60.0, 1.0)
 TOLERANCE = 1e-5
 MODEL = "pcam-classification"
-PICTURES = ("synthetic-normal.png", "synthetic-metastatic.png")
+PICTURES = ("normal.jpg", "metastatic.jpg")
 
 
 class Clients:
     """Clients that send until they are stopped; `counts` says what came of it."""
 
     def __init__(self, server: MeasuredServer) -> None:
-        folder = PROJECT_ROOT / "models" / MODEL / "1.0/examples"
+        folder = PROJECT_ROOT / "models" / MODEL / "1.1/examples"
         self._server = server
         self._bodies = [(folder / name).read_bytes() for name in PICTURES]
         self._expected = [server.request("PUT", f"/predictions/{MODEL}", body)[1] for body in self._bodies]

@@ -24,7 +24,7 @@ from app.manifest.model_manifest import read_manifest
 from app.pipeline.batch import RECENT_S
 
 MODEL = "pcam-classification"
-BATCH = read_manifest(PROJECT_ROOT / "models" / MODEL / "1.0").batch
+BATCH = read_manifest(PROJECT_ROOT / "models" / MODEL / "1.1").batch
 
 Steps = Generator[simpy.Event, Any, Any]
 

@@ -21,8 +21,8 @@ ROUNDS = choose(3, 1)
 PREDICTIONS = choose(300, 10)
 LARGE_PREDICTIONS = choose(12, 3)
 CASES = (
-    ("pcam-classification", "synthetic-normal.png", "96x96 PNG"),
-    ("isic-classification", "synthetic-benign.jpg", "600x450 JPEG"),
+    ("pcam-classification", "normal.jpg", "96x96 JPEG"),
+    ("isic-classification", "benign.jpg", "224x224 JPEG"),
     ("isic-classification", None, "6000x4000 JPEG"),
 )
 SERIES = re.compile(r"^scancer_(?:prediction|request)_seconds_sum\{(.*)\} (\S+)$", re.MULTILINE)
@@ -73,7 +73,7 @@ def main() -> None:
             if example is None:
                 body, count = make_large_jpeg(), LARGE_PREDICTIONS
             else:
-                body = (PROJECT_ROOT / "models" / model / "1.0" / "examples" / example).read_bytes()
+                body = (PROJECT_ROOT / "models" / model / "1.1" / "examples" / example).read_bytes()
                 count = PREDICTIONS
             best = min((measure(server, model, body, count) for _ in range(ROUNDS)), key=lambda parts: parts[-1])
             print(f"| {model} | {what} | " + " | ".join(f"{part:.2f}" for part in best) + " |")

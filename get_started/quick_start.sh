@@ -108,8 +108,8 @@ ask() {
     *) fail "the example of $1 was not answered; $instance/server.log says why." ;;
   esac
 }
-ask pcam-classification models/pcam-classification/1.0/examples/synthetic-metastatic.png
-ask isic-classification models/isic-classification/1.0/examples/synthetic-malignant.jpg
+ask pcam-classification models/pcam-classification/1.1/examples/metastatic.jpg
+ask isic-classification models/isic-classification/1.1/examples/malignant.jpg
 printf '\nThe models, in a browser: http://%s/models\n' "$address"
 
 if [ "$check" = yes ]; then

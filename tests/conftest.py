@@ -1,5 +1,6 @@
-"""Fixtures: the shipped models, an app with its client, and a real server on free ports."""
+"""Fixtures: the first versions of the shipped models, an app with its client, and a real server on free ports."""
 
+import atexit
 import base64
 import os
 import random
@@ -8,12 +9,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -32,7 +35,7 @@ DATA = PROJECT_ROOT.parent / "shared" / "data"
 START_TIMEOUT_S = 60
 TESTS = Path(__file__).parent
 SLOW_FOLDERS = {"benchmarks", "compiling", "e2e", "engines", "golden"}
-SLOW_FIXTURES = {"live", "pools", "serve_archives", "server"}
+SLOW_FIXTURES = {"live", "pools", "serve_archives", "server", "shipped_server"}
 """Fixtures that start a server or the manager of handlers."""
 SLOW_MODULE = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
 WORKER, WORKERS = (
@@ -98,15 +101,25 @@ def own_instance(instance: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@cache
+def find_first_versions() -> Path:
+    """A model repository with the versions 1.0 alone: they take any picture, so a test may draw its own."""
+    folder = Path(tempfile.mkdtemp(prefix="scancer-models-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for version in (PROJECT_ROOT / "models").glob("*/1.0"):
+        shutil.copytree(version, folder / version.parent.name / version.name)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def settings(instance: Path) -> Settings:
-    """The default settings, but for the instance folder."""
-    return Settings(instance=instance)
+    """The default settings, but for the folders."""
+    return Settings(instance=instance, models=find_first_versions())
 
 
 @pytest.fixture(scope="session")
 def app(settings: Settings) -> Flask:
-    """An app with the shipped models loaded."""
+    """An app with the first versions loaded."""
     return create_app(settings)
 
 
@@ -140,7 +153,7 @@ def real_data() -> Path:
 def models(tmp_path: Path) -> Path:
     """A model repository with a copy of pcam-classification/1.0, which a test may break."""
     folder = tmp_path / "models"
-    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", folder / "pcam-classification")
+    shutil.copytree(find_first_versions() / "pcam-classification", folder / "pcam-classification")
     return folder
 
 
@@ -204,6 +217,7 @@ class LiveServer:
         names = ("INFERENCE", "MANAGEMENT", "METRICS")
         addresses = {f"SCANCER_{n}_ADDRESS": f"127.0.0.1:{p}" for n, p in zip(names, self.ports, strict=True)}
         own = {"SCANCER_INSTANCE": str(self.instance), "SCANCER_STOP_DELAY_S": "0"}
+        own["SCANCER_MODELS"] = str(find_first_versions())
         environment = {**os.environ, **own, **addresses, **self.environment}
         environment = {name: value for name, value in environment.items() if value or name not in addresses}
         with self.log.open("wb") as log:
@@ -234,6 +248,18 @@ class LiveServer:
 def server(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A running server with two workers, shared by all tests that leave it as they found it."""
     live = LiveServer(instance, tmp_path_factory.mktemp("server") / "log", {"SCANCER_WORKERS": "2"})
+    try:
+        yield live.start()
+    finally:
+        live.stop()
+
+
+@pytest.fixture(scope="session")
+def shipped_server(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> Iterator[LiveServer]:
+    """A running server of all that ships, each model's newest version being the default."""
+    folder = tmp_path_factory.mktemp("shipped")
+    shutil.copy(instance / USERS_FILE, folder)
+    live = LiveServer(folder, folder / "log", {"SCANCER_WORKERS": "2", "SCANCER_MODELS": str(PROJECT_ROOT / "models")})
     try:
         yield live.start()
     finally:

@@ -22,6 +22,7 @@ from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.config.settings_document import describe_settings
 from app.users import UsersFile
+from tests.conftest import find_first_versions
 from tests.handlers.archives import make_archive, make_tiny
 from tests.registry.loading import add_version
 
@@ -112,7 +113,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], lis
     """The settings of a repository of a model (not compiled) and three archives, and what `models compile` printed."""
     root = tmp_path_factory.mktemp("mixed")
     models, broken = root / "models", {"model.py": b"raise KeyError('no network')", "weights.pth": b"x"}
-    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", models / "pcam-classification")
+    shutil.copytree(find_first_versions() / "pcam-classification", models / "pcam-classification")
     shutil.rmtree(models / "pcam-classification/1.0/compiled")
     make_tiny(models, "tiny")
     make_archive(models, "own", "own.py", {"own.py": "def handle(data, context): return data"})
@@ -185,7 +186,7 @@ def test_models_in_folders_of_another_name_are_named_with_the_rule(tmp_path: Pat
 
 
 def test_check_names_a_changed_artifact_and_fails(tmp_path: Path) -> None:
-    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "pcam-classification")
+    shutil.copytree(find_first_versions() / "pcam-classification", tmp_path / "pcam-classification")
     artifact = tmp_path / "pcam-classification/1.0/model.safetensors"
     artifact.write_bytes(artifact.read_bytes()[:-1] + b"\x00\x00")
     done = flask("models", "check", models=str(tmp_path))
@@ -194,7 +195,7 @@ def test_check_names_a_changed_artifact_and_fails(tmp_path: Path) -> None:
 
 
 def test_check_names_an_example_whose_score_moved(tmp_path: Path) -> None:
-    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "pcam-classification")
+    shutil.copytree(find_first_versions() / "pcam-classification", tmp_path / "pcam-classification")
     examples = tmp_path / "pcam-classification/1.0/examples"
     shutil.copy(examples / "synthetic-normal.png", examples / "synthetic-metastatic.png")
     done = flask("models", "check", models=str(tmp_path))
@@ -260,7 +261,7 @@ def test_new_password_is_long_enough_and_a_shorter_one_that_exists_still_counts(
 
 
 def test_model_is_packed_signed_trusted_and_added_elsewhere(tmp_path: Path) -> None:
-    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "here/pcam-classification")
+    shutil.copytree(find_first_versions() / "pcam-classification", tmp_path / "here/pcam-classification")
     (tmp_path / "there").mkdir()
     here = {"models": str(tmp_path / "here"), "instance": str(tmp_path)}
     there = {"models": str(tmp_path / "there"), "instance": str(tmp_path)}

@@ -73,7 +73,8 @@ def measure_coverage(probabilities: Probabilities, labels: NDArray[np.int64], fo
 
 def describe(figure: dict[str, Any]) -> str:
     """Write a figure with its interval and number."""
-    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f}; n = {figure['n']})"
+    value, low, high = (f"{round(figure[key], 4):.3f}" for key in ("value", "low", "high"))  # as the manifest has them
+    return f"{value} ({low} to {high}; n = {figure['n']})"
 
 
 def format_prevalences(report: dict[str, Any], positive_class: str) -> list[str]:

@@ -24,14 +24,14 @@ REFUSED_SHARE = 0.01
 """Of right pictures, by their distance; the looks refuse few more."""
 LOOKS_SHARE = 0.001
 """Of right pictures beyond each end of a look."""
-MARGIN = 0.1
+MARGIN = 0.15
 FREE_BELOW = ("glare",)
 GREATEST = {"brightness": 255.0, "contrast": None, "sharpness": 3.0, "colour": None, "glare": 1.0}
 """The greatest value of a look; None for one that may be as large as it likes."""
 SHRINKAGE = 0.01
 """Weight of the identity in the features' covariance, which has more entries than there are pictures."""
 LEAST_SPREAD = 1e-6
-SMALLEST = 0.6
+SMALLEST = 0.5
 """Least shorter side of a picture, as a share of the network's: below it too much is made up."""
 SHAPE_MARGIN = 1.2
 BATCH = 16

@@ -77,7 +77,7 @@ def find_misfit(answer: Prediction | AnsweredError, manifest: ModelManifest) -> 
         f"The picture is not of the kind that {manifest.name} was made for: {reasons}. "
         "For an answer all the same, add ?unfit=answer to the address."
     )
-    error.fit = answer.fit.to_json()
+    error.fit = answer.fit
     return error
 
 

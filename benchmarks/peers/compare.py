@@ -17,7 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+
 from app.config.setting_types import PROJECT_ROOT
+from app.manifest.model_manifest import read_manifest
+from app.pipeline.postprocess import undo_calibration
 from benchmarks.bare import measure_bare_ms
 from benchmarks.load import Load, run_wrk, write_script
 from benchmarks.peers.peer import Case, Peer, PeerServer, Setup, start_peer
@@ -32,10 +36,10 @@ RANDOM_MODEL, RANDOM_SIDE_PX, RANDOM_CLASSES = "random-weights", 96, 3
 def open_shipped(model: str, *examples: str) -> Case:
     """A shipped model."""
     folder = PROJECT_ROOT / "models"
-    return Case(folder, model, tuple(folder / model / "1.0/examples" / name for name in examples))
+    return Case(folder, model, tuple(folder / model / "1.1/examples" / name for name in examples))
 
 
-PCAM = open_shipped("pcam-classification", "synthetic-normal.png", "synthetic-metastatic.png")
+PCAM = open_shipped("pcam-classification", "normal.jpg", "metastatic.jpg")
 
 
 def make_random(architecture: str, models: Path) -> Case:
@@ -49,15 +53,17 @@ def make_random(architecture: str, models: Path) -> Case:
     return Case(models, RANDOM_MODEL, PCAM.pictures)
 
 
-def ask_ours(server: MeasuredServer, model: str, picture: bytes) -> dict[str, float]:
-    """Send one picture to our server."""
-    return server.request("PUT", f"/predictions/{model}", picture)[1]["probabilities"]
+def ask_ours(server: MeasuredServer, case: Case, picture: bytes) -> dict[str, float]:
+    """Send one picture to our server; return the probabilities without the calibration, which the peers do not know."""
+    probabilities = server.request("PUT", f"/predictions/{case.model}", picture)[1]["probabilities"]
+    row = undo_calibration(np.array([list(probabilities.values())]), read_manifest(case.folder).output)[0]
+    return dict(zip(probabilities, row.tolist(), strict=True))
 
 
 def find_difference(theirs: PeerServer, ours: MeasuredServer, case: Case) -> float:
     """The largest difference of a probability, each picture asked often and at once so that batches are mixed."""
     bodies = [picture.read_bytes() for picture in case.pictures]
-    expected = [ask_ours(ours, case.model, body) for body in bodies]
+    expected = [ask_ours(ours, case, body) for body in bodies]
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         answers = list(pool.map(theirs.ask, bodies * CHECKS))
     pairs = zip(expected * CHECKS, answers, strict=True)
@@ -113,7 +119,7 @@ def run_pair(peer: Peer, setup: Setup, seconds: int) -> None:
         theirs, their_start_s = stack.enter_context(start_peer(peer, setup, picture))
         ours = stack.enter_context(MeasuredServer(workers="2", models=str(case.models)))
         ready = time.monotonic()
-        ask_ours(ours, case.model, picture)
+        ask_ours(ours, case, picture)
         our_start_s = ours.ready_s + time.monotonic() - ready
         difference = find_difference(theirs, ours, case)
         our_loads, their_loads = take_turns(theirs, ours, case, seconds)

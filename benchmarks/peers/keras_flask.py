@@ -10,7 +10,7 @@ connection, TensorFlow with as many threads as it likes. It has neither workers 
 from benchmarks.peers.compare import compare, open_shipped
 from benchmarks.peers.peer import Peer, Setup
 
-ISIC = open_shipped("isic-classification", "synthetic-benign.jpg", "synthetic-malignant.jpg")
+ISIC = open_shipped("isic-classification", "benign.jpg", "malignant.jpg")
 
 
 def prepare(setup: Setup) -> Peer:

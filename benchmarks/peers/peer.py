@@ -36,8 +36,8 @@ class Case:
 
     @property
     def folder(self) -> Path:
-        """The model's own folder."""
-        return self.models / self.model / "1.0"
+        """The folder of the model's newest version."""
+        return max((self.models / self.model).iterdir())
 
 
 @dataclass(frozen=True)

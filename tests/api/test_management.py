@@ -17,7 +17,7 @@ from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.users import USERS_FILE
 from tests.api.test_openapi import read_document, validate_answer
-from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
+from tests.conftest import MANAGER, MANAGER_PASSWORD, basic, find_first_versions
 
 NAME = "pcam-classification"
 MANAGE = basic(MANAGER, MANAGER_PASSWORD)
@@ -69,7 +69,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> Iterator
 
 
 def serve(folder: Path, known: Path) -> Iterator[Manager]:
-    shutil.copytree(PROJECT_ROOT / "models" / NAME, folder / "models" / NAME)
+    shutil.copytree(find_first_versions() / NAME, folder / "models" / NAME)
     shutil.copytree(PROJECT_ROOT / "models" / NAME / "1.0", folder / "store/two")
     manifest = folder / "store/two/model.toml"
     manifest.write_text(manifest.read_text().replace('version = "1.0"', 'version = "2.0"'))

@@ -19,6 +19,7 @@ from app.config.settings import Settings
 from app.manifest.bounds import BATCH_DELAY_MS, BATCH_SIZE, TIMEOUT_S, UNLOAD_TIMEOUT_S, WORKERS, Bound, show
 from app.users import USERS_FILE
 from tests.api.test_management import DOCUMENT, MANAGE, NAME, Manager, serve
+from tests.conftest import find_first_versions
 from tests.state.old_state import write_old_state
 
 REGISTERING = {
@@ -179,7 +180,7 @@ def test_habits_of_torchserves_clients_are_taken(tmp_path: Path, instance: Path)
 
 def start(folder: Path, known: Path, numbers: dict[str, Any], is_archive: bool = False) -> Flask:
     """Serve pcam-classification beside a model whose numbers an earlier release kept."""
-    shutil.copytree(PROJECT_ROOT / "models" / NAME, folder / "models" / NAME)
+    shutil.copytree(find_first_versions() / NAME, folder / "models" / NAME)
     place = folder / "models" / BAD / "1.0"
     if is_archive:
         (place / "MAR-INF").mkdir(parents=True)

@@ -8,18 +8,18 @@ import pytest
 
 from app.compiling import compilation
 from app.compiling.folder_compiler import compile_in_process, compile_model, make_comparison_batch
-from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.engines.compiled.compile_report import CompileReport, read_report
 from app.errors import CompiledModelError, IntegrityError, ManifestError, ModelFolderError
 from app.manifest.model_manifest import read_manifest
+from tests.conftest import find_first_versions
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompileReport]:
     """A model folder that was compiled where a killed compilation had left something, and the report."""
     folder = tmp_path_factory.mktemp("models") / "pcam-classification"
-    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", folder)
+    shutil.copytree(find_first_versions() / "pcam-classification", folder)
     (folder / "1.0/.compiling-1/compiled").mkdir(parents=True)
     return folder / "1.0", compile_in_process(folder / "1.0", Settings(instance=folder.parent))
 

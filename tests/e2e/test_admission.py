@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.config.setting_types import PROJECT_ROOT
 from app.users import USERS_FILE
-from tests.conftest import PASSWORD, USER, LiveServer, basic
+from tests.conftest import PASSWORD, USER, LiveServer, basic, find_first_versions
 from tests.handlers.archives import make_archive
 
 AUTH = (USER, PASSWORD)
@@ -36,7 +35,7 @@ def live(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     folder = tmp_path_factory.mktemp("admission")
     make_archive(folder / "models", "slow", "w.py", {"w.py": WAITING_HANDLER})
     wide = folder / "models/pcam-classification"
-    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", wide)
+    shutil.copytree(find_first_versions() / "pcam-classification", wide)
     with (wide / "1.0/model.toml").open("a", encoding="utf-8") as manifest:
         manifest.write(f"\n[batch]\nmax_size = {MAX_BATCH}\n")
     shutil.copy(instance / USERS_FILE, folder)

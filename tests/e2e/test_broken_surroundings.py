@@ -23,7 +23,7 @@ from app.api.login.authenticator import Authenticator
 from app.config.setting_types import PROJECT_ROOT
 from app.errors import UsersError
 from app.users import USERS_FILE, UsersFile
-from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic, within
+from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic, find_first_versions, within
 from tests.handlers.archives import make_archive
 
 PATH = "/predictions/pcam-classification"
@@ -103,7 +103,7 @@ def live(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         each.mkdir()
     shutil.copy(instance / USERS_FILE, own)
     (own / USERS_FILE).chmod(0o644)
-    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", models / "pcam-classification")
+    shutil.copytree(find_first_versions() / "pcam-classification", models / "pcam-classification")
     make_archive(models, "own-program", "own.py", {"own.py": HANDLER})
     spoil_models(models)
     settings = {"SCANCER_MODELS": str(models), "SCANCER_PROGRAMS": "all", "SCANCER_WORKERS": "2"}

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from app.config.setting_types import PROJECT_ROOT
 from app.engines.compiled.compile_report import hash_ir
 from app.processes.plain_files import hash_files
-from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer, within
+from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer, find_first_versions, within
 from tests.e2e.test_server import AUTH, PCAM, wait_for_ready_workers, worker_pids
 from tests.handlers.archives import make_archive
 
@@ -32,7 +31,7 @@ def live(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     """A server of pcam-classification alone."""
     own, models = tmp_path_factory.mktemp("instance"), tmp_path_factory.mktemp("models")
     shutil.copytree(instance, own, dirs_exist_ok=True)
-    shutil.copytree(PROJECT_ROOT / "models" / FOLDER, models / FOLDER)
+    shutil.copytree(find_first_versions() / FOLDER, models / FOLDER)
     make_archive(models, "own-program", "own.py", {"own.py": HANDLER})
     settings = {"SCANCER_WORKERS": "2", "SCANCER_MODELS": str(models), "SCANCER_PROGRAMS": "all"}
     server = LiveServer(own, tmp_path_factory.mktemp("server") / "log", settings).start()
@@ -48,7 +47,7 @@ def folder(live: LiveServer) -> Iterator[Path]:
     path = Path(live.environment["SCANCER_MODELS"]) / FOLDER
     wait_for_ready_workers(live, 2)
     yield path
-    shutil.copytree(PROJECT_ROOT / "models" / FOLDER, path, dirs_exist_ok=True)
+    shutil.copytree(find_first_versions() / FOLDER, path, dirs_exist_ok=True)
     load(live)
 
 

@@ -18,7 +18,7 @@ import requests
 from app.config.setting_types import PROJECT_ROOT
 from app.state.worker_reports import read_reports
 from app.users import UsersFile
-from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer
+from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer, find_first_versions
 from tests.e2e.test_server import metric
 from tests.test_cli import flask
 
@@ -31,7 +31,7 @@ AGREE_S = 1.0
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[LiveServer]:
     """A server of its own with pcam-classification 1.0, and 2.0 in the store's folder."""
-    shutil.copytree(PROJECT_ROOT / "models" / NAME, tmp_path / "models" / NAME)
+    shutil.copytree(find_first_versions() / NAME, tmp_path / "models" / NAME)
     make_version(tmp_path / "store/two", "2.0")
     instance = tmp_path / "instance"
     instance.mkdir()

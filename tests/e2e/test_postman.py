@@ -40,12 +40,12 @@ def newman() -> str:
     return found
 
 
-def test_every_check_of_the_collection_is_green(newman: str, server: LiveServer, tmp_path: Path) -> None:
+def test_every_check_of_the_collection_is_green(newman: str, shipped_server: LiveServer, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     variables = {
-        "base": server.inference,
-        "management": server.management,
-        "metrics": server.metrics,
+        "base": shipped_server.inference,
+        "management": shipped_server.management,
+        "metrics": shipped_server.metrics,
         "user": USER,
         "password": PASSWORD,
         "manager": MANAGER,

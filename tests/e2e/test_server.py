@@ -14,9 +14,8 @@ import pytest
 import requests
 from PIL import Image
 
-from app.config.setting_types import PROJECT_ROOT
 from app.users import UsersFile
-from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic
+from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, basic, find_first_versions
 
 AUTH = (USER, PASSWORD)
 PCAM = "/predictions/pcam-classification"
@@ -203,7 +202,7 @@ def test_model_that_cannot_load_is_reported_and_the_others_serve(
 ) -> None:
     models = tmp_path / "models"
     models.mkdir()
-    (models / "pcam-classification").symlink_to(PROJECT_ROOT / "models/pcam-classification")
+    (models / "pcam-classification").symlink_to(find_first_versions() / "pcam-classification")
     broken = models / "broken-classification/1.0"
     broken.mkdir(parents=True)
     (broken / "model.toml").write_text("name = 'broken-classification'\n")

@@ -83,7 +83,7 @@ OTHERS = {
     "too bright": draw(1, 253, 2),
     "almost of one colour": encode(np.full((SIDE_PX, SIDE_PX, 3), (100, 110, 120))),
     "grey, where colour is expected": encode(np.random.default_rng(1).normal(100, 30, (SIDE_PX, SIDE_PX)).clip(0, 255)),
-    "too small": draw(1, shape=(4, 4)),
+    "too small": draw(1, shape=(3, 3)),
     "squeezed": draw(1, shape=(8, 40)),
 }
 
@@ -150,6 +150,22 @@ def test_another_wish_than_refuse_and_answer_is_an_error(client: FlaskClient) ->
     assert client.put(f"{PATH}?unfit=refuse", data=STRIPES).status_code == 422
 
 
+def test_prometheus_sees_scores_and_distances_of_refused_pictures_too(client: FlaskClient) -> None:
+    def read(name: str) -> float:
+        found = re.search(rf'^{name}{{model="{NAME}",version="1.0"}} (\S+)$', client.get("/metrics").text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    before = {name: read(name) for name in ("scancer_score_count", "scancer_fit_distance_count")}
+    score = client.put(PATH, data=RIGHT).get_json()["score"]
+    total = read("scancer_score_sum")
+    client.put(PATH, data=STRIPES)
+    form = {"data": [(io.BytesIO(picture), "a.png") for picture in (RIGHT, STRIPES)]}
+    client.post(PATH, data=form)
+    assert read("scancer_score_count") - before["scancer_score_count"] == 2
+    assert read("scancer_fit_distance_count") - before["scancer_fit_distance_count"] == 4
+    assert read("scancer_score_sum") - total == pytest.approx(score, abs=1e-5)
+
+
 def test_model_without_a_fit_answers_and_says_that_nothing_was_checked(tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "models")
     client = open_client(tmp_path)
@@ -163,7 +179,7 @@ def test_model_without_a_fit_answers_and_says_that_nothing_was_checked(tmp_path:
 def test_description_says_which_pictures_it_knows(client: FlaskClient) -> None:
     described = client.get(f"/models/{NAME}").get_json()["fit"]
     assert described["data"] == "900 pictures of train; limit on 300 of train"
-    assert (described["least_side_px"], described["longest_shape"]) == (5, 1.2)
+    assert (described["least_side_px"], described["longest_shape"]) == (4, 1.2)
 
 
 def test_evaluation_counts_every_picture_and_check_holds(fitted: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from app.cli.signature_commands import find_archive
-from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.errors import ModelFolderError, SignatureError
 from app.exchange.admission import admit
@@ -27,7 +26,7 @@ from app.repository import signing
 from app.repository.model_folder import ModelFolder
 from app.repository.signing import sign_folder, trust_key, verify_folder
 from app.state.store_access import StoreAccess
-from tests.conftest import within
+from tests.conftest import find_first_versions, within
 from tests.repository.test_signing import make_key
 
 MODEL = {"modelName": "quick", "modelVersion": "1.0", "handler": "quick.py"}
@@ -238,7 +237,7 @@ def test_changes_are_followed_within_a_second_while_a_large_archive_is_verified(
     slow_hash.set()
     put_signed(settings, key)
     slow_hash.clear()
-    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", settings.models / "pcam-classification")
+    shutil.copytree(find_first_versions() / "pcam-classification", settings.models / "pcam-classification")
     registry, changes = follow(), ModelChanges(settings, StoreAccess(settings))
     try:
         assert describe(registry) == "LOADING its signature is being verified"

@@ -10,7 +10,7 @@ from flask import Response, request
 from app.api.request.parameters import read_sent
 from app.api.request.services import NOTICE, RequestFacts, facts, services
 from app.config.settings import CALLER_IS_GONE
-from app.errors import AnsweredError, BadRequestError
+from app.errors import AnsweredError, BadRequestError, UnfitImageError
 from app.manifest.bounds import DEADLINE_MS, show
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.fit import UNCHECKED
@@ -114,14 +114,24 @@ def add_version_headers(response: Response, version: str) -> Response:
     return response
 
 
+def observe_distance(manifest: ModelManifest, answer: Prediction | AnsweredError) -> None:
+    """Record a picture's distance to the training pictures, if it is known; also of one that is refused for it."""
+    if not isinstance(answer, Prediction | UnfitImageError) or answer.fit is None or answer.fit.distance is None:
+        return
+    services().metrics.observe_distance(manifest.name, manifest.version, answer.fit.distance)
+
+
 def observe(
     manifest: ModelManifest, answers: Sequence[Prediction | AnsweredError], timing: Timing, known: RequestFacts
 ) -> None:
-    """Count the classes of a request's answers, and record where its time went."""
-    metrics = services().metrics
+    """Count the classes of a request's answers, with their scores and distances, and record where its time went."""
+    metrics, label = services().metrics, (manifest.name, manifest.version)
     for answer in answers:
+        observe_distance(manifest, answer)
         if isinstance(answer, Prediction):
-            metrics.count_prediction(manifest.name, manifest.version, answer.decision.class_name)
+            metrics.count_prediction(*label, answer.decision.class_name)
+            if manifest.output.positive_class is not None:
+                metrics.observe_score(*label, answer.decision.probabilities[manifest.output.positive_class])
     stages = {"decode": timing.decode_s, "queue": timing.queue_s, "inference": timing.inference_s}
     stages["whole"] = time.perf_counter() - known.started
     metrics.observe_prediction(known.rule, manifest.name, manifest.version, stages)

@@ -25,15 +25,15 @@ OPTIONS = (
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
 @pytest.mark.parametrize("model", ["pcam-classification", "isic-classification"])
-def test_browser_shows_what_curl_is_told(server: LiveServer, tmp_path: Path, model: str) -> None:
-    url = f"{server.inference}/models/{model}"
+def test_browser_shows_what_curl_is_told(shipped_server: LiveServer, tmp_path: Path, model: str) -> None:
+    url = f"{shipped_server.inference}/models/{model}"
     facts = requests.get(url, auth=(USER, PASSWORD), timeout=10).json()
     with_user = url.replace("http://", f"http://{USER}:{PASSWORD.replace(' ', '%20')}@")
     assert CHROMIUM is not None
     command = [CHROMIUM, *OPTIONS, f"--user-data-dir={tmp_path}", "--enable-logging=stderr", "--dump-dom", with_user]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    for word in (*facts["output"]["classes"], facts["artifact"]["sha256"], facts["licence"], "READY", facts["notice"]):
+    for word in (*facts["output"]["classes"], facts["artifact"]["sha256"], facts["licence"], "READY", facts["notice"], facts["fit"]["data"]):
         assert word in done.stdout
     # The browser says so in its console when the policy in our own header keeps it from loading something.
     assert "Content Security Policy" not in done.stderr
-    assert "style.css" in server.log.read_text() or "/static/<path:filename>" in server.log.read_text()
+    assert "style.css" in shipped_server.log.read_text() or "/static/<path:filename>" in shipped_server.log.read_text()

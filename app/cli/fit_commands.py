@@ -21,7 +21,7 @@ from app.manifest.manifest_editing import edit_manifest
 from app.pipeline.decoding.limits import ImageLimits
 from app.processes.plain_files import hash_files
 
-FIT_FILE = "fit.safetensors"
+FIT_FILE = "fit.npz"
 MAX_PICTURES = 4000
 MIN_PICTURES = 200
 HELD_SHARE = 0.25

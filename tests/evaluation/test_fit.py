@@ -21,7 +21,7 @@ from app import create_app
 from app.api.request.services import EXTENSION, Services
 from app.config.settings import Settings
 from app.engines.compiled.compile_report import hash_ir
-from app.engines.compiled.feature_distance import add_distance, find_layers, read_reference, write_reference
+from app.engines.compiled.feature_distance import FeatureGroup, add_distance, find_layers, read_reference, write_reference
 from app.engines.compiled.feature_extractor import FeatureExtractor, choose_layers
 from app.engines.pytorch.torchvision_operators import declare_operators
 from app.errors import CompiledModelError, ManifestError
@@ -29,6 +29,7 @@ from app.evaluation.fit_fitting import learn_reference, measure_distance, measur
 from app.manifest.fit_spec import LOOKS
 from app.manifest.model_manifest import read_manifest
 from app.pipeline.fit import measure_looks
+from app.processes.plain_files import hash_files
 from tests.evaluation.tiny_model import SIDE_PX, make_network, write_pictures, write_tiny_model
 
 NAME, VERSION = "tiny-brightness", "tiny-brightness/1.0"
@@ -195,21 +196,25 @@ def test_fitting_again_gives_the_same(fitted: Path) -> None:
     assert (fitted / "models" / VERSION / "model.toml").read_text() == before
 
 
-@pytest.mark.parametrize("change", ["other bytes", "gone", "of another network"])
+@pytest.mark.parametrize("change", ["other bytes", "gone", "of another network", "no arrays", "compressed", "pickled", "NaN"])
 def test_model_whose_fit_is_broken_is_not_served_and_says_why(fitted: Path, tmp_path: Path, change: str) -> None:
     shutil.copytree(fitted / "models", tmp_path / "models")
-    file = tmp_path / "models" / VERSION / "fit.safetensors"
+    file = tmp_path / "models" / VERSION / "fit.npz"
     manifest = read_manifest(file.parent)
     assert manifest.fit is not None
     if change == "gone":
         file.unlink()
     elif change == "other bytes":
         file.write_bytes(file.read_bytes()[:-1])
+    elif change != "of another network":
+        spoil(file, change, read_reference(file.parent, manifest.fit))
+        text = (file.parent / "model.toml").read_text()
+        (file.parent / "model.toml").write_text(text.replace(manifest.fit.sha256, hash_files(file)))
     else:
         groups = read_reference(file.parent, manifest.fit)
         write_reference([replace(group, layers=group.layers + 40) for group in groups], file)
         text = (file.parent / "model.toml").read_text()
-        (file.parent / "model.toml").write_text(text.replace(manifest.fit.sha256, sha256_of(file)))
+        (file.parent / "model.toml").write_text(text.replace(manifest.fit.sha256, hash_files(file)))
     client = open_client(tmp_path)
     assert client.put(PATH, data=RIGHT).status_code == 503
     reason = client.get(f"/models/{NAME}").get_json()["reason"]
@@ -218,10 +223,17 @@ def test_model_whose_fit_is_broken_is_not_served_and_says_why(fitted: Path, tmp_
     assert run(tmp_path, "check").exit_code != 0
 
 
-def sha256_of(file: Path) -> str:
-    from app.processes.plain_files import hash_files
-
-    return hash_files(file)
+def spoil(file: Path, change: str, groups: list[FeatureGroup]) -> None:
+    """Write what another program may leave in the place of a reference."""
+    first = groups[0]
+    if change == "no arrays":
+        file.write_bytes(b"no archive at all")
+    elif change == "compressed":
+        np.savez_compressed(file, **{"layers.0": first.layers, "centre.0": first.centre, "whitening.0": first.whitening})
+    elif change == "pickled":
+        np.savez(file, **{"layers.0": np.array([print], dtype=object), "centre.0": first.centre, "whitening.0": first.whitening})
+    else:
+        write_reference([replace(first, centre=first.centre * np.float32("nan")), *groups[1:]], file)
 
 
 def test_few_pictures_are_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -231,7 +243,7 @@ def test_few_pictures_are_refused_before_anything_is_written(tmp_path: Path) -> 
     assert done.exit_code != 0
     assert "200 pictures to learn from" in done.output
     assert (folder / "model.toml").read_bytes() == before
-    assert not (folder / "fit.safetensors").exists()
+    assert not (folder / "fit.npz").exists()
 
 
 @pytest.mark.parametrize("name", [*LOOKS, "least_side_px", "longest_shape", "file", "sha256", "data"])

@@ -7,11 +7,13 @@ al. 2018, arXiv:1807.03888), and the largest counts.
 """
 
 import hashlib
+import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     import openvino
 
 LAYERS, CENTRE, WHITENING = "layers", "centre", "whitening"
+MAX_BYTES = 64 * 1024 * 1024
+"""Of all arrays of a reference; those of the shipped models have 3 MB."""
 LEAST_VARIANCE = 1e-6
 """Keeps a standard deviation's root away from rounding below 0."""
 
@@ -56,39 +60,46 @@ class FeatureGroup:
 
 
 def write_reference(groups: Sequence[FeatureGroup], path: Path) -> None:
-    """Write the file that `[fit]` of a manifest names."""
-    from safetensors.numpy import save
-
-    tensors = {
-        f"{name}.{number}": np.ascontiguousarray(part)
+    """Write the file that `[fit]` of a manifest names: NumPy's `.npz`."""
+    arrays = {
+        f"{name}.{number}": part
         for number, group in enumerate(groups)
         for name, part in ((LAYERS, group.layers), (CENTRE, group.centre), (WHITENING, group.whitening))
     }
     with replace_file(path) as file:
-        file.write(save(tensors))
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def read_reference(folder: Path, spec: FitSpec) -> list[FeatureGroup]:
     """Read the file of a manifest's `[fit]`; raises `CompiledModelError` if it is another one, or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     try:
         content = read_plain(folder / spec.file)
         if hashlib.sha256(content).hexdigest() != spec.sha256:
             raise CompiledModelError(f"{spec.file} is not the file that [fit] of the manifest names")
-        tensors = load(content)
+        arrays = read_arrays(content)
         groups = [
-            FeatureGroup(*(tensors[f"{name}.{number}"] for name in (LAYERS, CENTRE, WHITENING)))
-            for number in range(max(1, len(tensors) // 3))
+            FeatureGroup(*(arrays[f"{name}.{number}"] for name in (LAYERS, CENTRE, WHITENING)))
+            for number in range(max(1, len(arrays) // 3))
         ]
         for group in groups:
             group.check()
     except OSError as error:
         raise CompiledModelError(f"{spec.file} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, SafetensorError) as error:
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CompiledModelError(f"{spec.file} holds no reference of a network's features: {error}") from error
     return groups
+
+
+def read_arrays(content: bytes) -> dict[str, NDArray[Any]]:
+    """Read the arrays of an `.npz`; raises `ValueError` if they are compressed or too large, or need code to be read."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("its arrays are compressed")
+    if sum(member.file_size for member in members) > MAX_BYTES:
+        raise ValueError(f"its arrays have over {MAX_BYTES} bytes")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def find_layers(model: "openvino.Model") -> list["openvino.Node"]:

@@ -32,7 +32,14 @@ def test_browser_shows_what_curl_is_told(shipped_server: LiveServer, tmp_path: P
     assert CHROMIUM is not None
     command = [CHROMIUM, *OPTIONS, f"--user-data-dir={tmp_path}", "--enable-logging=stderr", "--dump-dom", with_user]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    for word in (*facts["output"]["classes"], facts["artifact"]["sha256"], facts["licence"], "READY", facts["notice"], facts["fit"]["data"]):
+    for word in (
+        *facts["output"]["classes"],
+        facts["artifact"]["sha256"],
+        facts["licence"],
+        "READY",
+        facts["notice"],
+        facts["fit"]["data"],
+    ):
         assert word in done.stdout
     # The browser says so in its console when the policy in our own header keeps it from loading something.
     assert "Content Security Policy" not in done.stderr

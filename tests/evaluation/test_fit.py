@@ -21,7 +21,13 @@ from app import create_app
 from app.api.request.services import EXTENSION, Services
 from app.config.settings import Settings
 from app.engines.compiled.compile_report import hash_ir
-from app.engines.compiled.feature_distance import FeatureGroup, add_distance, find_layers, read_reference, write_reference
+from app.engines.compiled.feature_distance import (
+    FeatureGroup,
+    add_distance,
+    find_layers,
+    read_reference,
+    write_reference,
+)
 from app.engines.compiled.feature_extractor import FeatureExtractor, choose_layers
 from app.engines.pytorch.torchvision_operators import declare_operators
 from app.errors import CompiledModelError, ManifestError
@@ -196,7 +202,9 @@ def test_fitting_again_gives_the_same(fitted: Path) -> None:
     assert (fitted / "models" / VERSION / "model.toml").read_text() == before
 
 
-@pytest.mark.parametrize("change", ["other bytes", "gone", "of another network", "no arrays", "compressed", "pickled", "NaN"])
+@pytest.mark.parametrize(
+    "change", ["other bytes", "gone", "of another network", "no arrays", "compressed", "pickled", "NaN"]
+)
 def test_model_whose_fit_is_broken_is_not_served_and_says_why(fitted: Path, tmp_path: Path, change: str) -> None:
     shutil.copytree(fitted / "models", tmp_path / "models")
     file = tmp_path / "models" / VERSION / "fit.npz"
@@ -229,9 +237,14 @@ def spoil(file: Path, change: str, groups: list[FeatureGroup]) -> None:
     if change == "no arrays":
         file.write_bytes(b"no archive at all")
     elif change == "compressed":
-        np.savez_compressed(file, **{"layers.0": first.layers, "centre.0": first.centre, "whitening.0": first.whitening})
+        np.savez_compressed(
+            file, **{"layers.0": first.layers, "centre.0": first.centre, "whitening.0": first.whitening}
+        )
     elif change == "pickled":
-        np.savez(file, **{"layers.0": np.array([print], dtype=object), "centre.0": first.centre, "whitening.0": first.whitening})
+        np.savez(
+            file,
+            **{"layers.0": np.array([print], dtype=object), "centre.0": first.centre, "whitening.0": first.whitening},
+        )
     else:
         write_reference([replace(first, centre=first.centre * np.float32("nan")), *groups[1:]], file)
 

@@ -91,7 +91,7 @@ def read_reference(folder: Path, spec: FitSpec) -> list[FeatureGroup]:
 
 
 def read_arrays(content: bytes) -> dict[str, NDArray[Any]]:
-    """Read the arrays of an `.npz`; raises `ValueError` if they are compressed or too large, or need code to be read."""
+    """Read the arrays of an `.npz`; raises `ValueError` if they are compressed, too large, or need code to be read."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):

@@ -14,7 +14,7 @@ from tests.handlers.archives import make_tiny
 
 pytestmark = pytest.mark.skipif("CI" not in os.environ, reason="takes a minute; runs where CI is set")
 MODELS = PROJECT_ROOT / "models"
-EXAMPLE = MODELS / "pcam-classification/1.0/examples/synthetic-normal.png"
+EXAMPLE = MODELS / "pcam-classification/1.1/examples/normal.jpg"
 NOT_COMMANDS = {
     *("capacity_document", "capacity_figures", "capacity_model", "open_loop", "simulation"),  # capacity runs them
     *("icc_profiles", "scale", "server"),
@@ -26,6 +26,7 @@ WHAT_IS_PRINTED = {
     "floods": "| guesses | ",
     "footprint": "resident memory of a worker after predictions: ",
     "load": "8 connections for 1 s: ",
+    "explanations": "isic-classification: a heat map takes ",
     "lone_request": "pcam-classification: bare compiled model, ",
     "many_models": "one of them in use: ready after ",
     "overhead": "8 connections: ",

@@ -110,8 +110,8 @@ class ModelFollower:
         scan, plan = self._scan, self._plan
         # The folders first: one that is seen was announced in the store before, which is then read.
         if scan is None or is_changed or time.monotonic() >= self._next_scan_s:
+            choices = (plan.state if plan is not None else self._access.read()).defaults.items()
             scan = scan_folders(self._settings.models, self._scan, self.registry.states(), self._find_rewritten)
-            choices = plan.state.defaults.items() if plan is not None else set()
             self._gone = {choice for choice in choices if choice not in scan.sightings}
         state = self._access.read() if plan is None or is_changed else plan.state
         if asked := self._list_asked(scan, state) | self._list_overtaken(scan):

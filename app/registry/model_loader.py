@@ -25,7 +25,7 @@ from app.engines.process_engine import ProcessEngine, runs_natively
 from app.errors import CompiledModelError, ModelFolderError
 from app.manifest.model_manifest import MANIFEST_FILE, ModelManifest
 from app.pipeline.decoding.limits import ImageLimits
-from app.pipeline.postprocess import apply_activation, split_distances
+from app.pipeline.postprocess import apply_activation, require_finite, split_distances
 from app.pipeline.served_model import ServedModel
 from app.registry.model_entry import ModelEntry, State
 from app.registry.version_slot import Attempt, SlowRoadError, describe_fault
@@ -138,7 +138,9 @@ class ModelLoader:
 
     def _make_engine(self, attempt: Attempt, manifest: ModelManifest, compiled: str, ir_sha256: str) -> OpenVINOEngine:
         threads = self.settings.inference_threads
-        return OpenVINOEngine(attempt.planned.folder.path, manifest, threads, compiled, ir_sha256, manifest.fit)
+        return OpenVINOEngine(
+            attempt.planned.folder.path, manifest, threads, compiled, ir_sha256, manifest.tells_distance
+        )
 
     def find_int8(self, folder: ModelFolder, manifest: ModelManifest, report: CompileReport) -> Int8Report | None:
         """Return the report of the INT8 model that is to serve; None where float32 serves."""
@@ -161,7 +163,9 @@ class ModelLoader:
         with ExitStack() as on_failure:
             on_failure.callback(engine.close)
             engine.load()
-            apply_activation(split_distances(engine.infer(make_noise(manifest)), manifest)[0], manifest.output)
+            scores, distances = split_distances(engine.infer(make_noise(manifest)), manifest)
+            apply_activation(scores, manifest.output)
+            require_finite(distances)
             on_failure.pop_all()
         load_s = time.perf_counter() - started
         return replace(self._make_entry(attempt, manifest, engine), load_s=load_s)

@@ -59,6 +59,16 @@ class Totals:
         return sums
 
 
+def declare_drift(registry: CollectorRegistry) -> tuple[Histogram, Histogram]:
+    """Declare what shows that other pictures come than before: scores, and distances to the training pictures."""
+    labels = ("model", "version")
+    distance = "How far a picture is from those that the model was trained on, refused ones too; 1 is the limit."
+    return (
+        Histogram("scancer_score", "Score of an answer.", labels, buckets=TENTHS, registry=registry),
+        Histogram("scancer_fit_distance", distance, labels, buckets=DISTANCES, registry=registry),
+    )
+
+
 class Metrics:
     """The collectors of one app. Labels take values from closed sets only: no raw path, method or model name."""
 
@@ -77,16 +87,7 @@ class Metrics:
         self.predictions = count(
             "scancer_predictions_total", "Predictions by model, version and class.", ("model", "version", "class")
         )
-        self.scores = Histogram(
-            "scancer_score", "Score of an answer.", ("model", "version"), buckets=TENTHS, registry=registry
-        )
-        self.distances = Histogram(
-            "scancer_fit_distance",
-            "How far a picture is from those that the model was trained on, refused ones too; 1 is the limit.",
-            ("model", "version"),
-            buckets=DISTANCES,
-            registry=registry,
-        )
+        self.scores, self.distances = declare_drift(registry)
         self.prediction_seconds = measure(
             "scancer_prediction_seconds",
             "Time of one prediction request by route rule and stage: decode, queue, inference, whole; or else failed.",
@@ -107,11 +108,7 @@ class Metrics:
         self.failed_logins = count(
             "scancer_failed_logins_total", "Logins that failed, by reason: wrong, or limited.", ("reason",)
         )
-        self.refused = count(
-            "scancer_refused_total",
-            "Requests and connections turned away, by reason.",
-            ("reason",),
-        )
+        self.refused = count("scancer_refused_total", "Requests and connections turned away, by reason.", ("reason",))
 
     def count_request(self, rule: str, method: str, status: int, model: str, version: str, seconds: float) -> None:
         """Count one answered HTTP request."""

@@ -89,13 +89,15 @@ def test_models_are_listed_checked_and_their_cards_printed() -> None:
     listed = flask("models", "list").stdout.splitlines()
     assert [line.split("\t")[:3] for line in listed] == [
         ["isic-classification", "1.0", "keras"],
+        ["isic-classification", "1.1", "keras"],
         ["pcam-classification", "1.0", "torch"],
+        ["pcam-classification", "1.1", "torch"],
     ]
     checked = flask("models", "check")
     assert checked.returncode == 0, checked.stderr
-    assert checked.stdout.count("ok ") == 2
-    card = flask("models", "card", "pcam-classification").stdout
-    assert card == (PROJECT_ROOT / "models/pcam-classification/1.0/MODEL_CARD.md").read_text()
+    assert checked.stdout.count("ok ") == 4
+    card = flask("models", "card", "pcam-classification/1.1").stdout
+    assert card == (PROJECT_ROOT / "models/pcam-classification/1.1/MODEL_CARD.md").read_text()
 
 
 def test_archives_are_listed_as_what_they_are(tmp_path: Path) -> None:

@@ -112,10 +112,13 @@ class Training:
     def save(self) -> None:
         """Write the checkpoint; a stop in between leaves the last one."""
         new = self._checkpoint.with_suffix(".new")
-        torch.save({"done": self.done, "parts": [part.state_dict() for part in self._parts]}, new)
+        parts = [part.state_dict() for part in self._parts]
+        torch.save({"done": self.done, "recipe": repr(self._recipe), "parts": parts}, new)
         new.replace(self._checkpoint)
 
     def _restore(self, saved: dict[str, Any]) -> None:
+        if saved["recipe"] != repr(self._recipe):
+            raise ValueError(f"{self._checkpoint} is of another recipe: move it away")
         self.done = saved["done"]
         for part, state in zip(self._parts, saved["parts"], strict=True):
             part.load_state_dict(state)

@@ -1,5 +1,7 @@
 """`flask models calibrate|set-threshold`: makes a version's numbers mean what they say, on labelled pictures."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from app.manifest.manifest_editing import edit_manifest
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import OutputSpec
 from app.pipeline.postprocess import calibrate, undo_calibration
+from app.processes.locks import hold_lock
 from app.repository.signing import SIGNATURE_FILE
 from app.state.wanted import PlannedVersion
 
@@ -44,25 +47,25 @@ def calibrate_model(version: str, data: Path) -> None:
     class is possible, and writes both into its model.toml. Of two classes, decisions and AUC stay what they are: the
     threshold is corrected too. Use pictures that the model was not trained on, as many of each class as in practice.
     """
-    planned = find_version(version)
-    manifest = planned.folder.read_manifest()
-    if len(manifest.output.classes) > MAX_CLASSES:
-        raise EvaluationError(f"only models of up to {MAX_CLASSES} classes can be calibrated")
-    evaluation = measure_version(planned, data)
-    if min(evaluation.pictures.values()) < MIN_PICTURES:
-        raise PicturesError(f"{data.name} must hold at least {MIN_PICTURES} readable pictures of each class")
-    probabilities, labels = evaluation.arrays()
-    raw = undo_calibration(probabilities, manifest.output)
-    fitted = fit_calibration(raw, labels, manifest.output, describe_pictures(data, evaluation))
-    corrected, covered = cross_validate(raw, labels, fitted)
-    threshold = correct_threshold(manifest.output, fitted)
-    edit_manifest(planned.folder.path, lambda document: put_calibration(document, fitted, threshold))
-    index = find_positive(manifest)
-    before, after = (measure_calibration_error(each, labels, index) for each in (probabilities, corrected))
-    click.echo(f"expected calibration error of {manifest.output.classes[index]}: {before:.3f}, now {after:.3f}")
-    click.echo(f"the true class is among the possible ones for {covered:.1%} of the pictures")
-    click.echo("both by five fits, each measured on the fifth of the pictures that it had not seen")
-    click.echo(f"{version} is calibrated; {RELOAD}")
+    with hold_version(version) as planned:
+        manifest = planned.folder.read_manifest()
+        if len(manifest.output.classes) > MAX_CLASSES:
+            raise EvaluationError(f"only models of up to {MAX_CLASSES} classes can be calibrated")
+        evaluation = measure_version(planned, data)
+        if min(evaluation.pictures.values()) < MIN_PICTURES:
+            raise PicturesError(f"{data.name} must hold at least {MIN_PICTURES} readable pictures of each class")
+        probabilities, labels = evaluation.arrays()
+        raw = undo_calibration(probabilities, manifest.output)
+        fitted = fit_calibration(raw, labels, manifest.output, describe_pictures(data, evaluation))
+        corrected, covered = cross_validate(raw, labels, fitted)
+        threshold = correct_threshold(manifest.output, fitted)
+        edit_manifest(planned.folder.path, lambda document: put_calibration(document, fitted, threshold))
+        index = find_positive(manifest)
+        before, after = (measure_calibration_error(each, labels, index) for each in (probabilities, corrected))
+        click.echo(f"expected calibration error of {manifest.output.classes[index]}: {before:.3f}, now {after:.3f}")
+        click.echo(f"the true class is among the possible ones for {covered:.1%} of the pictures")
+        click.echo("both by five fits, each measured on the fifth of the pictures that it had not seen")
+        click.echo(f"{version} is calibrated; {RELOAD}")
 
 
 def correct_threshold(before: OutputSpec, fitted: OutputSpec) -> float | None:
@@ -97,17 +100,17 @@ def set_threshold(
         raise click.UsageError("give one of --sensitivity, --specificity and --value")
     if data is None and value is None:
         raise click.UsageError("--sensitivity and --specificity need --data")
-    planned = find_version(version)
-    manifest = planned.folder.read_manifest()
-    if manifest.output.positive_class is None:
-        raise EvaluationError("only a model of two classes has a threshold")
-    point = Chosen(value or 0.0, "set by hand", "", {})
-    if data is not None:
-        point = choose_point(manifest, measure_version(planned, data), data, sensitivity, specificity, value)
-    edit_manifest(planned.folder.path, lambda document: put_threshold(document, point))
-    for name, figure in point.figures.items():
-        click.echo(f"{name} {describe(figure)}")
-    click.echo(f"{version} answers {manifest.output.positive_class} from {point.threshold:g}; {RELOAD}")
+    with hold_version(version) as planned:
+        manifest = planned.folder.read_manifest()
+        if manifest.output.positive_class is None:
+            raise EvaluationError("only a model of two classes has a threshold")
+        point = Chosen(value or 0.0, "set by hand", "", {})
+        if data is not None:
+            point = choose_point(manifest, measure_version(planned, data), data, sensitivity, specificity, value)
+        edit_manifest(planned.folder.path, lambda document: put_threshold(document, point))
+        for name, figure in point.figures.items():
+            click.echo(f"{name} {describe(figure)}")
+        click.echo(f"{version} answers {manifest.output.positive_class} from {point.threshold:g}; {RELOAD}")
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,16 @@ def choose_point(
     if point.sensitivity.value < (sensitivity or 0) or point.specificity.value < (specificity or 0):
         raise EvaluationError(f"no threshold has a {rule} on {pictures}")
     return Chosen(value, source, pictures, {"sensitivity": point.sensitivity, "specificity": point.specificity})
+
+
+@contextmanager
+def hold_version(label: str) -> Iterator[PlannedVersion]:
+    """Find the version of NAME/VERSION, and keep other commands from changing its manifest meanwhile; raises as
+    `find_version`.
+    """
+    planned = find_version(label)
+    with hold_lock(services().settings.instance / f"edit-{planned.folder.name}-{planned.folder.version}.lock"):
+        yield planned
 
 
 def find_version(label: str) -> PlannedVersion:

@@ -1,5 +1,7 @@
 """`flask models fit`: has a version refuse pictures that it was not made for."""
 
+import hashlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,19 +11,18 @@ import numpy as np
 import tomlkit
 
 from app.api.request.services import services
-from app.cli.calibration_commands import RELOAD, find_version
+from app.cli.calibration_commands import RELOAD, hold_version
 from app.cli.model_choice import FOLDER, models_commands
 from app.compiling.folder_compiler import compile_in_process
-from app.engines.compiled.feature_distance import write_reference
+from app.engines.compiled.feature_distance import pack_groups
 from app.engines.compiled.feature_extractor import FeatureExtractor
 from app.errors import EvaluationError, PicturesError
 from app.evaluation.fit_fitting import Fitted, fit_kind
 from app.evaluation.labelled_folder import LabelledPicture, find_pictures, read_image
 from app.manifest.manifest_editing import edit_manifest
 from app.pipeline.decoding.limits import ImageLimits
-from app.processes.plain_files import hash_files
+from app.processes.atomic import replace_file
 
-FIT_FILE = "fit.npz"
 MAX_PICTURES = 4000
 MIN_PICTURES = 200
 HELD_SHARE = 0.25
@@ -35,14 +36,33 @@ def fit_model(version: str, data: Path, val: Path | None) -> None:
     """Have a version refuse pictures that it was not made for.
 
     The command learns from the pictures of --data what those look like that the version knows, to the eye and to the
-    network, and sets the limit on the others so that 1 % of them lie beyond it. It writes both into the model folder.
+    network, and sets the limit on the others so that at most 1 % of them lie beyond it. It writes both into the model
+    folder.
     """
-    planned, settings = find_version(version), services().settings
-    manifest = planned.folder.read_manifest()
-    if manifest.engine == "native":
-        raise EvaluationError("only a compiled model tells how far a picture lies from those that it was trained on")
-    report = compile_in_process(planned.folder.path, settings, only_if_invalid=True)
-    classes = manifest.output.classes
+    if val is not None and val.resolve() == data.resolve():
+        raise click.UsageError("--val must hold others than --data")
+    settings = services().settings
+    with hold_version(version) as planned:
+        manifest = planned.folder.read_manifest()
+        if manifest.engine == "native":
+            raise EvaluationError("only a compiled model tells how far a picture is from those that it was trained on")
+        report = compile_in_process(planned.folder.path, settings, only_if_invalid=True)
+        training, held = choose_pictures(data, val, manifest.output.classes)
+        extractor = FeatureExtractor(planned.folder.path, report.ir_sha256)
+        limited = f"limit on {len(held)} of {(val or data).resolve().name}"
+        words = f"{len(training)} pictures of {data.resolve().name}; {limited}"
+        read = partial(read_image, spec=manifest.input, limits=ImageLimits(settings.max_pixels))
+        fitted = fit_kind(extractor.extract, extractor.groups, training, held, read, manifest.input, words)
+        write_fit(planned.folder.path, fitted, manifest.network_sha256)
+    for refusals in fitted.refusals:
+        click.echo(f"of {len(held)} right pictures {refusals.change}: {refusals.share:.1%} refused")
+    click.echo(f"{version} refuses other kinds of pictures; {RELOAD}")
+
+
+def choose_pictures(
+    data: Path, val: Path | None, classes: Sequence[str]
+) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
+    """Choose the pictures to learn from, and those to set the limit on; raises `PicturesError` if they are too few."""
     training = draw(find_pictures(data, classes))
     if val is None:
         cut = round(len(training) * HELD_SHARE)
@@ -50,17 +70,24 @@ def fit_model(version: str, data: Path, val: Path | None) -> None:
     else:
         held = draw(find_pictures(val, classes))
     if min(len(training), len(held)) < MIN_PICTURES:
-        raise PicturesError(f"{MIN_PICTURES} pictures to learn from and as many to set the limit on are needed")
-    extractor = FeatureExtractor(planned.folder.path, report.ir_sha256)
-    words = f"{len(training)} pictures of {data.resolve().name}; limit on {len(held)} of {(val or data).resolve().name}"
-    read = partial(read_image, spec=manifest.input, limits=ImageLimits(settings.max_pixels))
-    fitted = fit_kind(extractor.extract, extractor.groups, training, held, read, manifest.input, words)
-    write_reference(fitted.reference, planned.folder.path / FIT_FILE)
-    sha256 = hash_files(planned.folder.path / FIT_FILE)
-    edit_manifest(planned.folder.path, lambda document: put_fit(document, fitted, sha256))
-    for refusals in fitted.refusals:
-        click.echo(f"of {len(held)} right pictures {refusals.change}: {refusals.share:.1%} refused")
-    click.echo(f"{version} refuses other kinds of pictures; {RELOAD}")
+        raise PicturesError(
+            f"{len(training)} pictures to learn from and {len(held)} to set the limit on are too few: "
+            f"{MIN_PICTURES} of each are needed"
+        )
+    return training, held
+
+
+def write_fit(folder: Path, fitted: Fitted, network_sha256: str) -> None:
+    """Write what was learnt under a name of its own, then the manifest that names it; then remove an earlier file."""
+    content = pack_groups(fitted.reference)
+    sha256 = hashlib.sha256(content).hexdigest()
+    name = f"fit-{sha256[:8]}.bin"
+    with replace_file(folder / name) as file:
+        file.write(content)
+    edit_manifest(folder, lambda document: put_fit(document, fitted, name, sha256, network_sha256))
+    for earlier in folder.glob("fit-*.bin"):
+        if earlier.name != name:
+            earlier.unlink()
 
 
 def draw(pictures: list[LabelledPicture]) -> list[LabelledPicture]:
@@ -69,10 +96,11 @@ def draw(pictures: list[LabelledPicture]) -> list[LabelledPicture]:
     return [pictures[index] for index in order]
 
 
-def put_fit(document: tomlkit.TOMLDocument, fitted: Fitted, sha256: str) -> None:
+def put_fit(document: tomlkit.TOMLDocument, fitted: Fitted, name: str, sha256: str, network_sha256: str) -> None:
     """Write `[fit]`."""
     spec = fitted.spec
     table: Any = document.setdefault("fit", tomlkit.table())
-    table |= {"file": FIT_FILE, "sha256": sha256, "data": spec.data}
+    table |= {"file": name, "sha256": sha256, "layers": [list(group) for group in spec.layers]}
+    table |= {"network_sha256": network_sha256, "data": spec.data}
     table |= {"least_side_px": spec.least_side_px, "longest_shape": spec.longest_shape}
-    table |= {name: list(bounds) for name, bounds in spec.looks.items()}
+    table |= {look: list(bounds) for look, bounds in spec.looks.items()}

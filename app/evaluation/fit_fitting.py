@@ -13,6 +13,7 @@ from PIL import Image
 
 from app.arrays import InputBatch
 from app.engines.compiled.feature_distance import FeatureGroup
+from app.errors import EvaluationError
 from app.evaluation.labelled_folder import LabelledPicture
 from app.manifest.bounds import LOOK
 from app.manifest.fit_spec import LOOKS, FitSpec
@@ -75,12 +76,12 @@ class Views:
     """Pictures after a change, as the network sees them.
 
     Attributes:
-        pixels: uint8, [N, H, W, 3].
+        looks: of each, see `measure_looks`.
         sizes: width and height of each before it was brought to the network's size.
         features: by each group of layers.
     """
 
-    pixels: InputBatch
+    looks: list[dict[str, float]]
     sizes: list[tuple[int, int]]
     features: Features
 
@@ -105,7 +106,7 @@ class Fitted:
 
 def fit_kind(
     extract: Extract,
-    groups: Sequence[NDArray[np.int64]],
+    groups: Sequence[Sequence[int]],
     training: Sequence[LabelledPicture],
     held: Sequence[LabelledPicture],
     read: Callable[[Path], Image.Image],
@@ -132,16 +133,24 @@ def fit_kind(
     kept = {name: view(held, read, change, extract, spec) for name, change in changes.items()}
     reference = set_limits(reference, [views.features for views in kept.values()])
     distances = {name: measure_distances(views.features, reference) for name, views in kept.items()}
-    sides = [min(size) for size in seen["as they are"].sizes]
-    fit = FitSpec(
+    fit = describe_kind(list(seen.values()), groups, spec, data)
+    size = spec.width_px, spec.height_px
+    return Fitted(reference, fit, [count_refusals(name, kept[name], distances[name], size, fit) for name in kept])
+
+
+def describe_kind(seen: list[Views], groups: Sequence[Sequence[int]], spec: InputSpec, data: str) -> FitSpec:
+    """Say what the training pictures are like to the eye; `seen` begins with them as they are. It names no file yet."""
+    sides = [min(size) for size in seen[0].sizes]
+    return FitSpec(
         file="",
         sha256="",
+        layers=tuple(map(tuple, groups)),
+        network_sha256="",
         data=data,
         least_side_px=min(math.ceil(SMALLEST * min(spec.width_px, spec.height_px)), *sides),
-        longest_shape=round(SHAPE_MARGIN * max(longest_shape(views, spec) for views in seen.values()), 2),
-        looks=learn_looks(list(seen.values())),
+        longest_shape=round(SHAPE_MARGIN * max(longest_shape(views, spec) for views in seen), 2),
+        looks=learn_looks(seen),
     )
-    return Fitted(reference, fit, [count_refusals(name, kept[name], distances[name], fit) for name in kept])
 
 
 def view(
@@ -152,19 +161,17 @@ def view(
     spec: InputSpec,
 ) -> Views:
     """Look at pictures after a change."""
-    pixels, sizes, features = [], [], []
+    looks, sizes, features = [], [], []
     for start in range(0, len(pictures), BATCH):
         images = [change(read(picture.path)) for picture in pictures[start : start + BATCH]]
         batch = np.stack([preprocess(image, spec) for image in images])
-        pixels.append(batch)
+        looks += [measure_looks(pixels) for pixels in batch]
         sizes += [image.size for image in images]
         features.append(extract(batch))
-    return Views(np.concatenate(pixels), sizes, [np.concatenate(group) for group in zip(*features, strict=True)])
+    return Views(looks, sizes, [np.concatenate(group) for group in zip(*features, strict=True)])
 
 
-def learn_reference(
-    features: NDArray[np.float32], layers: NDArray[np.int64], shrinkage: float = SHRINKAGE
-) -> FeatureGroup:
+def learn_reference(features: NDArray[np.float32], layers: Sequence[int], shrinkage: float = SHRINKAGE) -> FeatureGroup:
     """Learn the mean of features, float32 [N, features], and what makes their covariance the identity.
 
     Each feature is brought to a standard deviation of 1 first, so that the shrinkage means the same for all.
@@ -180,10 +187,12 @@ def learn_reference(
 
 def set_limits(reference: list[FeatureGroup], held: list[Features]) -> list[FeatureGroup]:
     """Scale each group's distance so that it refuses as many of the held pictures as the others do, and all together
-    `REFUSED_SHARE` of them, after the change that moves them most.
+    `REFUSED_SHARE` of them, after the change that moves them most. Raises `EvaluationError` if they are all alike.
     """
     alone = [np.stack([measure_distance(features[n], group) for features in held]) for n, group in enumerate(reference)]
     scales = [float(np.quantile(distances[0], 1 - REFUSED_SHARE)) for distances in alone]
+    if min(scales) == 0:
+        raise EvaluationError("the pictures that the limit is set on are all alike to the network")
     largest = np.max([distances / scale for distances, scale in zip(alone, scales, strict=True)], axis=0)
     limit = float(np.quantile(largest, 1 - REFUSED_SHARE, axis=1).max())
     return [
@@ -217,7 +226,7 @@ def learn_looks(seen: list[Views]) -> dict[str, tuple[float, float]]:
     """
     bounds = []
     for views in seen:
-        looks = np.array([list(measure_looks(pixels).values()) for pixels in views.pixels])
+        looks = np.array([list(each.values()) for each in views.looks])
         bounds.append(np.quantile(looks, (LOOKS_SHARE, 1 - LOOKS_SHARE), axis=0))
     lows, highs = np.min(bounds, axis=0)[0], np.max(bounds, axis=0)[1]
     pairs = {name: (float(low), float(high)) for name, low, high in zip(LOOKS, lows, highs, strict=True)}
@@ -229,7 +238,7 @@ def learn_looks(seen: list[Views]) -> dict[str, tuple[float, float]]:
 
 def widen(high: float, greatest: float | None) -> float:
     """Move an upper bound up by the margin, towards the greatest value there is; None: there is no such bound."""
-    return LOOK.high if greatest is None else high + MARGIN * (greatest - high)
+    return LOOK.high if greatest is None else min(LOOK.high, high + MARGIN * max(greatest - high, 0.0))
 
 
 def round_to(value: float) -> float:
@@ -237,8 +246,10 @@ def round_to(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def count_refusals(change: str, views: Views, distances: NDArray[np.float64], fit: FitSpec) -> Refusals:
+def count_refusals(
+    change: str, views: Views, distances: NDArray[np.float64], wanted: tuple[int, int], fit: FitSpec
+) -> Refusals:
     """Judge the held pictures as the service will."""
-    judged = zip(views.pixels, views.sizes, distances, strict=True)
-    fits = [judge(pixels, size, float(distance), fit) for pixels, size, distance in judged]
+    judged = zip(views.looks, views.sizes, distances, strict=True)
+    fits = [judge(looks, size, wanted, float(distance), fit) for looks, size, distance in judged]
     return Refusals(change, float(np.mean([not fit.fits for fit in fits])), float((distances > LIMIT).mean()))

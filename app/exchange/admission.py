@@ -69,7 +69,8 @@ def check_files(folder: ModelFolder, manifest: ModelManifest) -> None:
     artifact = list_artifact(folder.path / manifest.artifact.file, manifest.framework)
     for path in list_content(folder.path):
         name = path.relative_to(folder.path).as_posix()
-        if path not in artifact and not OTHER_FILES.fullmatch(name):
+        is_fit = manifest.fit is not None and name == manifest.fit.file
+        if path not in artifact and not is_fit and not OTHER_FILES.fullmatch(name):
             raise ModelFormatError(f"{name} is no part of a model folder")
 
 

@@ -136,6 +136,11 @@ class ModelManifest:
             parts |= {"scores": self.output.scores}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def network_sha256(self) -> str:
+        """SHA-256 of the artifact's and of `graph_sha256`: another network has another one."""
+        return hashlib.sha256(f"{self.artifact.sha256} {self.graph_sha256}".encode()).hexdigest()
+
     def _describe_input(self) -> dict[str, Any]:
         """Return the input for a hash; models older than the choice of an order keep theirs."""
         return {name: value for name, value in asdict(self.input).items() if (name, value) != ("channel_order", "RGB")}
@@ -208,7 +213,7 @@ def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
         output=output,
         metrics=parse_metrics(tables["metrics"]),
         batch=parse_batch(tables["batch"]),
-        fit=parse_fit(tables["fit"], FILE_RULE, SHA256_RULE) if "fit" in document else None,
+        fit=parse_fit(tables["fit"]) if "fit" in document else None,
     )
 
 

@@ -72,6 +72,13 @@ class Table:
         """Take a whole number."""
         return read_whole(f"{self._path}{key}", self._take(key, (int,), default), bound)
 
+    def groups(self, key: str, bound: Bound) -> tuple[tuple[int, ...], ...]:
+        """Take a list of lists of whole numbers, none of which is empty."""
+        groups = self._take(key, (list,), ...)
+        if not groups or not all(isinstance(group, list) and group for group in groups):
+            raise self.fail(key, "must be lists of whole numbers in a list")
+        return tuple(tuple(read_whole(f"{self._path}{key}", each, bound) for each in group) for group in groups)
+
     def numbers(self, key: str, bound: Bound, count: int) -> tuple[float, ...]:
         """Take a list of numbers: three, one a channel, or one a class."""
         values = self._take(key, (list,), ...)

@@ -1,5 +1,6 @@
 """Whether a picture is of the kind that a model was made for: by its looks, and by its distance to the training's."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,20 +52,22 @@ class Fit:
         return document | {"reasons": list(self.reasons)}
 
 
-def judge(pixels: RGBImage, size: tuple[int, int], distance: float | None, spec: FitSpec) -> Fit:
-    """Judge a picture at the network's size; `size` is its width and height before."""
+def judge(
+    looks: Mapping[str, float], size: tuple[int, int], wanted: tuple[int, int], distance: float | None, spec: FitSpec
+) -> Fit:
+    """Judge a picture by its looks and distance, and by its width and height; `wanted` are those of the network."""
     reasons = []
     if min(size) < spec.least_side_px:
         reasons.append(f"too small: {size[0]}x{size[1]} pixels, where the shorter side needs {spec.least_side_px}")
-    shape = size[0] * pixels.shape[0] / (size[1] * pixels.shape[1])
+    shape = size[0] * wanted[1] / (size[1] * wanted[0])
     if max(shape, 1 / shape) > spec.longest_shape:
         reasons.append(f"squeezed: it is {max(shape, 1 / shape):.2g} times as long as the network's input")
-    for name, value in measure_looks(pixels).items():
+    for name, value in looks.items():
         low, high = spec.looks[name]
         if not low <= value <= high:
             words = WORDS[name][0] if value < low else WORDS[name][1]
             reasons.append(f"{words}: its {name} is {value:.3g}, where {low:.3g} to {high:.3g} is known")
-    if distance is not None and not distance <= LIMIT:  # also where it is not a number
+    if distance is not None and distance > LIMIT:
         reasons.append(UNLIKE)
     return Fit(distance, tuple(reasons))
 

@@ -1,6 +1,7 @@
 """From a network's scores to probabilities that mean what they say, and from those to a decision."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,12 @@ def split_distances(scores: Scores, manifest: ModelManifest) -> tuple[Scores, li
     if not manifest.tells_distance or scores.ndim != 2:
         return scores, [None] * len(scores)
     return scores[:, :-1], [float(distance) for distance in scores[:, -1]]
+
+
+def require_finite(distances: Sequence[float | None]) -> None:
+    """Raise `InferenceError` if a distance is no number: what a model's fit says then means nothing."""
+    if not all(distance is None or math.isfinite(distance) for distance in distances):
+        raise InferenceError("The model returned no valid distance to its training pictures.")
 
 
 def to_probabilities(scores: Scores, spec: OutputSpec) -> Probabilities:

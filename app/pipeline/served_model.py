@@ -17,11 +17,11 @@ from app.manifest.model_manifest import ModelManifest
 from app.pipeline.batch import BatchRunner
 from app.pipeline.decoding.limits import ImageLimits, PixelSum
 from app.pipeline.decoding.raw_pixels import wrap_pixels
-from app.pipeline.fit import Fit, judge
+from app.pipeline.fit import Fit, judge, measure_looks
 from app.pipeline.occlusion import HeatMap, map_importance
 from app.pipeline.occupancy import Occupancy
 from app.pipeline.patience import ENDLESS, PRESENCE_S, Patience, Turn
-from app.pipeline.postprocess import Decision, decide, split_distances, to_probabilities
+from app.pipeline.postprocess import Decision, decide, require_finite, split_distances, to_probabilities
 from app.pipeline.preprocess import preprocess, read_file
 
 ONE_COLOUR = "The picture shows a single colour; the answer means nothing."
@@ -90,6 +90,7 @@ class ServedModel(Occupancy):
     def __init__(self, manifest: ModelManifest, engine: Engine, limits: ImageLimits, queue_size: int) -> None:
         super().__init__()
         self.manifest = manifest
+        self._size = manifest.input.width_px, manifest.input.height_px
         self._limits = limits
         self.places = queue_size + manifest.batch.max_size
         self._runner = BatchRunner(engine, self.places, manifest.batch)
@@ -113,9 +114,10 @@ class ServedModel(Occupancy):
     def _read_scores(self, scores: Scores, pictures: Sequence[Picture]) -> Iterator[Prediction]:
         """Yield what the model says of each picture; raises `InferenceError` for scores that are none."""
         (scores, distances), output = split_distances(scores, self.manifest), self.manifest.output
+        require_finite(distances)
         for row, distance, picture in zip(to_probabilities(scores, output), distances, pictures, strict=True):
             size, spec = (picture.width_px, picture.height_px), self.manifest.fit
-            fit = None if spec is None else judge(picture.pixels, size, distance, spec)
+            fit = None if spec is None else judge(measure_looks(picture.pixels), size, self._size, distance, spec)
             yield Prediction(decide(row, output), picture, fit)
 
     def understand(self, upload: Upload, patience: Patience = ENDLESS, pixel_sum: PixelSum | None = None) -> Picture:

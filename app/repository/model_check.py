@@ -9,13 +9,15 @@ import numpy as np
 
 from app.config.settings import Settings
 from app.engines.base import Engine, build_engine
+from app.engines.compiled.compile_report import COMPILED_FOLDER
 from app.engines.compiled.int8_report import INT8_FOLDER
 from app.engines.compiled.openvino_engine import OpenVINOEngine
 from app.engines.process_engine import ProcessEngine, runs_natively
-from app.errors import AnsweredError, IntegrityError, OutOfBoundsError
+from app.errors import AnsweredError, CompiledModelError, InferenceError, IntegrityError, OutOfBoundsError
 from app.manifest.bounds import SHARE, read_number
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.decoding.limits import ImageLimits
+from app.pipeline.postprocess import require_finite, split_distances
 from app.pipeline.served_model import ServedModel
 from app.processes.plain_files import read_plain_text
 from app.repository.model_folder import EXAMPLES_FOLDER, ModelFolder
@@ -37,13 +39,25 @@ def check_folder(folder: ModelFolder, settings: Settings) -> float | None:
         report = folder.read_report(manifest)
         if (folder.path / INT8_FOLDER).exists():
             folder.read_int8_report(manifest, report)
-        with closing(OpenVINOEngine(folder.path, manifest, 1, fit=manifest.fit)) as engine:
-            engine.load()
+        check_fit(folder, manifest)
     with open_served(folder, manifest, settings) as served:
         if folder.has_examples:
             return compare_examples(folder, manifest, served)
         see_answer(manifest, served)
         return None
+
+
+def check_fit(folder: ModelFolder, manifest: ModelManifest) -> None:
+    """Raise `CompiledModelError` unless every compiled model of a version with a fit tells a distance."""
+    grey = np.full((1, manifest.input.height_px, manifest.input.width_px, 3), 128, np.uint8)
+    for compiled in (COMPILED_FOLDER, INT8_FOLDER):
+        if manifest.tells_distance and (folder.path / compiled).exists():
+            with closing(OpenVINOEngine(folder.path, manifest, 1, compiled, tells_distance=True)) as engine:
+                engine.load()
+                try:
+                    require_finite(split_distances(engine.infer(grey), manifest)[1])
+                except InferenceError as error:
+                    raise CompiledModelError(f"{compiled}: {error.message}") from error
 
 
 @contextmanager

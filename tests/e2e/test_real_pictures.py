@@ -110,5 +110,5 @@ def test_hottest_tenth_of_a_map_moves_the_score_more_than_a_random_tenth(
                 covered = predict(session, shipped_server, "pcam", cover(picture, chosen[: len(cells) // 10]))
                 moves.append(abs(covered["score"] - answer["score"]))
     assert len(rows) == 100
-    assert np.mean(hot) > 2 * np.mean(other)
+    assert np.mean(hot) > 1.5 * np.mean(other)
     assert np.mean(np.array(hot) > np.array(other)) > 0.7

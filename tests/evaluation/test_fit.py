@@ -5,7 +5,7 @@ import io
 import json
 import re
 import shutil
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,17 @@ from app import create_app
 from app.api.request.services import EXTENSION, Services
 from app.config.settings import Settings
 from app.engines.compiled.compile_report import hash_ir
-from app.engines.compiled.feature_distance import (
-    FeatureGroup,
-    add_distance,
-    find_layers,
-    read_reference,
-    write_reference,
-)
+from app.engines.compiled.feature_distance import add_distance, find_layers, read_groups
 from app.engines.compiled.feature_extractor import FeatureExtractor, choose_layers
 from app.engines.pytorch.torchvision_operators import declare_operators
-from app.errors import CompiledModelError, ManifestError
+from app.errors import CompiledModelError, ManifestError, ModelFormatError
 from app.evaluation.fit_fitting import learn_reference, measure_distance, measure_distances
+from app.exchange.admission import check_files
 from app.manifest.fit_spec import LOOKS
 from app.manifest.model_manifest import read_manifest
 from app.pipeline.fit import measure_looks
 from app.processes.plain_files import hash_files
+from app.repository.model_folder import ModelFolder
 from tests.evaluation.tiny_model import SIDE_PX, make_network, write_pictures, write_tiny_model
 
 NAME, VERSION = "tiny-brightness", "tiny-brightness/1.0"
@@ -202,51 +198,53 @@ def test_fitting_again_gives_the_same(fitted: Path) -> None:
     assert (fitted / "models" / VERSION / "model.toml").read_text() == before
 
 
-@pytest.mark.parametrize(
-    "change", ["other bytes", "gone", "of another network", "no arrays", "compressed", "pickled", "NaN"]
-)
+SPOILED: dict[str, Callable[[bytes], bytes]] = {
+    "another file": lambda content: content[:-1],
+    "too short": lambda content: content[:-4],
+    "empty": lambda content: content[:0],
+    "NaN": lambda content: np.full(len(content) // 4, np.nan, np.float32).tobytes(),
+    "too large": lambda content: np.full(len(content) // 4, 3e38, np.float32).tobytes(),
+}
+
+
+@pytest.mark.parametrize("change", [*SPOILED, "gone", "other layers", "layers that are not there", "other weights"])
 def test_model_whose_fit_is_broken_is_not_served_and_says_why(fitted: Path, tmp_path: Path, change: str) -> None:
     shutil.copytree(fitted / "models", tmp_path / "models")
-    file = tmp_path / "models" / VERSION / "fit.npz"
-    manifest = read_manifest(file.parent)
-    assert manifest.fit is not None
+    folder = tmp_path / "models" / VERSION
+    spec = read_manifest(folder).fit
+    assert spec is not None
+    file, text = folder / spec.file, (folder / "model.toml").read_text()
     if change == "gone":
         file.unlink()
-    elif change == "other bytes":
-        file.write_bytes(file.read_bytes()[:-1])
-    elif change != "of another network":
-        spoil(file, change, read_reference(file.parent, manifest.fit))
-        text = (file.parent / "model.toml").read_text()
-        (file.parent / "model.toml").write_text(text.replace(manifest.fit.sha256, hash_files(file)))
+    elif change in SPOILED:
+        file.write_bytes(SPOILED[change](file.read_bytes()))
+        text = text.replace(spec.sha256, hash_files(file)) if change != "another file" else text
+    elif change == "other weights":
+        text = text.replace(spec.network_sha256, "0" * 64)
     else:
-        groups = read_reference(file.parent, manifest.fit)
-        write_reference([replace(group, layers=group.layers + 40) for group in groups], file)
-        text = (file.parent / "model.toml").read_text()
-        (file.parent / "model.toml").write_text(text.replace(manifest.fit.sha256, hash_files(file)))
+        text = re.sub("(?m)^layers = .*$", "layers = [[40]]" if "not there" in change else "layers = [[0, 1]]", text)
+    (folder / "model.toml").write_text(text)
     client = open_client(tmp_path)
     assert client.put(PATH, data=RIGHT).status_code == 503
     reason = client.get(f"/models/{NAME}").get_json()["reason"]
-    assert "fit" in reason
+    assert "fit" in reason or "distance" in reason
     assert str(tmp_path) not in reason
-    assert run(tmp_path, "check").exit_code != 0
+    write_tiny_model(tmp_path / "models", "2.0")
+    done = run(tmp_path, "check")
+    assert done.exit_code == 1
+    assert f"{NAME}/2.0" in done.output
 
 
-def spoil(file: Path, change: str, groups: list[FeatureGroup]) -> None:
-    """Write what another program may leave in the place of a reference."""
-    first = groups[0]
-    if change == "no arrays":
-        file.write_bytes(b"no archive at all")
-    elif change == "compressed":
-        np.savez_compressed(
-            file, **{"layers.0": first.layers, "centre.0": first.centre, "whitening.0": first.whitening}
-        )
-    elif change == "pickled":
-        np.savez(
-            file,
-            **{"layers.0": np.array([print], dtype=object), "centre.0": first.centre, "whitening.0": first.whitening},
-        )
-    else:
-        write_reference([replace(first, centre=first.centre * np.float32("nan")), *groups[1:]], file)
+def test_file_of_a_fit_belongs_to_the_version_and_another_does_not(fitted: Path) -> None:
+    folder = ModelFolder(fitted / "models" / VERSION)
+    check_files(folder, folder.read_manifest())
+    stranger = folder.path / "fit-of-another.bin"
+    stranger.write_bytes(b"1234")
+    try:
+        with pytest.raises(ModelFormatError, match=r"fit-of-another\.bin is no part of a model folder"):
+            check_files(folder, folder.read_manifest())
+    finally:
+        stranger.unlink()
 
 
 def test_few_pictures_are_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -254,18 +252,21 @@ def test_few_pictures_are_refused_before_anything_is_written(tmp_path: Path) -> 
     before = (folder / "model.toml").read_bytes()
     done = run(tmp_path, "fit", VERSION, "--data", write_pictures(tmp_path / "few", 50, 80, 120))
     assert done.exit_code != 0
-    assert "200 pictures to learn from" in done.output
+    assert "75 pictures to learn from and 25 to set the limit on are too few: 200 of each are needed" in done.output
     assert (folder / "model.toml").read_bytes() == before
-    assert not (folder / "fit.npz").exists()
+    assert not list(folder.glob("fit*"))
 
 
-@pytest.mark.parametrize("name", [*LOOKS, "least_side_px", "longest_shape", "file", "sha256", "data"])
+MORE = "least_side_px", "longest_shape", "file", "sha256", "layers", "network_sha256", "data"
+
+
+@pytest.mark.parametrize("name", [*LOOKS, *MORE])
 def test_manifest_with_a_broken_fit_is_refused_by_its_key(fitted: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / VERSION
     shutil.copytree(fitted / "models" / VERSION, folder)
     text = (folder / "model.toml").read_text()
     before, table = text.split("[fit]")
-    (folder / "model.toml").write_text(before + "[fit]" + re.sub(rf"(?m)^{name} = .*$", f"{name} = [9, 1]", table))
+    (folder / "model.toml").write_text(before + "[fit]" + re.sub(rf"(?m)^{name} = .*$", f'{name} = ["b", 1]', table))
     with pytest.raises(ManifestError, match=name):
         read_manifest(folder)
 
@@ -278,7 +279,7 @@ def test_distance_is_mahalanobis_as_pytorch_ood_has_it() -> None:
     mixing = random.normal(0, 1, (6, 6))
     features = (random.normal(0, 1, (500, 6)) @ mixing + 3).astype(np.float32)
     asked = (random.normal(0, 2, (50, 6)) @ mixing).astype(np.float32)
-    ours = measure_distance(asked, learn_reference(features, np.array([0]), shrinkage=0.0))
+    ours = measure_distance(asked, learn_reference(features, [0], shrinkage=0.0))
     oracle = Mahalanobis(None).fit_features(torch.from_numpy(features), torch.zeros(500, dtype=torch.int64))
     theirs = oracle.predict_features(torch.from_numpy(asked)).numpy()
     assert ours == pytest.approx(np.sqrt(2 * theirs * (len(features) - 1)), rel=1e-2)
@@ -286,9 +287,7 @@ def test_distance_is_mahalanobis_as_pytorch_ood_has_it() -> None:
 
 def test_compiled_network_tells_the_distance_that_numpy_does(fitted: Path) -> None:
     folder = fitted / "models" / VERSION
-    spec = read_manifest(folder).fit
-    assert spec is not None
-    reference = read_reference(folder, spec)
+    reference = read_groups(folder, read_manifest(folder), make_network())
     pictures = np.random.default_rng(0).integers(0, 256, (7, SIDE_PX, SIDE_PX, 3), dtype=np.uint8)
     features = FeatureExtractor(folder, hash_ir(folder / "compiled")).extract(pictures)
     network = openvino.Core().compile_model(
@@ -302,7 +301,7 @@ def test_compiled_network_tells_the_distance_that_numpy_does(fitted: Path) -> No
 
 def test_layers_are_early_and_middle_ones_and_no_more_than_a_picture_can_pay() -> None:
     def choose(*features: int) -> list[list[int]]:
-        return [layers.tolist() for layers in choose_layers(list(features))]
+        return choose_layers(list(features))
 
     assert choose(48, 80, 160, 160, 224, 224, 384, 384, 384) == [[0, 1, 2], [3, 4, 5]]
     assert choose(100, 512, 1024, 1024, 1024, 4096) == [[0, 1], [2]]

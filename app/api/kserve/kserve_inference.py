@@ -33,6 +33,7 @@ from app.api.predict.answers import (
     json_text,
     make_prediction,
     observe,
+    observe_distance,
     read_patience,
     takes_unfit,
 )
@@ -249,6 +250,8 @@ def predict_all(served: ServedModel, uploads: Sequence[Upload | AnsweredError], 
     known.images = len(uploads)
     pixel_sum = PixelSum(services().settings.max_pixels)
     answers, timing = served.predict_many(uploads, patience, pixel_sum, takes_unfit())
+    for answer in answers:
+        observe_distance(served.manifest, answer)
     for place, answer in enumerate(answers, start=1):
         if isinstance(answer, AnsweredError):
             of = "" if len(answers) == 1 else f"Picture {place} of {len(answers)}: "

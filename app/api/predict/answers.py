@@ -124,10 +124,9 @@ def observe_distance(manifest: ModelManifest, answer: Prediction | AnsweredError
 def observe(
     manifest: ModelManifest, answers: Sequence[Prediction | AnsweredError], timing: Timing, known: RequestFacts
 ) -> None:
-    """Count the classes of a request's answers, with their scores and distances, and record where its time went."""
+    """Count the classes of a request's answers and their scores, and record where its time went."""
     metrics, label = services().metrics, (manifest.name, manifest.version)
     for answer in answers:
-        observe_distance(manifest, answer)
         if isinstance(answer, Prediction):
             metrics.count_prediction(*label, answer.decision.class_name)
             if manifest.output.positive_class is not None:

@@ -75,6 +75,8 @@ def answer(served: ServedModel, known: RequestFacts) -> ResponseReturnValue:
         return answer_one(served, images[0], patience, known)
     answers, timing = served.predict_many(images, patience, PixelSum(settings.max_pixels), takes_unfit())
     known.outcome = SEVERAL
+    for each in answers:
+        observe_distance(manifest, each)
     observe(manifest, answers, timing, known)
     items = [make_item(answer, manifest, known.request_id) for answer in answers]
     if wants_plain_text():
@@ -104,6 +106,7 @@ def answer_one(
         observe_distance(served.manifest, error)
         raise
     known.outcome = prediction.decision.class_name
+    observe_distance(served.manifest, prediction)
     observe(served.manifest, [prediction], timing, known)
     if wants_plain_text():
         return plain_text(known.outcome)

@@ -7,30 +7,26 @@ al. 2018, arXiv:1807.03888), and the largest counts.
 """
 
 import hashlib
-import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import CompiledModelError
-from app.manifest.fit_spec import FitSpec
-from app.processes.atomic import replace_file
+from app.manifest.model_manifest import ModelManifest
 from app.processes.plain_files import read_plain
 
 if TYPE_CHECKING:
     import openvino
 
-LAYERS, CENTRE, WHITENING = "layers", "centre", "whitening"
-MAX_BYTES = 64 * 1024 * 1024
-"""Of all arrays of a reference; those of the shipped models have 3 MB."""
+NUMBER = np.dtype("<f4")
 LEAST_VARIANCE = 1e-6
 """Keeps a standard deviation's root away from rounding below 0."""
+OTHER_NETWORK = "the fit was made for another network: run `flask models fit` again"
 
 
 @dataclass(frozen=True)
@@ -38,68 +34,52 @@ class FeatureGroup:
     """What the training pictures look like to a few layers of a network.
 
     Attributes:
-        layers: int64, [layers]; places in the list that `find_layers` returns.
+        layers: places in the list that `find_layers` returns.
         centre: float32, [features]; the mean of the training pictures' features.
         whitening: float32, [features, features]; `|(features - centre) @ whitening|` is the distance, 1 at the limit.
     """
 
-    layers: NDArray[np.int64]
+    layers: Sequence[int]
     centre: NDArray[np.float32]
     whitening: NDArray[np.float32]
 
-    def check(self) -> None:
-        """Raise `ValueError` unless the parts are what they must be."""
-        count = len(self.centre)
-        parts = (self.layers, self.centre, self.whitening)
-        if [str(part.dtype) for part in parts] != ["int64", "float32", "float32"]:
-            raise ValueError("the numbers have other types")
-        if [self.layers.ndim, self.centre.ndim, *self.whitening.shape] != [1, 1, count, count]:
-            raise ValueError("the shapes do not fit each other")
-        if not all(np.isfinite(part).all() for part in parts):
-            raise ValueError("not every number is finite")
+
+def pack_groups(groups: Sequence[FeatureGroup]) -> bytes:
+    """Return the content of the file that `[fit]` of a manifest names: of each group the centre, then the whitening row
+    by row, as little-endian float32. How many numbers these are, the network's layers say.
+    """
+    return b"".join(part.astype(NUMBER).tobytes() for group in groups for part in (group.centre, group.whitening))
 
 
-def write_reference(groups: Sequence[FeatureGroup], path: Path) -> None:
-    """Write the file that `[fit]` of a manifest names: NumPy's `.npz`."""
-    arrays = {
-        f"{name}.{number}": part
-        for number, group in enumerate(groups)
-        for name, part in ((LAYERS, group.layers), (CENTRE, group.centre), (WHITENING, group.whitening))
-    }
-    with replace_file(path) as file:
-        np.savez(file, allow_pickle=False, **arrays)
+def read_groups(folder: Path, manifest: ModelManifest, model: "openvino.Model") -> list[FeatureGroup]:
+    """Read what the training pictures look like to a network, as the manifest's `[fit]` says.
 
-
-def read_reference(folder: Path, spec: FitSpec) -> list[FeatureGroup]:
-    """Read the file of a manifest's `[fit]`; raises `CompiledModelError` if it is another one, or damaged."""
+    Raises `CompiledModelError` if the file is another one, or was made for another network.
+    """
+    spec = manifest.fit
+    assert spec is not None, "called for a version with a fit"
+    if spec.network_sha256 != manifest.network_sha256:
+        raise CompiledModelError(OTHER_NETWORK)
+    found = find_layers(model)
+    if any(layer >= len(found) for layers in spec.layers for layer in layers):
+        raise CompiledModelError(OTHER_NETWORK)
+    counts = [sum(count_features(found[layer]) for layer in layers) for layers in spec.layers]
     try:
         content = read_plain(folder / spec.file)
-        if hashlib.sha256(content).hexdigest() != spec.sha256:
-            raise CompiledModelError(f"{spec.file} is not the file that [fit] of the manifest names")
-        arrays = read_arrays(content)
-        groups = [
-            FeatureGroup(*(arrays[f"{name}.{number}"] for name in (LAYERS, CENTRE, WHITENING)))
-            for number in range(max(1, len(arrays) // 3))
-        ]
-        for group in groups:
-            group.check()
     except OSError as error:
         raise CompiledModelError(f"{spec.file} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CompiledModelError(f"{spec.file} holds no reference of a network's features: {error}") from error
+    if hashlib.sha256(content).hexdigest() != spec.sha256:
+        raise CompiledModelError(f"{spec.file} is not the file that [fit] of the manifest names")
+    if len(content) != NUMBER.itemsize * sum(count + count**2 for count in counts):
+        raise CompiledModelError(OTHER_NETWORK)
+    numbers = np.frombuffer(content, NUMBER)
+    if not np.isfinite(numbers).all():
+        raise CompiledModelError(f"{spec.file} holds numbers that are not finite")
+    groups = []
+    for layers, count in zip(spec.layers, counts, strict=True):
+        centre, whitening, numbers = np.split(numbers, [count, count + count**2])
+        groups.append(FeatureGroup(layers, centre, whitening.reshape(count, count)))
     return groups
-
-
-def read_arrays(content: bytes) -> dict[str, NDArray[Any]]:
-    """Read the arrays of an `.npz`; raises `ValueError` if they are compressed, too large, or need code to be read."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = archive.infolist()
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise ValueError("its arrays are compressed")
-    if sum(member.file_size for member in members) > MAX_BYTES:
-        raise ValueError(f"its arrays have over {MAX_BYTES} bytes")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
 
 
 def find_layers(model: "openvino.Model") -> list["openvino.Node"]:
@@ -130,20 +110,15 @@ def count_features(layer: "openvino.Node") -> int:
     return 2 * int(layer.get_output_partial_shape(0)[1].get_length())
 
 
-def collect_features(model: "openvino.Model", layers: NDArray[np.int64]) -> "openvino.Node":
-    """Add the mean and the standard deviation over the picture of each channel: float32, [N, features].
-
-    Raises `CompiledModelError` if the network has no such layers.
-    """
+def collect_features(model: "openvino.Model", layers: Sequence[int]) -> "openvino.Node":
+    """Add the mean and the standard deviation over the picture of each channel: float32, [N, features]."""
     from openvino import opset13 as operations
 
     found = find_layers(model)
-    if not len(layers) or not all(0 <= layer < len(found) for layer in layers):
-        raise CompiledModelError("the fit was made for another network")
     planes = np.array([2, 3], dtype=np.int64)
     features = []
     for layer in layers:
-        output = found[layer].output(0)
+        output = operations.convert(found[layer].output(0), "f32")
         mean = operations.reduce_mean(output, planes, keep_dims=True)
         difference = operations.subtract(output, mean)
         variance = operations.reduce_mean(operations.multiply(difference, difference), planes, keep_dims=False)
@@ -152,7 +127,7 @@ def collect_features(model: "openvino.Model", layers: NDArray[np.int64]) -> "ope
     return operations.concat(features, 1)
 
 
-def add_features(model: "openvino.Model", groups: Sequence[NDArray[np.int64]]) -> "openvino.Model":
+def add_features(model: "openvino.Model", groups: Sequence[Sequence[int]]) -> "openvino.Model":
     """Return the network with the features of each group of layers as further outputs."""
     import openvino
 
@@ -166,15 +141,11 @@ def find_scores(model: "openvino.Model") -> "openvino.Output":
 
 
 def add_distance(model: "openvino.Model", groups: Sequence[FeatureGroup]) -> "openvino.Model":
-    """Return the network with the distance as one more score: float32, [N, outputs + 1].
-
-    Raises `CompiledModelError` if the reference is of another network.
-    """
+    """Return the network with the distance as one more score: float32, [N, outputs + 1]."""
     import openvino
     from openvino import opset13 as operations
 
-    distances = [measure_distance(model, group) for group in groups]
-    largest = reduce(operations.maximum, distances)
+    largest = reduce(operations.maximum, [measure_distance(model, group) for group in groups])
     scores = operations.concat([find_scores(model), largest], 1)
     return openvino.Model([scores.output(0)], model.get_parameters())
 
@@ -183,9 +154,6 @@ def measure_distance(model: "openvino.Model", group: FeatureGroup) -> "openvino.
     """Add a group's distance: float32, [N, 1]."""
     from openvino import opset13 as operations
 
-    features = collect_features(model, group.layers)
-    if features.get_output_partial_shape(0)[1].get_length() != len(group.centre):
-        raise CompiledModelError("the fit was made for another network")
-    centred = operations.subtract(features, group.centre[np.newaxis])
+    centred = operations.subtract(collect_features(model, group.layers), group.centre[np.newaxis])
     whitened = operations.matmul(centred, group.whitening, False, False)
     return operations.reduce_l2(whitened, np.array([1], dtype=np.int64), keep_dims=True)

@@ -25,17 +25,20 @@ class FeatureExtractor:
         model = openvino.Core().read_model(*read_ir(folder / COMPILED_FOLDER, ir_sha256))
         self.groups = choose_layers([count_features(layer) for layer in find_layers(model)])
         options = {"INFERENCE_NUM_THREADS": count_cores(), "INFERENCE_PRECISION_HINT": "f32"}
-        self._request: Any = (
-            openvino.Core().compile_model(add_features(model, self.groups), "CPU", options).create_infer_request()
-        )
+        compiled = openvino.Core().compile_model(add_features(model, self.groups), "CPU", options)
+        self._takes_one = compiled.input(0).partial_shape[0].is_static  # a program that was exported for one picture
+        self._request: Any = compiled.create_infer_request()
 
     def extract(self, batch: InputBatch) -> list[NDArray[np.float32]]:
         """Return the features of pictures by each group of layers, float32 [N, features]."""
+        if self._takes_one and len(batch) > 1:
+            rows = [self.extract(one[np.newaxis]) for one in batch]
+            return [np.concatenate(group) for group in zip(*rows, strict=True)]
         self._request.infer({0: batch})
         return [np.array(self._request.get_output_tensor(1 + number).data) for number in range(len(self.groups))]
 
 
-def choose_layers(features: list[int]) -> list[NDArray[np.int64]]:
+def choose_layers(features: list[int]) -> list[list[int]]:
     """Choose two groups of layers by the number of features of each layer, narrow ones first.
 
     The first third of the network sees colours and textures, and whether a picture is dark, blurred or overexposed; the
@@ -51,7 +54,7 @@ def choose_layers(features: list[int]) -> list[NDArray[np.int64]]:
             if sum(features[each] for each in (*chosen, layer)) <= MAX_FEATURES:
                 chosen.append(layer)
         if chosen:
-            groups.append(np.array(sorted(chosen), dtype=np.int64))
+            groups.append(sorted(chosen))
     if not groups:
         raise CompiledModelError(
             f"the network has no layers of at most {MAX_FEATURES} features in its first two thirds"

@@ -10,9 +10,8 @@ import numpy as np
 from app.arrays import InputBatch, Scores
 from app.config.cpu_count import count_cores
 from app.engines.compiled.compile_report import COMPILED_FOLDER, read_ir
-from app.engines.compiled.feature_distance import add_distance, read_reference
+from app.engines.compiled.feature_distance import add_distance, read_groups
 from app.errors import CompiledModelError, InferenceError
-from app.manifest.fit_spec import FitSpec
 from app.manifest.model_manifest import ModelManifest
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ class OpenVINOEngine:
     """OpenVINO on the CPU; the files are read as a whole and not mapped, so nothing that happens to them later matters.
 
     It runs the compiled model in the folder `compiled`; what is not quantized in it runs in float32. With `ir_sha256`,
-    it runs only the files that their report spoke of. With `fit`, each row of scores ends with the picture's distance
-    to the training pictures, see `add_distance`.
+    it runs only the files that their report spoke of. With `tells_distance`, each row of scores ends with the
+    picture's distance to the training pictures, see `add_distance`.
     """
 
     def __init__(
@@ -37,10 +36,10 @@ class OpenVINOEngine:
         threads: int,
         compiled: str = COMPILED_FOLDER,
         ir_sha256: str = "",
-        fit: FitSpec | None = None,
+        tells_distance: bool = False,
     ) -> None:
         self._folder = folder / compiled
-        self._reference = partial(read_reference, folder, fit) if fit else None
+        self._read_groups = partial(read_groups, folder, manifest) if tells_distance else None
         self._ir_sha256 = ir_sha256
         self._threads = threads
         self._sizes = manifest.batch.sizes
@@ -56,10 +55,10 @@ class OpenVINOEngine:
 
         try:
             model = openvino.Core().read_model(*read_ir(self._folder, self._ir_sha256))
+            if self._read_groups is not None:
+                model = add_distance(model, self._read_groups(model))
         except RuntimeError as error:
             raise CompiledModelError(f"OpenVINO cannot read the compiled model: {error}") from error
-        if self._reference is not None:
-            model = add_distance(model, self._reference())
         self._compile(model, self._threads or 1)
         # One core a picture serves most in all, but a slow model's lone caller would wait while other cores idle.
         if not self._threads and count_cores() > 1 and self._time_one() > SLOW_S:

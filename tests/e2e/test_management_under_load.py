@@ -202,7 +202,7 @@ def test_guide_to_versions_moves_every_caller_at_its_lines_and_loses_none(
     environment = {**os.environ, **folders, "PYTHONPATH": str(PROJECT_ROOT), "PATH": path}
     ended: list[float] = []
     with Load(live, pcam_example, pause_s=0.2) as load:
-        for line in lines[1].splitlines():
+        for line in lines[1].replace("1.1", "1.0").replace("1.2", "1.1").splitlines():  # here 1.0 is the shipped one
             ended.append(time.monotonic())
             done = subprocess.run(
                 ["sh", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -7,6 +7,7 @@ al. 2018, arXiv:1807.03888), and the largest counts.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -93,11 +94,11 @@ def find_layers(model: "openvino.Model") -> list["openvino.Node"]:
 
 
 def has_planes(node: "openvino.Node") -> bool:
-    """Whether a node's output is [N, channels, height, width] with a known number of channels."""
+    """Whether a node's output is [N, channels, height, width], all but N of known size."""
     if node.get_output_size() != 1:
         return False
     shape = node.get_output_partial_shape(0)
-    return bool(shape.rank.is_static and len(shape) == 4 and shape[1].is_static)
+    return bool(shape.rank.is_static and len(shape) == 4 and all(side.is_static for side in list(shape)[1:]))
 
 
 def has_constant(node: "openvino.Node") -> bool:
@@ -119,11 +120,13 @@ def collect_features(model: "openvino.Model", layers: Sequence[int]) -> "openvin
     features = []
     for layer in layers:
         output = operations.convert(found[layer].output(0), "f32")
-        mean = operations.reduce_mean(output, planes, keep_dims=True)
-        difference = operations.subtract(output, mean)
-        variance = operations.reduce_mean(operations.multiply(difference, difference), planes, keep_dims=False)
-        root = operations.sqrt(operations.add(variance, np.float32(LEAST_VARIANCE)))
-        features += [operations.squeeze(mean, planes), root]
+        mean = operations.reduce_mean(output, planes, keep_dims=False)
+        # Two sums over the picture: the differences to the mean would be an array as large as the layer's own.
+        length = operations.reduce_l2(output, planes, keep_dims=False)
+        size = np.float32(math.prod(side.get_length() for side in list(found[layer].get_output_partial_shape(0))[2:]))
+        square = operations.divide(operations.multiply(length, length), size)
+        variance = operations.subtract(square, operations.multiply(mean, mean))
+        features += [mean, operations.sqrt(operations.maximum(variance, np.float32(LEAST_VARIANCE)))]
     return operations.concat(features, 1)
 
 

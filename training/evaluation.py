@@ -1,9 +1,9 @@
-"""How good scores are: AUC, sensitivity and specificity, each with a 95 % interval."""
+"""AUC, with a bootstrap interval: not the code of the service, so that each checks the other."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.evaluation.estimates import Estimate, estimate_share
+from app.evaluation.estimates import Estimate
 
 BOOTSTRAP_ROUNDS = 2000
 
@@ -34,28 +34,3 @@ def estimate_auc(labels: NDArray[np.int64], scores: NDArray[np.float64], seed: i
         draws.append(rank_auc(labels[rows], scores[rows]))
     low, high = np.quantile(draws, (0.025, 0.975))
     return Estimate(rank_auc(labels, scores), float(low), float(high), len(labels))
-
-
-def evaluate(labels: NDArray[np.int64], scores: NDArray[np.float64], threshold: float) -> dict[str, Estimate]:
-    """AUC, and sensitivity and specificity of the decision `score >= threshold`."""
-    called = scores >= threshold
-    positive = labels == 1
-    return {
-        "auc": estimate_auc(labels, scores),
-        "sensitivity": estimate_share(int((called & positive).sum()), int(positive.sum())),
-        "specificity": estimate_share(int((~called & ~positive).sum()), int((~positive).sum())),
-    }
-
-
-def threshold_at_youden(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
-    """The threshold with the largest sensitivity + specificity (Youden 1950)."""
-    candidates = np.unique(scores)
-    sensitivity = [(scores[labels == 1] >= threshold).mean() for threshold in candidates]
-    specificity = [(scores[labels == 0] < threshold).mean() for threshold in candidates]
-    return float(candidates[int(np.argmax(np.add(sensitivity, specificity)))])
-
-
-def threshold_at_sensitivity(labels: NDArray[np.int64], scores: NDArray[np.float64], sensitivity: float) -> float:
-    """The largest threshold that still finds this share of the positives."""
-    positives = np.sort(scores[labels == 1])
-    return float(positives[int(np.floor((1 - sensitivity) * len(positives)))])

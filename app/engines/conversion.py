@@ -62,7 +62,7 @@ def quantize_ir(source: Path, target: Path, pictures: Sequence[Path], read: Call
 
     nncf.set_log_level(logging.ERROR)
     model = openvino.Core().read_model(source)
-    # The first convolution sees the pixels themselves. In INT8 it alone made a third of all the noise in the
+    # The first convolution sees the pixels themselves. In INT8 it alone made a quarter of all the noise in the
     # probabilities of an EfficientNet-Lite0, and it is cheap.
     first = [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"][:1]
     quantized = nncf.quantize(

@@ -18,7 +18,7 @@ from app.evaluation.labelled_folder import LabelledPicture
 from app.manifest.bounds import LOOK
 from app.manifest.fit_spec import LOOKS, FitSpec
 from app.manifest.model_specs import InputSpec
-from app.pipeline.fit import LIMIT, judge, measure_looks
+from app.pipeline.fit import judge, measure_looks
 from app.pipeline.preprocess import preprocess
 
 REFUSED_SHARE = 0.01
@@ -88,11 +88,10 @@ class Views:
 
 @dataclass(frozen=True)
 class Refusals:
-    """How many of the held pictures are refused after a change, by any reason and by their distance."""
+    """Which share of the held pictures is refused after a change."""
 
     change: str
     share: float
-    by_distance: float
 
 
 @dataclass(frozen=True)
@@ -252,4 +251,4 @@ def count_refusals(
     """Judge the held pictures as the service will."""
     judged = zip(views.looks, views.sizes, distances, strict=True)
     fits = [judge(looks, size, wanted, float(distance), fit) for looks, size, distance in judged]
-    return Refusals(change, float(np.mean([not fit.fits for fit in fits])), float((distances > LIMIT).mean()))
+    return Refusals(change, float(np.mean([not fit.fits for fit in fits])))

@@ -10,9 +10,8 @@ from PIL import Image
 from app.arrays import InputBatch
 from app.errors import PicturesError, RequestError
 from app.manifest.model_specs import InputSpec
-from app.pipeline.decoding.decode import decode
 from app.pipeline.decoding.limits import ImageLimits
-from app.pipeline.preprocess import preprocess
+from app.pipeline.preprocess import decode_as, preprocess
 
 MIN_PICTURES = 3
 """Of each class: one to calibrate with, and the two that a variance needs."""
@@ -83,7 +82,7 @@ def read_image(path: Path, spec: InputSpec, limits: ImageLimits) -> Image.Image:
     """Decode a picture as the service would, RGB; raises `PicturesError` with class folder and file."""
     name = f"{path.parent.name}/{path.name}"
     try:
-        return decode(path.read_bytes(), limits, spec.jpeg_min_size, None, spec.is_turned).pixels
+        return decode_as(spec, path.read_bytes(), limits).pixels
     except RequestError as error:
         raise PicturesError(f"{name}: {error.message}") from error
     except OSError as error:

@@ -26,8 +26,13 @@ def read_file(
     """Decode a picture's file as a model wants it, and bring it to the model's size; raises as `decode` does. Requests,
     examples and labelled pictures all go this way, so that scores that are compared come from equal pixels.
     """
-    image = decode(body, limits, spec.jpeg_min_size, turn, spec.is_turned)
+    image = decode_as(spec, body, limits, turn)
     return image, preprocess(image.pixels, spec)
+
+
+def decode_as(spec: InputSpec, body: bytes, limits: ImageLimits, turn: Turn | None = None) -> DecodedImage:
+    """Decode a picture's file as a model wants it; raises as `decode` does."""
+    return decode(body, limits, spec.jpeg_min_size, turn, spec.is_turned)
 
 
 def preprocess(image: Image.Image, spec: InputSpec) -> RGBImage:

@@ -9,14 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from click.testing import Result
-from flask.testing import FlaskClient
 from mapie.classification import SplitConformalClassifier
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from app import create_app
-from app.api.request.services import EXTENSION, Services
 from app.config.settings import Settings
 from app.errors import EvaluationError, ManifestError
 from app.evaluation.calibration_fit import (
@@ -32,7 +28,7 @@ from app.manifest.model_specs import OutputSpec
 from app.pipeline.postprocess import calibrate, decide, to_shares, undo_calibration
 from app.repository.model_check import compare_examples, open_served
 from app.repository.model_folder import ModelFolder
-from tests.evaluation.tiny_model import MANIFEST, write_pictures, write_tiny_model
+from tests.evaluation.tiny_model import MANIFEST, open_client, run_command, write_pictures, write_tiny_model
 
 NAME, VERSION = "tiny-brightness", "tiny-brightness/1.0"
 LISTS = ("offsets", "possible_from")
@@ -183,17 +179,6 @@ def pictures(tmp_path: Path) -> Path:
     return write_pictures(tmp_path / "val", 60, 98.5, 100.5, noise=30)
 
 
-def open_client(tmp_path: Path) -> FlaskClient:
-    return create_app(Settings(models=tmp_path / "models", instance=tmp_path / "serving", auth="off")).test_client()
-
-
-def run(tmp_path: Path, *arguments: object) -> Result:
-    app = create_app(Settings(models=tmp_path / "models", instance=tmp_path / "instance"))
-    services: Services = app.extensions[EXTENSION]
-    services.follower.close()  # a command follows nothing
-    return app.test_cli_runner().invoke(args=["models", *map(str, arguments)])
-
-
 def ask(tmp_path: Path, pictures: Path) -> list[dict[str, Any]]:
     client = open_client(tmp_path)
     return [
@@ -206,7 +191,7 @@ def test_calibrated_version_says_how_sure_it_is_and_decides_as_before(
     folder: Path, pictures: Path, tmp_path: Path
 ) -> None:
     before = ask(tmp_path, pictures)
-    done = run(tmp_path, "calibrate", VERSION, "--data", pictures)
+    done = run_command(tmp_path, "calibrate", VERSION, "--data", pictures)
     assert done.exit_code == 0, done.output
     error = re.search(r"expected calibration error of bright: (0\.\d{3}), now (0\.\d{3})", done.stdout)
     assert error is not None
@@ -227,7 +212,7 @@ def test_calibrated_version_says_how_sure_it_is_and_decides_as_before(
 def test_calibration_keeps_what_somebody_wrote_and_the_examples_hold(
     folder: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    assert run(tmp_path, "calibrate", VERSION, "--data", pictures).exit_code == 0
+    assert run_command(tmp_path, "calibrate", VERSION, "--data", pictures).exit_code == 0
     assert (folder / "model.toml").read_text().startswith("# by hand\n")
     calibration = read_manifest(folder).output.calibration
     assert calibration is not None
@@ -240,9 +225,9 @@ def test_calibration_keeps_what_somebody_wrote_and_the_examples_hold(
 
 
 def test_calibrating_again_changes_nothing_more(folder: Path, pictures: Path, tmp_path: Path) -> None:
-    run(tmp_path, "calibrate", VERSION, "--data", pictures)
+    run_command(tmp_path, "calibrate", VERSION, "--data", pictures)
     first = read_manifest(folder).output
-    run(tmp_path, "calibrate", VERSION, "--data", pictures)
+    run_command(tmp_path, "calibrate", VERSION, "--data", pictures)
     second = read_manifest(folder).output
     assert first.calibration is not None
     assert second.calibration is not None
@@ -255,7 +240,7 @@ def test_calibrating_again_changes_nothing_more(folder: Path, pictures: Path, tm
 def test_threshold_is_chosen_and_every_answer_says_by_what(
     folder: Path, pictures: Path, tmp_path: Path, name: str, share: float
 ) -> None:
-    done = run(tmp_path, "set-threshold", VERSION, f"--{name}", share, "--data", pictures)
+    done = run_command(tmp_path, "set-threshold", VERSION, f"--{name}", share, "--data", pictures)
     assert done.exit_code == 0, done.output
     answers = ask(tmp_path, pictures)
     called = np.array([answer["class"] == "bright" for answer in answers])
@@ -271,8 +256,8 @@ def test_threshold_is_chosen_and_every_answer_says_by_what(
 def test_threshold_by_hand_has_no_figures_that_were_measured_at_another(
     folder: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    run(tmp_path, "set-threshold", VERSION, "--sensitivity", 0.9, "--data", pictures)
-    assert run(tmp_path, "set-threshold", VERSION, "--value", 0.25).exit_code == 0
+    run_command(tmp_path, "set-threshold", VERSION, "--sensitivity", 0.9, "--data", pictures)
+    assert run_command(tmp_path, "set-threshold", VERSION, "--value", 0.25).exit_code == 0
     answer = ask(tmp_path, pictures)[0]
     assert answer["threshold"] == 0.25
     assert "operating_point" not in answer
@@ -298,7 +283,7 @@ def test_what_is_not_possible_is_said_and_changes_nothing(
     write_pictures(tmp_path / "few", 19, 90, 110)
     write_pictures(tmp_path / "swapped", 30, 101, 99, noise=30)
     before = (folder / "model.toml").read_bytes()
-    done = run(tmp_path, *(tmp_path / each if each in ("few", "swapped") else each for each in arguments))
+    done = run_command(tmp_path, *(tmp_path / each if each in ("few", "swapped") else each for each in arguments))
     assert done.exit_code != 0
     assert message in done.output
     assert (folder / "model.toml").read_bytes() == before
@@ -333,7 +318,7 @@ def test_manifest_with_a_broken_calibration_is_refused_by_its_key(folder: Path, 
 
 def test_signed_version_is_not_changed(folder: Path, tmp_path: Path) -> None:
     (folder / "signature.json").write_text("{}")
-    done = run(tmp_path, "set-threshold", VERSION, "--value", "0.5")
+    done = run_command(tmp_path, "set-threshold", VERSION, "--value", "0.5")
     assert done.exit_code == 1
     assert "is signed, and its model.toml would change" in done.output
 

@@ -13,13 +13,9 @@ import numpy as np
 import openvino
 import pytest
 import torch
-from click.testing import Result
 from flask.testing import FlaskClient
 from PIL import Image, ImageFilter
 
-from app import create_app
-from app.api.request.services import EXTENSION, Services
-from app.config.settings import Settings
 from app.engines.compiled.compile_report import hash_ir
 from app.engines.compiled.feature_distance import add_distance, find_layers, read_groups
 from app.engines.compiled.feature_extractor import FeatureExtractor, choose_layers
@@ -32,7 +28,14 @@ from app.manifest.model_manifest import read_manifest
 from app.pipeline.fit import measure_looks
 from app.processes.plain_files import hash_files
 from app.repository.model_folder import ModelFolder
-from tests.evaluation.tiny_model import SIDE_PX, make_network, write_pictures, write_tiny_model
+from tests.evaluation.tiny_model import (
+    SIDE_PX,
+    make_network,
+    open_client,
+    run_command,
+    write_pictures,
+    write_tiny_model,
+)
 
 NAME, VERSION = "tiny-brightness", "tiny-brightness/1.0"
 PATH = f"/predictions/{NAME}"
@@ -44,7 +47,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("fitted")
     write_tiny_model(place / "models")
     write_pictures(place / "train", 600, 80, 120, noise=30)
-    done = run(place, "fit", VERSION, "--data", place / "train")
+    done = run_command(place, "fit", VERSION, "--data", place / "train")
     assert done.exit_code == 0, done.output
     share = re.search(r"of 300 right pictures as they are: (\d+\.\d)% refused", done.stdout)
     assert share is not None, done.stdout
@@ -55,17 +58,6 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(fitted: Path) -> FlaskClient:
     return open_client(fitted)
-
-
-def open_client(place: Path) -> FlaskClient:
-    return create_app(Settings(models=place / "models", instance=place / "serving", auth="off")).test_client()
-
-
-def run(place: Path, *arguments: object) -> Result:
-    app = create_app(Settings(models=place / "models", instance=place / "instance"))
-    services: Services = app.extensions[EXTENSION]
-    services.follower.close()  # a command follows nothing
-    return app.test_cli_runner().invoke(args=["models", *map(str, arguments)])
 
 
 def encode(pixels: Any) -> bytes:
@@ -187,14 +179,14 @@ def test_description_says_which_pictures_it_knows(client: FlaskClient) -> None:
 
 def test_evaluation_counts_every_picture_and_check_holds(fitted: Path, tmp_path: Path) -> None:
     write_pictures(tmp_path / "other", 20, 20, 230, noise=1)
-    done = run(fitted, "evaluate", VERSION, "--data", tmp_path / "other")
+    done = run_command(fitted, "evaluate", VERSION, "--data", tmp_path / "other")
     assert done.exit_code == 0, done.output
     assert "20 dark, 20 bright" in done.stdout
 
 
 def test_fitting_again_gives_the_same(fitted: Path) -> None:
     before = (fitted / "models" / VERSION / "model.toml").read_text()
-    assert run(fitted, "fit", VERSION, "--data", fitted / "train").exit_code == 0
+    assert run_command(fitted, "fit", VERSION, "--data", fitted / "train").exit_code == 0
     assert (fitted / "models" / VERSION / "model.toml").read_text() == before
 
 
@@ -230,7 +222,7 @@ def test_model_whose_fit_is_broken_is_not_served_and_says_why(fitted: Path, tmp_
     assert "fit" in reason or "distance" in reason
     assert str(tmp_path) not in reason
     write_tiny_model(tmp_path / "models", "2.0")
-    done = run(tmp_path, "check")
+    done = run_command(tmp_path, "check")
     assert done.exit_code == 1
     assert f"{NAME}/2.0" in done.output
 
@@ -250,7 +242,7 @@ def test_file_of_a_fit_belongs_to_the_version_and_another_does_not(fitted: Path)
 def test_few_pictures_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "models")
     before = (folder / "model.toml").read_bytes()
-    done = run(tmp_path, "fit", VERSION, "--data", write_pictures(tmp_path / "few", 50, 80, 120))
+    done = run_command(tmp_path, "fit", VERSION, "--data", write_pictures(tmp_path / "few", 50, 80, 120))
     assert done.exit_code != 0
     assert "75 pictures to learn from and 25 to set the limit on are too few: 200 of each are needed" in done.output
     assert (folder / "model.toml").read_bytes() == before

@@ -1,13 +1,18 @@
-"""A compiled model of 8x8 pixels that needs no framework, and labelled pictures for it: what INT8 is tested with."""
+"""A compiled model of 8x8 pixels that needs no framework, labelled pictures for it, and its service and commands."""
 
 import hashlib
 from pathlib import Path
 
 import numpy as np
 import openvino
+from click.testing import Result
+from flask.testing import FlaskClient
 from openvino import opset13 as ops
 from PIL import Image
 
+from app import create_app
+from app.api.request.services import EXTENSION, Services
+from app.config.settings import Settings
 from app.engines.compiled.compile_report import COMPILED_FOLDER, IR_FILE, WEIGHTS_FILE, CompileReport
 from app.manifest.model_manifest import read_manifest
 from app.processes.plain_files import hash_files
@@ -90,3 +95,16 @@ def write_pictures(
             pixels = random.normal(level, noise, (SIDE_PX, SIDE_PX, 3)) + random.random((SIDE_PX, SIDE_PX, 3))
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{index:03}.png")
     return folder
+
+
+def open_client(place: Path) -> FlaskClient:
+    """A client of the models below `place`."""
+    return create_app(Settings(models=place / "models", instance=place / "serving", auth="off")).test_client()
+
+
+def run_command(place: Path, *arguments: object) -> Result:
+    """Run `flask models ARGUMENTS` on the models below `place`."""
+    app = create_app(Settings(models=place / "models", instance=place / "instance"))
+    services: Services = app.extensions[EXTENSION]
+    services.follower.close()  # a command follows nothing
+    return app.test_cli_runner().invoke(args=["models", *map(str, arguments)])

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from flask import Response, request
@@ -119,6 +120,16 @@ def observe_distance(manifest: ModelManifest, answer: Prediction | AnsweredError
     if not isinstance(answer, Prediction | UnfitImageError) or answer.fit is None or answer.fit.distance is None:
         return
     services().metrics.observe_distance(manifest.name, manifest.version, answer.fit.distance)
+
+
+@contextmanager
+def noting_misfit(manifest: ModelManifest) -> Iterator[None]:
+    """Record the distance of a picture that is refused in this block."""
+    try:
+        yield
+    except UnfitImageError as error:
+        observe_distance(manifest, error)
+        raise
 
 
 def observe(

@@ -17,6 +17,7 @@ from app.api.predict.answers import (
     add_version_headers,
     json_text,
     make_prediction,
+    noting_misfit,
     observe_distance,
     read_patience,
     takes_unfit,
@@ -25,7 +26,7 @@ from app.api.predict.handler_predictions import Call, answer_by_handler
 from app.api.request.auth import require
 from app.api.request.bodies import read_images
 from app.api.request.services import NOTICE, facts, services
-from app.errors import AnsweredError, BadRequestError, HandlerFaultError, UnfitImageError
+from app.errors import AnsweredError, BadRequestError, HandlerFaultError
 from app.handlers.client.explainer import require_captum
 from app.handlers.client.handler_model import HandlerModel
 from app.manifest.bounds import show
@@ -68,11 +69,8 @@ def answer_heat_map(served: ServedModel) -> Response:
     if isinstance(images[0], AnsweredError):
         raise copy(images[0])
     known.images = 1
-    try:
+    with noting_misfit(manifest):
         prediction, heat_map = served.explain(images[0], target, patience, takes_unfit())
-    except UnfitImageError as error:
-        observe_distance(manifest, error)
-        raise
     observe_distance(manifest, prediction)
     known.outcome = prediction.decision.class_name
     if request.accept_mimetypes.best_match([JSON_TYPE, PNG_TYPE]) == PNG_TYPE:

@@ -14,6 +14,7 @@ from app.api.predict.answers import (
     json_text,
     make_item,
     make_prediction,
+    noting_misfit,
     observe,
     observe_distance,
     read_patience,
@@ -23,7 +24,7 @@ from app.api.predict.handler_predictions import Call, answer_by_handler, read_pa
 from app.api.request.auth import require
 from app.api.request.bodies import read_images
 from app.api.request.services import NOTICE, RequestFacts, facts, services
-from app.errors import AnsweredError, ResourceNotFoundError, UnfitImageError
+from app.errors import AnsweredError, ResourceNotFoundError
 from app.pipeline.decoding.limits import PixelSum
 from app.pipeline.patience import Patience
 from app.pipeline.served_model import ServedModel
@@ -100,11 +101,8 @@ def answer_one(
     """Answer a request of one picture."""
     if isinstance(image, AnsweredError):
         raise copy(image)  # one that is in the caller's frame would keep it and all that it holds
-    try:
+    with noting_misfit(served.manifest):
         prediction, timing = served.predict(image, patience, takes_unfit())
-    except UnfitImageError as error:
-        observe_distance(served.manifest, error)
-        raise
     known.outcome = prediction.decision.class_name
     observe_distance(served.manifest, prediction)
     observe(served.manifest, [prediction], timing, known)

@@ -6,10 +6,10 @@ other.
 
 import http.client
 import statistics
-import threading
 import time
 
 from app.config.setting_types import PROJECT_ROOT
+from benchmarks.callers import Callers
 from benchmarks.scale import choose, make_parser
 from benchmarks.server import MeasuredServer, make_headers
 
@@ -17,28 +17,19 @@ PICTURES = {"pcam-classification": "normal.jpg", "isic-classification": "benign.
 CALLERS, SECONDS, ALONE = 2, choose(15, 1), choose(5, 1)
 
 
-class Callers:
-    """Callers that ask until they are stopped; `waits` are the seconds of each answer."""
+class TimedCallers(Callers):
+    """Callers that ask for the same; `waits` are the seconds of each answer."""
 
     def __init__(self, server: MeasuredServer, path: str, body: bytes, count: int) -> None:
+        super().__init__(count)
         self.waits: list[float] = []
-        self._stops = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(server, path, body)) for _ in range(count)]
+        self._server, self._path, self._body = server, path, body
 
-    def __enter__(self) -> "Callers":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stops.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self, server: MeasuredServer, path: str, body: bytes) -> None:
-        connection = server.connect()
-        while not self._stops.is_set():
-            self.waits.append(time_request(connection, path, body))
+    def ask(self, number: int) -> None:  # noqa: ARG002  # every caller does the same
+        """Ask, one request after the other."""
+        connection = self._server.connect()
+        while not self.stops.is_set():
+            self.waits.append(time_request(connection, self._path, self._body))
 
 
 def time_request(connection: http.client.HTTPConnection, path: str, body: bytes) -> float:
@@ -66,9 +57,10 @@ def main() -> None:
             prediction, explanation = f"/predictions/{model}", f"/explanations/{model}"
             connection = server.connect()
             alone = [time_request(connection, explanation, body) for _ in range(ALONE)]
-            with Callers(server, prediction, body, CALLERS) as before:
+            with TimedCallers(server, prediction, body, CALLERS) as before:
                 time.sleep(SECONDS)
-            with Callers(server, explanation, body, 1) as maps, Callers(server, prediction, body, CALLERS) as beside:
+            maps, beside = TimedCallers(server, explanation, body, 1), TimedCallers(server, prediction, body, CALLERS)
+            with maps, beside:
                 time.sleep(SECONDS)
             lone_s, busy_s = statistics.median(alone), statistics.median(maps.waits)
             print(

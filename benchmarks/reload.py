@@ -15,6 +15,7 @@ import time
 from collections import Counter
 
 from app.config.setting_types import PROJECT_ROOT
+from benchmarks.callers import Callers
 from benchmarks.scale import choose, make_parser
 from benchmarks.server import MeasuredServer, make_headers
 
@@ -26,32 +27,22 @@ MODEL = "pcam-classification"
 PICTURES = ("normal.jpg", "metastatic.jpg")
 
 
-class Clients:
+class Clients(Callers):
     """Clients that send until they are stopped; `counts` says what came of it."""
 
     def __init__(self, server: MeasuredServer) -> None:
+        super().__init__(CLIENTS)
         folder = PROJECT_ROOT / "models" / MODEL / "1.1/examples"
         self._server = server
         self._bodies = [(folder / name).read_bytes() for name in PICTURES]
         self._expected = [server.request("PUT", f"/predictions/{MODEL}", body)[1] for body in self._bodies]
-        self._stops = threading.Event()
         self._lock = threading.Lock()
         self.counts: Counter[str] = Counter()
-        self._threads = [threading.Thread(target=self._send, args=(seed,)) for seed in range(CLIENTS)]
 
-    def __enter__(self) -> "Clients":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stops.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _send(self, seed: int) -> None:
-        chooser, connection = random.Random(seed), self._server.connect()
-        while not self._stops.is_set():
+    def ask(self, number: int) -> None:
+        """Send the pictures in an order of its own, and judge the answers."""
+        chooser, connection = random.Random(number), self._server.connect()
+        while not self.stops.is_set():
             index = chooser.randrange(len(self._bodies))
             try:
                 connection.request("PUT", f"/predictions/{MODEL}", self._bodies[index], make_headers())

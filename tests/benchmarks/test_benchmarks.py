@@ -17,7 +17,7 @@ MODELS = PROJECT_ROOT / "models"
 EXAMPLE = MODELS / "pcam-classification/1.1/examples/normal.jpg"
 NOT_COMMANDS = {
     *("capacity_document", "capacity_figures", "capacity_model", "open_loop", "simulation"),  # capacity runs them
-    *("icc_profiles", "scale", "server"),
+    *("callers", "icc_profiles", "scale", "server"),
 }
 WHAT_IS_PRINTED = {
     "auc_over_http": "isic-classification: AUC ",

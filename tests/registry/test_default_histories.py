@@ -31,6 +31,17 @@ HISTORIES = {
     "the default goes": ["put 1.0; put 1.1; start: 1.1", "remove 1.1: 1.0", "put 1.1: 1.0", "restart: 1.0"],
     "the default goes, and another comes": ["put 1.0; put 1.1; start: 1.1", "remove 1.1; put 1.2: 1.0"],
     "it goes while no server runs": ["put 1.0; put 1.1; start: 1.1", "stop; remove 1.1; start: 1.0", "put 1.1: 1.0"],
+    "a chosen one goes while no server runs": [
+        "put 1.0; put 1.1; start: 1.1",
+        "choose 1.0: 1.0",
+        "stop; remove 1.0; start: 1.1",
+        "put 1.0: 1.1",
+    ],
+    "all go while no server runs, and an older one comes": [
+        "put 1.0; put 1.1; start: 1.1",
+        "stop; remove 1.0; remove 1.1; put 0.9; start: 0.9",
+        "put 1.1: 0.9",
+    ],
     "a chosen one goes": ["put 1.0; put 1.1; start: 1.1", "choose 1.0: 1.0", "remove 1.0: 1.1", "put 1.0: 1.1"],
     "nothing answers": ["spoil 1.0; start: 1.0", "spoil 1.1; put 0.9: 0.9", "put 1.0; put 1.1: 0.9"],
     "a choice moves it": ["put 1.0; spoil 1.1; start: 1.0", "put 1.1: 1.0", "choose 1.1: 1.1", "put 1.2: 1.1"],

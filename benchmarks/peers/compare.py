@@ -28,7 +28,7 @@ from benchmarks.peers.peer import Case, Peer, PeerServer, Setup, start_peer
 from benchmarks.scale import choose, make_parser
 from benchmarks.server import MeasuredServer, find_free_ports, make_headers
 
-ROUNDS, CONNECTIONS, WARM_UP_S = choose(3, 1), 8, choose(5, 1)
+ROUNDS, CONNECTIONS, WARM_UP_S = choose(3, 1), 8, choose(5, 3)
 CHECKS = choose(20, 2)  # of each picture
 RANDOM_MODEL, RANDOM_SIDE_PX, RANDOM_CLASSES = "random-weights", 96, 3
 
@@ -137,7 +137,7 @@ def compare(description: str, prepare: Callable[[Setup], Peer], shipped: Case = 
     """The command of a peer's module."""
     parser = make_parser(description)
     parser.add_argument("--environment", type=Path, required=True, help="the peer's own")
-    parser.add_argument("--seconds", type=int, default=choose(10, 1), help="of each round")
+    parser.add_argument("--seconds", type=int, default=choose(10, 3), help="of each round")
     parser.add_argument("--batch-size", type=int, default=8, help="the peer's")
     parser.add_argument("--delay-ms", type=int, default=5, help="how long the peer gathers a batch")
     parser.add_argument("--random", metavar="ARCHITECTURE", help="random weights at 96x96 instead of the shipped model")

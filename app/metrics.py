@@ -5,21 +5,24 @@ imported.
 """
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from app.config.settings import MULTIPROCESS_VARIABLE
+from app.config.settings import METRICS_BEGINNING, MULTIPROCESS_VARIABLE
+from app.histograms import DISTANCE_EDGES, SCORE_EDGES
 from app.routes import is_prediction
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-TENTHS = tuple(round(part / 10, 1) for part in range(1, 11))
-DISTANCES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 5.0)
+SCORES, DISTANCES = "scancer_score", "scancer_fit_distance"
+SHADOWS, SHADOW_CHANGES = "scancer_shadow_total", "scancer_shadow_score_change"
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
 FAILED = "failed"
 """The one stage of a prediction that got no answer: the whole time of its request."""
@@ -64,9 +67,28 @@ def declare_drift(registry: CollectorRegistry) -> tuple[Histogram, Histogram]:
     labels = ("model", "version")
     distance = "How far a picture is from those that the model was trained on, refused ones too; 1 is the limit."
     return (
-        Histogram("scancer_score", "Score of an answer.", labels, buckets=TENTHS, registry=registry),
-        Histogram("scancer_fit_distance", distance, labels, buckets=DISTANCES, registry=registry),
+        Histogram(SCORES, "Score of an answer.", labels, buckets=SCORE_EDGES, registry=registry),
+        Histogram(DISTANCES, distance, labels, buckets=DISTANCE_EDGES, registry=registry),
     )
+
+
+def declare_shadow(registry: CollectorRegistry) -> tuple[Counter, Histogram]:
+    """Declare what shows how a candidate's answers compare with the default version's."""
+    labels = ("model", "version", "candidate")
+    compared = "Pictures for a candidate, by how its answer compares: agrees, differs, refuses, dropped or fails."
+    change = "Absolute difference between a candidate's score and the default version's."
+    return (
+        Counter(SHADOWS, compared, (*labels, "comparison"), registry=registry),
+        Histogram(SHADOW_CHANGES, change, labels, buckets=SCORE_EDGES, registry=registry),
+    )
+
+
+def read_beginning(folder: str) -> float:
+    """Return when counting began in a folder of the workers' metrics, seconds since 1970."""
+    try:
+        return Path(folder, METRICS_BEGINNING).stat().st_mtime
+    except FileNotFoundError:  # gunicorn runs with a configuration of its own
+        return Path(folder).stat().st_mtime
 
 
 class Metrics:
@@ -74,6 +96,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._made = time.time()
         count, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         measure = partial(Histogram, buckets=SECONDS, registry=registry)
         self.requests = count(
@@ -108,6 +131,7 @@ class Metrics:
         self.failed_logins = count(
             "scancer_failed_logins_total", "Logins that failed, by reason: wrong, or limited.", ("reason",)
         )
+        self.shadows, self.shadow_changes = declare_shadow(registry)
         self.refused = count("scancer_refused_total", "Requests and connections turned away, by reason.", ("reason",))
 
     def count_request(self, rule: str, method: str, status: int, model: str, version: str, seconds: float) -> None:
@@ -132,6 +156,14 @@ class Metrics:
         """Record how far one picture is from those that the model was trained on."""
         find_series(self.distances, model, version).observe(distance)
 
+    def count_shadow(self, model: str, version: str, candidate: str, comparison: str) -> None:
+        """Count one picture that was for a candidate too."""
+        find_series(self.shadows, model, version, candidate, comparison).inc()
+
+    def observe_shadow(self, model: str, version: str, candidate: str, change: float) -> None:
+        """Record how far a candidate's score is from the default version's."""
+        find_series(self.shadow_changes, model, version, candidate).observe(change)
+
     def count_refusal(self, reason: str) -> None:
         """Count one request that was turned away."""
         find_series(self.refused, reason).inc()
@@ -152,6 +184,12 @@ class Metrics:
         every = CollectorRegistry()
         MultiProcessCollector(every)  # type: ignore[no-untyped-call]  # it has no annotations
         return list(every.collect())
+
+    @property
+    def since(self) -> float:
+        """When counting began, seconds since 1970."""
+        folder = os.environ.get(MULTIPROCESS_VARIABLE)
+        return self._made if folder is None else read_beginning(folder)
 
     def show_state(self, model: str, version: str, state: str, states: Iterable[str]) -> None:
         """Set the state of a model version in this worker; `states` are all there are."""

@@ -27,11 +27,11 @@ ROOMS = (
     "__init__",
     "gunicorn_conf",
     *("cli", "web", "api"),
-    *("evaluation", "registry", "exchange", "compiling", "state", "repository"),
+    *("watch", "evaluation", "registry", "exchange", "compiling", "state", "repository"),
     *("handlers", "pipeline", "engines", "manifest"),
     *("metrics", "routes", "server", "users"),
     *("processes", "config"),
-    *("logs", "arrays", "base64_fields", "errors"),
+    *("logs", "arrays", "base64_fields", "errors", "histograms"),
 )
 """From top to bottom: a room may import what stands after it."""
 TOP = ""

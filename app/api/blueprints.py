@@ -5,14 +5,14 @@ from flask import Flask
 from app.api import models, openapi
 from app.api.kserve import kserve_inference, kserve_models, kserve_repository, kserve_statistics
 from app.api.management import management_endpoints
-from app.api.monitoring import exporter, health
-from app.api.predict import explanations, predictions
+from app.api.monitoring import drift_figures, exporter, health
+from app.api.predict import explanations, outcomes, predictions
 from app.metrics import Metrics
 
 VIEWS = (
-    *(predictions, explanations),
+    *(predictions, explanations, outcomes),
     *(kserve_inference, kserve_models, kserve_statistics, kserve_repository),
-    *(models, management_endpoints, health, openapi),
+    *(models, management_endpoints, health, drift_figures, openapi),
 )
 
 

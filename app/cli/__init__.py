@@ -11,6 +11,7 @@ from app.cli import (  # each adds its commands to models_commands
     exchange_commands,  # noqa: F401
     fit_commands,  # noqa: F401
     signature_commands,  # noqa: F401
+    watch_commands,  # noqa: F401
 )
 from app.cli.model_choice import models_commands
 from app.cli.user_commands import users_commands

@@ -190,6 +190,7 @@ def describe_pictures(data: Path, evaluation: Evaluation) -> str:
 def put_calibration(document: tomlkit.TOMLDocument, fitted: OutputSpec, threshold: float | None) -> None:
     """Write `[calibration]` and the threshold; figures of more than two classes, which decide otherwise now, go."""
     assert fitted.calibration is not None, "it was fitted"
+    document.pop("reference", None)  # the scores are others now
     table: Any = document.setdefault("calibration", tomlkit.table())
     for key, value in asdict(fitted.calibration).items():
         table[key] = list(value) if isinstance(value, tuple) else value

@@ -98,6 +98,7 @@ def draw(pictures: list[LabelledPicture]) -> list[LabelledPicture]:
 
 def put_fit(document: tomlkit.TOMLDocument, fitted: Fitted, name: str, sha256: str, network_sha256: str) -> None:
     """Write `[fit]`."""
+    document.pop("reference", None)  # the distances are others now
     spec = fitted.spec
     table: Any = document.setdefault("fit", tomlkit.table())
     table |= {"file": name, "sha256": sha256, "layers": [list(group) for group in spec.layers]}

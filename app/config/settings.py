@@ -39,6 +39,8 @@ from app.errors import SettingsError
 PREFIX = "SCANCER_"
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder of the workers' metrics; prometheus_client's own variable."""
+METRICS_BEGINNING = "beginning"
+"""The file in that folder that is as old as the counts."""
 DEFAULT_BATCH_SIZE = 8
 """Pictures that are inferred together, unless a model's manifest says otherwise; more wait for the next batch."""
 CALLER_IS_GONE, SERVER_IS_STOPPING = "scancer.caller_is_gone", "scancer.server_is_stopping"

@@ -15,6 +15,7 @@ from app.manifest import bounds
 from app.manifest.calibration import parse_calibration
 from app.manifest.fit_spec import LOOKS, FitSpec, parse_fit
 from app.manifest.model_specs import FRAMEWORKS, Artifact, BatchSpec, InputSpec, OutputSpec
+from app.manifest.reference_spec import ReferenceSpec, parse_reference
 from app.manifest.toml_table import Table, TextRule
 from app.processes.plain_files import read_plain_text
 
@@ -41,20 +42,14 @@ SHA256_RULE = TextRule(
 TABLES = {
     "artifact": ("file", "sha256", "architecture"),
     "input": (
-        "width_px",
-        "height_px",
-        "resize",
-        "mean",
-        "std",
-        "um_per_px",
-        "jpeg_min_scale",
-        "colour",
-        "channel_order",
+        *("width_px", "height_px", "resize", "mean", "std"),
+        *("um_per_px", "jpeg_min_scale", "colour", "channel_order"),
     ),
     "output": ("classes", "activation", "scores", "positive_class", "threshold", "threshold_source"),
     "batch": ("max_size", "max_delay_ms"),
     "calibration": ("temperature", "offsets", "coverage", "possible_from"),
     "fit": ("least_side_px", "longest_shape", *LOOKS),
+    "reference": ("scores", "distances"),
 }
 PLACES = {key: f"[{table}]" for table, keys in TABLES.items() for key in keys}
 """In which table each key belongs."""
@@ -99,6 +94,7 @@ class ModelManifest:
     metrics: Mapping[str, Metric]
     batch: BatchSpec = BatchSpec()
     fit: FitSpec | None = None
+    reference: ReferenceSpec | None = None
 
     @cached_property
     def operating_point(self) -> dict[str, Any] | None:
@@ -189,7 +185,7 @@ def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
     if engine == "native" and FRAMEWORKS[framework].is_program:
         raise table.fail("engine", f"must be compiled for {framework}: a program is loaded only to compile it")
     tables = {key: table.table(key) for key in ("artifact", "input", "output")}
-    tables |= {key: table.table(key, {}) for key in ("metrics", "batch", "calibration", "fit")}
+    tables |= {key: table.table(key, {}) for key in ("metrics", "batch", "calibration", "fit", "reference")}
     version: str = table.text("version", VERSION_RULE)
     title: str = table.text("title", default=name)
     description: str = table.text("description", default="")
@@ -214,6 +210,7 @@ def parse_manifest(document: Mapping[str, Any]) -> ModelManifest:
         metrics=parse_metrics(tables["metrics"]),
         batch=parse_batch(tables["batch"]),
         fit=parse_fit(tables["fit"]) if "fit" in document else None,
+        reference=parse_reference(tables["reference"]) if "reference" in document else None,
     )
 
 

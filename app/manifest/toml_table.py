@@ -86,6 +86,13 @@ class Table:
             raise self.fail(key, f"must be {WORDS.get(count, count)} numbers {bound.describe()}")
         return tuple(read_number(f"{self._path}{key}", value, bound) for value in values)
 
+    def wholes(self, key: str, bound: Bound, count: int) -> tuple[int, ...]:
+        """Take a list of whole numbers."""
+        values = self._take(key, (list,), ...)
+        if len(values) != count:
+            raise self.fail(key, f"must be {count} whole numbers {bound.describe()}")
+        return tuple(read_whole(f"{self._path}{key}", value, bound) for value in values)
+
     def texts(self, key: str) -> tuple[str, ...]:
         """Take a list of distinct, non-empty strings."""
         values = self._take(key, (list,), ...)

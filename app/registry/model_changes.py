@@ -27,7 +27,7 @@ from app.processes.atomic import synchronize_tree
 from app.registry.model_arrivals import already_registered, check_free, check_sha256, find_source, make_token, sweep
 from app.repository.model_folder import TOKEN_FILE, ModelFolder, find_model_folders
 from app.state.store_access import StoreAccess
-from app.state.wanted import UNSAID_S, Key, Plan, WantedVersion, make_plan
+from app.state.wanted import UNSAID_S, Key, Plan, Shadow, WantedVersion, make_plan
 from app.state.worker_reports import find_ready
 
 if TYPE_CHECKING:
@@ -93,6 +93,24 @@ class ModelChanges:
             if version not in plan.find_versions(name):
                 raise ModelVersionNotFoundError(f"Model version {version} does not exist for model {name}")
             draft.defaults[name] = version
+            end_shadow(draft, name, version)
+        return Change((name, version), draft.generation)
+
+    def set_shadow(self, name: str, version: str, share: float) -> Change:
+        """Have a candidate answer a share of the pictures of the default version too; 0 ends it.
+
+        Raises `BadRequestError` for the default version itself, and for a model archive.
+        """
+        with self._draft() as (draft, plan):
+            planned = plan.find_version(name, version)
+            if share and version == plan.find_default(name):
+                raise BadRequestError(f"{name}/{version} is the default version, which answers every picture already.")
+            if planned.folder.is_archive:
+                raise BadRequestError(f"{name}/{version} is a model archive, whose answers need not be classes.")
+            if share:
+                draft.shadows[name] = Shadow(version, share)
+            else:
+                end_shadow(draft, name, version)
         return Change((name, version), draft.generation)
 
     def scale(self, name: str, version: str | None, min_workers: int, max_workers: int) -> Change:
@@ -261,8 +279,15 @@ def put(draft: "Draft", plan: Plan, wanted: WantedVersion) -> None:
     draft.defaults[wanted.name] = plan.find_default(wanted.name) if wanted.name in plan.versions else wanted.version
 
 
+def end_shadow(draft: "Draft", name: str, version: str) -> None:
+    """Have a version be a candidate no longer."""
+    if name in draft.shadows and draft.shadows[name].version == version:
+        del draft.shadows[name]
+
+
 def let_go(draft: "Draft", plan: Plan, wanted: WantedVersion) -> None:
     """Unregister a version in a draft; a folder that this server made becomes a stray."""
+    end_shadow(draft, wanted.name, wanted.version)
     if wanted.token is None:
         draft.put(replace(wanted, is_registered=False))
     else:

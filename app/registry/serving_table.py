@@ -9,7 +9,7 @@ from app.handlers.client.handler_model import describe_lack_of_workers
 from app.pipeline.served_model import ServedModel
 from app.registry.model_entry import ModelEntry, State
 from app.repository.model_folder import order_version
-from app.state.wanted import Plan
+from app.state.wanted import Plan, Shadow
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class Snapshot:
         defaults: the default version of each name.
         counted: names whose default version must be READY for the server to be; see `ServingTable.list_lacking`.
         is_settled: whether it is known what is wanted.
+        shadows: the candidate of a model, by name.
     """
 
     entries: Mapping[str, Mapping[str, ModelEntry]] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
     counted: frozenset[str] = frozenset()
     is_settled: bool = False
+    shadows: Mapping[str, Shadow] = field(default_factory=dict)
 
 
 class ServingTable:
@@ -127,7 +129,8 @@ def make_snapshot(entries: Iterable[ModelEntry], plan: Plan | None, now: Snapsho
     chosen = plan.state.defaults if plan is not None else {}
     defaults = {name: choose_default(each, chosen.get(name), now.defaults.get(name)) for name, each in names.items()}
     loaded = {name for name, versions in names.items() for each in versions.values() if each.is_in_memory}
-    return Snapshot(names, defaults, (now.counted | loaded) & names.keys(), plan is not None)
+    shadows = plan.state.shadows if plan is not None else {}
+    return Snapshot(names, defaults, (now.counted | loaded) & names.keys(), plan is not None, shadows)
 
 
 def require_served(entry: ModelEntry, version: str | None) -> ServedModel:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from app.config.settings import MULTIPROCESS_VARIABLE
+from app.config.settings import METRICS_BEGINNING, MULTIPROCESS_VARIABLE
 from app.processes.locks import try_lock
 
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108  # the folder below it is of a new name, and its owner's alone
@@ -38,12 +38,14 @@ class MetricsFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             for file in self.path.glob("*.db"):
                 file.unlink(missing_ok=True)  # the totals of an earlier run, which would count again
+            (self.path / METRICS_BEGINNING).touch()
             return
         place = find_memory_folder() or fallback
         sweep(place)
         while self._lock is None:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
             self._lock = try_lock(self.path)  # None where another sweeps just now
+        (self.path / METRICS_BEGINNING).touch()
         os.environ[MULTIPROCESS_VARIABLE] = str(self.path)
 
     def leave(self) -> None:

@@ -9,14 +9,14 @@ from typing import Any, Literal, NamedTuple
 
 from app.errors import OutOfBoundsError, StateStoreError
 from app.manifest.bounds import POOL_BOUNDS, read_whole
-from app.state.wanted import WantedState, WantedVersion
+from app.state.wanted import Shadow, WantedState, WantedVersion
 
 SCHEMA_VERSION = 1
 UNMARKED_VERSION = 0
 """Of databases that were made before schemas had versions; their tables are those of version 1."""
 GENERATION, VERSIONS, DEFAULTS, STRAYS = "scancer_generation", "scancer_versions", "scancer_defaults", "scancer_strays"
-LOADS = "scancer_loads"
-"""Newer than the other tables: a store without it is sound, and gets it with the next change."""
+LOADS, SHADOWS, OUTCOMES = "scancer_loads", "scancer_shadows", "scancer_outcomes"
+"""Newer than the other tables: a store without them is sound, and gets them with the next change."""
 REMEDY = "restore it from a backup, or move it away and register the models anew"
 UNSAID = {field.name: field.default for field in fields(WantedVersion) if field.name in POOL_BOUNDS}
 """By bounded number of a version: the value that stands where nothing was asked for."""
@@ -27,7 +27,7 @@ class Column(NamedTuple):
     """A column of a table; `large` is a whole number of 64 bits, and a text without a length may have any."""
 
     name: str
-    kind: Literal["text", "whole", "large", "truth"]
+    kind: Literal["text", "whole", "large", "truth", "real"]
     length: int | None = None
     is_key: bool = False
     may_be_null: bool = False
@@ -51,6 +51,16 @@ TABLES = {
     DEFAULTS: (Column("name", "text", 255, is_key=True), Column("version", "text", 64)),
     STRAYS: (Column("token", "text", 400, is_key=True),),
     LOADS: (Column("name", "text", 255, is_key=True), Column("generation", "large")),
+    SHADOWS: (Column("name", "text", 255, is_key=True), Column("version", "text", 64), Column("share", "real")),
+    OUTCOMES: (
+        Column("request_id", "text", 64, is_key=True),
+        Column("position", "whole", is_key=True),
+        Column("name", "text", 255),
+        Column("version", "text", 64),
+        Column("class_name", "text"),
+        Column("score", "real", may_be_null=True),
+        Column("truth", "text"),
+    ),
 }
 
 
@@ -78,7 +88,7 @@ def check_row(table: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
     SQLite keeps any value in any column. Other numbers are bounded by `make_wanted`, for each version alone.
     """
     for column in TABLES[table]:
-        value, kind = row[column.name], {"text": str, "large": int}.get(column.kind, object)
+        value, kind = row[column.name], {"text": str, "large": int, "real": float}.get(column.kind, object)
         if not isinstance(value, kind) and not (value is None and column.may_be_null):
             raise StateStoreError(f"the state store's table {table} holds a wrong {column.name}: {REMEDY}")
     return row
@@ -94,9 +104,9 @@ def read_state(read_rows: Callable[[str], Rows]) -> WantedState:
     versions = {each.key: each for each in map(make_wanted, read_rows(VERSIONS))}
     chosen = {row["name"]: row["version"] for row in read_rows(DEFAULTS)}
     strays = frozenset(row["token"] for row in read_rows(STRAYS))
-    return WantedState(
-        generation, versions, chosen, strays, {row["name"]: row["generation"] for row in read_rows(LOADS)}
-    )
+    loads = {row["name"]: row["generation"] for row in read_rows(LOADS)}
+    shadows = {row["name"]: Shadow(row["version"], row["share"]) for row in read_rows(SHADOWS)}
+    return WantedState(generation, versions, chosen, strays, loads, shadows)
 
 
 def read_generation(read_rows: Callable[[str], Rows]) -> int:

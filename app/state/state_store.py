@@ -21,8 +21,9 @@ from app.errors import DiskFullError, StateStoreError
 from app.processes.disk_errors import DISK_IS_FULL, translate_disk_errors
 from app.processes.exposure import make_private
 from app.state import schema
+from app.state.outcome import Outcome
 from app.state.state_file import BUSY_TIMEOUT_S, FULL
-from app.state.wanted import Key, WantedState, WantedVersion
+from app.state.wanted import Key, Shadow, WantedState, WantedVersion
 
 WRITERS_LOCK = 7266263  # any number, for PostgreSQL's advisory locks
 VERSION_TABLE = "scancer_schema"
@@ -35,6 +36,7 @@ def make_column(column: schema.Column) -> sql.Column[Any]:
         "whole": sql.Integer(),
         "large": sql.BigInteger(),
         "truth": sql.Boolean(),
+        "real": sql.Double(),
         "text": sql.String(column.length) if column.length else sql.Text(),
     }
     return sql.Column(
@@ -58,6 +60,7 @@ class Draft:
     defaults: dict[str, str]
     strays: set[str]
     loads: dict[str, int]
+    shadows: dict[str, Shadow]
     generation: int
 
     def put(self, wanted: WantedVersion) -> None:
@@ -67,7 +70,7 @@ class Draft:
     def freeze(self) -> WantedState:
         """The state as it stands."""
         versions, defaults, loads = dict(self.versions), dict(self.defaults), dict(self.loads)
-        return WantedState(self.generation, versions, defaults, frozenset(self.strays), loads)
+        return WantedState(self.generation, versions, defaults, frozenset(self.strays), loads, dict(self.shadows))
 
 
 class StateStore:
@@ -115,9 +118,24 @@ class StateStore:
             connection.execute(sql.select(generations).with_for_update())  # excludes other writers on other databases
             before = schema.read_state(partial(read_rows, connection))
             kept = dict(before.versions), dict(before.defaults), set(before.strays), dict(before.loads)
-            draft = Draft(*kept, before.generation + 1)
+            draft = Draft(*kept, dict(before.shadows), before.generation + 1)
             yield draft
             write_differences(connection, before, draft.freeze())
+
+    def put_outcome(self, outcome: Outcome) -> None:
+        """Keep the truth of an answer, in the place of an earlier one."""
+        table = tables[schema.OUTCOMES]
+        with translate_errors(), self._write() as connection:
+            keys = table.c.request_id == outcome.request_id, table.c.position == outcome.position
+            connection.execute(sql.delete(table).where(*keys))
+            connection.execute(sql.insert(table).values(asdict(outcome)))
+
+    def read_outcomes(self, name: str, version: str) -> list[Outcome]:
+        """Return the truths of a version's answers."""
+        table = tables[schema.OUTCOMES]
+        query = sql.select(table).where(table.c.name == name, table.c.version == version)
+        with translate_errors(), self._engine.connect() as connection:
+            return [Outcome(**row) for row in connection.execute(query).mappings()]
 
     @contextmanager
     def _write(self) -> Iterator[sql.Connection]:
@@ -203,6 +221,7 @@ def list_rows(state: WantedState) -> dict[str, list[dict[str, Any]]]:
         schema.DEFAULTS: [{"name": name, "version": version} for name, version in state.defaults.items()],
         schema.STRAYS: [{"token": token} for token in state.strays],
         schema.LOADS: [{"name": name, "generation": generation} for name, generation in state.loads.items()],
+        schema.SHADOWS: [{"name": name, **asdict(shadow)} for name, shadow in state.shadows.items()],
     }
 
 

@@ -89,6 +89,14 @@ class WantedVersion:
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """A candidate that answers a `share` of the pictures of a model's default version too, unseen by the callers."""
+
+    version: str
+    share: float
+
+
+@dataclass(frozen=True)
 class WantedState:
     """All that is wanted, at one generation.
 
@@ -98,6 +106,7 @@ class WantedState:
         defaults: the default version by model, where one was chosen; for others see `Plan.find_default`.
         strays: tokens of folders that this server made and that belong to no version; they are removed soon.
         loads: the generation at which somebody last asked for a model to be loaded as its files are then, by name.
+        shadows: the candidate of a model, by name.
     """
 
     generation: int = 0
@@ -105,6 +114,7 @@ class WantedState:
     defaults: Mapping[str, str] = field(default_factory=dict)
     strays: frozenset[str] = frozenset()
     loads: Mapping[str, int] = field(default_factory=dict)
+    shadows: Mapping[str, Shadow] = field(default_factory=dict)
 
     def list_changed(self, before: "WantedState", served: Mapping[str, str]) -> frozenset[Key]:
         """The versions that were changed after another state, or chosen in place of the default that is `served`."""

@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from app.config.settings import MULTIPROCESS_VARIABLE
 from app.errors import StateStoreError
 from app.processes.atomic import write_file
 from app.processes.locks import is_held, make_locked
@@ -29,6 +30,7 @@ class WorkerReport:
         generation: the last change that it follows; models that load slowly may still be loading.
         states: the state of each model by `name/version`.
         contents: what of the files answers, by `name/version`: two workers that say the same answer the same.
+        metrics: the folder of the server's metrics; empty outside of a server.
     """
 
     pid: int
@@ -36,6 +38,7 @@ class WorkerReport:
     generation: int = -1
     states: dict[str, str] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
+    metrics: str = ""
 
 
 class ReportWriter:
@@ -43,7 +46,7 @@ class ReportWriter:
 
     def __init__(self, instance: Path) -> None:
         self._folder = instance / FOLDER
-        self._started = time.time()
+        self._started, self._metrics = time.time(), os.environ.get(MULTIPROCESS_VARIABLE, "")
         self._last: WorkerReport | None = None
         name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._path, self._lock = self._folder / (name + REPORT_SUFFIX), self._folder / (name + LOCK_SUFFIX)
@@ -55,7 +58,7 @@ class ReportWriter:
 
     def write(self, generation: int, states: dict[str, str], contents: dict[str, str]) -> None:
         """Say how far this worker is, if that is anything new; raises `StateStoreError` if it cannot be written."""
-        report = WorkerReport(os.getpid(), self._started, generation, states, contents)
+        report = WorkerReport(os.getpid(), self._started, generation, states, contents, self._metrics)
         if report == self._last:
             return
         try:

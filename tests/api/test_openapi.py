@@ -185,7 +185,7 @@ def test_every_answer_has_a_request_id(path: str, method: str, operation: Docume
 def test_only_what_is_documented_as_open_needs_no_password(
     path: str, method: str, operation: Document, document: Document, client: FlaskClient
 ) -> None:
-    filled = path.format(model_name=MODEL, version="1.0", file="none.png")
+    filled = path.format(model_name=MODEL, version="1.0", file="none.png", request_id="none-such")
     answer = client.open(filled, method=method.upper())
     if operation.get("security") == []:
         assert answer.status_code == 200
@@ -419,7 +419,9 @@ def test_too_large_body_is_answered_as_documented(document: Document, app: Flask
 
 def test_wrong_method_is_answered_as_documented(document: Document, client: FlaskClient) -> None:
     for path, item in document["paths"].items():
-        answer = client.patch(path.format(model_name=MODEL, version="1.0", file="none.png"), headers=basic())
+        answer = client.patch(
+            path.format(model_name=MODEL, version="1.0", file="none.png", request_id="none-such"), headers=basic()
+        )
         assert answer.status_code == 405
         for method in METHODS & item.keys():
             assert method.upper() in answer.headers["Allow"]

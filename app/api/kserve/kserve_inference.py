@@ -260,7 +260,7 @@ def predict_all(served: ServedModel, uploads: Sequence[Upload | AnsweredError], 
             raise error
     predictions = [answer for answer in answers if isinstance(answer, Prediction)]
     known.outcome = predictions[0].decision.class_name if len(predictions) == 1 else SEVERAL
-    observe(served.manifest, predictions, timing, known)
+    observe(served.manifest, uploads, predictions, timing, known)
     return predictions
 
 

@@ -17,7 +17,8 @@ from app.manifest.model_manifest import ModelManifest
 from app.pipeline.fit import UNCHECKED
 from app.pipeline.patience import Patience, never
 from app.pipeline.postprocess import Decision
-from app.pipeline.served_model import Prediction, Timing
+from app.pipeline.served_model import Prediction, Timing, Upload
+from app.watch.kept_answers import KeptAnswer
 
 JSON_TYPE = "application/json"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -115,6 +116,17 @@ def add_version_headers(response: Response, version: str) -> Response:
     return response
 
 
+def keep(manifest: ModelManifest, request_id: str, position: int, decision: Decision) -> None:
+    """Keep an answer, so that its later truth can be held against it."""
+    output = manifest.output
+    if output.labels is not None:  # an archive, whose labels may be alike
+        return
+    score = None if output.positive_class is None else decision.probabilities[output.positive_class]
+    index = output.classes.index(decision.class_name)
+    kept = KeptAnswer(f"{manifest.name}/{manifest.version}", index, score)
+    services().kept.keep(request_id, position, kept)
+
+
 def observe_distance(manifest: ModelManifest, answer: Prediction | AnsweredError) -> None:
     """Record a picture's distance to the training pictures, if it is known; also of one that is refused for it."""
     if not isinstance(answer, Prediction | UnfitImageError) or answer.fit is None or answer.fit.distance is None:
@@ -133,15 +145,24 @@ def noting_misfit(manifest: ModelManifest) -> Iterator[None]:
 
 
 def observe(
-    manifest: ModelManifest, answers: Sequence[Prediction | AnsweredError], timing: Timing, known: RequestFacts
+    manifest: ModelManifest,
+    uploads: Sequence[Upload | AnsweredError],
+    answers: Sequence[Prediction | AnsweredError],
+    timing: Timing,
+    known: RequestFacts,
 ) -> None:
-    """Count the classes of a request's answers and their scores, and record where its time went."""
+    """Count the classes of a request's answers and their scores, keep them, and record where the time went.
+
+    `uploads` are what the answers belong to, in the same order.
+    """
     metrics, label = services().metrics, (manifest.name, manifest.version)
-    for answer in answers:
+    for position, answer in enumerate(answers):
         if isinstance(answer, Prediction):
             metrics.count_prediction(*label, answer.decision.class_name)
             if manifest.output.positive_class is not None:
                 metrics.observe_score(*label, answer.decision.probabilities[manifest.output.positive_class])
+            keep(manifest, known.request_id, position, answer.decision)
+    services().shadowing.offer(manifest, uploads, answers)
     stages = {"decode": timing.decode_s, "queue": timing.queue_s, "inference": timing.inference_s}
     stages["whole"] = time.perf_counter() - known.started
     metrics.observe_prediction(known.rule, manifest.name, manifest.version, stages)

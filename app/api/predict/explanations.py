@@ -16,6 +16,7 @@ from app.api.predict.answers import (
     JSON_TYPE,
     add_version_headers,
     json_text,
+    keep,
     make_prediction,
     noting_misfit,
     observe_distance,
@@ -72,6 +73,7 @@ def answer_heat_map(served: ServedModel) -> Response:
     with noting_misfit(manifest):
         prediction, heat_map = served.explain(images[0], target, patience, takes_unfit())
     observe_distance(manifest, prediction)
+    keep(manifest, known.request_id, 0, prediction.decision)
     known.outcome = prediction.decision.class_name
     if request.accept_mimetypes.best_match([JSON_TYPE, PNG_TYPE]) == PNG_TYPE:
         png = Response(draw_heat_map(heat_map, NOTICE), mimetype=PNG_TYPE)

@@ -78,7 +78,7 @@ def answer(served: ServedModel, known: RequestFacts) -> ResponseReturnValue:
     known.outcome = SEVERAL
     for each in answers:
         observe_distance(manifest, each)
-    observe(manifest, answers, timing, known)
+    observe(manifest, images, answers, timing, known)
     items = [make_item(answer, manifest, known.request_id) for answer in answers]
     if wants_plain_text():
         return plain_text("\n".join(item.get("class", item.get("type", "")) for item in items))
@@ -90,7 +90,7 @@ def answer_as_archive(served: ServedModel, labels: Sequence[str], patience: Pati
     picture = classifier_predictions.read_picture(read_parts(request, patience))
     prediction, timing = served.predict(picture, patience)
     known.outcome, known.images = prediction.decision.class_name, 1
-    observe(served.manifest, [prediction], timing, known)
+    observe(served.manifest, [picture], [prediction], timing, known)
     named = classifier_predictions.make_answer(prediction, labels)
     return classifier_predictions.make_response(named, served.manifest.version)
 
@@ -105,7 +105,7 @@ def answer_one(
         prediction, timing = served.predict(image, patience, takes_unfit())
     known.outcome = prediction.decision.class_name
     observe_distance(served.manifest, prediction)
-    observe(served.manifest, [prediction], timing, known)
+    observe(served.manifest, [image], [prediction], timing, known)
     if wants_plain_text():
         return plain_text(known.outcome)
     return json_text(make_prediction(prediction, served.manifest, known.request_id))

@@ -22,6 +22,8 @@ from app.registry.model_follower import ModelFollower
 from app.registry.model_registry import ModelRegistry
 from app.registry.serving_table import ServingTable
 from app.state.store_access import StoreAccess
+from app.watch.kept_answers import KeptAnswers
+from app.watch.shadowing import Shadowing
 
 EXTENSION = "scancer"
 FACTS = "scancer.facts"
@@ -39,6 +41,9 @@ class Services:
     changes: ModelChanges
     limits: RateLimits
     follower: ModelFollower
+    store: StoreAccess
+    kept: KeptAnswers
+    shadowing: Shadowing
 
 
 @dataclass(slots=True)
@@ -91,7 +96,9 @@ def make_services(settings: Settings) -> Services:
     access = StoreAccess(settings)
     registry = ModelRegistry(settings, show_state, lambda gone: metrics.show_state(gone.name, gone.version, "", State))
     follower, changes = ModelFollower(settings, registry, access), ModelChanges(settings, access)
-    return Services(settings, registry.table, metrics, changes, RateLimits(settings.limits_store), follower)
+    limits, kept = RateLimits(settings.limits_store), KeptAnswers(settings.instance)
+    shadowing = Shadowing(registry.table, metrics)
+    return Services(settings, registry.table, metrics, changes, limits, follower, access, kept, shadowing)
 
 
 def services() -> Services:

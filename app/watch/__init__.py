@@ -1,0 +1,1 @@
+"""What is seen of a model once it answers: drift, later truths, a candidate beside it. It knows no HTTP."""

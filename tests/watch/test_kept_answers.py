@@ -1,0 +1,58 @@
+"""The last answers of every worker are found by request id, also after a restart; nothing else is kept."""
+
+from pathlib import Path
+
+import pytest
+
+from app.watch.kept_answers import KeptAnswer, KeptAnswers
+
+ANSWER = KeptAnswer("pcam-classification/1.1", 1, 0.25)
+
+
+def test_answers_of_every_worker_are_found(tmp_path: Path) -> None:
+    first, second, idle = KeptAnswers(tmp_path), KeptAnswers(tmp_path), KeptAnswers(tmp_path)
+    first.keep("request-1", 0, ANSWER)
+    second.keep("request-1", 1, KeptAnswer("a-b/2", 3, None))
+    for each in (first, second, idle):
+        assert each.find("request-1", 0) == ANSWER
+        assert each.find("request-1", 1) == KeptAnswer("a-b/2", 3, None)
+        assert each.find("request-1", 2) is None
+    assert sorted(path.name for path in (tmp_path / "answers").iterdir()) == ["0.ring", "1.ring"]
+
+
+def test_the_last_answer_under_an_id_counts(tmp_path: Path) -> None:
+    first, second = KeptAnswers(tmp_path), KeptAnswers(tmp_path)
+    second.keep("request-1", 0, ANSWER)
+    first.keep("request-1", 0, KeptAnswer("a-b/2", 0, 0.5))
+    assert second.find("request-1", 0) == KeptAnswer("a-b/2", 0, 0.5)
+
+
+def test_a_new_process_goes_on_where_one_has_ended(tmp_path: Path) -> None:
+    first = KeptAnswers(tmp_path, slots=4)
+    for number in range(3):
+        first.keep(f"request-{number}", 0, ANSWER)
+    first.close()
+    second = KeptAnswers(tmp_path, slots=4)
+    second.keep("request-3", 0, ANSWER)
+    assert [second.find(f"request-{number}", 0) for number in range(4)] == [ANSWER] * 4
+    second.keep("request-4", 0, ANSWER)
+    assert second.find("request-0", 0) is None
+    assert second.find("request-1", 0) == second.find("request-4", 0) == ANSWER
+    assert [path.name for path in (tmp_path / "answers").iterdir()] == ["0.ring"]
+    assert (tmp_path / "answers/0.ring").stat().st_size == 4 * 128
+
+
+def test_what_cannot_be_written_is_said_once_and_costs_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "answers").write_text("no folder")
+    kept = KeptAnswers(tmp_path)
+    for _ in range(2):
+        kept.keep("request-1", 0, ANSWER)
+    assert kept.find("request-1", 0) is None
+    assert [record.message for record in caplog.records] == ["answers are not kept for later truths"]
+
+
+def test_no_request_id_stands_in_the_file(tmp_path: Path) -> None:
+    KeptAnswers(tmp_path).keep("patient-4711", 0, ANSWER)
+    assert b"4711" not in (tmp_path / "answers/0.ring").read_bytes()

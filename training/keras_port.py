@@ -1,6 +1,7 @@
 """Rebuilds a trained PyTorch EfficientNet-Lite as a Keras model with the same weights, and checks that it agrees."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -45,6 +46,27 @@ def port_to_keras(network: EfficientNetLite, size_px: int) -> keras.Model:
     model = keras.Model(inputs, outputs, name="efficientnet_lite")
     check_port(network, model, size_px)
     return model
+
+
+def port_from_keras(path: Path, network: EfficientNetLite) -> EfficientNetLite:
+    """Copy the weights of a ported model back into a PyTorch network of the same layers, and return it.
+
+    Raises `ValueError` if its logits differ, as `port_to_keras`.
+    """
+    model = keras.models.load_model(path, compile=False)
+    twins = [layer for layer in model.layers if layer.get_weights()]
+    modules = [each for each in network.modules() if isinstance(each, (nn.Conv2d, nn.BatchNorm2d, nn.Linear))]
+    for module, twin in zip(modules, twins, strict=True):
+        weights = [torch.from_numpy(each) for each in twin.get_weights()]
+        if isinstance(module, nn.Linear):
+            weights[0] = weights[0].T
+        elif isinstance(module, nn.Conv2d):
+            weights[0] = weights[0].permute(2, 3, 0, 1) if module.groups > 1 else weights[0].permute(3, 2, 0, 1)
+        tensors = [tensor for name, tensor in module.state_dict().items() if name != "num_batches_tracked"]
+        for tensor, weight in zip(tensors, weights, strict=True):
+            tensor.copy_(weight)
+    check_port(network.eval(), model, model.input_shape[1])
+    return network
 
 
 def port_sequence(modules: nn.Module, x: keras.KerasTensor, prefix: str) -> keras.KerasTensor:

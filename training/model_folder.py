@@ -96,6 +96,7 @@ def write_model_folder(
     commands.run("calibrate", facts.label, "--data", val)
     commands.run("set-threshold", facts.label, "--sensitivity", facts.sensitivity, "--data", val)
     commands.run("fit", facts.label, "--data", link_part(data, links, parts.train), "--val", val)
+    commands.run("reference", facts.label, "--data", val)
     commands.run("compile", facts.label)  # the threshold is held against the network, too
     commands.run("compile", facts.label, "--int8", link_part(data, links, parts.int8), may_fail=True)
     write_examples(data, commands, folder, facts, parts)

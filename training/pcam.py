@@ -2,7 +2,8 @@
 
 from training.arguments import read_arguments
 from training.augmentation import Augmentation
-from training.checkpoint import train_or_load, write_weights
+from training.averaging import average_networks
+from training.checkpoint import load_network, train_or_load, write_weights
 from training.fine_tuning import Recipe
 from training.labelled_links import Part
 from training.model_folder import ModelFacts, Parts, write_model_folder
@@ -15,6 +16,8 @@ RECIPE = Recipe(
     learning_rate=2e-3,
     augmentation=Augmentation(zoom=1.1, any_angle=True, brightness=0.1, colour=0.06, stain=0.2, jpeg=0.3, blur=0.15),
 )
+SHARE_OF_EARLIER = 0.4
+"""Of version 1.0 in the weights, by the validation split: its AUC is 0.9596 without it, and 0.9640 with 0.4."""
 UM_PER_PX = 0.972  # Camelyon16 level 2: 0.243 um at level 0, times 4 (Veeling et al. 2018)
 PARTS = Parts(
     train=Part("PatchCamelyon, training part", ("pcam", "pcam_more"), ("train",)),
@@ -43,7 +46,8 @@ Says whether the centre 32x32 pixels of a 96x96 H&E-stained lymph-node patch hol
 ## Model
 
 EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946; ImageNet weights Apache-2.0), fine-tuned in PyTorch by
-`training/pcam.py`. Input: 96x96 RGB at about 0.97 micrometres a pixel (10x). A picture of another size is squeezed to
+`training/pcam.py`, then averaged with version 1.0, weight by weight (0.4 of 1.0; Wortsman et al. 2022,
+arXiv:2203.05482). Input: 96x96 RGB at about 0.97 micrometres a pixel (10x). A picture of another size is squeezed to
 96x96, which changes its magnification: cut patches at the right scale instead.
 
 Against 1.0: more patches, more epochs, and stains, lamps, turns and JPEG that vary more in training.
@@ -82,7 +86,9 @@ Weights: CC0-1.0, as the data.
 def main() -> None:
     """Train, calibrate, measure, and write the model folder."""
     arguments = read_arguments(__doc__)
-    network = train_or_load(RECIPE, arguments.data, arguments.work / "pcam.safetensors")
+    trained = train_or_load(RECIPE, arguments.data, arguments.work / "pcam.safetensors")
+    earlier = load_network(RECIPE, arguments.models / "pcam-classification/1.0/model.safetensors")
+    network = average_networks(trained, earlier, SHARE_OF_EARLIER, RECIPE, arguments.data)
     facts = ModelFacts(
         name="pcam-classification",
         version="1.1",

@@ -65,9 +65,9 @@ def list_operating_rows(table: AnswerTable) -> list[OperatingRow]:
 def choose_thresholds(scores: NDArray[np.float64], is_positive: NDArray[np.bool_]) -> Iterator[tuple[str, float]]:
     """Yield thresholds that reach a wanted sensitivity or specificity on these very pictures."""
     for share in WANTED:
-        yield f"sensitivity ≥ {share:.0%}", threshold_at_sensitivity(scores[is_positive], share)
+        yield f"sensitivity of {100 * share:.0f} % or more", threshold_at_sensitivity(scores[is_positive], share)
     for share in WANTED:
-        yield f"specificity ≥ {share:.0%}", threshold_at_specificity(scores[~is_positive], share)
+        yield f"specificity of {100 * share:.0f} % or more", threshold_at_specificity(scores[~is_positive], share)
 
 
 def measure_row(

@@ -16,12 +16,14 @@ from app.evaluation.estimates import Estimate
 from app.evaluation.report import plots
 from app.evaluation.report.operating_table import Expected
 from app.evaluation.report.subgroups import Grouping
+from app.evaluation.report.version_comparison import VersionComparison
 from app.evaluation.report.version_report import Reported, VersionReport
 from app.evaluation.version_evaluation import Answer, Unreadable
 from app.manifest.model_specs import OutputSpec
 from app.processes.atomic import write_file
 
 PAGE_FILE, DOCUMENT_FILE, PICTURES_FILE = "report.html", "report.json", "pictures.csv"
+COMPARISON_PAGE_FILE, COMPARISON_DOCUMENT_FILE = "comparison.html", "comparison.json"
 NONE = "–"
 DIGITS = 6
 """Significant ones: what lies beyond differs from one processor to the next."""
@@ -33,6 +35,15 @@ def write_report(folder: Path, reported: Reported, images: Mapping[int, str]) ->
         PAGE_FILE: render_report(reported.report, images),
         DOCUMENT_FILE: format_document(describe_report(reported.report)),
         PICTURES_FILE: format_pictures(reported.measured.answers, reported.groupings, reported.manifest.output),
+    }
+    write_texts(folder, texts)
+
+
+def write_comparison(folder: Path, comparison: VersionComparison) -> None:
+    """Write the two files of a comparison; raises `EvaluationError` if it cannot."""
+    texts = {
+        COMPARISON_PAGE_FILE: render("comparison.html", report=comparison),
+        COMPARISON_DOCUMENT_FILE: format_document(describe_comparison(comparison)),
     }
     write_texts(folder, texts)
 
@@ -52,6 +63,17 @@ def describe_report(report: VersionReport) -> dict[str, Any]:
     document = asdict(report)
     for key in ("date", "labels", "probabilities"):
         del document["evaluation"][key]
+    return document
+
+
+def describe_comparison(comparison: VersionComparison) -> dict[str, Any]:
+    """Turn a comparison into JSON's types, with the p-values of the AUCs."""
+    document = asdict(comparison)
+    groups = [comparison.whole, *(group for column in comparison.columns for group in column.groups)]
+    written = [document["whole"], *(group for column in document["columns"] for group in column["groups"])]
+    for group, each in zip(groups, written, strict=True):
+        if group.auc is not None:
+            each["auc"]["p_value"] = group.auc.p_value
     return document
 
 
@@ -126,9 +148,7 @@ def render_report(report: VersionReport, images: Mapping[int, str]) -> str:
 def render(template: str, **context: object) -> str:
     """Fill a template."""
     loader = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters |= {"figure": write_figure, "of_100": write_of_100, "percent": write_percent}
     return environment.get_template(template).render(program=__version__, **context)
 

@@ -27,7 +27,7 @@ Show = Callable[[str], AbstractContextManager[Callable[[int], None]]]
 """Shows the progress of what it is told; what it yields is told how many pictures were done."""
 MAX_CLASSES = 32
 NOTICE = "Research use only. Not for diagnosis."
-FITTING = "pictures that fit"
+ALL, FITTING = "all pictures", "pictures that fit"
 NATIVE = "the framework itself answers, so there is nothing in INT8"
 
 
@@ -38,8 +38,8 @@ class Certainty:
     Attributes:
         coverage: the share that was aimed at.
         data: the pictures that the limits were fitted on.
-        covered: by class, the share of its pictures for which it was among the possible ones.
-        cannot_tell: by class, the share of its pictures that the answer is not sure about.
+        covered: of all pictures and of each class, the share whose true class was among the possible ones.
+        cannot_tell: of all pictures and of each class, the share that the answer is not sure about.
         right_if_told, right_if_not: share of right answers among those that were sure, and among the others.
     """
 
@@ -53,8 +53,8 @@ class Certainty:
 
 @dataclass(frozen=True)
 class Refusals:
-    """What the service would refuse as another kind of picture: the share of each class, how many for which reason, and
-    the figures of what is left.
+    """What the service would refuse as another kind of picture: the share of all and of each class, how many for
+    which reason, and the figures of what is left.
     """
 
     data: str
@@ -223,8 +223,8 @@ def measure_refusals(table: AnswerTable, answers: Sequence[Answer], manifest: Mo
 
 
 def share_by_class(table: AnswerTable, hits: NDArray[np.bool_]) -> dict[str, Estimate]:
-    """Return the share of each class's pictures that are hits, bool [N]."""
-    shares = {}
+    """Return the share of all pictures that are hits, bool [N], and that of each class's pictures."""
+    shares = {ALL: estimate_share(int(hits.sum()), len(hits))}
     for index, name in enumerate(table.spec.classes):
         of_class = hits[table.labels == index]
         shares[name] = estimate_share(int(of_class.sum()), len(of_class))

@@ -67,7 +67,9 @@ def choose_thresholds(scores: NDArray[np.float64], is_positive: NDArray[np.bool_
     for share in WANTED:
         yield f"sensitivity of {100 * share:.0f} % or more", threshold_at_sensitivity(scores[is_positive], share)
     for share in WANTED:
-        yield f"specificity of {100 * share:.0f} % or more", threshold_at_specificity(scores[~is_positive], share)
+        threshold = threshold_at_specificity(scores[~is_positive], share)
+        if (scores[~is_positive] < threshold).mean() >= share:  # not where too many negatives have a score of 1
+            yield f"specificity of {100 * share:.0f} % or more", threshold
 
 
 def measure_row(

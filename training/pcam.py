@@ -16,12 +16,13 @@ RECIPE = Recipe(
     augmentation=Augmentation(zoom=1.1, any_angle=True, brightness=0.1, colour=0.06, stain=0.2, jpeg=0.3, blur=0.15),
 )
 UM_PER_PX = 0.972  # Camelyon16 level 2: 0.243 um at level 0, times 4 (Veeling et al. 2018)
+TEST = Part("PatchCamelyon, test part, JPEG", ("pcam",), ("test",), lambda row: "_patch" in row["file"])
 PARTS = Parts(
     train=Part("PatchCamelyon, training part", ("pcam", "pcam_more"), ("train",)),
     val=Part("PatchCamelyon, validation part", ("pcam", "pcam_more"), ("val",)),
     int8=Part("PatchCamelyon, validation and test parts", ("pcam", "pcam_more"), ("val", "test")),
     tests=(
-        Part("PatchCamelyon, test part, JPEG", ("pcam",), ("test",), lambda row: "_patch" in row["file"]),
+        TEST,
         Part(
             "200 PNG patches from slides of the training part",
             ("pcam",),
@@ -31,6 +32,7 @@ PARTS = Parts(
     ),
     examples=Part("examples", ("pcam",), ("test",), lambda row: "_patch" in row["file"]),
     examples_source="PatchCamelyon, test part",
+    report=TEST,
 )
 
 CARD = """

@@ -38,6 +38,7 @@ TOP = ""
 INNER_ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "api": ((TOP,), ("management", "kserve", "monitoring"), ("predict",), ("request",), ("login",)),
     "engines": (("pytorch", "tensorflow", "compiled"), (TOP,)),
+    "evaluation": (("report",), (TOP,)),
     "handlers": (("client", "manager", "worker"), (TOP,)),
 }
 """The same for the folders in a room, and for the files at its top. Rooms of one row do not know each other."""

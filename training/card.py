@@ -11,6 +11,7 @@ from app.arrays import Probabilities
 from app.engines.compiled.compile_report import read_report
 from app.engines.compiled.int8_report import INT8_FOLDER, read_int8_report
 from app.evaluation.calibration_fit import COVERAGE, cross_validate, measure_calibration_error
+from app.evaluation.report.report_files import DOCUMENT_FILE, PAGE_FILE
 from app.manifest.model_manifest import read_manifest
 from app.pipeline.postprocess import undo_calibration
 
@@ -51,6 +52,9 @@ def format_figures(folder: Path, measured: Mapping[str, dict[str, Any]], on_val:
         *format_prevalences(next(iter(measured.values())), output.positive_class or ""),
         "",
         *format_int8(folder),
+        "",
+        f"Curves, thresholds, subgroups and mistakes: [{PAGE_FILE}]({PAGE_FILE}); the same for programs:",
+        f"[{DOCUMENT_FILE}]({DOCUMENT_FILE}).",
     ]
     return "\n".join(rows)
 

@@ -70,5 +70,10 @@ def read_split(data: Path, sets: Sequence[str], split: str, size_px: int) -> Lab
 
 def read_manifest(data: Path, name: str) -> dict[str, dict[str, str]]:
     """Read `NAME_manifest.csv` beside the data: the row of each file, by its path."""
-    with (data / f"{name}_manifest.csv").open(newline="") as handle:
+    with find_manifest(data, name).open(newline="") as handle:
         return {row["file"]: row for row in csv.DictReader(handle)}
+
+
+def find_manifest(data: Path, name: str) -> Path:
+    """Return the path of `NAME_manifest.csv`."""
+    return data / f"{name}_manifest.csv"

@@ -43,6 +43,8 @@ PARTS = Parts(
     ),
     examples=Part("examples", ("isic224",), ("test",), lambda row: row["origin"] == "ISIC2017"),
     examples_source="ISIC archive, ISIC 2017",
+    report=Part("ISIC, test split", ("isic224",), ("test",)),
+    columns=("origin", "dx"),
 )
 
 CARD = """

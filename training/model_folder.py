@@ -2,18 +2,20 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 
+from app.evaluation.report.report_files import DOCUMENT_FILE, PAGE_FILE
 from app.manifest.manifest_editing import edit_manifest
 from app.processes.plain_files import hash_files
 from training.card import format_figures
 from training.commands import Commands
 from training.fine_tuning import MEAN, STD
+from training.image_folder import find_manifest
 from training.labelled_links import Part, link_part, read_labelled
 
 EXAMPLES = (1, 1), (0, 0), (1, 0), (0, 1)
@@ -60,7 +62,8 @@ class ModelFacts:
 class Parts:
     """The labelled pictures of a recipe; the first of `tests` is the one whose figures the manifest repeats.
 
-    `examples` are drawn from: their licence must allow it. `examples_source` names them.
+    `examples` are drawn from: their licence must allow it. `examples_source` names them. `report` is what the report is
+    made on, with subgroups by `columns` of its data set's manifest.
     """
 
     train: Part
@@ -69,6 +72,8 @@ class Parts:
     tests: tuple[Part, ...]
     examples: Part
     examples_source: str
+    report: Part
+    columns: tuple[str, ...] = ()
 
 
 def write_model_folder(
@@ -103,6 +108,7 @@ def write_model_folder(
     measured = {part.name: commands.evaluate(facts.label, link_part(data, links, part)) for part in parts.tests}
     on_val = commands.evaluate(facts.label, val)
     put_metrics(folder, measured)
+    put_report(data, commands, folder, work, parts.report, parts.columns)
     card = facts.card.replace("{figures}", format_figures(folder, measured, on_val)).strip() + "\n"
     (folder / "MODEL_CARD.md").write_text(card, "utf-8")
     return folder
@@ -155,6 +161,19 @@ def put_metrics(folder: Path, measured: Mapping[str, dict[str, Any]]) -> None:
         document["metrics"] = metrics
 
     edit_manifest(folder, put)
+
+
+def put_report(data: Path, commands: Commands, folder: Path, work: Path, part: Part, columns: Sequence[str]) -> None:
+    """Put the report on a part into a version's folder, without pictures: their licence may not allow it."""
+    label, written = f"{folder.parent.name}/{folder.name}", work / "reports" / folder.parent.name
+    options: list[object] = ["--data", link_part(data, work / "links" / folder.parent.name, part), "--output", written]
+    if columns:
+        options += ["--manifest", find_manifest(data, part.sets[0])]
+    for column in columns:
+        options += ["--by", column]
+    commands.run("report", label, *options, "--no-pictures")
+    for name in (PAGE_FILE, DOCUMENT_FILE):
+        shutil.copyfile(written / name, folder / name)
 
 
 def quote(text: str) -> str:

@@ -10,6 +10,7 @@ from app.cli import (  # each adds its commands to models_commands
     example_commands,  # noqa: F401
     exchange_commands,  # noqa: F401
     fit_commands,  # noqa: F401
+    report_commands,  # noqa: F401
     signature_commands,  # noqa: F401
     watch_commands,  # noqa: F401
 )

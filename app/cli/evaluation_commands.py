@@ -20,8 +20,8 @@ from app.evaluation.evaluation_report import (
     find_reports,
     write_evaluation,
 )
-from app.evaluation.labelled_folder import find_pictures
-from app.evaluation.version_evaluation import evaluate_version
+from app.evaluation.labelled_folder import LabelledPicture, find_pictures
+from app.evaluation.version_evaluation import Measured, evaluate_version
 from app.state.wanted import PlannedVersion
 
 
@@ -62,23 +62,32 @@ def evaluate(planned: PlannedVersion, data: Path) -> Evaluation:
 
 
 def measure_version(planned: PlannedVersion, data: Path) -> Evaluation:
-    """Measure one version. Standard error names each picture that cannot be read.
+    """Measure one version. Standard error names each picture that cannot be read; raises as `list_pictures`."""
+    pictures = list_pictures(planned, data)
+    with show_progress("/".join(planned.wanted.key), len(pictures), sys.stderr) as advance:
+        measured = evaluate_version(planned, pictures, services().settings, advance)
+    name_unreadable(measured)
+    return measured.evaluation
 
-    Raises `EvaluationError` for an archive, whose answers need not be classes.
+
+def list_pictures(planned: PlannedVersion, data: Path) -> list[LabelledPicture]:
+    """List the labelled pictures of a folder.
+
+    Raises `EvaluationError` for an archive, whose answers need not be classes, and `PicturesError` as `find_pictures`.
     """
-    settings = services().settings
     if planned.folder.is_archive:
         path = "/".join(planned.wanted.key)
         raise EvaluationError(
             "a model archive cannot be measured, for its answers need not be classes; send the pictures to "
             f"/predictions/{path}, and work the figures out from its answers"
         )
-    pictures = find_pictures(data, planned.folder.read_manifest().output.classes)
-    with show_progress("/".join(planned.wanted.key), len(pictures), sys.stderr) as advance:
-        measured = evaluate_version(planned, pictures, settings, advance)
-    for line in measured.unreadable:
-        click.echo(f"not counted: {line}", err=True)
-    return measured.evaluation
+    return find_pictures(data, planned.folder.read_manifest().output.classes)
+
+
+def name_unreadable(measured: Measured) -> None:
+    """Name the pictures that could not be read on standard error, each with the reason."""
+    for each in measured.lost:
+        click.echo(f"not counted: {each.picture.name}: {each.reason}", err=True)
 
 
 @contextmanager

@@ -96,9 +96,14 @@ def measure_calibration_error(probabilities: Probabilities, labels: NDArray[np.i
     what was said and the share that is of the class, weighted by pictures (Naeini, Cooper and Hauskrecht 2015).
     """
     said, is_true = probabilities[:, index], labels == index
-    bins = np.minimum((said * BINS).astype(int), BINS - 1)
+    bins = find_bins(said)
     distances = [abs(said[bins == each].sum() - is_true[bins == each].sum()) for each in range(BINS)]
     return float(sum(distances) / len(said))
+
+
+def find_bins(probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The bin of each probability, float64 [N]: 0 to 14. A probability on the border is of the upper bin."""
+    return np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
 
 
 def cross_validate(

@@ -27,6 +27,11 @@ class LabelledPicture:
     path: Path
     label: int
 
+    @property
+    def name(self) -> str:
+        """Class folder and file."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
 
 def find_pictures(folder: Path, classes: Sequence[str]) -> list[LabelledPicture]:
     """Find the pictures of every class, sorted by class and name; hidden files are passed over.

@@ -20,6 +20,8 @@ from app.evaluation.labelled_folder import LabelledPicture
 from app.evaluation.operating_points import measure_point
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.model_specs import OutputSpec
+from app.pipeline.fit import Fit
+from app.pipeline.postprocess import Decision
 from app.pipeline.served_model import ServedModel, Upload
 from app.registry.model_entry import ModelEntry
 from app.registry.model_loader import ModelLoader
@@ -32,19 +34,50 @@ MIN_READABLE_PICTURES = 2
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said of one picture: SHA-256 of its content, its class, probabilities."""
+    """What the model said of one picture.
 
+    Attributes:
+        picture: its file and class.
+        sha256: of its content.
+        decision: what the service answers.
+        fit: whether the picture is of the model's kind; None where nothing is known of that.
+    """
+
+    picture: LabelledPicture
     sha256: str
-    label: int
-    probabilities: list[float]
+    decision: Decision
+    fit: Fit | None
+
+    @property
+    def probabilities(self) -> list[float]:
+        """Of each class, in the manifest's order."""
+        return list(self.decision.probabilities.values())
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture without an answer, and why it has none."""
+
+    picture: LabelledPicture
+    reason: str
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An evaluation, and a line for each picture that could not be read: its name and the reason."""
+    """An evaluation, and what came of each picture, in the order in which they were shown."""
 
     evaluation: Evaluation
-    unreadable: list[str]
+    answers: list[Answer | Unreadable]
+
+    @property
+    def read(self) -> list[Answer]:
+        """The answers."""
+        return [each for each in self.answers if isinstance(each, Answer)]
+
+    @property
+    def lost(self) -> list[Unreadable]:
+        """The pictures without an answer."""
+        return [each for each in self.answers if isinstance(each, Unreadable)]
 
 
 def evaluate_version(
@@ -62,18 +95,19 @@ def evaluate_version(
     assert served is not None, "what is loaded is served"
     try:
         model_sha256 = identify_model(planned.folder, served.manifest, loader)
-        answers, unreadable = ask(served, pictures, settings.max_body_bytes, advance)
+        answers = ask(served, pictures, settings.max_body_bytes, advance)
     finally:
         served.close()
-    evaluation = make_evaluation(loaded, served.manifest.output, model_sha256, answers, len(unreadable))
-    return Measured(evaluation, unreadable)
+    return Measured(make_evaluation(loaded, served.manifest.output, model_sha256, answers), answers)
 
 
 def make_evaluation(
-    loaded: ModelEntry, spec: OutputSpec, model_sha256: str, answers: Sequence[Answer], unreadable: int
+    loaded: ModelEntry, spec: OutputSpec, model_sha256: str, shown: Sequence[Answer | Unreadable]
 ) -> Evaluation:
     """Work out the figures; raises `PicturesError` if too few pictures of a class were answered."""
-    labels = np.array([answer.label for answer in answers], dtype=np.int64)
+    read = [answer for answer in shown if isinstance(answer, Answer)]
+    answers = sorted(read, key=lambda answer: (answer.sha256, answer.picture.label))
+    labels = np.array([answer.picture.label for answer in answers], dtype=np.int64)
     counts = {name: int((labels == index).sum()) for index, name in enumerate(spec.classes)}
     fewest = min(counts, key=counts.__getitem__)
     if counts[fewest] < MIN_READABLE_PICTURES:
@@ -86,7 +120,7 @@ def make_evaluation(
         precision="int8" if loaded.int8 else "float32",
         data_sha256=identify_data(answers, spec.classes),
         pictures=counts,
-        unreadable=unreadable,
+        unreadable=len(shown) - len(answers),
         positive_class=spec.positive_class,
         threshold=spec.threshold,
         metrics=work_out(answers, labels, spec),
@@ -97,24 +131,23 @@ def make_evaluation(
 
 def ask(
     served: ServedModel, pictures: Sequence[LabelledPicture], max_bytes: int, advance: Callable[[int], None]
-) -> tuple[list[Answer], list[str]]:
-    """Have every picture answered; return the answers by content, and why others have none."""
-    classes, size = served.manifest.output.classes, served.manifest.batch.max_size
-    answers, unreadable = [], []
+) -> list[Answer | Unreadable]:
+    """Have every picture answered, whatever its kind; return what came of each, in their order."""
+    size = served.manifest.batch.max_size
+    answers: list[Answer | Unreadable] = []
     for start in range(0, len(pictures), size):
         group = pictures[start : start + size]
         uploads = [read_file(picture, max_bytes) for picture in group]
         predictions, _ = served.predict_many(uploads, takes_unfit=True)
         for picture, upload, prediction in zip(group, uploads, predictions, strict=True):
             if isinstance(prediction, AnsweredError):
-                unreadable.append(f"{picture.path.parent.name}/{picture.path.name}: {prediction.message}")
+                answers.append(Unreadable(picture, prediction.message))
                 continue
             assert isinstance(upload, bytes), "what was not read is not predicted"
-            decision = prediction.decision
             sha256 = hashlib.sha256(upload).hexdigest()
-            answers.append(Answer(sha256, picture.label, [decision.probabilities[name] for name in classes]))
+            answers.append(Answer(picture, sha256, prediction.decision, prediction.fit))
         advance(len(group))
-    return sorted(answers, key=lambda answer: (answer.sha256, answer.label)), unreadable
+    return answers
 
 
 def read_file(picture: LabelledPicture, max_bytes: int) -> Upload | AnsweredError:
@@ -143,7 +176,7 @@ def work_out(answers: Sequence[Answer], labels: NDArray[np.int64], spec: OutputS
 
 def identify_data(answers: Sequence[Answer], classes: Sequence[str]) -> str:
     """SHA-256 of the pictures' contents and classes; of no names, and the same in any order."""
-    lines = [json.dumps(list(classes)), *sorted(f"{answer.sha256} {answer.label}" for answer in answers)]
+    lines = [json.dumps(list(classes)), *sorted(f"{answer.sha256} {answer.picture.label}" for answer in answers)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

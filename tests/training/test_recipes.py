@@ -1,6 +1,7 @@
 """The recipes' parts: what an epoch draws, how pictures are changed, and that a training can stop and go on."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,16 @@ from PIL import Image
 from torch import nn
 
 from app.engines.pytorch.torch_architectures import ARCHITECTURES
+from app.repository.model_content import list_content
+from tests.evaluation.tiny_model import write_tiny_model
 from training import fine_tuning
 from training.augmentation import STAINS, Augmentation, augment, restain
 from training.balance import Balance, count_draws
+from training.commands import Commands
 from training.fine_tuning import Recipe, fine_tune
 from training.image_folder import LabelledImages, read_split
+from training.labelled_links import Part
+from training.model_folder import put_report
 
 pytestmark = pytest.mark.slow
 
@@ -133,3 +139,17 @@ def test_augmentation_is_repeatable_and_stays_a_picture() -> None:
     assert float(first.max()) <= 255
     labelled = LabelledImages(images, np.zeros(6, np.int64), ("a",) * 6, np.array(["A"] * 6), np.array(["nv"] * 6))
     assert len(labelled.select(np.arange(6) < 2).files) == 2
+
+
+def test_recipe_puts_the_report_beside_the_card_without_pictures_and_names(data: Path, tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "models")
+    commands = Commands(tmp_path / "models", tmp_path / "instance")
+    put_report(data, commands, folder, tmp_path / "work", Part("dots, validation", ("dots",), ("val",)), ("origin",))
+    page, document = ((folder / name).read_text("utf-8") for name in ("report.html", "report.json"))
+    assert not (folder / "pictures.csv").exists()
+    assert "data:image" not in page
+    assert "A-0.png" not in page + document
+    report = json.loads(document)
+    assert report["data"] == "dots, validation"
+    assert [group["value"] for group in report["groups"][0]["groups"]] == ["A"]
+    assert {folder / "report.html", folder / "report.json"} <= set(list_content(folder))  # what is signed and packed

@@ -121,6 +121,16 @@ def test_of_several_pictures_the_misfit_alone_has_an_error(client: FlaskClient) 
     assert [answer["fit"]["fits"] for answer in answers] == [True, False]
 
 
+def test_answers_that_are_no_json_say_in_a_header_whether_the_picture_fits(client: FlaskClient) -> None:
+    text, png = {"Accept": "text/plain"}, {"Accept": "image/png"}
+    for picture, word in ((RIGHT, "true"), (STRIPES, "false")):
+        path = f"{NAME}?unfit=answer"
+        assert client.put(f"/predictions/{path}", data=picture, headers=text).headers["X-Fits"] == word
+        assert client.put(f"/explanations/{path}", data=picture, headers=png).headers["X-Fits"] == word
+    form = {"data": [(io.BytesIO(picture), "a.png") for picture in (RIGHT, STRIPES)]}
+    assert client.post(PATH, data=form, headers=text).headers["X-Fits"] == "true, false"
+
+
 def test_kserves_protocols_and_explanations_refuse_it_too(client: FlaskClient) -> None:
     text = base64.b64encode(STRIPES).decode()
     instances = {"instances": [{"b64": text}]}

@@ -22,6 +22,7 @@ from app.watch.kept_answers import KeptAnswer
 
 JSON_TYPE = "application/json"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+FITS_HEADER = "X-Fits"
 VERSION_HEADER = "X-Model-Version"
 """Names the version that answered, where the body is a handler's own."""
 SEVERAL = "several"
@@ -107,6 +108,17 @@ def make_item(item: Prediction | AnsweredError, manifest: ModelManifest, request
 def json_text(document: dict[str, Any]) -> Response:
     """Make a JSON response; this encoder takes a third of the time of Flask's, which knows more types."""
     return Response(JSON.encode(document) + "\n", mimetype=JSON_TYPE)
+
+
+def describe_fits(answers: Sequence[Prediction | AnsweredError]) -> str:
+    """Return the header `X-Fits` of an answer that is no JSON: a word for each picture, in request order."""
+    return ", ".join(describe_fit(answer) for answer in answers)
+
+
+def describe_fit(answer: Prediction | AnsweredError) -> str:
+    """Return `true` or `false` by whether a picture is of the model's kind; `unknown` where nothing was checked."""
+    fit = answer.fit if isinstance(answer, Prediction | UnfitImageError) else None
+    return "unknown" if fit is None else str(fit.fits).lower()
 
 
 def add_version_headers(response: Response, version: str) -> Response:

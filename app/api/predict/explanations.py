@@ -13,8 +13,10 @@ from flask import Blueprint, Response, request
 from flask.typing import ResponseReturnValue
 
 from app.api.predict.answers import (
+    FITS_HEADER,
     JSON_TYPE,
     add_version_headers,
+    describe_fits,
     json_text,
     keep,
     make_prediction,
@@ -77,6 +79,7 @@ def answer_heat_map(served: ServedModel) -> Response:
     known.outcome = prediction.decision.class_name
     if request.accept_mimetypes.best_match([JSON_TYPE, PNG_TYPE]) == PNG_TYPE:
         png = Response(draw_heat_map(heat_map, NOTICE), mimetype=PNG_TYPE)
+        png.headers[FITS_HEADER] = describe_fits([prediction])
         return add_version_headers(png, manifest.version)
     answer = make_prediction(prediction, manifest, known.request_id)
     return json_text(answer | {"heat_map": make_heat_map(heat_map)})

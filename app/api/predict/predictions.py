@@ -9,8 +9,10 @@ from flask.typing import ResponseReturnValue
 
 from app.api.predict import classifier_predictions
 from app.api.predict.answers import (
+    FITS_HEADER,
     JSON_TYPE,
     SEVERAL,
+    describe_fits,
     json_text,
     make_item,
     make_prediction,
@@ -27,7 +29,7 @@ from app.api.request.services import NOTICE, RequestFacts, facts, services
 from app.errors import AnsweredError, ResourceNotFoundError
 from app.pipeline.decoding.limits import PixelSum
 from app.pipeline.patience import Patience
-from app.pipeline.served_model import ServedModel
+from app.pipeline.served_model import Prediction, ServedModel
 from app.registry.serving_table import require_served
 
 blueprint = Blueprint("predictions", __name__)
@@ -81,7 +83,7 @@ def answer(served: ServedModel, known: RequestFacts) -> ResponseReturnValue:
     observe(manifest, images, answers, timing, known)
     items = [make_item(answer, manifest, known.request_id) for answer in answers]
     if wants_plain_text():
-        return plain_text("\n".join(item.get("class", item.get("type", "")) for item in items))
+        return plain_text("\n".join(item.get("class", item.get("type", "")) for item in items), answers)
     return json_text({"predictions": items})
 
 
@@ -107,7 +109,7 @@ def answer_one(
     observe_distance(served.manifest, prediction)
     observe(served.manifest, [image], [prediction], timing, known)
     if wants_plain_text():
-        return plain_text(known.outcome)
+        return plain_text(known.outcome, [prediction])
     return json_text(make_prediction(prediction, served.manifest, known.request_id))
 
 
@@ -118,6 +120,7 @@ def wants_plain_text() -> bool:
     return request.accept_mimetypes.best_match([JSON_TYPE, *PLAIN_TEXTS]) in PLAIN_TEXTS
 
 
-def plain_text(text: str) -> Response:
-    """Make a plain text answer."""
-    return Response(text + "\n", mimetype=PLAIN_TEXT, headers={"X-Notice": NOTICE})
+def plain_text(text: str, answers: Sequence[Prediction | AnsweredError]) -> Response:
+    """Make a plain text answer; a header says which pictures are of the model's kind."""
+    headers = {"X-Notice": NOTICE, FITS_HEADER: describe_fits(answers)}
+    return Response(text + "\n", mimetype=PLAIN_TEXT, headers=headers)

@@ -73,7 +73,7 @@ print(settings.inference_address)
 instance=$(.venv/bin/python -c "from app.config.settings import Settings; print(Settings.from_env().instance)")
 mkdir -p "$instance"
 password=$(.venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(12))')
-printf '%s\n' "$password" | .venv/bin/flask --app wsgi users add "$user" --password-stdin >/dev/null
+printf '%s\n' "$password" | .venv/bin/flask users add "$user" --password-stdin >/dev/null
 
 echo "Starting the server …"
 nohup .venv/bin/gunicorn wsgi:app --pid "$instance/server.pid" >"$instance/server.log" 2>&1 &
@@ -97,7 +97,7 @@ cat <<EOF
 Research use only. Not for diagnosis.
 
 User:     $user
-Password: $password   (shown once; a new one: .venv/bin/flask --app wsgi users add $user)
+Password: $password   (shown once; a new one: .venv/bin/flask users add $user)
 EOF
 ask() {
   printf '\n$ curl --user %s:%s http://%s/predictions/%s -T %s\n' "$user" "$password" "$address" "$1" "$2"

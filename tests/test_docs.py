@@ -189,7 +189,7 @@ def run_guide(name: str, folder: Path) -> None:
     assert command is not None
     (folder / "models").mkdir()
     folders = {"SCANCER_MODELS": str(folder / "models"), "SCANCER_INSTANCE": str(folder / "instance")}
-    environment = {**os.environ, **folders, "PYTHONPATH": str(PROJECT_ROOT)}
+    environment = {**os.environ, **folders, "PYTHONPATH": str(PROJECT_ROOT), "FLASK_APP": "wsgi"}
     environment |= {"SCANCER_PROGRAMS": "all"} if command[1] else {}
     arguments = [sys.executable, "-m", "flask", *shlex.split(command[2])]
     done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The WSGI application: `gunicorn wsgi:app`, or `flask --app wsgi run` for development."""
+"""The WSGI application: `gunicorn wsgi:app`, or `flask run` for development."""
 
 from app import create_app
 

@@ -144,7 +144,7 @@ def when_ready(settings: Settings, server: Any) -> None:
     if advice:
         log.warning("password hashes are for the server alone", extra={"reason": advice})
     if not users:
-        log.warning("there are no users, every request answers 401: run 'flask --app wsgi users add NAME'")
+        log.warning("there are no users, every request answers 401: run 'flask users add NAME'")
 
 
 def on_reload(server: Any) -> None:

@@ -1,7 +1,7 @@
 """Writes a model folder of random weights, for what a network costs does not depend on what it has learned.
 
 `python -m benchmarks.random_model FOLDER NAME ARCHITECTURE SIDE CLASSES`, where torch is installed; then
-`flask --app wsgi models compile NAME` with `SCANCER_MODELS=FOLDER`.
+`flask models compile NAME` with `SCANCER_MODELS=FOLDER`.
 """
 
 import hashlib

@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
-# From a clone to two answers: checks Python, makes .venv, installs, makes a user, starts the server, sends an example of
-# each model, and prints the lines to do it yourself.
+# From a clone to two answers: checks Python, makes .venv, installs, makes a user and a manager, starts the server, sends
+# an example of each model, and prints the lines to do it yourself.
 #
-#   bash get_started/quick_start.sh           leaves the server running
-#   bash get_started/quick_start.sh --check   stops it again; ends with 0 if both models answered
-#   bash get_started/quick_start.sh --full    installs PyTorch and TensorFlow too, for your own models
+#   bash get_started/quick_start.sh               leaves the server running
+#   bash get_started/quick_start.sh --stop        stops it
+#   bash get_started/quick_start.sh --port 9080   listens on 9080, 9081 and 9082 instead of 8080, 8081 and 8082
+#   bash get_started/quick_start.sh --check       stops it again; ends with 0 if both models answered
+#   bash get_started/quick_start.sh --full        installs PyTorch and TensorFlow too, for your own models
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 user=demo
+manager=demo-manager
+instance=${SCANCER_INSTANCE:-instance}
 check=no
+stop=no
+port=
 requirements=requirements_serve.txt
 
 fail() {
@@ -17,13 +23,39 @@ fail() {
   exit 1
 }
 
-for argument in "$@"; do
-  case "$argument" in
+while [ $# -gt 0 ]; do
+  case "$1" in
     --check) check=yes ;;
     --full) requirements=requirements.txt ;;
-    *) fail "unknown option $argument; there are --check and --full" ;;
+    --stop) stop=yes ;;
+    --port)
+      port=${2:-}
+      if ! [[ $port =~ ^[1-9][0-9]{0,4}$ ]] || [ "$port" -gt 65533 ]; then
+        fail "--port needs a number from 1 to 65533, such as --port 9080"
+      fi
+      shift
+      ;;
+    *) fail "unknown option $1; there are --check, --full, --port and --stop" ;;
   esac
+  shift
 done
+
+if [ "$stop" = yes ]; then
+  server=$(cat "$instance/server.pid" 2>/dev/null) || fail "no server of a quick start runs here: there is no $instance/server.pid"
+  case "$(ps -o args= -p "$server" 2>/dev/null || true)" in
+    *gunicorn*) ;;
+    *) fail "the server of the quick start has ended: process $server is not gunicorn" ;;
+  esac
+  kill "$server"
+  while kill -0 "$server" 2>/dev/null; do sleep 0.1; done
+  echo "The server is stopped."
+  exit
+fi
+
+if [ -n "$port" ]; then
+  export SCANCER_INFERENCE_ADDRESS=127.0.0.1:$port SCANCER_MANAGEMENT_ADDRESS=127.0.0.1:$((port + 1))
+  export SCANCER_METRICS_ADDRESS=127.0.0.1:$((port + 2))
+fi
 
 find_python() {
   for candidate in ${PYTHON:-python3.12 python3.13 python3.11 python3 python}; do
@@ -44,13 +76,16 @@ if ! is_usable; then
   echo "Making .venv with $("$python" --version) …"
   "$python" -m venv --clear .venv || fail "Python cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"
 fi
+mkdir -p "$instance"
 echo "Installing $requirements …"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements" ||
+.venv/bin/python -m pip install --disable-pip-version-check -r "$requirements" >"$instance/pip.log" 2>&1 || {
+  tail -n 5 "$instance/pip.log" >&2
   fail "pip could not install $requirements. Is there a network, and does it reach a Python package index? Behind a proxy set HTTPS_PROXY and run this again."
+}
 
 # Also says so at once if a SCANCER_ variable is not allowed.
 # shellcheck disable=SC2016  # the dollar sign is for the reader of the message
-address=$(.venv/bin/python -c '
+addresses=$(.venv/bin/python -c '
 import socket, sys
 from app.config.settings import Settings
 from app.errors import SettingsError
@@ -65,15 +100,17 @@ for address in settings.addresses:
             probe.bind(address)
         except OSError as error:
             sys.exit(f"{address} is taken ({error.strerror}). Stop what uses it, perhaps an earlier quick start "
-                     "(kill $(cat instance/server.pid)), or choose others: SCANCER_INFERENCE_ADDRESS=127.0.0.1:9080 "
-                     "SCANCER_MANAGEMENT_ADDRESS=127.0.0.1:9081 SCANCER_METRICS_ADDRESS=127.0.0.1:9082")
-print(settings.inference_address)
+                     "(bash get_started/quick_start.sh --stop), or choose other ports: --port 9080")
+print(settings.inference_address, settings.management_address, settings.metrics_address)
 ') || fail "the server cannot start with these addresses or settings; the line above says what to do."
 
-instance=$(.venv/bin/python -c "from app.config.settings import Settings; print(Settings.from_env().instance)")
-mkdir -p "$instance"
-password=$(.venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(12))')
-printf '%s\n' "$password" | .venv/bin/flask --app wsgi users add "$user" --password-stdin >/dev/null
+read -r address management metrics <<<"$addresses"
+
+make_password() { .venv/bin/python -c 'import secrets; print(secrets.token_hex(12))'; }
+password=$(make_password)
+manager_password=$(make_password)
+printf '%s\n' "$password" | .venv/bin/flask users add "$user" --password-stdin >/dev/null
+printf '%s\n' "$manager_password" | .venv/bin/flask users add "$manager" --role manage --password-stdin >/dev/null
 
 echo "Starting the server …"
 nohup .venv/bin/gunicorn wsgi:app --pid "$instance/server.pid" >"$instance/server.log" 2>&1 &
@@ -97,7 +134,9 @@ cat <<EOF
 Research use only. Not for diagnosis.
 
 User:     $user
-Password: $password   (shown once; a new one: .venv/bin/flask --app wsgi users add $user)
+Password: $password   (shown once; a new one: .venv/bin/flask users add $user)
+Manager:  $manager
+Password: $manager_password   (shown once; a new one: .venv/bin/flask users add $manager --role manage)
 EOF
 ask() {
   printf '\n$ curl --user %s:%s http://%s/predictions/%s -T %s\n' "$user" "$password" "$address" "$1" "$2"
@@ -110,13 +149,26 @@ ask() {
 }
 ask pcam-classification models/pcam-classification/1.1/examples/metastatic.jpg
 ask isic-classification models/isic-classification/1.1/examples/malignant.jpg
-printf '\nThe models, in a browser: http://%s/models\n' "$address"
-
 if [ "$check" = yes ]; then
   stop
   trap - EXIT
   echo "Both models answered; the server is stopped."
-else
-  trap - EXIT
-  echo "The server goes on running; stop it: kill \$(cat $instance/server.pid)"
+  exit
 fi
+trap - EXIT
+cat <<EOF
+
+Postman: import the two files get_started/scancer.postman_*.json, and set in the environment "Scancer API":
+  base              http://$address
+  management        http://$management
+  metrics           http://$metrics
+  user              $user
+  password          $password
+  manager           $manager
+  manager_password  $manager_password
+The same without Postman, once "npm install newman" was run here; every check must be green:
+$ '$PWD/node_modules/.bin/newman' run '$PWD/get_started/scancer.postman_collection.json' -e '$PWD/get_started/scancer.postman_environment.json' --working-dir '$PWD' --env-var base=http://$address --env-var management=http://$management --env-var metrics=http://$metrics --env-var user=$user --env-var password=$password --env-var manager=$manager --env-var manager_password=$manager_password
+
+Open http://$address and drop a picture. Sign in as $user, with the password above.
+The server goes on running; stop it: bash get_started/quick_start.sh --stop
+EOF

@@ -264,3 +264,12 @@ def shipped_server(tmp_path_factory: pytest.TempPathFactory, instance: Path) -> 
         yield live.start()
     finally:
         live.stop()
+
+
+@pytest.fixture(scope="session")
+def newman() -> str:
+    """The path of newman."""
+    found = shutil.which("newman", path=str(PROJECT_ROOT / "node_modules/.bin")) or shutil.which("newman")
+    if found is None:
+        pytest.skip("newman is absent: run 'npm install --no-save newman@6.2.2'")
+    return found

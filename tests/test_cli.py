@@ -38,8 +38,8 @@ def flask(*arguments: str, text: str = "", **settings: str) -> subprocess.Comple
 
 
 def flask_process(*arguments: str, text: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as a shell does."""
-    return run(["flask", "--app", "wsgi", *arguments], text, settings)
+    """Run a command as a shell does in the project's folder, where `flask` finds `wsgi.py`."""
+    return run(["flask", *arguments], text, settings)
 
 
 def run(module: list[str], text: str, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -311,15 +311,15 @@ def test_default_changes_only_when_somebody_says_so_and_a_removed_version_comes_
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
-    stays = "{} stays the default; 'flask --app wsgi models set-default pcam-classification {}' changes it"
+    stays = "{} stays the default; 'flask models set-default pcam-classification {}' changes it"
     assert add(source) == [f"ok {name}/1.0: added and tried out"]
     assert add(source.parent / "1.1") == [f"ok {name}/1.1: added and tried out", stays.format(f"{name}/1.0", "1.1")]
     assert add(source.parent / "1.2", "--default") == [f"ok {name}/1.2: added and tried out"]
     folder = tmp_path / "there/pcam-classification/1.1"
-    told = f"{folder} stays; 'flask --app wsgi models add {folder}' serves it again"
+    told = f"{folder} stays; 'flask models add {folder}' serves it again"
     assert flask("models", "remove", f"{name}/1.1", **there).stdout.splitlines() == [f"removed {name}/1.1", told]
     done = flask("models", "add", str(source.parent / "1.1"), **there)
-    assert (done.returncode, f"'flask --app wsgi models add {folder}' serves a removed one again" in done.stderr) == (
+    assert (done.returncode, f"'flask models add {folder}' serves a removed one again" in done.stderr) == (
         1,
         True,
     )

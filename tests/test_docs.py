@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 
+from app.cli.classifying.answer_table import COLUMNS
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from tests.conftest import PASSWORD, USER, LiveServer
@@ -174,6 +175,45 @@ def test_guide_to_adding_a_model_ends_in_ok(tmp_path: Path, framework: str, file
 
 
 @pytest.mark.slow
+def test_guide_to_a_table_writes_what_it_shows(tmp_path: Path) -> None:
+    guide = (PROJECT_ROOT / "get_started/folder_to_table.md").read_text(encoding="utf-8")
+    command = re.search(r"<!-- run: table -->\n +```sh\n +flask (.*?)\n", guide)
+    assert command is not None
+    shown = {}
+    for name in ("summary", "table"):
+        found = re.search(rf"<!-- answer: {name} -->\n +```\n(.*?)\n +```", guide, re.DOTALL)
+        assert found is not None
+        shown[name] = textwrap.dedent(found[1]).splitlines()
+    arguments = shlex.split(command[1].replace("table.csv", str(tmp_path / "table.csv")))
+    environment = {**os.environ, "SCANCER_INSTANCE": str(tmp_path / "instance")}
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", *arguments],
+        cwd=PROJECT_ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.splitlines()[-3:]) == (0, shown["summary"])
+    lines = (tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()
+    for told, line in zip(shown["table"], lines, strict=False):
+        cells = told.split(",")
+        given = line.split(",")[: len(cells)]
+        if cells[0] != "name":
+            assert float(given.pop(1)) == pytest.approx(float(cells.pop(1)), abs=1e-4)
+        assert given == cells
+
+
+def test_guide_to_a_table_names_every_column_in_order() -> None:
+    guide = (PROJECT_ROOT / "get_started/folder_to_table.md").read_text(encoding="utf-8")
+    columns = guide.partition("## The columns")[2].partition("\n## ")[0]
+    named = [
+        name for cell in re.findall(r"^\| (`.*?) \|", columns, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
+    ]
+    assert named == list(COLUMNS)
+
+
+@pytest.mark.slow
 def test_guide_to_adding_an_archive_ends_in_ok(tmp_path: Path) -> None:
     handler = {"scans.py": "def handle(data, context):\n    return ['normal'] * len(data)\n"}
     make_archive(tmp_path / "unpacked", "scans", "scans.py", handler)
@@ -189,7 +229,7 @@ def run_guide(name: str, folder: Path) -> None:
     assert command is not None
     (folder / "models").mkdir()
     folders = {"SCANCER_MODELS": str(folder / "models"), "SCANCER_INSTANCE": str(folder / "instance")}
-    environment = {**os.environ, **folders, "PYTHONPATH": str(PROJECT_ROOT)}
+    environment = {**os.environ, **folders, "PYTHONPATH": str(PROJECT_ROOT), "FLASK_APP": "wsgi"}
     environment |= {"SCANCER_PROGRAMS": "all"} if command[1] else {}
     arguments = [sys.executable, "-m", "flask", *shlex.split(command[2])]
     done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The commands: `flask --app wsgi users …`, `flask --app wsgi models …`, `flask --app wsgi settings`."""
+"""The commands: `flask users …`, `flask models …`, `flask classify …`, `flask settings`."""
 
 import click
 from flask import Flask
@@ -14,6 +14,7 @@ from app.cli import (  # each adds its commands to models_commands
     signature_commands,  # noqa: F401
     watch_commands,  # noqa: F401
 )
+from app.cli.classify_command import classify
 from app.cli.model_choice import models_commands
 from app.cli.user_commands import users_commands
 from app.config.settings_document import describe_settings
@@ -23,6 +24,7 @@ def register_commands(app: Flask) -> None:
     """Add the commands to `flask`."""
     app.cli.add_command(users_commands)
     app.cli.add_command(models_commands)
+    app.cli.add_command(classify)
     app.cli.add_command(print_settings)
 
 

@@ -1,15 +1,13 @@
 """`flask models evaluate|set-default`: measures versions on labelled pictures, and chooses the one that answers."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 import click
 
 from app.api.request.services import services
 from app.cli.model_choice import FOLDER, await_server, models_commands
+from app.cli.progress import show_progress
 from app.errors import AnsweredError, EvaluationError, OperatorError
 from app.evaluation.best_version import Lead, choose_best, rank
 from app.evaluation.estimates import Estimate
@@ -88,24 +86,6 @@ def name_unreadable(measured: Measured) -> None:
     """Name the pictures that could not be read on standard error, each with the reason."""
     for each in measured.lost:
         click.echo(f"not counted: {each.picture.name}: {each.reason}", err=True)
-
-
-@contextmanager
-def show_progress(label: str, length: int, stream: TextIO) -> Iterator[Callable[[int], None]]:
-    """Show the progress over `length` pictures: a bar on a terminal, elsewhere a line for each tenth."""
-    if stream.isatty():
-        with click.progressbar(length=length, label=label, file=stream) as bar:
-            yield bar.update
-        return
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        before, done = done, done + count
-        if before * 10 // length != done * 10 // length:
-            click.echo(f"{label}: {done} of {length} pictures", file=stream)
-
-    yield advance
 
 
 def print_evaluations(evaluations: list[Evaluation], default: str) -> None:

@@ -109,9 +109,7 @@ def add_what_it_is(
     await_server(replace(change, key=key))
     click.echo(f"ok {name}/{version}: {done}")
     if default != version:
-        click.echo(
-            f"{name}/{default} stays the default; 'flask --app wsgi models set-default {name} {version}' changes it"
-        )
+        click.echo(f"{name}/{default} stays the default; 'flask models set-default {name} {version}' changes it")
 
 
 def read_note(folder: ModelFolder) -> str:
@@ -136,4 +134,4 @@ def remove_model(name: str) -> None:
     click.echo(f"removed {label}")
     if change.token is None:
         folder = services().settings.models / label
-        click.echo(f"{folder} stays; 'flask --app wsgi models add {folder}' serves it again")
+        click.echo(f"{folder} stays; 'flask models add {folder}' serves it again")

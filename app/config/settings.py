@@ -1,7 +1,7 @@
 """Settings: everything an operator can turn, read once from the environment.
 
 To add a setting, add a field to `Settings`, beside those of its group, and run
-`flask --app wsgi settings > get_started/settings.md`. The field `max_images` is the variable `SCANCER_MAX_IMAGES`. A
+`flask settings > get_started/settings.md`. The field `max_images` is the variable `SCANCER_MAX_IMAGES`. A
 field that is to be the first of its group changes `GROUPS` in `settings_document.py`. A setting that TorchServe has too
 gets a row in `torchserve_properties.py`. A test bounds the number of settings.
 """

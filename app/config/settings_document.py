@@ -51,7 +51,7 @@ GROUPS = (
         "models",
         f"{ALL_RESTART} Models and users that change in these folders are noticed while the server runs.",
     ),
-    Group("Users", "auth", f"{ALL_RESTART} Users and passwords count at once: `flask --app wsgi users add NAME`."),
+    Group("Users", "auth", f"{ALL_RESTART} Users and passwords count at once: `flask users add NAME`."),
     Group("Models and programs", "allowed_urls", f"{ALL_RESTART} A newly trusted key counts for the next model."),
     Group("Limits of requests", "max_body_bytes"),
     Group("Times", "prediction_timeout_ms"),

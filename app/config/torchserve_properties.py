@@ -66,7 +66,7 @@ PASSED = {
     "install_py_dep_per_model": "packages are installed before the start",
     "ts_open_inference_protocol": "that protocol is always spoken",
     "disable_token_authorization token_expiration_min": "users with passwords take the place of tokens "
-    "('flask --app wsgi users add NAME'), or SCANCER_AUTH=off",
+    "('flask users add NAME'), or SCANCER_AUTH=off",
     "keystore keystore_pass keystore_type": "a key is read from PEM files: 'openssl pkcs12 -in KEYSTORE -nodes' writes "
     "them; name them in certificate_file and private_key_file",
     "cors_allowed_origin cors_allowed_methods cors_allowed_headers": "the headers of CORS are for a proxy to add",

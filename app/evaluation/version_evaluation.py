@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,7 @@ def ask(
     answers: list[Answer | Unreadable] = []
     for start in range(0, len(pictures), size):
         group = pictures[start : start + size]
-        uploads = [read_file(picture, max_bytes) for picture in group]
+        uploads = [read_file(picture.path, max_bytes) for picture in group]
         predictions, _ = served.predict_many(uploads, takes_unfit=True)
         for picture, upload, prediction in zip(group, uploads, predictions, strict=True):
             if isinstance(prediction, AnsweredError):
@@ -150,12 +151,12 @@ def ask(
     return answers
 
 
-def read_file(picture: LabelledPicture, max_bytes: int) -> Upload | AnsweredError:
+def read_file(path: Path, max_bytes: int) -> Upload | AnsweredError:
     """Read a picture's file, or say why not."""
     try:
-        if picture.path.stat().st_size > max_bytes:
+        if path.stat().st_size > max_bytes:
             return BodyTooLargeError(f"The file is larger than {max_bytes} bytes (SCANCER_MAX_BODY_BYTES).")
-        return picture.path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         return BadRequestError(f"The file cannot be read: {error.strerror}.")
 

@@ -60,7 +60,7 @@ def add_model(
             place = settings.models.joinpath(*arrival.key)
             raise ModelExistsError(
                 f"{'/'.join(arrival.key)} exists already: give the new model another version; "
-                f"'flask --app wsgi models add {place}' serves a removed one again"
+                f"'flask models add {place}' serves a removed one again"
             )
         admit(arrival, settings)
         synchronize_tree(arrival.folder.path.parent)

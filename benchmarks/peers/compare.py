@@ -47,7 +47,7 @@ def make_random(architecture: str, models: Path) -> Case:
     from benchmarks.random_model import write_model
 
     write_model(models, RANDOM_MODEL, architecture, RANDOM_SIDE_PX, RANDOM_CLASSES)
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", "models", "compile", RANDOM_MODEL]
+    command = [sys.executable, "-m", "flask", "models", "compile", RANDOM_MODEL]
     environment = {**os.environ, "SCANCER_MODELS": str(models)}
     subprocess.run(command, cwd=PROJECT_ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
     return Case(models, RANDOM_MODEL, PCAM.pictures)

@@ -83,7 +83,7 @@ def test_archive_is_measured_on_both_roads(tmp_path: Path) -> None:
 def test_model_of_random_weights_is_written_and_compiles(tmp_path: Path) -> None:
     name = "random-weights"
     assert run("benchmarks.random_model", str(tmp_path), name, "resnet18", "64", "3") == f"{tmp_path / name / '1.0'}\n"
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", "models", "compile", name]
+    command = [sys.executable, "-m", "flask", "models", "compile", name]
     settings = {"SCANCER_MODELS": str(tmp_path), "SCANCER_INSTANCE": str(tmp_path / "instance")}
     subprocess.run(command, cwd=PROJECT_ROOT, env={**os.environ, **settings}, check=True, capture_output=True)
     assert (tmp_path / name / "1.0/compiled/model.xml").is_file()

@@ -73,8 +73,8 @@ def test_h5_of_keras_2_is_added_with_one_command_and_answers_without_a_restart(t
     live = LiveServer(tmp_path / "instance", tmp_path / "log", {**folders, "SCANCER_WORKERS": "1"}).start()
     try:
         started = time.monotonic()
-        command = ["flask", "--app", "wsgi", "models", "add", "lesions.h5", "--manifest", "lesions.toml"]
-        environment = {**os.environ, **folders, "PYTHONPATH": str(PROJECT_ROOT)}
+        command = ["flask", "models", "add", "lesions.h5", "--manifest", "lesions.toml"]
+        environment = {**os.environ, **folders, "PYTHONPATH": str(PROJECT_ROOT), "FLASK_APP": "wsgi"}
         done = subprocess.run(
             [sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )

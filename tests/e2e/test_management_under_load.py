@@ -172,13 +172,11 @@ def test_commands_change_a_server_that_runs(live: LiveServer, pcam_example: byte
     done = flask("models", "remove", f"{NAME}/2.0", **where)
     assert (done.returncode, done.stderr) == (1, f"Error: Cannot remove default version for model {NAME}\n")
     folder = Path(where["models"]) / NAME / "1.0"
-    told = f"removed {NAME}/1.0\n{folder} stays; 'flask --app wsgi models add {folder}' serves it again\n"
+    told = f"removed {NAME}/1.0\n{folder} stays; 'flask models add {folder}' serves it again\n"
     assert flask("models", "remove", f"{NAME}/1.0", **where).stdout == told
     assert flask("models", "remove", "nope/1", **where).stderr == "Error: Model not found: nope\n"
     wait_until(2, lambda: reports(live) == [{f"{NAME}/2.0": "READY"}] * WORKERS)
-    told = (
-        f"ok {NAME}/1.0: served again\n{NAME}/2.0 stays the default; 'flask --app wsgi models set-default {NAME} 1.0'"
-    )
+    told = f"ok {NAME}/1.0: served again\n{NAME}/2.0 stays the default; 'flask models set-default {NAME} 1.0'"
     assert flask("models", "add", str(folder), **where).stdout == f"{told} changes it\n"
     wait_until(5, lambda: reports(live) == [{f"{NAME}/1.0": "READY", f"{NAME}/2.0": "READY"}] * WORKERS)
 
@@ -199,7 +197,7 @@ def test_guide_to_versions_moves_every_caller_at_its_lines_and_loses_none(
             shutil.copy(PROJECT_ROOT / "models" / NAME / "1.0/examples" / name, tmp_path / f"FOLDER/{label}/{copy}.png")
     folders = {"SCANCER_MODELS": live.environment["SCANCER_MODELS"], "SCANCER_INSTANCE": str(live.instance)}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, **folders, "PYTHONPATH": str(PROJECT_ROOT), "PATH": path}
+    environment = {**os.environ, **folders, "PYTHONPATH": str(PROJECT_ROOT), "FLASK_APP": "wsgi", "PATH": path}
     ended: list[float] = []
     with Load(live, pcam_example, pause_s=0.2) as load:
         for line in lines[1].replace("1.1", "1.0").replace("1.2", "1.1").splitlines():  # here 1.0 is the shipped one

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,15 +28,6 @@ def list_requests() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 REQUESTS = [pytest.param(item, id=f"{folder}: {item['name']}") for folder, item in list_requests()]
-
-
-@pytest.fixture(scope="module")
-def newman() -> str:
-    """The path of newman."""
-    found = shutil.which("newman", path=str(PROJECT_ROOT / "node_modules/.bin")) or shutil.which("newman")
-    if found is None:
-        pytest.skip("newman is absent: run 'npm install --no-save newman@6.2.2'")
-    return found
 
 
 def test_every_check_of_the_collection_is_green(newman: str, shipped_server: LiveServer, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -55,6 +56,8 @@ def test_quick_start_ends_with_both_answers_and_stops_the_server(
     assert done.stdout.count('"notice":"Research use only. Not for diagnosis."') == 2
     password = re.search(r"^Password: (\S+)", done.stdout, re.MULTILINE)
     assert password is not None
+    assert re.search(r"^Manager:  demo-manager\nPassword: \S+ ", done.stdout, re.MULTILINE)
+    assert done.stderr == ""
     assert (
         f"$ curl --user demo:{password[1]} http://127.0.0.1:{ports[0]}/predictions/pcam-classification" in done.stdout
     )
@@ -98,4 +101,60 @@ def test_taken_port_is_named_with_what_to_do(
         done = run(installed[0], "--check", **addresses(ports))
     assert done.returncode == 1
     assert f"127.0.0.1:{ports[1]} is taken" in done.stderr
-    assert "SCANCER_MANAGEMENT_ADDRESS" in done.stderr
+    assert "get_started/quick_start.sh --stop" in done.stderr
+    assert "--port 9080" in done.stderr
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="installs an environment; runs where CI is set")
+def test_collection_is_green_from_any_folder_after_nothing_but_the_quick_start(
+    installed: tuple[Path, list[int], subprocess.CompletedProcess[str]], newman: str, tmp_path: Path
+) -> None:
+    folder, port = installed[0], find_port_of_three()
+    done = run(folder, "--port", str(port))
+    try:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"\nOpen http://127.0.0.1:{port} and drop a picture." in done.stdout
+        printed = re.search(r"^\$ '.*/newman' run (.*)$", done.stdout, re.MULTILINE)
+        assert printed is not None
+        command = [newman, "run", *shlex.split(printed[1]), "--color", "off"]
+        said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        assert said.returncode == 0, said.stdout + said.stderr
+    finally:
+        stopped = run(folder, "--stop")
+    assert (stopped.returncode, stopped.stdout) == (0, "The server is stopped.\n")
+    assert not is_listening(port)
+    assert run(folder, "--stop").returncode == 1
+
+
+def find_port_of_three() -> int:
+    """A free port with two free ones behind it."""
+    while True:
+        (port,) = find_free_ports(1)
+        if not is_listening(port + 1) and not is_listening(port + 2):
+            return port
+
+
+def test_nothing_to_stop_is_told(tmp_path: Path) -> None:
+    done = run(clone(tmp_path), "--stop")
+    assert (done.returncode, "no server of a quick start runs here" in done.stderr) == (1, True)
+
+
+def test_foreign_process_is_not_stopped(tmp_path: Path) -> None:
+    folder = clone(tmp_path)
+    (folder / "instance").mkdir()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        (folder / "instance/server.pid").write_text(f"{process.pid}\n")
+        done = run(folder, "--stop")
+        assert (done.returncode, "is not gunicorn" in done.stderr, process.poll()) == (1, True, None)
+        process.kill()
+
+
+@pytest.mark.parametrize("port", ["", "0", "65534", "http", "99999"])
+def test_port_that_is_none_is_told(tmp_path: Path, port: str) -> None:
+    done = run(clone(tmp_path), "--port", port)
+    assert (done.returncode, "--port needs a number from 1 to 65533" in done.stderr) == (1, True)

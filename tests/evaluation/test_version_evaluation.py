@@ -19,7 +19,7 @@ from PIL import Image
 
 from app import create_app
 from app.api.request.services import EXTENSION, Services
-from app.cli.evaluation_commands import show_progress
+from app.cli.progress import show_progress
 from app.config.settings import Settings
 from app.evaluation.estimates import compare_aucs, estimate_auc, estimate_share, measure_auc
 from tests.conftest import within
@@ -89,7 +89,7 @@ def test_evaluation_measures_every_version_and_says_which_leads(run: Run, pictur
     )
     assert place == f"reports: {tmp_path}/instance/evaluations/{NAME}"
     assert done.stderr.count(f"{NAME}/1.0: ") == done.stderr.count(f"{NAME}/2.0: ") == 10
-    assert f"{NAME}/1.0: 80 of 80 pictures\n" in done.stderr
+    assert f"{NAME}/1.0: 80 of 80 pictures, " in done.stderr
 
 
 def test_report_holds_what_the_service_answers(run: Run, pictures: Path, tmp_path: Path) -> None:
@@ -331,8 +331,10 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere() -> None:
             for _ in range(10):
                 advance(3)
     assert "\r" in terminal.getvalue()
-    assert "100%" in terminal.getvalue()
-    assert pipe.getvalue().splitlines() == [f"tiny/1.0: {3 * tenth} of 30 pictures" for tenth in range(1, 11)]
+    assert re.search(r"30/30 .*\d+/s", terminal.getvalue())
+    told = [line.split(", ") for line in pipe.getvalue().splitlines()]
+    assert [line[0] for line in told] == [f"tiny/1.0: {3 * tenth} of 30 pictures" for tenth in range(1, 11)]
+    assert {re.sub(r"\d+", "N", f"{rate}, {left}") for _, rate, left in told} == {"N/s, N s left"}
 
 
 def test_interval_of_an_auc_is_as_wide_as_a_bootstrap_finds() -> None:

@@ -119,7 +119,7 @@ def test_server_of_other_models_starts_once_the_first_is_killed_and_commands_and
         assert f"scancer: SCANCER_INSTANCE={own_instance} is in use by a server of other models" in told
         assert "Traceback" not in told
         environment = {**os.environ, "SCANCER_INSTANCE": str(own_instance), **others}
-        command = [sys.executable, "-m", "flask", "--app", "wsgi", "users", "list"]
+        command = [sys.executable, "-m", "flask", "users", "list"]
         assert (
             subprocess.run(command, cwd=PROJECT_ROOT, env=environment, capture_output=True, check=False).returncode == 0
         )

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from app.api.request.services import services
-from app.cli.evaluation_commands import describe, list_pictures, name_unreadable, show_progress
+from app.cli.evaluation_commands import describe, list_pictures, name_unreadable
 from app.cli.model_choice import FILE, FOLDER, models_commands
+from app.cli.progress import show_progress
 from app.evaluation.report.plots import require_matplotlib
 from app.evaluation.report.report_files import (
     COMPARISON_DOCUMENT_FILE,

@@ -10,10 +10,9 @@ import tomlkit
 
 from app.api.request.services import services
 from app.cli.calibration_commands import RELOAD, hold_version
-from app.cli.evaluation_commands import show_progress
 from app.cli.model_choice import FOLDER, await_server, models_commands
+from app.cli.progress import show_progress
 from app.errors import AnsweredError, EvaluationError, PicturesError
-from app.evaluation.labelled_folder import LabelledPicture
 from app.evaluation.version_evaluation import read_file
 from app.manifest.manifest_editing import edit_manifest
 from app.manifest.reference_spec import ReferenceSpec
@@ -68,9 +67,7 @@ def ask(served: ServedModel, paths: list[Path]) -> list[Prediction]:
     with show_progress("reference", len(paths), sys.stderr) as advance:
         for start in range(0, len(paths), size):
             group = paths[start : start + size]
-            answers, _ = served.predict_many(
-                [read_file(LabelledPicture(path, 0), max_bytes) for path in group], takes_unfit=True
-            )
+            answers, _ = served.predict_many([read_file(path, max_bytes) for path in group], takes_unfit=True)
             for path, answer in zip(group, answers, strict=True):
                 if isinstance(answer, AnsweredError):
                     click.echo(f"{path.name}: {answer.message}", err=True)

@@ -4,17 +4,19 @@ import click
 from flask import Flask
 
 from app.cli import (  # each adds its commands to models_commands
-    calibration_commands,  # noqa: F401
     compile_commands,  # noqa: F401
-    evaluation_commands,  # noqa: F401
     example_commands,  # noqa: F401
     exchange_commands,  # noqa: F401
-    fit_commands,  # noqa: F401
-    report_commands,  # noqa: F401
     signature_commands,  # noqa: F401
-    watch_commands,  # noqa: F401
 )
 from app.cli.classify_command import classify
+from app.cli.measuring import (
+    calibration_commands,  # noqa: F401
+    evaluation_commands,  # noqa: F401
+    fit_commands,  # noqa: F401
+    report_commands,  # noqa: F401
+    watch_commands,  # noqa: F401
+)
 from app.cli.model_choice import models_commands
 from app.cli.user_commands import users_commands
 from app.config.settings_document import describe_settings

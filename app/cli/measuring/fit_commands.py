@@ -11,7 +11,7 @@ import numpy as np
 import tomlkit
 
 from app.api.request.services import services
-from app.cli.calibration_commands import RELOAD, hold_version
+from app.cli.measuring.calibration_commands import RELOAD, hold_version
 from app.cli.model_choice import FOLDER, models_commands
 from app.compiling.folder_compiler import compile_in_process
 from app.engines.compiled.feature_distance import pack_groups

@@ -9,7 +9,7 @@ import numpy as np
 import tomlkit
 
 from app.api.request.services import services
-from app.cli.calibration_commands import RELOAD, hold_version
+from app.cli.measuring.calibration_commands import RELOAD, hold_version
 from app.cli.model_choice import FOLDER, await_server, models_commands
 from app.cli.progress import show_progress
 from app.errors import AnsweredError, EvaluationError, PicturesError

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from app.api.request.services import services
-from app.cli.evaluation_commands import describe, list_pictures, name_unreadable
+from app.cli.measuring.evaluation_commands import describe, list_pictures, name_unreadable
 from app.cli.model_choice import FILE, FOLDER, models_commands
 from app.cli.progress import show_progress
 from app.evaluation.report.plots import require_matplotlib

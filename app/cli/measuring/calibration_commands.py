@@ -11,7 +11,7 @@ import numpy as np
 import tomlkit
 
 from app.api.request.services import services
-from app.cli.evaluation_commands import describe, measure_version
+from app.cli.measuring.evaluation_commands import describe, measure_version
 from app.cli.model_choice import FOLDER, models_commands
 from app.errors import EvaluationError, PicturesError, SignatureError
 from app.evaluation.calibration_fit import (

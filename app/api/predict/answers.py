@@ -117,7 +117,9 @@ def describe_fits(answers: Sequence[Prediction | AnsweredError]) -> str:
 
 def describe_fit(answer: Prediction | AnsweredError) -> str:
     """Return `true` or `false` by whether a picture is of the model's kind; `unknown` where nothing was checked."""
-    fit = answer.fit if isinstance(answer, Prediction | UnfitImageError) else None
+    if isinstance(answer, UnfitImageError):
+        return "false"
+    fit = answer.fit if isinstance(answer, Prediction) else None
     return "unknown" if fit is None else str(fit.fits).lower()
 
 

@@ -24,6 +24,7 @@ WHAT_IS_PRINTED = {
     "colour_profiles": "Display P3 converted: AUC ",
     "costly_requests": "| JSON of empty objects | {",
     "floods": "| guesses | ",
+    "folder_table": " with its start, ",
     "footprint": "resident memory of a worker after predictions: ",
     "load": "8 connections for 1 s: ",
     "explanations": "isic-classification: a heat map takes ",
@@ -53,6 +54,7 @@ def test_benchmark_runs_to_its_end(module: str) -> None:
     arguments = {
         "auc_over_http": ["--data", str(DATA)],
         "colour_profiles": ["--data", str(DATA)],
+        "folder_table": ["pcam-classification", str(EXAMPLE.parent)],
         "lone_request": [str(MODELS), "pcam-classification", str(EXAMPLE)],
     }
     if module == "load" and shutil.which("wrk") is None:

@@ -15,6 +15,7 @@ from app.evaluation.report.answer_table import AnswerTable, make_table
 from app.evaluation.report.subgroups import Grouping
 from app.evaluation.report.version_report import ALL, NOTICE, Show
 from app.evaluation.version_evaluation import Answer, Measured, evaluate_version
+from app.manifest.model_specs import OutputSpec
 from app.state.wanted import PlannedVersion
 
 
@@ -85,8 +86,7 @@ def compare_versions(
     Raises as `evaluate_version` does, and `EvaluationError` if the versions do not tell the same classes.
     """
     specs = [each.folder.read_manifest().output for each in planned]
-    if specs[0].classes != specs[1].classes or specs[0].positive_class != specs[1].positive_class:
-        raise EvaluationError("only versions of the same classes, in the same order, can be compared")
+    require_same_classes(*specs)
     measured = []
     for each, show in zip(planned, shows, strict=True):
         with show("") as advance:
@@ -114,6 +114,12 @@ def compare_versions(
         columns=columns,
     )
     return comparison, first
+
+
+def require_same_classes(first: OutputSpec, second: OutputSpec) -> None:
+    """Raise `EvaluationError` unless the answers of both versions mean the same."""
+    if (first.classes, first.positive_class) != (second.classes, second.positive_class):
+        raise EvaluationError("only versions of the same classes, in the same order, can be compared")
 
 
 def compare_groups(first: AnswerTable, second: AnswerTable, values: Sequence[str]) -> list[GroupComparison]:

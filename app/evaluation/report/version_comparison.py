@@ -102,11 +102,10 @@ def compare_versions(
         ComparedColumn(each.column, compare_groups(*tables, [each.values[number] for number, *_ in pairs]))
         for each in groupings
     ]
-    labels = tuple("/".join(each.wanted.key) for each in planned)
     comparison = VersionComparison(
         notice=NOTICE,
-        first=labels[0],
-        second=labels[1],
+        first="/".join(planned[0].wanted.key),
+        second="/".join(planned[1].wanted.key),
         precisions=(first.evaluation.precision, second.evaluation.precision),
         data=data,
         unreadable=len(pictures) - len(pairs),

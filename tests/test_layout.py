@@ -9,7 +9,18 @@ from pathlib import Path
 from app.config.setting_types import PROJECT_ROOT
 
 APP = PROJECT_ROOT / "app"
-HEAVY = ("torch", "sqlalchemy", "tensorflow", "keras", "openvino", "flask", "prometheus_client", "numpy", "PIL")
+HEAVY = (
+    "torch",
+    "sqlalchemy",
+    "tensorflow",
+    "keras",
+    "openvino",
+    "flask",
+    "prometheus_client",
+    "numpy",
+    "PIL",
+    "matplotlib",
+)
 FRAMEWORKS = {
     "torch",
     "torchvision",

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+import textwrap
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from app.pipeline.decoding.limits import ImageLimits
 from tests.evaluation.test_version_evaluation import make_short_sighted_network
 from tests.evaluation.tiny_model import MANIFEST, run_command, write_pictures, write_tiny_model
 
+pytestmark = pytest.mark.slow
+GUIDE = (PROJECT_ROOT / "get_started/evaluate.md").read_text(encoding="utf-8")
 VERSION, OTHER = "tiny-brightness/1.0", "tiny-brightness/2.0"
 FILES = "report.html", "report.json", "pictures.csv"
 NOTICE = "Research use only. Not for diagnosis."
@@ -273,6 +276,24 @@ def test_shipped_version_is_reported_with_its_fit_and_its_int8_model(tmp_path: P
     assert report["int8"]["metrics"]["sensitivity"]["n"] == 9
     assert 0 < report["int8"]["largest_change"] < 0.2
     assert "No figures" not in page.replace("No figures: no table was given", "")
+
+
+@pytest.mark.parametrize("command", ["report", "compare"])
+def test_guide_prints_what_it_says(tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = re.search(
+        rf"<!-- run: {command} -->\n *```sh\n *flask --app wsgi models (.*?)\n *```.*?```\n(.*?) *```", GUIDE, re.DOTALL
+    )
+    assert found is not None
+    shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "models/pcam-classification")
+    write_pictures(tmp_path / "PICTURES", 4, 90, 160, ("normal", "metastatic"), noise=30)
+    rows = [f"{path.parent.name}/{path.name},A" for path in (tmp_path / "PICTURES").glob("*/*")]
+    (tmp_path / "TABLE.csv").write_text("\n".join(["file,site", *rows]))
+    monkeypatch.chdir(tmp_path)
+    done = run_command(tmp_path, *found[1].split())
+    assert done.exit_code == 0, done.stderr
+    number = r"-?\d+(?:\.\d+)?(?:e-\d+)?"
+    told = [re.sub(number, "N", line) for line in textwrap.dedent(found[2]).splitlines()]
+    assert [re.sub(number, "N", line) for line in done.stdout.splitlines()][: len(told)] == told
 
 
 def test_matplotlib_that_is_absent_is_named_in_one_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

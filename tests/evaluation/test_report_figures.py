@@ -20,9 +20,9 @@ from sklearn.metrics import (
 from app.errors import PicturesError
 from app.evaluation.estimates import Estimate
 from app.evaluation.labelled_folder import LabelledPicture
-from app.evaluation.report.answer_table import AnswerTable
 from app.evaluation.report.class_figures import ClassFigures, measure_classes
 from app.evaluation.report.operating_table import OWN, expect, list_operating_rows
+from app.evaluation.report.picture_table import AnswerTable
 from app.evaluation.report.subgroups import ABSENT, EMPTY, MAX_GROUPS, measure_groups, read_groupings
 from app.evaluation.report.version_comparison import compare_group, find_p_value
 from app.manifest.model_specs import OutputSpec

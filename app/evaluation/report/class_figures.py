@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from app.evaluation.calibration_fit import BINS, find_bins, measure_calibration_error
 from app.evaluation.estimates import Estimate, estimate_auc, estimate_share
-from app.evaluation.report.answer_table import AnswerTable
+from app.evaluation.report.picture_table import AnswerTable
 
 HISTOGRAM_BINS = 20
 

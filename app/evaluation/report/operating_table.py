@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from app.evaluation.estimates import Estimate, estimate_share
 from app.evaluation.operating_points import threshold_at_sensitivity, threshold_at_specificity
-from app.evaluation.report.answer_table import AnswerTable, estimate_if_any
+from app.evaluation.report.picture_table import AnswerTable, estimate_if_any
 
 PREVALENCES = 0.02, 0.1, 0.5
 WANTED = 0.8, 0.9, 0.95, 0.99

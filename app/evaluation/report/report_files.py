@@ -10,7 +10,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from app import __version__
 from app.errors import EvaluationError
 from app.evaluation.estimates import Estimate
 from app.evaluation.report import plots
@@ -150,7 +149,7 @@ def render(template: str, **context: object) -> str:
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters |= {"figure": write_figure, "of_100": write_of_100, "percent": write_percent}
-    return environment.get_template(template).render(program=__version__, **context)
+    return environment.get_template(template).render(**context)
 
 
 def write_figure(figure: Estimate | None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from app.errors import PicturesError
 from app.evaluation.estimates import Estimate
 from app.evaluation.labelled_folder import LabelledPicture
-from app.evaluation.report.answer_table import AnswerTable, estimate_if_any
+from app.evaluation.report.picture_table import AnswerTable, estimate_if_any
 
 FILE_COLUMN = "file"
 ABSENT, EMPTY = "(not in the table)", "(empty)"

@@ -11,10 +11,11 @@ from app.config.settings import Settings
 from app.errors import EvaluationError
 from app.evaluation.estimates import AucComparison, choose_classes, compare_aucs
 from app.evaluation.labelled_folder import LabelledPicture
-from app.evaluation.report.answer_table import AnswerTable, make_table
+from app.evaluation.report.picture_table import AnswerTable, make_table
 from app.evaluation.report.subgroups import Grouping
 from app.evaluation.report.version_report import ALL, NOTICE, Show
 from app.evaluation.version_evaluation import Answer, Measured, evaluate_version
+from app.manifest.model_specs import OutputSpec
 from app.state.wanted import PlannedVersion
 
 
@@ -85,8 +86,7 @@ def compare_versions(
     Raises as `evaluate_version` does, and `EvaluationError` if the versions do not tell the same classes.
     """
     specs = [each.folder.read_manifest().output for each in planned]
-    if specs[0].classes != specs[1].classes or specs[0].positive_class != specs[1].positive_class:
-        raise EvaluationError("only versions of the same classes, in the same order, can be compared")
+    require_same_classes(*specs)
     measured = []
     for each, show in zip(planned, shows, strict=True):
         with show("") as advance:
@@ -102,11 +102,10 @@ def compare_versions(
         ComparedColumn(each.column, compare_groups(*tables, [each.values[number] for number, *_ in pairs]))
         for each in groupings
     ]
-    labels = tuple("/".join(each.wanted.key) for each in planned)
     comparison = VersionComparison(
         notice=NOTICE,
-        first=labels[0],
-        second=labels[1],
+        first="/".join(planned[0].wanted.key),
+        second="/".join(planned[1].wanted.key),
         precisions=(first.evaluation.precision, second.evaluation.precision),
         data=data,
         unreadable=len(pictures) - len(pairs),
@@ -114,6 +113,12 @@ def compare_versions(
         columns=columns,
     )
     return comparison, first
+
+
+def require_same_classes(first: OutputSpec, second: OutputSpec) -> None:
+    """Raise `EvaluationError` unless the answers of both versions mean the same."""
+    if (first.classes, first.positive_class) != (second.classes, second.positive_class):
+        raise EvaluationError("only versions of the same classes, in the same order, can be compared")
 
 
 def compare_groups(first: AnswerTable, second: AnswerTable, values: Sequence[str]) -> list[GroupComparison]:

@@ -14,9 +14,9 @@ from app.errors import CompiledModelError, EvaluationError
 from app.evaluation.estimates import AucComparison, Estimate, choose_classes, compare_aucs, estimate_share
 from app.evaluation.evaluation_report import Evaluation
 from app.evaluation.labelled_folder import LabelledPicture
-from app.evaluation.report.answer_table import AnswerTable, estimate_if_any, make_table
 from app.evaluation.report.class_figures import ClassFigures, measure_classes
 from app.evaluation.report.operating_table import OperatingRow, list_operating_rows
+from app.evaluation.report.picture_table import AnswerTable, estimate_if_any, make_table
 from app.evaluation.report.subgroups import GroupFigures, Grouping, measure_group, measure_groups
 from app.evaluation.report.worst_mistakes import Mistake, find_worst
 from app.evaluation.version_evaluation import Answer, Measured, evaluate_version

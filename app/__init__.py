@@ -16,6 +16,8 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     `settings` are those of this process (`read_settings`) unless given. Raises `SettingsError` if one is not allowed;
     in a command of `flask`, `click.ClickException`.
     """
+    from functools import partial
+
     import click
 
     from app import cli
@@ -27,6 +29,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from app.api.request.routing import RoutedFlask, Router, trust_proxies
     from app.api.request.services import EXTENSION, make_services
     from app.logs import configure_logs
+    from app.web.error_pages import write_refusal
     from app.web.pages import register_pages
 
     settings = settings or find_settings()
@@ -38,7 +41,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     register_pages(app)
     app.router = Router(app.url_map, settings)
     admission = Admission(settings, services.registry)
-    observed = Observation(app, admission, services.metrics, asks_nobody=authenticator is None)
+    observed = Observation(app, admission, services.metrics, authenticator is None, partial(write_refusal, app))
     wrapped = trust_proxies(observed, settings.trusted_proxies)
     app.wsgi_app = wrapped  # type: ignore[method-assign, assignment]  # Flask's way to wrap
     cli.register_commands(app)

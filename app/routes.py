@@ -78,7 +78,7 @@ ROUTES = (
     Route("/api-description", GET, BOTH),
     Route("/docs", GET, ASKED),
     Route("/guides", GET, ASKED),
-    Route("/guides/<name>", GET, ASKED),
+    Route("/guides/<file>", GET, ASKED),
     Route("/static/<path:filename>", GET, ALL),
     Route("/models", GET, BOTH),
     Route("/models/<model_name>", GET, BOTH),

@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from flask import Response, request
+from flask import Flask, Response, request
 
 from app.api.request.services import services
-from app.web.rendering import render_page, wants_page
+from app.errors import AnsweredError
+from app.web.rendering import HTML, render_page, wants_page
 
 ADVICE = {
     400: ("This request cannot be answered", "Check the address, or go back and send the picture again."),
     401: (
-        "A user name and a password are needed",
+        "Please sign in",
         "The quick start printed those of its user, demo. On another server, ask its operator, who makes a user with: "
         "flask --app wsgi users add NAME. Then load this page again.",
     ),
@@ -49,6 +50,14 @@ def show_error(response: Response) -> Response:
     kept = ("WWW-Authenticate", "Retry-After", "Allow")
     page.headers.extend([(key, value) for key, value in response.headers if key in kept])
     return page
+
+
+def write_refusal(app: Flask, environ: dict[str, Any], error: AnsweredError) -> bytes | None:
+    """Write the page of a request that was refused before Flask had it; None if no browser shows it."""
+    if HTML not in environ.get("HTTP_ACCEPT", ""):
+        return None
+    with app.request_context(environ):
+        return render_error(error.to_json()).get_data() if is_opened() else None
 
 
 def is_opened() -> bool:

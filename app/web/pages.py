@@ -1,8 +1,9 @@
 """The pages: most stand at the paths of the API, and show what its views answer."""
 
+import json
 from typing import Any
 
-from flask import Blueprint, Flask, Response, redirect, request, url_for
+from flask import Blueprint, Flask, Response, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.api.models import describe
@@ -27,7 +28,7 @@ def register_pages(app: Flask) -> None:
     own.
     """
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.jinja_env.globals |= {"notice": NOTICE, "name_example": name_example}
+    app.jinja_env.globals |= {"notice": NOTICE, "name_example": name_example, "write_json": write_json}
     app.register_blueprint(blueprint)
     for endpoint, page in PAGES.items():
         app.view_functions[endpoint] = choose(page, app.view_functions[endpoint])
@@ -92,13 +93,11 @@ def show_guides() -> Response:
     return render_page("guides.html", guides=list_guides(url_for("pages.show_guides")))
 
 
-@blueprint.get("/guides/<name>")
+@blueprint.get("/guides/<file>")
 @require("predict")
-def show_guide(name: str) -> ResponseReturnValue:
-    """Show a guide; its name may end as its file does."""
-    if name.endswith(".md"):
-        return redirect(url_for("pages.show_guide", name=name.removesuffix(".md")))
-    return render_page("guide.html", guide=read_guide(name, url_for("pages.show_guides")))
+def show_guide(file: str) -> ResponseReturnValue:
+    """Show a guide; `file` is the name of its file, with `.md` or without."""
+    return render_page("guide.html", guide=read_guide(file.removesuffix(".md"), url_for("pages.show_guides")))
 
 
 @blueprint.get("/docs")
@@ -111,6 +110,11 @@ def show_reference() -> Response:
 def name_example(url: str) -> str:
     """Return an example's name in words: the file name says what the picture shows."""
     return url.rpartition("/")[2].rpartition(".")[0].replace("-", " ")
+
+
+def write_json(document: dict[str, Any]) -> str:
+    """Write JSON for people to read; the template escapes it."""
+    return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 def find_origin() -> str:

@@ -31,7 +31,8 @@ async function take(files) {
       if (all.length > 1) await fillRow(picture);
       if (picture === current) show(picture);
       done += 1;
-      if (all.length > 1 && done % 20 === 0) say(`${done} of ${all.length} pictures are answered.`);
+      find("count").textContent = `${done} of ${all.length} are answered.`;
+      if (all.length > 1 && done % 20 === 0) say(find("count").textContent);
     }
   }
   await Promise.all(Array.from({ length: AT_ONCE }, work));

@@ -11,7 +11,7 @@ export function clearMap() {
 
 export async function showMap(model, picture, source, isWanted) {
   if (!picture.map) {
-    find("meaning").textContent = "The heat map is made.";
+    find("meaning").textContent = "The heat map is being made.";
     const body = new FormData();
     body.append("image", picture.file, "picture");
     const headers = { Accept: "application/json" };

@@ -2,4 +2,6 @@
 const target = document.getElementById("reference");
 const spec = await (await fetch(target.dataset.document)).json();
 spec.servers = [{ url: target.dataset.root, description: "This server" }];
-SwaggerUIBundle({ spec, domNode: target, deepLinking: true, docExpansion: "list", defaultModelsExpandDepth: 0, validatorUrl: null });
+// A page has one main part, and Swagger UI makes a second one.
+const onComplete = () => target.querySelector("main")?.setAttribute("role", "presentation");
+SwaggerUIBundle({ spec, domNode: target, deepLinking: true, defaultModelsExpandDepth: -1, validatorUrl: null, onComplete });

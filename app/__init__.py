@@ -16,8 +16,6 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     `settings` are those of this process (`read_settings`) unless given. Raises `SettingsError` if one is not allowed;
     in a command of `flask`, `click.ClickException`.
     """
-    from functools import partial
-
     import click
 
     from app import cli
@@ -29,7 +27,6 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from app.api.request.routing import RoutedFlask, Router, trust_proxies
     from app.api.request.services import EXTENSION, make_services
     from app.logs import configure_logs
-    from app.web.error_pages import write_refusal
     from app.web.pages import register_pages
 
     settings = settings or find_settings()
@@ -38,10 +35,10 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     app.extensions["authenticator"] = authenticator = make_authenticator(settings, services.limits)
     register_error_handlers(app)
     register_blueprints(app, services.metrics)
-    register_pages(app)
+    write_page = register_pages(app)
     app.router = Router(app.url_map, settings)
     admission = Admission(settings, services.registry)
-    observed = Observation(app, admission, services.metrics, authenticator is None, partial(write_refusal, app))
+    observed = Observation(app, admission, services.metrics, authenticator is None, write_page)
     wrapped = trust_proxies(observed, settings.trusted_proxies)
     app.wsgi_app = wrapped  # type: ignore[method-assign, assignment]  # Flask's way to wrap
     cli.register_commands(app)

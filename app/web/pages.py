@@ -1,6 +1,7 @@
 """The pages: most stand at the paths of the API, and show what its views answer."""
 
 import json
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Flask, Response, request, url_for
@@ -10,11 +11,12 @@ from app.api.models import describe
 from app.api.predict.answers import read_patience
 from app.api.predict.predictions import classify
 from app.api.request.auth import require
+from app.api.request.observation import WritePage
 from app.api.request.services import NOTICE, facts, services
 from app.errors import BadRequestError
 from app.registry.serving_table import require_served
 from app.web.documents import list_guides, read_guide, render_card
-from app.web.error_pages import show_error
+from app.web.error_pages import show_error, write_refusal
 from app.web.rendering import POLICY, render_page, wants_page
 
 blueprint = Blueprint("pages", __name__)
@@ -23,9 +25,9 @@ REFERENCE_POLICY = POLICY.replace("img-src 'self' blob:", "img-src 'self' blob: 
 """The style sheet of Swagger UI holds its icons."""
 
 
-def register_pages(app: Flask) -> None:
+def register_pages(app: Flask) -> WritePage:
     """Add the pages to an app whose views are all registered: beside JSON at a path of the API, or at a path of their
-    own.
+    own. Return what writes the pages of requests that Flask does not see.
     """
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.globals |= {"notice": NOTICE, "name_example": name_example, "write_json": write_json}
@@ -33,6 +35,7 @@ def register_pages(app: Flask) -> None:
     for endpoint, page in PAGES.items():
         app.view_functions[endpoint] = choose(page, app.view_functions[endpoint])
     app.after_request(show_error)
+    return partial(write_refusal, app)
 
 
 def choose(page: Any, view: Any) -> Any:

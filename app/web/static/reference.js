@@ -3,5 +3,5 @@ const target = document.getElementById("reference");
 const spec = await (await fetch(target.dataset.document)).json();
 spec.servers = [{ url: target.dataset.root, description: "This server" }];
 // A page has one main part, and Swagger UI makes a second one.
-const onComplete = () => target.querySelector("main")?.setAttribute("role", "presentation");
-SwaggerUIBundle({ spec, domNode: target, deepLinking: true, defaultModelsExpandDepth: -1, validatorUrl: null, onComplete });
+new MutationObserver(() => target.querySelector("main")?.setAttribute("role", "group")).observe(target, { childList: true, subtree: true });
+SwaggerUIBundle({ spec, domNode: target, deepLinking: true, defaultModelsExpandDepth: -1, validatorUrl: null });

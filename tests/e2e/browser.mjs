@@ -9,6 +9,7 @@ const { chromium } = require("playwright-core");
 const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf-8");
 const RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
 const LOOKS = ["light", "dark"].flatMap((colorScheme) => [390, 1280].map((width) => ({ colorScheme, width })));
+const TWO_LOOKS = [LOOKS[0], LOOKS[3]]; // each theme and each width once
 const MODEL = "/models/pcam-classification", INPUT = "input[type=file][multiple]";
 const seen = { failures: [], hosts: [], console: [], errors: {} };
 
@@ -71,12 +72,12 @@ const scenarios = {
       await ask(page, file);
       if (["sure", "unsure"].includes(name)) await page.waitForSelector("#map:not([hidden])");
       seen.verdicts[name] = await page.textContent(".verdict");
-      await inspect(page, `answer-${name}`);
+      await inspect(page, `answer-${name}`, [], name === "sure" ? LOOKS : TWO_LOOKS);
     }
     await ask(page, told.pictures.unfit);
     await page.click("text=Show the numbers all the same");
     await page.waitForSelector("#answer .scale");
-    await inspect(page, "answer-all-the-same");
+    await inspect(page, "answer-all-the-same", [], TWO_LOOKS);
     await page.setInputFiles(INPUT, Object.values(told.pictures));
     await page.waitForFunction(() => document.querySelector("#status").textContent.startsWith("All "));
     await inspect(page, "several");
@@ -188,7 +189,7 @@ const scenarios = {
     const status = row.locator(".live-responses-table tbody .response-col_status").first();
     seen.reference = { status: (await status.textContent()).trim().slice(0, 3) };
     seen.reference.is_listed = (await row.locator(".live-responses-table").textContent()).includes("pcam-classification");
-    await inspect(page, "reference", [["#reference"]], [LOOKS[0], LOOKS[3]]); // the library has findings of its own
+    await inspect(page, "reference", [["#reference"]], TWO_LOOKS); // the library has findings of its own
   },
 };
 

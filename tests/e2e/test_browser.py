@@ -81,7 +81,7 @@ def seen(folder: Path, pictures: dict[str, Path], shipped_server: LiveServer) ->
     }
     program = Path(__file__).with_name("browser.mjs")
     command = [str(NODE), str(program), json.dumps(told)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     facts: Facts = json.loads(done.stdout)
     return facts

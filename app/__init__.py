@@ -27,6 +27,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from app.api.request.routing import RoutedFlask, Router, trust_proxies
     from app.api.request.services import EXTENSION, make_services
     from app.logs import configure_logs
+    from app.web.pages import register_pages
 
     settings = settings or find_settings()
     app, services = RoutedFlask(settings), make_services(settings)
@@ -34,9 +35,10 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     app.extensions["authenticator"] = authenticator = make_authenticator(settings, services.limits)
     register_error_handlers(app)
     register_blueprints(app, services.metrics)
+    write_page = register_pages(app)
     app.router = Router(app.url_map, settings)
     admission = Admission(settings, services.registry)
-    observed = Observation(app, admission, services.metrics, asks_nobody=authenticator is None)
+    observed = Observation(app, admission, services.metrics, authenticator is None, write_page)
     wrapped = trust_proxies(observed, settings.trusted_proxies)
     app.wsgi_app = wrapped  # type: ignore[method-assign, assignment]  # Flask's way to wrap
     cli.register_commands(app)

@@ -32,9 +32,10 @@ if [ "$(cat "$environment/installed" 2>/dev/null)" != "$wanted" ]; then
 fi
 if [ "${1:-}" = install ]; then exit; fi
 
-install_newman() {
-  if [ -z "$tier" ] && command -v npm >/dev/null && [ ! -x node_modules/.bin/newman ]; then
-    npm install --prefix . --no-save --no-audit --no-fund --loglevel=error newman@6.2.2 || [ -z "${CI:-}" ]
+install_node_packages() {
+  if [ -z "$tier" ] && command -v npm >/dev/null && [ ! -d node_modules/axe-core ]; then
+    npm install --prefix . --no-save --no-audit --no-fund --loglevel=error newman@6.2.2 playwright-core@1.65.1 \
+      axe-core@4.14.1 || [ -z "${CI:-}" ]
   fi
 }
 
@@ -47,11 +48,11 @@ run_tests() {
 
 "$bin/ruff" format --check .
 "$bin/ruff" check .
-install_newman & # waits for the network, while mypy computes
-newman=$!
+install_node_packages & # waits for the network, while mypy computes
+node_packages=$!
 "$bin/mypy"
 if command -v shellcheck >/dev/null; then shellcheck get_started/*.sh tests/*.sh .ci/run; fi
-wait "$newman"
+wait "$node_packages"
 rm -f .coverage .coverage.*
 # A file's tests share their fixtures in one process. Files stay in order: tests/conftest.py puts the slow ones first.
 run_tests "${tier}not alone" -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -1,6 +1,8 @@
-"""`GET /models…`: which models there are, and what each takes and answers; JSON, or a page for a browser."""
+"""`GET /models…`: which models there are, and what each takes and answers; `app.web` shows browsers a page instead."""
 
-from flask import Blueprint, jsonify, redirect, render_template, request, send_from_directory, url_for
+from typing import Any
+
+from flask import Blueprint, jsonify, redirect, send_from_directory, url_for
 from flask.typing import ResponseReturnValue
 
 from app.api.management.descriptions import make_description, make_summary
@@ -13,13 +15,11 @@ from app.repository.model_folder import EXAMPLES_FOLDER
 
 blueprint = Blueprint("models", __name__)
 
-HTML = "text/html"
-
 
 @blueprint.get("/")
 @require("predict")
 def index() -> ResponseReturnValue:
-    """Lead a browser to the list of models."""
+    """Lead to the list of models."""
     return redirect(url_for("models.list_models"), code=303)
 
 
@@ -27,11 +27,9 @@ def index() -> ResponseReturnValue:
 @require("predict")
 def list_models() -> ResponseReturnValue:
     """List the default version of every model: with its state, or at the management address as TorchServe does."""
-    if asks_management(services().settings) and not wants_page():
+    if asks_management(services().settings):
         return list_registered()
     models = [make_summary(entry) for entry in services().registry.defaults()]
-    if wants_page():
-        return render_template("models.html", models=models, notice=NOTICE)
     return jsonify({"models": models, "notice": NOTICE})
 
 
@@ -40,28 +38,25 @@ def list_models() -> ResponseReturnValue:
 @require("predict")
 def describe_model(model_name: str, version: str | None = None) -> ResponseReturnValue:
     """Describe a version of a model, the default one unless it is named; at the management address as TorchServe."""
-    if asks_management(services().settings) and not wants_page():
+    if asks_management(services().settings):
         return describe_registered(model_name, version)
+    return jsonify(describe(model_name, version))
+
+
+def describe(model_name: str, version: str | None) -> dict[str, Any]:
+    """Describe a version, the default one unless it is named; raises as `ServingTable.get`."""
     registry = services().registry
     entry = registry.get(model_name, version)
     facts().model, facts().version = entry.folder.name, entry.folder.version
-    description = make_description(entry, registry.versions(model_name), registry.get(model_name).folder.version)
-    if wants_page():
-        return render_template("model.html", model=description, origin=request.host_url.rstrip("/"))
-    return jsonify(description)
+    return make_description(entry, registry.versions(model_name), registry.get(model_name).folder.version)
 
 
 @blueprint.get("/models/<model_name>/examples/<file>")
 @blueprint.get("/models/<model_name>/<version>/examples/<file>")
 @require("predict")
 def send_example(model_name: str, file: str, version: str | None = None) -> ResponseReturnValue:
-    """Send an example picture of a version; they are drawn, and show no patient."""
+    """Send an example picture of a version."""
     entry = services().registry.get(model_name, version)
     if file not in entry.folder.find_examples():
         raise ResourceNotFoundError("The model has no such example.")
     return send_from_directory(entry.folder.path / EXAMPLES_FOLDER, file, conditional=False)
-
-
-def wants_page() -> bool:
-    """Whether the caller prefers a page to JSON, as browsers do."""
-    return request.accept_mimetypes.best_match(["application/json", HTML]) == HTML

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -110,17 +110,10 @@ def json_text(document: dict[str, Any]) -> Response:
     return Response(JSON.encode(document) + "\n", mimetype=JSON_TYPE)
 
 
-def describe_fits(answers: Sequence[Prediction | AnsweredError]) -> str:
-    """Return the header `X-Fits` of an answer that is no JSON: a word for each picture, in request order."""
-    return ", ".join(describe_fit(answer) for answer in answers)
-
-
-def describe_fit(answer: Prediction | AnsweredError) -> str:
-    """Return `true` or `false` by whether a picture is of the model's kind; `unknown` where nothing was checked."""
-    if isinstance(answer, UnfitImageError):
-        return "false"
-    fit = answer.fit if isinstance(answer, Prediction) else None
-    return "unknown" if fit is None else str(fit.fits).lower()
+def describe_fits(items: Iterable[Mapping[str, Any]]) -> str:
+    """Return the header `X-Fits` of an answer that is no JSON: a word for each picture, `unknown` if none checked it."""
+    words = {True: "true", False: "false", None: "unknown"}
+    return ", ".join(words[item.get("fit", UNCHECKED)["fits"]] for item in items)
 
 
 def add_version_headers(response: Response, version: str) -> Response:

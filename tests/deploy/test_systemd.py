@@ -1,0 +1,163 @@
+"""The unit is sound and hardened, and `install.sh` can be tried below another root by anybody."""
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from app.config.setting_types import PROJECT_ROOT
+from tests.conftest import PASSWORD, USER, find_free_ports
+
+FOLDER = PROJECT_ROOT / "deploy/systemd"
+UNIT = FOLDER / "scancer.service"
+MOST_EXPOSED = 2.0
+NOBODY = 65534
+PICTURE = PROJECT_ROOT / "models/isic-classification/1.1/examples/malignant.jpg"
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (Debian: apt-get install systemd)"
+)
+
+
+def read_unit(unit: Path) -> dict[str, str]:
+    """The last value of each directive."""
+    return dict(re.findall(r"^(\w+)=(.*)$", unit.read_text(), re.MULTILINE))
+
+
+def read_environment(file: Path) -> dict[str, str]:
+    return dict(re.findall(r"^(\w+)=(.*)$", file.read_text(), re.MULTILINE))
+
+
+@needs_systemd
+def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
+    text = UNIT.read_text().replace("/opt/scancer/current/venv/bin/gunicorn", "/bin/true")  # not installed here
+    (tmp_path / "scancer.service").write_text(text.replace("User=scancer", "User=root"))
+    command = ["systemd-analyze", "verify", str(tmp_path / "scancer.service")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@needs_systemd
+def test_the_unit_is_exposed_to_2_of_10_at_most() -> None:
+    command = ["systemd-analyze", "security", "--offline=yes", str(UNIT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = re.search(r"Overall exposure level for scancer.service: ([\d.]+)", done.stdout)
+    assert found is not None, done.stdout + done.stderr
+    assert float(found[1]) <= MOST_EXPOSED
+
+
+def test_the_wait_for_models_ends_before_systemd_loses_patience() -> None:
+    unit = read_unit(UNIT)
+    wait = re.search(r"^-.*--retry-max-time (\d+) ", unit["ExecStartPost"])  # the dash: a broken model fails no start
+    assert wait is not None
+    assert int(wait[1]) + 30 < int(unit["TimeoutStartSec"])
+
+
+def test_a_wrong_option_of_the_installer_is_named() -> None:
+    done = subprocess.run(["bash", FOLDER / "install.sh", "--wrong"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "unknown option --wrong" in done.stderr) == (1, True)
+
+
+class Trial:
+    """A copy of the project in a folder that anybody may read, and a root that somebody else than root owns."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source, self.root = folder / "source", folder / "root"
+        names = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT_ROOT, capture_output=True, check=True).stdout
+        for name in filter(None, names.decode().split("\0")):
+            if name.startswith(("app/", "deploy/", "models/")) or "/" not in name:
+                (self.source / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(PROJECT_ROOT / name, self.source / name)
+        self.root.mkdir()
+        if os.geteuid() == 0:
+            os.chown(self.root, NOBODY, NOBODY)
+        self.settings = self.root / "etc/scancer/scancer.env"
+        self.unit = self.root / "etc/systemd/system/scancer.service"
+
+    def start(self, *command: str | Path, **options: str) -> "subprocess.Popen[str]":
+        user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+        environment = {name: os.environ[name] for name in os.environ if name.startswith(("PATH", "PIP_"))}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment | options, **user
+        )
+
+    def run(self, *command: str | Path, text: str = "") -> str:
+        process = self.start(*command)
+        said, _ = process.communicate(text, timeout=300)
+        assert process.returncode == 0, said
+        return said
+
+    def install(self, *options: str) -> str:
+        return self.run("bash", self.source / "deploy/systemd/install.sh", "--root", self.root, *options)
+
+
+@pytest.fixture(scope="module")
+def trial() -> Iterator[Trial]:
+    folder = Path(tempfile.mkdtemp(prefix="scancer-trial-"))
+    folder.chmod(0o755)
+    made = Trial(folder)
+    assert "systemd does not run here" in made.install()
+    ports = find_free_ports(3)
+    text = made.settings.read_text()
+    for shipped, port in zip((8080, 8081, 8082), ports, strict=True):
+        text = text.replace(f":{shipped}", f":{port}")
+    made.settings.write_text(text)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CI" not in os.environ, reason="installs an environment; runs where CI is set")
+def test_what_the_unit_starts_says_ready_and_answers_another_user(trial: Trial, tmp_path: Path) -> None:
+    added = trial.run(
+        trial.root / "usr/local/bin/scancer", *f"users add {USER} --password-stdin".split(), text=PASSWORD
+    )
+    assert "added" in added
+    unit, settings = read_unit(trial.unit), read_environment(trial.settings)
+    tmp_path.chmod(0o755)
+    tmp_path.parent.chmod(0o755)
+    address = f"\0scancer-{os.getpid()}"  # a name that needs no folder
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(address)
+        notified.settimeout(60)
+        command = ["env", "-C", unit["WorkingDirectory"], *shlex.split(unit["ExecStart"])]
+        server = trial.start(*command, **settings, NOTIFY_SOCKET="@" + address[1:])
+        try:
+            assert b"READY=1" in notified.recv(1024).splitlines()
+            wait = unit["ExecStartPost"].removeprefix("-").replace("${READY_URL}", settings["READY_URL"])
+            trial.run(*shlex.split(wait))
+            url = f"http://{settings['SCANCER_INFERENCE_ADDRESS']}/predictions/isic-classification"
+            answer = requests.put(url, data=PICTURE.read_bytes(), auth=(USER, PASSWORD), timeout=30)
+            assert answer.json()["class"] == "malignant"
+        finally:
+            server.terminate()
+            server.communicate(timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CI" not in os.environ, reason="installs an environment; runs where CI is set")
+def test_a_second_run_changes_nothing_and_uninstalling_keeps_the_data(trial: Trial) -> None:
+    own = "SCANCER_WORKERS=1\n"
+    with trial.settings.open("a") as file:
+        file.write(own)
+    assert "is there already" in trial.install()
+    assert own in trial.settings.read_text()
+    trial.install("--uninstall")
+    assert sorted(str(path.relative_to(trial.root)) for path in trial.root.glob("*/*")) == [
+        "etc/scancer",
+        "etc/systemd",
+        "usr/local",
+        "var/lib",
+    ]
+    assert (trial.root / "var/lib/scancer/models/pcam-classification/1.1/model.toml").exists()
+    assert not trial.unit.exists()

@@ -111,7 +111,7 @@ def json_text(document: dict[str, Any]) -> Response:
 
 
 def describe_fits(items: Iterable[Mapping[str, Any]]) -> str:
-    """Return the header `X-Fits` of an answer that is no JSON: a word for each picture, `unknown` if none checked it."""
+    """Return the header `X-Fits` of an answer that is no JSON: `unknown` where nothing was checked."""
     words = {True: "true", False: "false", None: "unknown"}
     return ", ".join(words[item.get("fit", UNCHECKED)["fits"]] for item in items)
 

@@ -128,7 +128,7 @@ def wants_plain_text() -> bool:
 
 
 def plain_text(items: Sequence[dict[str, Any]]) -> Response:
-    """Make a plain text answer: the classes, or types of errors; a header says which pictures are of the model's kind."""
+    """Make a plain text answer: classes, or types of errors. A header says which pictures are of the model's kind."""
     text = "\n".join(item.get("class", item.get("type", "")) for item in items)
     headers = {"X-Notice": NOTICE, FITS_HEADER: describe_fits(items)}
     return Response(text + "\n", mimetype=PLAIN_TEXT, headers=headers)

@@ -33,7 +33,7 @@ export function addRows(pictures, show) {
 
 export async function fillRow({ file, json, row }) {
   row.cells[2].textContent = json.score?.toFixed(3) ?? "";
-  row.cells[3].textContent = json.cannot_tell ? `cannot tell (${json.class})` : json.class ?? "no answer";
+  row.cells[3].textContent = json.cannot_tell ? `cannot tell (${json.class})` : json.class ?? (json.fit ? "does not fit" : "no answer");
   row.cells[4].textContent = [...(json.fit?.fits === false ? json.fit.reasons : []), ...(json.warnings ?? [])].join("; ") || (json.class ? "" : json.message);
   const picture = await createImageBitmap(file, { resizeHeight: 2 * THUMBNAIL_PX }).catch(() => null);
   if (!picture) return; // a format that the browser does not know

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from app.config.setting_types import PROJECT_ROOT
-from app.config.settings import MULTIPROCESS_VARIABLE
+from app.config.settings import METRICS_BEGINNING, MULTIPROCESS_VARIABLE
 from app.server import metrics_folder
 from app.server.metrics_folder import PREFIX, MetricsFolder, choose_label
 from tests.conftest import LiveServer
@@ -68,7 +68,7 @@ def test_operators_folder_loses_earlier_totals_and_nothing_else(
     folder = MetricsFolder(tmp_path)
     assert os.environ[MULTIPROCESS_VARIABLE] == str(own)
     folder.remove()
-    assert [path.name for path in own.iterdir()] == ["notes"]
+    assert sorted(path.name for path in own.iterdir()) == [METRICS_BEGINNING, "notes"]
     assert list(place.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 """A folder of pictures whose sub-folders say their class."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,8 @@ class LabelledPicture:
 
     @property
     def name(self) -> str:
-        """Class folder and file."""
-        return f"{self.path.parent.name}/{self.path.name}"
+        """Class folder and file; bytes that are no UTF-8 are written as escapes."""
+        return os.fsencode(f"{self.path.parent.name}/{self.path.name}").decode("utf-8", "backslashreplace")
 
 
 def find_pictures(folder: Path, classes: Sequence[str]) -> list[LabelledPicture]:

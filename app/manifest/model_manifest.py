@@ -53,10 +53,8 @@ TABLES = {
 }
 PLACES = {key: f"[{table}]" for table, keys in TABLES.items() for key in keys}
 """In which table each key belongs."""
-UNKNOWN_LICENCE = "not stated"
-INTENDED_USE = "Research use only. Not for diagnosis."
-MAX_NAME_LENGTH = 63  # fits a metric's label and a path
-MAX_MANIFEST_BYTES = 64 * 1024
+UNKNOWN_LICENCE, INTENDED_USE = "not stated", "Research use only. Not for diagnosis."
+MAX_NAME_LENGTH, MAX_MANIFEST_BYTES = 63, 64 * 1024  # such a name fits a metric's label and a path
 HELD_RULES = 1
 """Version of the rules by which a manifest is held against its network."""
 
@@ -136,6 +134,11 @@ class ModelManifest:
     def network_sha256(self) -> str:
         """SHA-256 of the artifact's and of `graph_sha256`: another network has another one."""
         return hashlib.sha256(f"{self.artifact.sha256} {self.graph_sha256}".encode()).hexdigest()
+
+    @cached_property
+    def network_digest(self) -> bytes:
+        """8 bytes that tell this network and its classes from earlier ones of the same name and version."""
+        return hashlib.sha256(repr((self.network_sha256, self.output.classes)).encode()).digest()[:8]
 
     def _describe_input(self) -> dict[str, Any]:
         """Return the input for a hash; models older than the choice of an order keep theirs."""

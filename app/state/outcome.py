@@ -10,6 +10,7 @@ class Outcome:
     Attributes:
         request_id, position: the request, and the picture's place in it.
         name, version: of the model.
+        network: what tells its network and classes from others, `ModelManifest.network_digest` in hexadecimal.
         class_name: the class that was answered.
         score: the probability of the positive class, as answered; None for more than two classes.
         truth: the true class.
@@ -19,6 +20,7 @@ class Outcome:
     position: int
     name: str
     version: str
+    network: str
     class_name: str
     score: float | None
     truth: str

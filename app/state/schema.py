@@ -57,6 +57,7 @@ TABLES = {
         Column("position", "whole", is_key=True),
         Column("name", "text", 255),
         Column("version", "text", 64),
+        Column("network", "text", 16),
         Column("class_name", "text"),
         Column("score", "real", may_be_null=True),
         Column("truth", "text"),

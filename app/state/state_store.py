@@ -130,10 +130,10 @@ class StateStore:
             connection.execute(sql.delete(table).where(*keys))
             connection.execute(sql.insert(table).values(asdict(outcome)))
 
-    def read_outcomes(self, name: str, version: str) -> list[Outcome]:
-        """Return the truths of a version's answers."""
+    def read_outcomes(self, name: str, version: str, network: str) -> list[Outcome]:
+        """Return the truths of the answers that a version's network gave."""
         table = tables[schema.OUTCOMES]
-        query = sql.select(table).where(table.c.name == name, table.c.version == version)
+        query = sql.select(table).where(table.c.name == name, table.c.version == version, table.c.network == network)
         with translate_errors(), self._engine.connect() as connection:
             return [Outcome(**row) for row in connection.execute(query).mappings()]
 

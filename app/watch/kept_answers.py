@@ -7,6 +7,7 @@ import os
 import struct
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -19,19 +20,26 @@ log = logging.getLogger(__name__)
 
 FOLDER = "answers"
 SLOTS = 65_536
-"""Answers that a worker keeps; each takes 128 bytes, which makes 8 MiB in all."""
-SLOT = np.dtype([("key", "V16"), ("time_ns", "<i8"), ("score", "<f4"), ("index", "<u2"), ("version", "S98")])
-PACKED = struct.Struct("<16sqfH98s")
+"""Answers that a worker keeps; each takes 136 bytes, which makes 9 MB in all."""
+SLOT = np.dtype(
+    [("key", "V16"), ("time_ns", "<i8"), ("score", "<f4"), ("index", "<u2"), ("version", "S98"), ("network", "V8")]
+)
+PACKED = struct.Struct("<16sqfH98s8s")
+MAX_INDEX = 2**16 - 1
 """One slot; to pack it takes a third of the time that NumPy takes."""
 
 
 @dataclass(frozen=True)
 class KeptAnswer:
-    """What was answered: the version as `name/version`, the index of the class, the positive class's probability."""
+    """What was answered: the version as `name/version`, the index of the class, the positive class's probability.
+
+    `network` stands for the version's network and classes, see `ModelManifest.network_digest`.
+    """
 
     version: str
     class_index: int
     score: float | None
+    network: bytes
 
 
 class KeptAnswers:
@@ -53,9 +61,11 @@ class KeptAnswers:
 
     def keep(self, request_id: str, position: int, answer: KeptAnswer) -> None:
         """Keep an answer; `position` is the picture's among those of its request."""
+        if answer.class_index > MAX_INDEX:
+            return
         score = math.nan if answer.score is None else answer.score
         key, version = make_key(request_id, position), answer.version.encode()
-        record = PACKED.pack(key, time.time_ns(), score, answer.class_index, version)
+        record = PACKED.pack(key, time.time_ns(), score, answer.class_index, version, answer.network)
         with self._lock:
             try:
                 if self._file is None:
@@ -67,17 +77,20 @@ class KeptAnswers:
                     log.warning("answers are not kept for later truths", extra={"reason": error.strerror})
                 self._has_failed = True
 
-    def find(self, request_id: str, position: int) -> KeptAnswer | None:
-        """Return the last answer to a picture of a request; None if it is not kept, or no longer."""
+    def find(self, request_id: str, position: int) -> set[KeptAnswer]:
+        """Return the answers to a picture of a request.
+
+        There is none if it is not kept, or no longer, and there are several if requests had the same id.
+        """
         key = np.frombuffer(make_key(request_id, position), "V16")[0]
         found = []
         for path in self._folder.glob("*.ring"):
             slots = np.fromfile(path, SLOT)
             found += slots[slots["key"] == key].tolist()
-        if not found:
-            return None
-        _, _, score, index, version = max(found, key=lambda slot: slot[1])
-        return KeptAnswer(version.decode(), index, None if math.isnan(score) else score)
+        return {
+            KeptAnswer(version.decode(), index, None if math.isnan(score) else score, bytes(network))
+            for _, _, score, index, version, network in found
+        }
 
     def close(self) -> None:
         """Leave the file to another process."""
@@ -92,9 +105,15 @@ class KeptAnswers:
         self._folder.mkdir(parents=True, exist_ok=True)
         for number in count():
             path = self._folder / f"{number}.ring"
-            self._held = try_lock(path, makes_file=True)  # for as long as this process lives
-            if self._held is not None:
-                return os.open(path, os.O_WRONLY), find_last(path) % self._slots
+            held = try_lock(path, makes_file=True)
+            if held is None:
+                continue
+            with ExitStack() as undo:
+                undo.callback(os.close, held)
+                file, last = os.open(path, os.O_WRONLY), find_last(path)
+                undo.pop_all()
+            self._held = held  # for as long as this process lives
+            return file, last % self._slots
         raise AssertionError("one of the numbers is free")
 
 

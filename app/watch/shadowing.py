@@ -11,6 +11,7 @@ from app.config.settings import MIB
 from app.errors import AnsweredError, UnfitImageError
 from app.manifest.model_manifest import ModelManifest
 from app.metrics import Metrics
+from app.pipeline.patience import LARGE_PIXELS
 from app.pipeline.served_model import Prediction, Upload
 from app.registry.serving_table import ServingTable
 
@@ -55,20 +56,25 @@ class Shadowing:
     ) -> None:
         """Have a candidate answer a share of a request's pictures; `answers` are those of the version that was asked.
 
-        Does nothing if the model has no candidate, or if another version than the default one answered.
+        Does nothing if the model has no candidate, or if another version than the default one answered. Pictures that
+        do not fit the default version are not offered.
         """
         now = self._table.now
         shadow = now.shadows.get(manifest.name)
-        if shadow is None or now.defaults.get(manifest.name) != manifest.version:
+        if shadow is None or now.defaults.get(manifest.name) != manifest.version or shadow.version == manifest.version:
             return
         for upload, answer in zip(uploads, answers, strict=True):
             if isinstance(upload, AnsweredError) or not isinstance(answer, Prediction):
+                continue
+            if answer.fit is not None and not answer.fit.fits:
                 continue
             if random.random() < shadow.share:  # noqa: S311  # no secret
                 self._put(Comparison(manifest.name, manifest.version, shadow.version, upload, answer))
 
     def _put(self, task: Comparison) -> None:
-        if measure_bytes(task.upload) > MAX_UPLOAD_BYTES:
+        picture = task.prediction.picture
+        is_large = picture.width_px * picture.height_px >= LARGE_PIXELS  # callers' large pictures stand in one line
+        if is_large or measure_bytes(task.upload) > MAX_UPLOAD_BYTES:
             self._count(task, DROPPED)
             return
         try:

@@ -1,6 +1,7 @@
 """Markdown as pages: the guides of this project, and models' cards."""
 
 import re
+import stat
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 OTHERS = {"model_folder": "models/README.md", "deploy": "deploy/README.md", "benchmarks": "benchmarks/README.md"}
 """Guides that stand elsewhere than in `get_started/`."""
-COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 ELSEWHERE = re.compile(r"https?://|mailto:")
 LARGEST_CARD_BYTES = 256 * 1024
 
@@ -38,7 +38,7 @@ def find_guides() -> dict[str, Path]:
     return own | {name: path for name, path in others.items() if path.is_file()}
 
 
-@cache
+@lru_cache(maxsize=256)
 def read_guide(name: str, root: str) -> Guide:
     """Render a guide; `root` is the path of all guides. Raises `ResourceNotFoundError`."""
     path = find_guides().get(name)
@@ -59,7 +59,9 @@ def render_card(folder: ModelFolder) -> str:
     """Render a model's card without its title; empty where there is none that can be read."""
     path = folder.path / CARD_FILE
     try:
-        status = path.stat()
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):  # a link may lead to what is nobody's business
+            return ""
         return read_card(path, (status.st_mtime_ns, status.st_size), url_for("pages.show_guides"))
     except (OSError, UnicodeDecodeError):
         return ""
@@ -81,7 +83,7 @@ def render_markdown(text: str, source: Path, root: str, deeper: int = 0) -> str:
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = markdown.parse(COMMENT.sub("", text))
+    tokens = markdown.parse(drop_comments(text))
     for place, token in enumerate(tokens):
         token.attrs.pop("style", None)  # of aligned columns: the pages' policy takes no styles in attributes
         if token.type in ("heading_open", "heading_close"):
@@ -94,6 +96,15 @@ def render_markdown(text: str, source: Path, root: str, deeper: int = 0) -> str:
     html = html.replace("<pre>", '<pre tabindex="0">')  # what scrolls must be reached by keyboard
     html = html.replace("<table>", '<div class="scroll" role="group" aria-label="Table" tabindex="0"><table>')
     return html.replace("</table>", "</table></div>")
+
+
+def drop_comments(text: str) -> str:
+    """Leave out HTML comments; one that does not end is text. Takes time in proportion to the text."""
+    kept, place = [], 0
+    while (start := text.find("<!--", place)) >= 0 and (end := text.find("-->", start)) >= 0:
+        kept.append(text[place:start])
+        place = end + len("-->")
+    return "".join([*kept, text[place:]])
 
 
 def make_anchor(heading: str) -> str:

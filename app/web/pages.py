@@ -11,9 +11,10 @@ from app.api.models import describe
 from app.api.predict.answers import read_patience
 from app.api.predict.predictions import classify
 from app.api.request.auth import require
+from app.api.request.changes import refuse_other_sites
 from app.api.request.observation import WritePage
 from app.api.request.services import NOTICE, facts, services
-from app.errors import BadRequestError
+from app.errors import BadRequestError, ModelNotFoundError, ModelVersionNotFoundError
 from app.registry.serving_table import require_served
 from app.web.documents import list_guides, read_guide, render_card
 from app.web.error_pages import show_error, write_refusal
@@ -50,7 +51,9 @@ def choose(page: Any, view: Any) -> Any:
 @require("predict")
 def show_home() -> Response:
     """Say what this is, and show the default version of every model."""
-    models = [describe(entry.folder.name, None) for entry in services().registry.defaults()]
+    models = [
+        model for entry in services().registry.defaults() if (model := describe_if_there(entry.folder.name, None))
+    ]
     facts().model = facts().version = None
     return render_page("home.html", models=models)
 
@@ -59,12 +62,20 @@ def show_home() -> Response:
 def show_model(model_name: str, version: str | None = None) -> Response:
     """Show a version of a model: a form that asks it, and what is known of it."""
     model = describe(model_name, version)
-    versions = [model if each == model["version"] else describe(model_name, each) for each in model["versions"]]
+    versions = [found for each in model["versions"] if (found := describe_if_there(model_name, each))]
     facts().version = model["version"]
     entry = services().registry.get(model_name, version)
     cut_px = entry.manifest.input.short_side_px if entry.manifest else None
     card = render_card(entry.folder)
     return render_page("model.html", model=model, versions=versions, card=card, cut_px=cut_px, origin=find_origin())
+
+
+def describe_if_there(model_name: str, version: str | None) -> dict[str, Any] | None:
+    """Describe a version that may have been removed since it was listed; None then."""
+    try:
+        return describe(model_name, version)
+    except (ModelNotFoundError, ModelVersionNotFoundError):
+        return None
 
 
 PAGES = {"models.index": show_home, "models.list_models": show_home, "models.describe_model": show_model}
@@ -76,9 +87,9 @@ PAGES = {"models.index": show_home, "models.list_models": show_home, "models.des
 def show_answer(model_name: str, version: str | None = None) -> ResponseReturnValue:
     """Classify the pictures of a model page's form, and show the answers.
 
-    A form of another site can send pictures here too, as to every path that predicts. It changes nothing, and sees no
-    answer.
+    A form of another site is refused: it would ask in the name of whoever is signed in.
     """
+    refuse_other_sites()
     known = facts()
     entry = known.find_lent()
     if entry.handler is not None or entry.folder.is_archive:

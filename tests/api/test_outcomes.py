@@ -113,6 +113,24 @@ def test_an_unknown_request_answers_404(client: FlaskClient) -> None:
     assert (answer.status_code, answer.get_json()["type"]) == (404, "ResourceNotFoundException")
 
 
+def test_requests_with_one_id_and_different_answers_are_told_apart_by_nobody(client: FlaskClient) -> None:
+    for level, status in ((90, 200), (90, 200), (110, 409)):
+        predict(client, "request-8", level)
+        answer = client.post("/outcomes/request-8", json={"truth": "dark"})
+        assert answer.status_code == status
+    assert "Give each request its own id." in answer.get_json()["message"]
+
+
+def test_the_truth_of_another_network_of_that_name_is_not_taken(place: Path, client: FlaskClient) -> None:
+    predict(client, "request-9")
+    manifest = place / "models/tiny-brightness/1.0/model.toml"
+    manifest.write_text(manifest.read_text().replace('["dark", "bright"]', '["bright", "dark"]'))
+    later = open_client(place)
+    answer = later.post("/outcomes/request-9", json={"truth": "dark"})
+    assert answer.status_code == 409
+    assert "another network now" in answer.get_json()["message"]
+
+
 def test_a_page_of_another_site_sends_no_truth(client: FlaskClient) -> None:
     predict(client, "request-7")
     headers = {"Sec-Fetch-Site": "cross-site"}

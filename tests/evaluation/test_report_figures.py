@@ -212,8 +212,14 @@ PICTURES = [LabelledPicture(Path(f"data/{label}/{name}.png"), label) for label i
 
 def test_rows_of_the_table_are_found_by_folder_and_name_or_else_by_name(tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.csv", [("test/0/x.png", "A"), ("test/1/x.png", "B"), ("y.png", " ")])
+    (grouping,) = read_groupings(table, ["site"], PICTURES[:3])
+    assert (grouping.column, grouping.values) == ("site", ["A", EMPTY, "B"])
+
+
+def test_a_picture_does_not_get_the_row_of_another_one_with_its_name(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.csv", [("1/x.png", "A"), ("y.png", "B")])
     (grouping,) = read_groupings(table, ["site"], PICTURES)
-    assert (grouping.column, grouping.values) == ("site", ["A", EMPTY, "B", EMPTY])
+    assert grouping.values == [ABSENT, ABSENT, "A", ABSENT]
 
 
 def test_picture_that_is_not_in_the_table_is_a_subgroup_of_its_own(tmp_path: Path) -> None:
@@ -235,7 +241,7 @@ def test_table_that_cannot_be_used_is_refused_with_the_reason(
     tmp_path: Path, rows: Sequence[tuple[str, str]], header: tuple[str, str], message: str
 ) -> None:
     with pytest.raises(PicturesError, match=message):
-        read_groupings(write_table(tmp_path / "t.csv", rows, header), ["site"], PICTURES)
+        read_groupings(write_table(tmp_path / "t.csv", rows, header), ["site"], PICTURES[:2])
 
 
 def test_column_of_identifiers_is_no_subgroup(tmp_path: Path) -> None:

@@ -1,30 +1,48 @@
 """The last answers of every worker are found by request id, also after a restart; nothing else is kept."""
 
+import resource
 from pathlib import Path
 
 import pytest
 
 from app.watch.kept_answers import KeptAnswer, KeptAnswers
 
-ANSWER = KeptAnswer("pcam-classification/1.1", 1, 0.25)
+NETWORK = b"eight by"
+ANSWER = KeptAnswer("pcam-classification/1.1", 1, 0.25, NETWORK)
 
 
 def test_answers_of_every_worker_are_found(tmp_path: Path) -> None:
     first, second, idle = KeptAnswers(tmp_path), KeptAnswers(tmp_path), KeptAnswers(tmp_path)
     first.keep("request-1", 0, ANSWER)
-    second.keep("request-1", 1, KeptAnswer("a-b/2", 3, None))
+    second.keep("request-1", 1, KeptAnswer("a-b/2", 3, None, NETWORK))
     for each in (first, second, idle):
-        assert each.find("request-1", 0) == ANSWER
-        assert each.find("request-1", 1) == KeptAnswer("a-b/2", 3, None)
-        assert each.find("request-1", 2) is None
+        assert each.find("request-1", 0) == {ANSWER}
+        assert each.find("request-1", 1) == {KeptAnswer("a-b/2", 3, None, NETWORK)}
+        assert each.find("request-1", 2) == set()
     assert sorted(path.name for path in (tmp_path / "answers").iterdir()) == ["0.ring", "1.ring"]
 
 
-def test_the_last_answer_under_an_id_counts(tmp_path: Path) -> None:
+def test_different_answers_under_one_id_are_all_found_and_equal_ones_are_one(tmp_path: Path) -> None:
     first, second = KeptAnswers(tmp_path), KeptAnswers(tmp_path)
-    second.keep("request-1", 0, ANSWER)
-    first.keep("request-1", 0, KeptAnswer("a-b/2", 0, 0.5))
-    assert second.find("request-1", 0) == KeptAnswer("a-b/2", 0, 0.5)
+    other = KeptAnswer("a-b/2", 0, 0.5, NETWORK)
+    for each, answer in ((second, ANSWER), (first, other), (first, ANSWER)):
+        each.keep("request-1", 0, answer)
+    assert second.find("request-1", 0) == {ANSWER, other}
+
+
+def test_a_passing_lack_of_descriptors_takes_no_second_file(tmp_path: Path) -> None:
+    kept, limits = KeptAnswers(tmp_path), resource.getrlimit(resource.RLIMIT_NOFILE)
+    KeptAnswers(tmp_path).keep("request-0", 0, ANSWER)  # so that the folder is there
+    opened = sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1  # without that of the list itself
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 1, limits[1]))  # room for the lock, and not for the file
+    try:
+        for _ in range(5):
+            kept.keep("request-1", 0, ANSWER)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    kept.keep("request-2", 0, ANSWER)
+    assert (kept.find("request-1", 0), kept.find("request-2", 0)) == (set(), {ANSWER})
+    assert len(list((tmp_path / "answers").iterdir())) <= 2
 
 
 def test_a_new_process_goes_on_where_one_has_ended(tmp_path: Path) -> None:
@@ -34,12 +52,12 @@ def test_a_new_process_goes_on_where_one_has_ended(tmp_path: Path) -> None:
     first.close()
     second = KeptAnswers(tmp_path, slots=4)
     second.keep("request-3", 0, ANSWER)
-    assert [second.find(f"request-{number}", 0) for number in range(4)] == [ANSWER] * 4
+    assert [second.find(f"request-{number}", 0) for number in range(4)] == [{ANSWER}] * 4
     second.keep("request-4", 0, ANSWER)
-    assert second.find("request-0", 0) is None
-    assert second.find("request-1", 0) == second.find("request-4", 0) == ANSWER
+    assert second.find("request-0", 0) == set()
+    assert second.find("request-1", 0) == second.find("request-4", 0) == {ANSWER}
     assert [path.name for path in (tmp_path / "answers").iterdir()] == ["0.ring"]
-    assert (tmp_path / "answers/0.ring").stat().st_size == 4 * 128
+    assert (tmp_path / "answers/0.ring").stat().st_size == 4 * 136
 
 
 def test_what_cannot_be_written_is_said_once_and_costs_nothing_else(
@@ -49,7 +67,7 @@ def test_what_cannot_be_written_is_said_once_and_costs_nothing_else(
     kept = KeptAnswers(tmp_path)
     for _ in range(2):
         kept.keep("request-1", 0, ANSWER)
-    assert kept.find("request-1", 0) is None
+    assert kept.find("request-1", 0) == set()
     assert [record.message for record in caplog.records] == ["answers are not kept for later truths"]
 
 

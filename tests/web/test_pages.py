@@ -1,6 +1,7 @@
 """Pages: who gets one in place of JSON, and what they say."""
 
 import json
+import time
 from html import unescape
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app import create_app
 from app.api.request.services import NOTICE
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.errors import ServiceUnavailableError
-from app.web.documents import find_guides, read_guide, render_markdown
+from app.web.documents import drop_comments, find_guides, read_guide, render_markdown
 from app.web.error_pages import write_refusal
 from tests.conftest import basic
 
@@ -118,3 +120,28 @@ def test_answer_on_the_page_is_the_json_that_programs_get(client: FlaskClient, p
     shown = page.partition('<pre class="json" tabindex="0">')[2].partition("</pre>")[0]
     told = client.post("/predictions/pcam-classification", headers=basic(), data=pcam_example).json
     assert json.loads(unescape(shown)) | {"request_id": ""} == told | {"request_id": ""}
+
+
+def test_a_card_of_unclosed_comments_is_read_at_once() -> None:
+    """A quadratic search took 10 s for 64 KiB of them, during which no other thread ran."""
+    started = time.process_time()
+    assert drop_comments("a<!-- b -->c<!--") == "ac<!--"
+    text = "<!--" * 16_384
+    assert drop_comments(text) == text
+    assert time.process_time() - started < 0.5
+
+
+def test_a_card_that_is_a_link_is_not_shown(models: Path, own_instance: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("# Card\n\nnobody's business\n")
+    card = models / "pcam-classification/1.0/MODEL_CARD.md"
+    card.unlink()
+    card.symlink_to(tmp_path / "secret")
+    client = create_app(Settings(models=models, instance=own_instance)).test_client()
+    page = client.get(MODEL, headers=basic() | BROWSER)
+    assert page.status_code == 200
+    assert "business" not in page.text
+
+
+def test_a_form_of_another_site_is_refused(client: FlaskClient) -> None:
+    headers = basic() | BROWSER | {"Sec-Fetch-Site": "cross-site"}
+    assert client.post(MODEL, headers=headers, data={}).status_code == 403

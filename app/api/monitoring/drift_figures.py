@@ -23,4 +23,4 @@ def show_drift(model_name: str, version: str | None = None) -> ResponseReturnVal
             f"The drift of {model_name} is not known: only a model with a model.toml has a reference."
         )
     metrics = services().metrics
-    return jsonify({**describe_drift(entry.manifest, metrics.collect(), metrics.since), "notice": NOTICE})
+    return jsonify({**describe_drift(entry.manifest, metrics.collect_lately(), metrics.since), "notice": NOTICE})

@@ -130,7 +130,7 @@ def keep(manifest: ModelManifest, request_id: str, position: int, decision: Deci
         return
     score = None if output.positive_class is None else decision.probabilities[output.positive_class]
     index = output.classes.index(decision.class_name)
-    kept = KeptAnswer(f"{manifest.name}/{manifest.version}", index, score)
+    kept = KeptAnswer(f"{manifest.name}/{manifest.version}", index, score, manifest.network_digest)
     services().kept.keep(request_id, position, kept)
 
 

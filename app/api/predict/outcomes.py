@@ -37,13 +37,7 @@ def put_outcome(request_id: str) -> ResponseReturnValue:
     """
     refuse_other_sites()
     truth, position = read_document(read_outcome, read_patience())
-    kept = services().kept.find(request_id, position)
-    if kept is None:
-        raise ResourceNotFoundError(
-            f"No answer to picture {position} of this request is kept. "
-            f"Each worker of this server keeps its last {SLOTS:,} answers."
-        )
-    outcome = match(request_id, position, kept, truth)
+    outcome = match(request_id, position, find_answer(request_id, position), truth)
     with translate_errors():
         services().store.open().put_outcome(outcome)
     return jsonify(
@@ -71,18 +65,32 @@ def read_outcome(body: bytes) -> tuple[str, int]:
     return document["truth"], read_sent("index", document.get("index", 0), COUNTED)
 
 
+def find_answer(request_id: str, position: int) -> KeptAnswer:
+    """Find the answer to a picture of a request; raises `ResourceNotFoundError`, or `ConflictError` for several."""
+    found = services().kept.find(request_id, position)
+    if not found:
+        raise ResourceNotFoundError(
+            f"No answer to picture {position} of this request is kept. "
+            f"Each worker of this server keeps its last {SLOTS:,} answers."
+        )
+    if len(found) > 1:
+        raise ConflictError("Several requests had this id and got different answers. Give each request its own id.")
+    return found.pop()
+
+
 def match(request_id: str, position: int, kept: KeptAnswer, truth: str) -> Outcome:
     """Hold a truth against its answer; raises `BadRequestError` for no class of the model, or `ConflictError`."""
     name, _, version = kept.version.partition("/")
     facts().model, facts().version = name, version
     try:
-        entry = services().registry.get(name, version)
+        manifest = services().registry.get(name, version).manifest
     except (ModelNotFoundError, ModelVersionNotFoundError):
-        entry = None
-    classes = entry.manifest.output.classes if entry is not None and entry.manifest is not None else ()
-    if kept.class_index >= len(classes):
-        raise ConflictError(f"{kept.version} gave the answer and is served no longer.")
+        manifest = None
+    if manifest is None or manifest.network_digest != kept.network:
+        raise ConflictError(f"{kept.version} gave the answer, and is served no longer or is another network now.")
+    classes = manifest.output.classes
     if truth not in classes:
         raise BadRequestError(f'{name} has no class "{show(truth)}": truth must be one of {", ".join(classes)}.')
     score = None if kept.score is None else round(kept.score, 6)
-    return Outcome(request_id, position, name, version, classes[kept.class_index], score, truth)
+    network = kept.network.hex()
+    return Outcome(request_id, position, name, version, network, classes[kept.class_index], score, truth)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from app.errors import PicturesError, UnfitImageError
 
@@ -43,7 +43,7 @@ class Asked:
 
 def write_name(path: str) -> str:
     """Write a path as one line of valid UTF-8 that no spreadsheet takes for a formula: `=a.png` becomes `./=a.png`."""
-    name = os.fsencode(path).decode("utf-8", "backslashreplace")
+    name = os.fsencode(path.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
     plain = escape_controls(name)
     return plain if plain[0].isalnum() or plain[0] in "./_" else f"./{plain}"
 
@@ -118,7 +118,10 @@ class AnswerTable:
     def add(self, rows: Sequence[Row]) -> None:
         """Write rows and leave none in memory."""
         lines = io.StringIO()
-        csv.DictWriter(lines, COLUMNS, lineterminator="\n").writerows(rows)
+        for row in rows:
+            # A spreadsheet may separate cells by semicolons; quoted ones stay whole there too.
+            quoting: Literal[0, 1] = csv.QUOTE_ALL if any(";" in cell for cell in row.values()) else csv.QUOTE_MINIMAL
+            csv.DictWriter(lines, COLUMNS, lineterminator="\n", quoting=quoting).writerow(row)
         self._stream.write(lines.getvalue().encode())
         self._stream.flush()
         self.outcomes.update(map(name_outcome, rows))

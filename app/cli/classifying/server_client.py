@@ -82,20 +82,34 @@ class ServerClient:
         """Send a request and return the answer's JSON, or that of a picture's error."""
         try:
             response = self._pool.request(method, self._url + path, body=content, retries=retries)
-            answer: dict[str, Any] = response.json()
+            is_refusal = content is not None and response.status in OF_THE_PICTURE
+            answer = read_refusal(response) if is_refusal else response.json()
         except urllib3.exceptions.HTTPError as error:
             raise PicturesError(f"{self._url} does not answer: {describe(error)}") from error
         except ValueError as error:
             raise PicturesError(f"{self._url} is no Scancer API: its answer is no JSON") from error
         if response.status == HTTPStatus.UNAUTHORIZED:
             raise PicturesError(f"{self._url} does not know this user and password")
-        if response.status != HTTPStatus.OK and not (content is not None and response.status in OF_THE_PICTURE):
+        if not isinstance(answer, dict):
+            raise PicturesError(f"{self._url} is no Scancer API: its answer is no object of JSON")
+        if response.status != HTTPStatus.OK and not is_refusal:
             raise PicturesError(f"{self._url} answers {response.status}: {answer.get('message', 'no reason is given')}")
         return answer
 
     def close(self) -> None:
         """Close the connections."""
         self._pool.clear()
+
+
+def read_refusal(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
+    """Read why a picture was refused; a proxy in between may say it in another form than the service."""
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict) and isinstance(answer.get("message"), str):
+        return answer
+    return {"message": f"The server, or a proxy before it, answers {response.status}."}
 
 
 def describe(error: urllib3.exceptions.HTTPError) -> str:

@@ -1,5 +1,6 @@
 """`flask models reference|drift|outcomes|shadow`: what is seen of a model once it answers."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def make_model_reference(version: str, data: Path) -> None:
 def draw(data: Path) -> list[Path]:
     """Draw the files of a folder in a seeded order, no more than are needed; hidden ones are passed over."""
     paths = sorted(
-        path for path in data.rglob("*") if path.is_file() and not any(part[0] == "." for part in path.parts[-2:])
+        path
+        for path in data.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(data).parts)
     )
     return [paths[index] for index in np.random.default_rng(0).permutation(len(paths))[:MAX_PICTURES]]
 
@@ -123,9 +126,9 @@ def describe(figures: dict[str, Any]) -> str:
 def print_outcomes(version: str) -> None:
     """Say how often a version was right, by the truths that were sent to /outcomes."""
     planned = find_planned(version)
-    spec = planned.folder.read_manifest().output
-    outcomes = services().store.open().read_outcomes(*planned.wanted.key)
-    told = count_outcomes(outcomes, spec)
+    manifest = planned.folder.read_manifest()
+    outcomes = services().store.open().read_outcomes(*planned.wanted.key, manifest.network_digest.hex())
+    told = count_outcomes(outcomes, manifest.output)
     click.echo(f"{version}: {told['n']} answers whose truth is known")
     for truth, answers in told["answers"].items():
         counts = ", ".join(f"{count} called {name}" for name, count in answers.items())
@@ -146,6 +149,8 @@ def shadow_model(version: str, share: float | None) -> None:
     first to be dropped. Without --share, the command prints how the candidate's answers compare.
     """
     planned = find_planned(version)
+    if share is not None and math.isnan(share):
+        raise click.BadParameter("it must be a number from 0 to 1", param_hint="--share")
     if share is not None:
         await_server(services().changes.set_shadow(*planned.wanted.key, share))
         told = (

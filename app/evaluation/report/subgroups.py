@@ -1,6 +1,7 @@
 """Subgroups of the pictures, by columns of a table (CSV) that the user has."""
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ def read_groupings(
     if manifest is None:
         return []
     rows = read_rows(manifest, columns)
-    said = [find_row(rows, picture) for picture in pictures]
+    names = Counter(picture.path.name for picture in pictures)
+    said = [find_row(rows, picture, names[picture.path.name] == 1) for picture in pictures]
     if not any(said):
         raise PicturesError(f"{manifest.name} names none of the pictures in its column {FILE_COLUMN}")
     groupings = []
@@ -90,9 +92,12 @@ def read_rows(manifest: Path, columns: Sequence[str]) -> dict[str, set[tuple[str
     return rows
 
 
-def find_row(rows: Mapping[str, set[tuple[str, ...]]], picture: LabelledPicture) -> tuple[str, ...]:
-    """Return what the rows say of a picture, nothing if it is in none; raises `PicturesError` if they disagree."""
-    said = rows.get(picture.name) or rows.get(picture.path.name) or {()}
+def find_row(rows: Mapping[str, set[tuple[str, ...]]], picture: LabelledPicture, has_own_name: bool) -> tuple[str, ...]:
+    """Return what the rows say of a picture, nothing if it is in none; raises `PicturesError` if they disagree.
+
+    The file's name alone finds a row only where no other picture has that name.
+    """
+    said = rows.get(picture.name) or (rows.get(picture.path.name) if has_own_name else None) or {()}
     if len(said) > 1:
         raise PicturesError(f"the table says different things of {picture.name}")
     return next(iter(said))

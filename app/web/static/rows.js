@@ -45,8 +45,10 @@ export async function fillRow({ file, json, row }) {
 }
 
 export function writeTable(pictures) {
-  const quote = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
-  const lines = pictures.map((picture) => Object.values(COLUMNS).map((read) => quote(String(read(picture) ?? ""))));
+  // A spreadsheet takes a text that begins so for a formula.
+  const inert = (value) => (typeof value === "string" && /^\s*[=+\-@]/.test(value) ? `'${value}` : String(value ?? ""));
+  const quote = (value) => (/[",;\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+  const lines = pictures.map((picture) => Object.values(COLUMNS).map((read) => quote(inert(read(picture)))));
   return [Object.keys(COLUMNS), ...lines].map((line) => line.join(",") + "\r\n").join("");
 }
 

@@ -16,7 +16,14 @@ from app.config.setting_types import PROJECT_ROOT
 
 FULL, DIRECT, SERVE = "requirements_linux_macos.txt", "requirements.txt", "requirements_serve.txt"
 INT8 = "requirements_int8.txt"
-PINNED = [FULL, DIRECT, SERVE, INT8, *(f"{folder}/requirements.txt" for folder in ("benchmarks", "tests", "training"))]
+PINNED = [
+    FULL,
+    DIRECT,
+    SERVE,
+    INT8,
+    "deploy/requirements_shared.txt",
+    *(f"{folder}/requirements.txt" for folder in ("benchmarks", "tests", "training")),
+]
 LEGACY_X86_64 = ("manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64")
 PLATFORMS = {
     "linux-x86_64": ("linux", "x86_64", [*LEGACY_X86_64, *(f"manylinux_2_{minor}_x86_64" for minor in range(5, 36))]),
@@ -51,7 +58,7 @@ def chosen(name: str, system: str, machine: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", PINNED)
 def test_every_line_is_pinned(name: str) -> None:
     for requirement in read(name):
-        assert re.fullmatch(r"==[0-9][0-9.]*", str(requirement.specifier)), requirement
+        assert re.fullmatch(r"==(\d+!)?[0-9][0-9.]*", str(requirement.specifier)), requirement
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

@@ -13,7 +13,7 @@ ADVICE = {
     401: (
         "Please sign in",
         "The quick start printed those of its user, demo. On another server, ask its operator, who makes a user with: "
-        "flask --app wsgi users add NAME. Then load this page again.",
+        "flask users add NAME. Then load this page again.",
     ),
     403: ("Your user may not do this", "Ask the operator for a user with the role that this needs."),
     404: ("Nothing is here", "Check the address, or start at the list of models."),

@@ -13,9 +13,11 @@ from PIL import Image
 
 from tests.conftest import PASSWORD, USER, LiveServer
 
-GOLDEN_AUC = {"pcam": 0.9641, "isic": 0.9330}
+GOLDEN_AUC = {"pcam": 0.9681, "isic": 0.9403}
 """On the 400 pictures below; from this very test, after the models' last training."""
 GOLDEN_TOLERANCE = 0.001
+DRAWS = 4
+"""Random tenths of a picture, of which the mean counts."""
 SETS = {"pcam": "pcam", "isic": "isic224"}
 POSITIVE = {"pcam": "metastatic", "isic": "malignant"}
 
@@ -105,10 +107,13 @@ def test_hottest_tenth_of_a_map_moves_the_score_more_than_a_random_tenth(
             answer = session.put(url, data=picture, auth=(USER, PASSWORD), timeout=60).json()
             values = np.abs(answer["heat_map"]["values"])
             cells = [divmod(int(index), 12) for index in np.argsort(-values, axis=None)]
-            drawn = [cells[index] for index in random.permutation(len(cells))]
-            for moves, chosen in ((hot, cells), (other, drawn)):
+            drawn = [[cells[index] for index in random.permutation(len(cells))] for _ in range(DRAWS)]
+            moves = []
+            for chosen in (cells, *drawn):
                 covered = predict(session, shipped_server, "pcam", cover(picture, chosen[: len(cells) // 10]))
                 moves.append(abs(covered["score"] - answer["score"]))
+            hot.append(moves[0])
+            other.append(np.mean(moves[1:]))
     assert len(rows) == 100
     assert np.mean(hot) > 1.5 * np.mean(other)
     assert np.mean(np.array(hot) > np.array(other)) > 0.7

@@ -281,7 +281,7 @@ def test_shipped_version_is_reported_with_its_fit_and_its_int8_model(tmp_path: P
 @pytest.mark.parametrize("command", ["report", "compare"])
 def test_guide_prints_what_it_says(tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = re.search(
-        rf"<!-- run: {command} -->\n *```sh\n *flask --app wsgi models (.*?)\n *```.*?```\n(.*?) *```", GUIDE, re.DOTALL
+        rf"<!-- run: {command} -->\n *```sh\n *flask models (.*?)\n *```.*?```\n(.*?) *```", GUIDE, re.DOTALL
     )
     assert found is not None
     shutil.copytree(PROJECT_ROOT / "models/pcam-classification", tmp_path / "models/pcam-classification")

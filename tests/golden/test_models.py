@@ -56,7 +56,7 @@ def test_artifact_is_a_data_format_of_at_most_25_mb(folder: ModelFolder) -> None
 @every_folder
 def test_folder_holds_no_code(folder: ModelFolder) -> None:
     suffixes = {path.suffix for path in folder.path.rglob("*") if path.is_file()}
-    assert suffixes <= {".toml", ".safetensors", ".keras", ".xml", ".bin", ".json", ".md", ".png", ".jpg"}
+    assert suffixes <= {".toml", ".safetensors", ".keras", ".xml", ".bin", ".json", ".md", ".html", ".png", ".jpg"}
 
 
 def test_no_example_is_a_picture_of_the_training_data(real_data: Path) -> None:

@@ -44,7 +44,7 @@ def test_page_of_a_refused_login_says_how_to_get_a_user(client: FlaskClient) -> 
     page = client.get("/", headers=BROWSER)
     assert page.status_code == 401
     assert page.headers["WWW-Authenticate"].startswith("Basic")
-    assert "flask --app wsgi users add NAME" in page.text
+    assert "flask users add NAME" in page.text
 
 
 @pytest.mark.parametrize("headers", [BROWSER, JAVA, {"Accept": "*/*"}, {}])

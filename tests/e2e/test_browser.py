@@ -39,11 +39,11 @@ def classify(server: LiveServer, picture: bytes) -> Facts:
 
 
 def darken_until_unsure(server: LiveServer) -> bytes:
-    """A picture that the model cannot tell, PNG."""
-    with Image.open(EXAMPLES / "1.1/examples/normal-called-metastatic.jpg") as image:
-        for percent in range(80, 115):
+    """A picture that the model cannot tell, PNG: where its answer goes over from one class to the other."""
+    with Image.open(EXAMPLES / "1.1/examples/metastatic-called-normal.jpg") as image:
+        for step in range(140, 200):
             buffer = io.BytesIO()
-            ImageEnhance.Brightness(image).enhance(percent / 100).save(buffer, "PNG")
+            ImageEnhance.Brightness(image).enhance(step / 200).save(buffer, "PNG")
             if classify(server, buffer.getvalue()).get("cannot_tell"):
                 return buffer.getvalue()
     raise AssertionError("the model is sure of every picture")

@@ -29,9 +29,14 @@ FOLLOW_TIMEOUT_S, LOOK_S = 120, 0.02
 
 
 def refuse_other_sites() -> None:
-    """Refuse a change that a page of another site asks for: a browser would send the password by itself."""
-    site, origin = request.headers.get("Sec-Fetch-Site", "none"), request.headers.get("Origin")
-    if site not in ("none", "same-origin") or (origin and origin.partition("://")[2] != request.host):
+    """Refuse a change that a page of another site asks for: a browser would send the password by itself.
+
+    Where the browser says whose page asks, `Origin` does not count: that is `null` for a form of our own pages, whose
+    policy sends no referrer.
+    """
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    is_foreign = bool(origin) and str(origin).partition("://")[2] != request.host
+    if is_foreign if site is None else site not in ("none", "same-origin"):
         raise ForbiddenError("Changes are not taken from pages of other sites.")
 
 

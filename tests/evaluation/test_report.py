@@ -322,7 +322,7 @@ def test_report_goes_to_the_instance_folder_unless_told(place: Path) -> None:
     folder = place / "instance/reports/tiny-brightness/1.0"
     assert done.stdout.splitlines()[-3:] == [str(folder / name) for name in FILES]
     assert re.match(r"auc 0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\)\nsensitivity 0", done.stdout)
-    assert f"{VERSION} float32: 80 of 80 pictures\n" in done.stderr
+    assert f"{VERSION} float32: 80 of 80 pictures" in done.stderr
 
 
 def test_folder_that_cannot_be_written_is_named_without_a_traceback(place: Path) -> None:

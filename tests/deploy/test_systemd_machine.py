@@ -122,32 +122,30 @@ def test_a_killed_server_comes_back(machine: Installed) -> None:
 
 
 def test_a_wrong_setting_stops_the_start_and_the_journal_names_it(machine: Installed) -> None:
-    machine.run(f"cp {ENV} /root/env; echo SCANCER_WORKERS=many >>{ENV}")
+    machine.run(f"cp {ENV} /var/tmp/env; echo SCANCER_WORKERS=many >>{ENV}")
     try:
         assert "failed" in machine.run("systemctl restart scancer", False)
         assert "SCANCER_WORKERS='many' is not allowed" in machine.run("journalctl --unit scancer --output cat")
         assert within(60, lambda: machine.run("systemctl is-failed scancer", False).strip() == "failed")
     finally:
-        machine.run(f"cp /root/env {ENV}; systemctl reset-failed scancer; systemctl restart scancer")
+        machine.run(f"cp /var/tmp/env {ENV}; systemctl reset-failed scancer; systemctl restart scancer")
     assert machine.is_healthy()
 
 
 def test_a_port_below_1024_needs_no_root(machine: Installed) -> None:
     first = machine.ports[0]
-    machine.run(f"cp {ENV} /root/env; sed -i 's/:{first}/:843/' {ENV}")
+    machine.run(f"cp {ENV} /var/tmp/env; sed -i 's/:{first}/:843/' {ENV}")
     try:
         machine.run("systemctl restart scancer")
         assert requests.get("http://127.0.0.1:843/ping", timeout=5).ok
     finally:
-        machine.run(f"cp /root/env {ENV}; systemctl restart scancer")
+        machine.run(f"cp /var/tmp/env {ENV}; systemctl restart scancer")
 
 
 def test_an_upgrade_keeps_users_and_can_be_taken_back(machine: Installed) -> None:
     assert "is there already" in machine.run(INSTALL)
     before = machine.run("readlink /opt/scancer/current")
-    machine.run(
-        "cp -r /src /root/newer; echo '# newer' >>/root/newer/wsgi.py; bash /root/newer/deploy/systemd/install.sh"
-    )
+    machine.run("cd /var/tmp; cp -r /src newer; echo '# newer' >>newer/wsgi.py; bash newer/deploy/systemd/install.sh")
     after = machine.run("readlink /opt/scancer/current")
     assert before != after
     assert machine.predict().ok

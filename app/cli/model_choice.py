@@ -14,13 +14,21 @@ from app.api.request.services import services
 from app.compiling.archive_compiler import hash_archive, read_compiled
 from app.compiling.folder_compiler import hold_in_process
 from app.engines.compiled.compile_report import IR_FILE
-from app.errors import AnsweredError, FrameworkMissingError, ModelFolderError, OperatorError, UnloadTimeoutError
+from app.errors import (
+    AnsweredError,
+    EvaluationError,
+    FrameworkMissingError,
+    ModelFolderError,
+    OperatorError,
+    UnloadTimeoutError,
+)
 from app.handlers.handler_archive import HandlerArchive
 from app.handlers.worker.default_classifier import find_obstacle
 from app.registry.model_changes import Change
 from app.repository.model_check import check_folder
 from app.repository.model_folder import ARCHIVE_FOLDER, CARD_FILE, ModelFolder, find_model_folders
 from app.repository.signing import require_trust
+from app.state.wanted import PlannedVersion
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -76,6 +84,22 @@ def choose_folders(name: str | None) -> list[ModelFolder]:
     if not chosen:
         raise click.ClickException(f"no model{f' {name}' if name else 's'} in {root}")
     return chosen
+
+
+def find_version(label: str) -> PlannedVersion:
+    """Find the version of NAME/VERSION."""
+    name, _, version = label.partition("/")
+    if not version:
+        raise click.UsageError(f"give the version too: {name}/VERSION")
+    return services().changes.plan().find_version(name, version)
+
+
+def find_classifier(label: str) -> PlannedVersion:
+    """Find the version of NAME/VERSION; raises EvaluationError for an archive."""
+    planned = find_version(label)
+    if planned.folder.is_archive:
+        raise EvaluationError(f"{label} is a model archive, and has no model.toml")
+    return planned
 
 
 def run_for_each(name: str | None, task: Callable[[ModelFolder], str]) -> None:

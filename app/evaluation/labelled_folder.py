@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,9 @@ MIN_PICTURES = 3
 MAX_CALIBRATION_PICTURES = 300
 CALIBRATION_SHARE = 1 / 3
 """At most this part of each class calibrates; the others measure."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,11 @@ def split_pictures(pictures: Sequence[LabelledPicture]) -> tuple[list[LabelledPi
         calibration += [of_class[index] for index in order[:cut]]
         measured += [of_class[index] for index in order[cut:]]
     return calibration, measured
+
+
+def draw(items: Sequence[T], most: int) -> list[T]:
+    """Draw items in a seeded order, no more than `most`."""
+    return [items[index] for index in np.random.default_rng(0).permutation(len(items))[:most]]
 
 
 def read_picture(path: Path, spec: InputSpec, limits: ImageLimits) -> InputBatch:

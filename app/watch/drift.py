@@ -9,28 +9,28 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.errors import EvaluationError, StateStoreError
+from app.evaluation.version_evaluation import Answer
 from app.histograms import DISTANCE_EDGES, SCORE_EDGES, count_bins, measure_shift, undo_sums
 from app.manifest.model_manifest import ModelManifest
 from app.manifest.reference_spec import ReferenceSpec
 from app.metrics import DISTANCES, SCORES, Labels, Totals, read_beginning
-from app.pipeline.served_model import Prediction
 from app.state.worker_reports import read_reports
 
 DIGITS = 4
 
 
-def make_reference(predictions: Iterable[Prediction], positive_class: str | None, data: str) -> ReferenceSpec:
+def make_reference(answers: Iterable[Answer], positive_class: str | None, data: str) -> ReferenceSpec:
     """Count scores and distances as a server counts them: refused pictures have a distance alone.
 
     Raises `EvaluationError` for a model that gives neither.
     """
     scores, distances = [], []
-    for prediction in predictions:
-        fit = prediction.fit
+    for answer in answers:
+        fit = answer.fit
         if fit is not None and fit.distance is not None:
             distances.append(fit.distance)
         if positive_class is not None and (fit is None or fit.fits):
-            scores.append(prediction.decision.probabilities[positive_class])
+            scores.append(answer.decision.probabilities[positive_class])
     if not scores and not distances:
         raise EvaluationError("there is nothing to compare: the model has no positive class and no [fit]")
     return ReferenceSpec(data, count_bins(scores, SCORE_EDGES), count_bins(distances, DISTANCE_EDGES))

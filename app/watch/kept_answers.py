@@ -25,8 +25,8 @@ SLOT = np.dtype(
     [("key", "V16"), ("time_ns", "<i8"), ("score", "<f4"), ("index", "<u2"), ("version", "S98"), ("network", "V8")]
 )
 PACKED = struct.Struct("<16sqfH98s8s")
-MAX_INDEX = 2**16 - 1
 """One slot; to pack it takes a third of the time that NumPy takes."""
+MAX_INDEX = 2**16 - 1
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,8 @@ def choose(page: Any, view: Any) -> Any:
 @require("predict")
 def show_home() -> Response:
     """Say what this is, and show the default version of every model."""
-    models = [
-        model for entry in services().registry.defaults() if (model := describe_if_there(entry.folder.name, None))
-    ]
+    described = [describe_if_there(entry.folder.name, None) for entry in services().registry.defaults()]
+    models = [each for each in described if each is not None]
     facts().model = facts().version = None
     return render_page("home.html", models=models)
 
@@ -62,8 +61,10 @@ def show_home() -> Response:
 def show_model(model_name: str, version: str | None = None) -> Response:
     """Show a version of a model: a form that asks it, and what is known of it."""
     model = describe(model_name, version)
-    versions = [found for each in model["versions"] if (found := describe_if_there(model_name, each))]
-    facts().version = model["version"]
+    own = model["version"]
+    described = [model if each == own else describe_if_there(model_name, each) for each in model["versions"]]
+    versions = [each for each in described if each is not None]
+    facts().version = own
     entry = services().registry.get(model_name, version)
     cut_px = entry.manifest.input.short_side_px if entry.manifest else None
     card = render_card(entry.folder)

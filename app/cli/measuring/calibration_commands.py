@@ -12,7 +12,7 @@ import tomlkit
 
 from app.api.request.services import services
 from app.cli.measuring.evaluation_commands import describe, measure_version
-from app.cli.model_choice import FOLDER, models_commands
+from app.cli.model_choice import FOLDER, find_classifier, models_commands
 from app.errors import EvaluationError, PicturesError, SignatureError
 from app.evaluation.calibration_fit import (
     MAX_CLASSES,
@@ -153,21 +153,16 @@ def choose_point(
 @contextmanager
 def hold_version(label: str) -> Iterator[PlannedVersion]:
     """Find the version of NAME/VERSION, and keep other commands from changing its manifest meanwhile; raises as
-    `find_version`.
+    `find_editable`.
     """
-    planned = find_version(label)
+    planned = find_editable(label)
     with hold_lock(services().settings.instance / f"edit-{planned.folder.name}-{planned.folder.version}.lock"):
         yield planned
 
 
-def find_version(label: str) -> PlannedVersion:
+def find_editable(label: str) -> PlannedVersion:
     """Find the version of NAME/VERSION; raises EvaluationError for an archive, SignatureError for a signed one."""
-    name, _, version = label.partition("/")
-    if not version:
-        raise click.UsageError(f"give the version too: {name}/VERSION")
-    planned = services().changes.plan().find_version(name, version)
-    if planned.folder.is_archive:
-        raise EvaluationError(f"{label} is a model archive, and has no model.toml")
+    planned = find_classifier(label)
     if (planned.folder.path / SIGNATURE_FILE).exists():
         raise SignatureError(
             f"{label} is signed, and its model.toml would change: remove {SIGNATURE_FILE}, and sign it again afterwards"

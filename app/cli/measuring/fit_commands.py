@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import tomlkit
 
 from app.api.request.services import services
@@ -18,7 +17,7 @@ from app.engines.compiled.feature_distance import pack_groups
 from app.engines.compiled.feature_extractor import FeatureExtractor
 from app.errors import EvaluationError, PicturesError
 from app.evaluation.fit_fitting import Fitted, fit_kind
-from app.evaluation.labelled_folder import LabelledPicture, find_pictures, read_image
+from app.evaluation.labelled_folder import LabelledPicture, draw, find_pictures, read_image
 from app.manifest.manifest_editing import edit_manifest
 from app.pipeline.decoding.limits import ImageLimits
 from app.processes.atomic import replace_file
@@ -63,12 +62,12 @@ def choose_pictures(
     data: Path, val: Path | None, classes: Sequence[str]
 ) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
     """Choose the pictures to learn from, and those to set the limit on; raises `PicturesError` if they are too few."""
-    training = draw(find_pictures(data, classes))
+    training = draw(find_pictures(data, classes), MAX_PICTURES)
     if val is None:
         cut = round(len(training) * HELD_SHARE)
         training, held = training[cut:], training[:cut]
     else:
-        held = draw(find_pictures(val, classes))
+        held = draw(find_pictures(val, classes), MAX_PICTURES)
     if min(len(training), len(held)) < MIN_PICTURES:
         raise PicturesError(
             f"{len(training)} pictures to learn from and {len(held)} to set the limit on are too few: "
@@ -88,12 +87,6 @@ def write_fit(folder: Path, fitted: Fitted, network_sha256: str) -> None:
     for earlier in folder.glob("fit-*.bin"):
         if earlier.name != name:
             earlier.unlink()
-
-
-def draw(pictures: list[LabelledPicture]) -> list[LabelledPicture]:
-    """Draw pictures in a seeded order, no more than are needed."""
-    order = np.random.default_rng(0).permutation(len(pictures))[:MAX_PICTURES]
-    return [pictures[index] for index in order]
 
 
 def put_fit(document: tomlkit.TOMLDocument, fitted: Fitted, name: str, sha256: str, network_sha256: str) -> None:

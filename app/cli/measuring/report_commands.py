@@ -9,7 +9,7 @@ import click
 
 from app.api.request.services import services
 from app.cli.measuring.evaluation_commands import describe, list_pictures, name_unreadable
-from app.cli.model_choice import FILE, FOLDER, models_commands
+from app.cli.model_choice import FILE, FOLDER, find_version, models_commands
 from app.cli.progress import show_progress
 from app.evaluation.report.plots import require_matplotlib
 from app.evaluation.report.report_files import (
@@ -26,7 +26,6 @@ from app.evaluation.report.version_comparison import GroupComparison, VersionCom
 from app.evaluation.report.version_report import Reported, report_version
 from app.evaluation.report.worst_mistakes import embed_picture
 from app.pipeline.decoding.limits import ImageLimits
-from app.state.wanted import PlannedVersion
 
 NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 REPORTS = "reports"
@@ -55,7 +54,7 @@ def report_model(
     """
     require_matplotlib()
     require_both(manifest, columns)
-    planned = find_planned(version)
+    planned = find_version(version)
     pictures = list_pictures(planned, data)
     groupings = read_groupings(manifest, columns, pictures)
     settings, name = services().settings, data.resolve().name
@@ -85,7 +84,7 @@ def compare_models(
     all pictures and on each subgroup.
     """
     require_both(manifest, columns)
-    planned = find_planned(first), find_planned(second)
+    planned = find_version(first), find_version(second)
     pictures = list_pictures(planned[0], data)
     list_pictures(planned[1], data)
     groupings = read_groupings(manifest, columns, pictures)
@@ -128,14 +127,6 @@ def require_both(manifest: Path | None, columns: tuple[str, ...]) -> None:
     """Raise `UsageError` unless both or none of --manifest and --by are given."""
     if (manifest is None) == bool(columns):
         raise click.UsageError("--manifest and --by need each other")
-
-
-def find_planned(label: str) -> PlannedVersion:
-    """Find the version of NAME/VERSION."""
-    name, _, version = label.partition("/")
-    if not version:
-        raise click.UsageError(f"give the version too: {name}/VERSION")
-    return services().changes.plan().find_version(name, version)
 
 
 def show_for(label: str, length: int) -> Callable[[str], AbstractContextManager[Callable[[int], None]]]:

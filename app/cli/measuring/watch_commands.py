@@ -2,24 +2,24 @@
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import tomlkit
 
 from app.api.request.services import services
 from app.cli.measuring.calibration_commands import RELOAD, hold_version
-from app.cli.model_choice import FOLDER, await_server, models_commands
+from app.cli.model_choice import FOLDER, await_server, find_classifier, models_commands
 from app.cli.progress import show_progress
-from app.errors import AnsweredError, EvaluationError, PicturesError
-from app.evaluation.version_evaluation import read_file
+from app.errors import EvaluationError, PicturesError
+from app.evaluation.labelled_folder import LabelledPicture, draw
+from app.evaluation.version_evaluation import Answer, Unreadable, ask
 from app.manifest.manifest_editing import edit_manifest
 from app.manifest.reference_spec import ReferenceSpec
-from app.pipeline.served_model import Prediction, ServedModel
+from app.pipeline.served_model import ServedModel
 from app.registry.model_loader import ModelLoader
-from app.state.wanted import PlannedVersion
 from app.watch.drift import collect_from_server, describe_drift, describe_time, make_reference
 from app.watch.outcome_figures import count_outcomes
 from app.watch.shadow_figures import describe_shadow
@@ -38,46 +38,39 @@ def make_model_reference(version: str, data: Path) -> None:
     Use pictures such as come in practice, at least 100; they need no labels. Of more than 4,000 it draws 4,000.
     """
     with hold_version(version) as planned:
-        paths = draw(data)
+        paths = draw(list_files(data), MAX_PICTURES)
         served = ModelLoader(services().settings).load_whole(planned).served
         assert served is not None, "what is loaded is served"
         try:
-            predictions = ask(served, paths)
-            if len(predictions) < MIN_PICTURES:
-                raise PicturesError(f"{len(predictions)} readable pictures are too few: {MIN_PICTURES} are needed")
-            words = f"{len(predictions)} pictures of {data.resolve().name}"
-            reference = make_reference(predictions, served.manifest.output.positive_class, words)
+            answers = ask_all(served, paths)
+            if len(answers) < MIN_PICTURES:
+                raise PicturesError(f"{len(answers)} readable pictures are too few: {MIN_PICTURES} are needed")
+            words = f"{len(answers)} pictures of {data.resolve().name}"
+            reference = make_reference(answers, served.manifest.output.positive_class, words)
         finally:
             served.close()
         edit_manifest(planned.folder.path, lambda document: put_reference(document, reference))
         click.echo(f"{version} compares what comes in with {words}; {RELOAD}")
 
 
-def draw(data: Path) -> list[Path]:
-    """Draw the files of a folder in a seeded order, no more than are needed; hidden ones are passed over."""
-    paths = sorted(
+def list_files(data: Path) -> list[Path]:
+    """List the files of a folder and of all folders in it, sorted; hidden ones are passed over."""
+    return sorted(
         path
         for path in data.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(data).parts)
     )
-    return [paths[index] for index in np.random.default_rng(0).permutation(len(paths))[:MAX_PICTURES]]
 
 
-def ask(served: ServedModel, paths: list[Path]) -> list[Prediction]:
+def ask_all(served: ServedModel, paths: Sequence[Path]) -> list[Answer]:
     """Have every picture answered; standard error names each that cannot be read."""
-    size, max_bytes = served.manifest.batch.max_size, services().settings.max_body_bytes
-    predictions = []
-    with show_progress("reference", len(paths), sys.stderr) as advance:
-        for start in range(0, len(paths), size):
-            group = paths[start : start + size]
-            answers, _ = served.predict_many([read_file(path, max_bytes) for path in group], takes_unfit=True)
-            for path, answer in zip(group, answers, strict=True):
-                if isinstance(answer, AnsweredError):
-                    click.echo(f"{path.name}: {answer.message}", err=True)
-                else:
-                    predictions.append(answer)
-            advance(len(group))
-    return predictions
+    pictures = [LabelledPicture(path, label=0) for path in paths]  # the label counts for nothing here
+    with show_progress("reference", len(pictures), sys.stderr) as advance:
+        shown = ask(served, pictures, services().settings.max_body_bytes, advance)
+    for each in shown:
+        if isinstance(each, Unreadable):
+            click.echo(f"{each.picture.path.name}: {each.reason}", err=True)
+    return [each for each in shown if isinstance(each, Answer)]
 
 
 def put_reference(document: tomlkit.TOMLDocument, reference: ReferenceSpec) -> None:
@@ -125,7 +118,7 @@ def describe(figures: dict[str, Any]) -> str:
 @click.argument("version", metavar="NAME/VERSION")
 def print_outcomes(version: str) -> None:
     """Say how often a version was right, by the truths that were sent to /outcomes."""
-    planned = find_planned(version)
+    planned = find_classifier(version)
     manifest = planned.folder.read_manifest()
     outcomes = services().store.open().read_outcomes(*planned.wanted.key, manifest.network_digest.hex())
     told = count_outcomes(outcomes, manifest.output)
@@ -148,7 +141,7 @@ def shadow_model(version: str, share: float | None) -> None:
     Callers wait for the default version alone, and see its answers alone. Under load, the candidate's pictures are the
     first to be dropped. Without --share, the command prints how the candidate's answers compare.
     """
-    planned = find_planned(version)
+    planned = find_classifier(version)
     if share is not None and math.isnan(share):
         raise click.BadParameter("it must be a number from 0 to 1", param_hint="--share")
     if share is not None:
@@ -168,14 +161,3 @@ def shadow_model(version: str, share: float | None) -> None:
         click.echo(f"{name}: {compared[name]}")
     if compared["mean_change"] is not None:
         click.echo(f"mean change of the score: {compared['mean_change']:.3f}")
-
-
-def find_planned(label: str) -> PlannedVersion:
-    """Find the version of NAME/VERSION; raises EvaluationError for an archive."""
-    name, _, version = label.partition("/")
-    if not version:
-        raise click.UsageError(f"give the version too: {name}/VERSION")
-    planned = services().changes.plan().find_version(name, version)
-    if planned.folder.is_archive:
-        raise EvaluationError(f"{label} is a model archive, whose answers need not be classes")
-    return planned

@@ -13,8 +13,9 @@ from app.evaluation.estimates import AucComparison, choose_classes, compare_aucs
 from app.evaluation.labelled_folder import LabelledPicture
 from app.evaluation.report.picture_table import AnswerTable, make_table
 from app.evaluation.report.subgroups import Grouping
-from app.evaluation.report.version_report import ALL, NOTICE, Show
+from app.evaluation.report.version_report import ALL, Show
 from app.evaluation.version_evaluation import Answer, Measured, evaluate_version
+from app.manifest.model_manifest import INTENDED_USE
 from app.manifest.model_specs import OutputSpec
 from app.state.wanted import PlannedVersion
 
@@ -103,7 +104,7 @@ def compare_versions(
         for each in groupings
     ]
     comparison = VersionComparison(
-        notice=NOTICE,
+        notice=INTENDED_USE,
         first="/".join(planned[0].wanted.key),
         second="/".join(planned[1].wanted.key),
         precisions=(first.evaluation.precision, second.evaluation.precision),

@@ -20,13 +20,12 @@ from app.evaluation.report.picture_table import AnswerTable, estimate_if_any, ma
 from app.evaluation.report.subgroups import GroupFigures, Grouping, measure_group, measure_groups
 from app.evaluation.report.worst_mistakes import Mistake, find_worst
 from app.evaluation.version_evaluation import Answer, Measured, evaluate_version
-from app.manifest.model_manifest import ModelManifest
+from app.manifest.model_manifest import INTENDED_USE, ModelManifest
 from app.state.wanted import PlannedVersion
 
 Show = Callable[[str], AbstractContextManager[Callable[[int], None]]]
 """Shows the progress of what it is told; what it yields is told how many pictures were done."""
 MAX_CLASSES = 32
-NOTICE = "Research use only. Not for diagnosis."
 ALL, FITTING = "all pictures", "pictures that fit"
 NATIVE = "the framework itself answers, so there is nothing in INT8"
 
@@ -170,7 +169,7 @@ def make_report(manifest: ModelManifest, measured: Measured, groupings: Sequence
     if table.fits is None:
         absent["refusals"] = "the version does not know which pictures it was made for: run `models fit`"
     return VersionReport(
-        notice=NOTICE,
+        notice=INTENDED_USE,
         title=manifest.title,
         description=manifest.description,
         intended_use=manifest.intended_use,

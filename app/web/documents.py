@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 OTHERS = {"model_folder": "models/README.md", "deploy": "deploy/README.md", "benchmarks": "benchmarks/README.md"}
 """Guides that stand elsewhere than in `get_started/`."""
 ELSEWHERE = re.compile(r"https?://|mailto:")
-LARGEST_CARD_BYTES = 256 * 1024
+LARGEST_CARD_BYTES = 64 * 1024
+"""At worst such a card takes about a second of CPU: brackets that are never closed."""
 
 
 class Guide(NamedTuple):

@@ -14,7 +14,7 @@ from app.api.request.services import NOTICE
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.errors import ServiceUnavailableError
-from app.web.documents import drop_comments, find_guides, read_guide, render_markdown
+from app.web.documents import LARGEST_CARD_BYTES, drop_comments, find_guides, read_guide, render_markdown
 from app.web.error_pages import write_refusal
 from tests.conftest import basic
 
@@ -129,6 +129,13 @@ def test_a_card_of_unclosed_comments_is_read_at_once() -> None:
     text = "<!--" * 16_384
     assert drop_comments(text) == text
     assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize("part", ["![[", "[", "[a](", "_a", "`", "~", "<a:", "&"])
+def test_no_card_of_the_largest_size_takes_long(part: str) -> None:
+    started = time.process_time()
+    render_markdown(part * (LARGEST_CARD_BYTES // len(part)), PROJECT_ROOT / "models/README.md", "/guides", 1)
+    assert time.process_time() - started < 5
 
 
 def test_a_card_that_is_a_link_is_not_shown(models: Path, own_instance: Path, tmp_path: Path) -> None:

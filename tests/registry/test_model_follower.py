@@ -263,6 +263,11 @@ def read_threshold(registry: ModelRegistry) -> float | None:
     return registry.table.get_served(NAME).manifest.output.threshold
 
 
+def list_told(settings: Settings) -> set[str]:
+    """What the workers say that they answer by."""
+    return {report.contents[f"{NAME}/1.0"] for report in read_reports(settings.instance)}
+
+
 def test_changed_files_that_another_worker_answers_by_are_loaded(
     followed: Followed, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -274,6 +279,7 @@ def test_changed_files_that_another_worker_answers_by_are_loaded(
         assert read_threshold(registry) == 0.2
         assert within(2, lambda: read_threshold(followed.registry) == 0.2)
         assert within(1, lambda: not followed.registry.table.get(NAME).reason)
+        assert within(2, lambda: len(list_told(followed.settings)) == 1)  # or a report of before would count
         change_threshold(followed.settings.models / NAME / "1.0", 0.3)
         assert not within(1, lambda: 0.3 in (read_threshold(registry), read_threshold(followed.registry)))
     finally:

@@ -13,11 +13,13 @@ class ReferenceSpec:
 
     Attributes:
         data: the pictures, in words.
+        network: what tells the network that answered them from others, `ModelManifest.network_digest` in hexadecimal.
         scores: pictures by score, one number a bin of `SCORE_EDGES`; all 0 for a model without a positive class.
         distances: pictures by distance, one number a bin of `DISTANCE_EDGES`; all 0 for a model without `[fit]`.
     """
 
     data: str
+    network: str
     scores: tuple[int, ...]
     distances: tuple[int, ...]
 
@@ -26,6 +28,7 @@ def parse_reference(table: Table) -> ReferenceSpec:
     """Read `[reference]`, all of whose keys are needed; raises `ManifestError`."""
     spec = ReferenceSpec(
         data=table.text("data"),
+        network=table.text("network"),
         scores=table.wholes("scores", bounds.COUNTED, len(SCORE_EDGES) + 1),
         distances=table.wholes("distances", bounds.COUNTED, len(DISTANCE_EDGES) + 1),
     )

@@ -19,12 +19,12 @@ from app.state.worker_reports import read_reports
 DIGITS = 4
 
 
-def make_reference(answers: Iterable[Answer], positive_class: str | None, data: str) -> ReferenceSpec:
+def make_reference(answers: Iterable[Answer], manifest: ModelManifest, data: str) -> ReferenceSpec:
     """Count scores and distances as a server counts them: refused pictures have a distance alone.
 
     Raises `EvaluationError` for a model that gives neither.
     """
-    scores, distances = [], []
+    scores, distances, positive_class = [], [], manifest.output.positive_class
     for answer in answers:
         fit = answer.fit
         if fit is not None and fit.distance is not None:
@@ -33,7 +33,8 @@ def make_reference(answers: Iterable[Answer], positive_class: str | None, data: 
             scores.append(answer.decision.probabilities[positive_class])
     if not scores and not distances:
         raise EvaluationError("there is nothing to compare: the model has no positive class and no [fit]")
-    return ReferenceSpec(data, count_bins(scores, SCORE_EDGES), count_bins(distances, DISTANCE_EDGES))
+    counts = count_bins(scores, SCORE_EDGES), count_bins(distances, DISTANCE_EDGES)
+    return ReferenceSpec(data, manifest.network_digest.hex(), *counts)
 
 
 def describe_drift(manifest: ModelManifest, families: Iterable[Metric], since: float) -> dict[str, Any]:
@@ -45,9 +46,11 @@ def describe_drift(manifest: ModelManifest, families: Iterable[Metric], since: f
         since: when it began to count, seconds since 1970.
 
     Returns:
-        The document of `GET /models/<name>/drift`; `reference` is None for a folder that has none.
+        The document of `GET /models/<name>/drift`; `reference` is None for a folder that has none of this network.
     """
     totals, reference = Totals(families), manifest.reference
+    if reference is not None and reference.network != manifest.network_digest.hex():
+        reference = None  # it tells how another network answered
     told: dict[str, Any] = {
         "model": manifest.name,
         "version": manifest.version,

@@ -20,7 +20,7 @@ OTHERS = {"model_folder": "models/README.md", "deploy": "deploy/README.md", "ben
 """Guides that stand elsewhere than in `get_started/`."""
 ELSEWHERE = re.compile(r"https?://|mailto:")
 LARGEST_CARD_BYTES = 64 * 1024
-"""At worst such a card takes about a second of CPU: brackets that are never closed."""
+"""At worst such a card takes about three seconds of CPU, as a table of thousands of columns; it is rendered once."""
 
 
 class Guide(NamedTuple):

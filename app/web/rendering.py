@@ -29,4 +29,5 @@ def render_page(template: str, policy: str = POLICY, **values: Any) -> Response:
     """Render a page under its policy."""
     page = Response(render_template(template, is_management=is_management(), **values), mimetype=HTML)
     page.headers["Content-Security-Policy"] = policy
+    page.headers["Referrer-Policy"] = "same-origin"  # with none, a browser hides from us that a form is our own
     return page

@@ -1,6 +1,7 @@
 """`/outcomes/<request id>`, drift and a candidate: what is seen of a model once it answers."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,12 @@ def test_requests_with_one_id_and_different_answers_are_told_apart_by_nobody(cli
     assert "Give each request its own id." in answer.get_json()["message"]
 
 
+def test_two_pictures_with_equal_answers_under_one_id_are_two(client: FlaskClient) -> None:
+    for level in (255, 200):  # the score of both is 1
+        predict(client, "request-10", level)
+    assert client.post("/outcomes/request-10", json={"truth": "bright"}).status_code == 409
+
+
 def test_the_truth_of_another_network_of_that_name_is_not_taken(place: Path, client: FlaskClient) -> None:
     predict(client, "request-9")
     manifest = place / "models/tiny-brightness/1.0/model.toml"
@@ -189,6 +196,15 @@ def test_a_new_calibration_takes_the_reference_away(place: Path) -> None:
     assert "[reference]" in manifest.read_text()
     assert run_command(place, "calibrate", "tiny-brightness/1.0", "--data", data).exit_code == 0
     assert "[reference]" not in manifest.read_text()
+
+
+def test_the_reference_of_another_network_is_none(place: Path) -> None:
+    data = write_pictures(place / "data", 60, 85, 115)
+    run_command(place, "reference", "tiny-brightness/1.0", "--data", data)
+    manifest = place / "models/tiny-brightness/1.0/model.toml"
+    manifest.write_text(re.sub(r'(?m)^network = ".*"$', 'network = "0123456789abcdef"', manifest.read_text()))
+    told = open_client(place).get("/models/tiny-brightness/drift").get_json()
+    assert (told["reference"], told["score"]["changed"]) == (None, None)
 
 
 def test_too_few_pictures_make_no_reference(place: Path) -> None:

@@ -129,7 +129,7 @@ def test_plain_names_stay_as_they_are() -> None:
 
 
 def test_every_row_is_one_line_of_utf_8(tmp_path: Path) -> None:
-    names = ["a\nb.png", "a\rb.png", "bad\udcff.png", "\x1b[31m.png", 'a,"b.png']
+    names = ["b\x85.png", "b\udc85.png", "a\nb.png", "a\rb.png", "bad\udcff.png", "\x1b[31m.png", 'a,"b.png']
     with open_table(tmp_path / "table.csv") as stream:
         table = AnswerTable(stream, ASKED)
         table.begin()
@@ -138,7 +138,15 @@ def test_every_row_is_one_line_of_utf_8(tmp_path: Path) -> None:
     lines = (tmp_path / "table.csv").read_bytes().decode().split("\n")
     assert len(lines) == 1 + len(names) + 1
     rows = list(csv.DictReader(io.StringIO("\n".join(lines))))
-    assert [row["name"] for row in rows] == [r"a\nb.png", r"a\rb.png", r"bad\xff.png", r"./\x1b[31m.png", 'a,"b.png']
+    assert [row["name"] for row in rows] == [
+        r"b\u0085.png",
+        r"b\x85.png",
+        r"a\nb.png",
+        r"a\rb.png",
+        r"bad\xff.png",
+        r"./\x1b[31m.png",
+        'a,"b.png',
+    ]
     assert {row["error"] for row in rows} == {r"'=cmd|' /C calc'!A0\r\nof a server"}
 
 

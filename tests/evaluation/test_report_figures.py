@@ -222,6 +222,19 @@ def test_a_picture_does_not_get_the_row_of_another_one_with_its_name(tmp_path: P
     assert grouping.values == [ABSENT, ABSENT, "A", ABSENT]
 
 
+def test_a_row_of_another_class_folder_is_no_row_of_a_picture_with_its_name(tmp_path: Path) -> None:
+    pictures = [LabelledPicture(Path(f"data/{label}/{name}.png"), label) for label, name in ((0, "x"), (1, "own"))]
+    table = write_table(tmp_path / "t.csv", [("0/own.png", "A"), (" 0/x.png ", "B")])
+    (grouping,) = read_groupings(table, ["site"], pictures)
+    assert grouping.values == ["B", ABSENT]
+
+
+def test_values_that_differ_by_a_nul_are_two_groups() -> None:
+    *_, table = draw_two(0, 8)
+    values = ["A", "A\0"] * 4
+    assert [sum(group.pictures.values()) for group in measure_groups(table, values)] == [4, 4]
+
+
 def test_picture_that_is_not_in_the_table_is_a_subgroup_of_its_own(tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.csv", [(r"test\0\x.png", "A")])
     (grouping,) = read_groupings(table, ["site"], PICTURES[:2])

@@ -8,23 +8,23 @@ import pytest
 from app.watch.kept_answers import KeptAnswer, KeptAnswers
 
 NETWORK = b"eight by"
-ANSWER = KeptAnswer("pcam-classification/1.1", 1, 0.25, NETWORK)
+ANSWER = KeptAnswer("pcam-classification/1.1", 1, 0.25, NETWORK, 7)
 
 
 def test_answers_of_every_worker_are_found(tmp_path: Path) -> None:
     first, second, idle = KeptAnswers(tmp_path), KeptAnswers(tmp_path), KeptAnswers(tmp_path)
     first.keep("request-1", 0, ANSWER)
-    second.keep("request-1", 1, KeptAnswer("a-b/2", 3, None, NETWORK))
+    second.keep("request-1", 1, KeptAnswer("a-b/2", 3, None, NETWORK, 7))
     for each in (first, second, idle):
         assert each.find("request-1", 0) == {ANSWER}
-        assert each.find("request-1", 1) == {KeptAnswer("a-b/2", 3, None, NETWORK)}
+        assert each.find("request-1", 1) == {KeptAnswer("a-b/2", 3, None, NETWORK, 7)}
         assert each.find("request-1", 2) == set()
     assert sorted(path.name for path in (tmp_path / "answers").iterdir()) == ["0.ring", "1.ring"]
 
 
 def test_different_answers_under_one_id_are_all_found_and_equal_ones_are_one(tmp_path: Path) -> None:
     first, second = KeptAnswers(tmp_path), KeptAnswers(tmp_path)
-    other = KeptAnswer("a-b/2", 0, 0.5, NETWORK)
+    other = KeptAnswer("a-b/2", 0, 0.5, NETWORK, 7)
     for each, answer in ((second, ANSWER), (first, other), (first, ANSWER)):
         each.keep("request-1", 0, answer)
     assert second.find("request-1", 0) == {ANSWER, other}
@@ -57,7 +57,7 @@ def test_a_new_process_goes_on_where_one_has_ended(tmp_path: Path) -> None:
     assert second.find("request-0", 0) == set()
     assert second.find("request-1", 0) == second.find("request-4", 0) == {ANSWER}
     assert [path.name for path in (tmp_path / "answers").iterdir()] == ["0.ring"]
-    assert (tmp_path / "answers/0.ring").stat().st_size == 4 * 136
+    assert (tmp_path / "answers/0.ring").stat().st_size == 4 * 140
 
 
 def test_what_cannot_be_written_is_said_once_and_costs_nothing_else(

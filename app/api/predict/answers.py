@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from zlib import crc32
 
 from flask import Response, request
 
@@ -123,14 +124,15 @@ def add_version_headers(response: Response, version: str) -> Response:
     return response
 
 
-def keep(manifest: ModelManifest, request_id: str, position: int, decision: Decision) -> None:
+def keep(manifest: ModelManifest, request_id: str, position: int, prediction: Prediction) -> None:
     """Keep an answer, so that its later truth can be held against it."""
-    output = manifest.output
+    output, decision = manifest.output, prediction.decision
     if output.labels is not None:  # an archive, whose labels may be alike
         return
     score = None if output.positive_class is None else decision.probabilities[output.positive_class]
     index = output.classes.index(decision.class_name)
-    kept = KeptAnswer(f"{manifest.name}/{manifest.version}", index, score, manifest.network_digest)
+    seen = crc32(prediction.picture.pixels.tobytes())
+    kept = KeptAnswer(f"{manifest.name}/{manifest.version}", index, score, manifest.network_digest, seen)
     services().kept.keep(request_id, position, kept)
 
 
@@ -168,7 +170,7 @@ def observe(
             metrics.count_prediction(*label, answer.decision.class_name)
             if manifest.output.positive_class is not None:
                 metrics.observe_score(*label, answer.decision.probabilities[manifest.output.positive_class])
-            keep(manifest, known.request_id, position, answer.decision)
+            keep(manifest, known.request_id, position, answer)
     services().shadowing.offer(manifest, uploads, answers)
     stages = {"decode": timing.decode_s, "queue": timing.queue_s, "inference": timing.inference_s}
     stages["whole"] = time.perf_counter() - known.started

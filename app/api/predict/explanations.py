@@ -75,7 +75,7 @@ def answer_heat_map(served: ServedModel) -> Response:
     with noting_misfit(manifest):
         prediction, heat_map = served.explain(images[0], target, patience, takes_unfit())
     observe_distance(manifest, prediction)
-    keep(manifest, known.request_id, 0, prediction.decision)
+    keep(manifest, known.request_id, 0, prediction)
     known.outcome = prediction.decision.class_name
     answer = make_prediction(prediction, manifest, known.request_id)
     if request.accept_mimetypes.best_match([JSON_TYPE, PNG_TYPE]) == PNG_TYPE:

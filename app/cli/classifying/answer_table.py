@@ -56,7 +56,12 @@ def write_text(text: str) -> str:
 
 def escape_controls(text: str) -> str:
     """Write line ends and other control characters as `\\n`, `\\x1b` and so on."""
-    return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+    return CONTROLS.sub(write_control, text)
+
+
+def write_control(found: re.Match[str]) -> str:
+    """Write a control character in ASCII; above 7f as `\\u0085`, since `\\x85` stands for a byte that is no text."""
+    return ascii(found[0])[1:-1] if found[0] <= "\x7f" else f"\\u{ord(found[0]):04x}"
 
 
 def write_value(value: float | bool | None) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 from app.api.predict.answers import make_item
 from app.cli.classifying.answer_table import Asked
 from app.config.settings import Settings
-from app.errors import PicturesError
+from app.errors import AnsweredError, InferenceError, PicturesError
 from app.evaluation.version_evaluation import read_file
-from app.pipeline.served_model import ServedModel
+from app.pipeline.served_model import Prediction, ServedModel, Upload
 from app.registry.model_loader import ModelLoader
 from app.state.wanted import PlannedVersion
 
@@ -40,14 +40,35 @@ class LocalModel:
         self.asked = Asked(manifest.name, manifest.version, manifest.output.threshold, takes_unfit)
 
     def ask(self, paths: Sequence[str]) -> list[dict[str, Any]]:
-        """Answer a group as one batch, each picture as the service does; raises `ServiceError` if the model failed."""
+        """Answer a group as one batch, each picture as the service does; raises `ServiceError` if the model failed.
+
+        Where it failed for some pictures of the group alone, these get the error.
+        """
         served = self._idle.get()
         try:
             uploads = [read_file(Path(path), self._max_bytes) for path in paths]
-            answers, _ = served.predict_many(uploads, takes_unfit=self.asked.takes_unfit)
+            try:
+                answers, _ = served.predict_many(uploads, takes_unfit=self.asked.takes_unfit)
+            except InferenceError:
+                answers = self._ask_each(served, uploads)
         finally:
             self._idle.put(served)
         return [make_item(answer, self._manifest, "") for answer in answers]
+
+    def _ask_each(
+        self, served: ServedModel, uploads: Sequence[Upload | AnsweredError]
+    ) -> list[Prediction | AnsweredError]:
+        """Answer one picture after the other; raises the last `InferenceError` if no picture has an answer."""
+        answers: list[Prediction | AnsweredError] = []
+        for upload in uploads:
+            try:
+                answers += served.predict_many([upload], takes_unfit=self.asked.takes_unfit)[0]
+            except InferenceError as error:
+                answers.append(error)
+                last = error
+        if not any(isinstance(answer, Prediction) for answer in answers):
+            raise last
+        return answers
 
     def close(self) -> None:
         """Let the copies go."""

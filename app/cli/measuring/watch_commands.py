@@ -46,7 +46,7 @@ def make_model_reference(version: str, data: Path) -> None:
             if len(answers) < MIN_PICTURES:
                 raise PicturesError(f"{len(answers)} readable pictures are too few: {MIN_PICTURES} are needed")
             words = f"{len(answers)} pictures of {data.resolve().name}"
-            reference = make_reference(answers, served.manifest.output.positive_class, words)
+            reference = make_reference(answers, served.manifest, words)
         finally:
             served.close()
         edit_manifest(planned.folder.path, lambda document: put_reference(document, reference))
@@ -76,7 +76,8 @@ def ask_all(served: ServedModel, paths: Sequence[Path]) -> list[Answer]:
 def put_reference(document: tomlkit.TOMLDocument, reference: ReferenceSpec) -> None:
     """Write `[reference]`."""
     table: Any = document.setdefault("reference", tomlkit.table())
-    table |= {"data": reference.data, "scores": list(reference.scores), "distances": list(reference.distances)}
+    table |= {"data": reference.data, "network": reference.network}
+    table |= {"scores": list(reference.scores), "distances": list(reference.distances)}
 
 
 @models_commands.command("drift")
@@ -95,7 +96,9 @@ def print_drift(name: str) -> None:
     told = describe_drift(planned.folder.read_manifest(), families, since)
     if told["reference"] is None:
         label = "/".join(planned.wanted.key)
-        raise EvaluationError(f"{label} has no reference: 'flask models reference {label} --data FOLDER' makes one")
+        raise EvaluationError(
+            f"{label} has no reference of its network: 'flask models reference {label} --data FOLDER' makes one"
+        )
     click.echo(f"{'/'.join(planned.wanted.key)}, since {told['since']}, beside {told['reference']}:")
     for kind in ("score", "distance"):
         click.echo(f"{kind}: {describe(told[kind])}")
@@ -153,7 +156,7 @@ def shadow_model(version: str, share: float | None) -> None:
         return
     families, since = collect_from_server(services().settings.instance)
     compared = describe_shadow(*planned.wanted.key, families)
-    if not compared["n"] and not compared["dropped"]:
+    if not any(compared[each] for each in COMPARISONS):
         click.echo(f"{version} was shown no picture yet")
         return
     click.echo(f"{version} beside {compared['default']}, since {describe_time(since)}:")

@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def read_groupings(
     """
     if manifest is None:
         return []
-    rows = read_rows(manifest, columns)
+    rows = read_rows(manifest, columns, {picture.path.parent.name for picture in pictures})
     names = Counter(picture.path.name for picture in pictures)
     said = [find_row(rows, picture, names[picture.path.name] == 1) for picture in pictures]
     if not any(said):
@@ -71,8 +71,11 @@ def read_groupings(
     return groupings
 
 
-def read_rows(manifest: Path, columns: Sequence[str]) -> dict[str, set[tuple[str, ...]]]:
-    """Read what a CSV file says of each picture, by folder and name, and by name; raises `PicturesError`."""
+def read_rows(manifest: Path, columns: Sequence[str], folders: Collection[str]) -> dict[str, set[tuple[str, ...]]]:
+    """Read what a CSV file says of each picture, by folder and name; raises `PicturesError`.
+
+    Also by the name alone, unless the row says one of the pictures' own `folders`.
+    """
     rows: dict[str, set[tuple[str, ...]]] = {}
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as file:
@@ -81,10 +84,11 @@ def read_rows(manifest: Path, columns: Sequence[str]) -> dict[str, set[tuple[str
             if missing:
                 raise PicturesError(f"{manifest.name} has no column {', '.join(sorted(missing))}")
             for row in reader:
-                path = Path((row[FILE_COLUMN] or "").replace("\\", "/"))
+                path = Path((row[FILE_COLUMN] or "").strip().replace("\\", "/"))
                 said = tuple((row[column] or "").strip() or EMPTY for column in columns)
-                for name in (path.name, f"{path.parent.name}/{path.name}"):
-                    rows.setdefault(name, set()).add(said)
+                rows.setdefault(f"{path.parent.name}/{path.name}", set()).add(said)
+                if path.parent.name not in folders:
+                    rows.setdefault(path.name, set()).add(said)
     except OSError as error:
         raise PicturesError(f"{manifest.name} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -105,7 +109,7 @@ def find_row(rows: Mapping[str, set[tuple[str, ...]]], picture: LabelledPicture,
 
 def measure_groups(table: AnswerTable, values: Sequence[str]) -> list[GroupFigures]:
     """Measure the pictures of each value, the most pictures first; `values` has one for each row of the table."""
-    array = np.array(values)
+    array = np.array(values, dtype=object)  # an array of texts would drop a NUL at the end
     groups = [measure_group(value, table.select(array == value)) for value in sorted(set(values))]
     return sorted(groups, key=lambda group: -sum(group.pictures.values()))
 

@@ -124,7 +124,7 @@ def require_same_classes(first: OutputSpec, second: OutputSpec) -> None:
 
 def compare_groups(first: AnswerTable, second: AnswerTable, values: Sequence[str]) -> list[GroupComparison]:
     """Compare on the pictures of each value, the most pictures first."""
-    array = np.array(values)
+    array = np.array(values, dtype=object)  # an array of texts would drop a NUL at the end
     rows = {value: array == value for value in sorted(set(values))}
     groups = [compare_group(value, first.select(each), second.select(each)) for value, each in rows.items()]
     return sorted(groups, key=lambda group: -sum(group.pictures.values()))

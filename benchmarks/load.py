@@ -60,7 +60,7 @@ function done()
   end
 end
 """
-UNITS_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+UNITS_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0, "h": 3_600_000.0}
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,14 @@ class Load:
     cpu_ms: float
 
 
+def read_wait_ms(text: str, percent: str) -> float:
+    """Return a percentile of the waiting times that wrk printed; it pads units of one letter."""
+    found = re.search(rf"^ +{percent}% +([\d.]+)(us|ms|s|m|h) *$", text, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"wrk told no {percent}th percentile:\n{text}")
+    return float(found[1]) * UNITS_MS[found[2]]
+
+
 def run_wrk(server: MeasuredServer, script: Path, path: str, connections: int, seconds: int) -> Load:
     """Load one path; connections are kept open."""
     url = f"http://127.0.0.1:{server.ports[0]}{path}"
@@ -83,10 +91,7 @@ def run_wrk(server: MeasuredServer, script: Path, path: str, connections: int, s
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     cpu_s = server.cpu_s() - before
     answered, refused, others = (int(count) for count in re.search(r"counts\t(\d+)\t(\d+)\t(\d+)", text).groups())
-    waits = {}
-    for percent in ("50", "99"):
-        value, unit = re.search(rf"^ +{percent}% +([\d.]+)(us|ms|s)$", text, re.MULTILINE).groups()
-        waits[percent] = float(value) * UNITS_MS[unit]
+    waits = {percent: read_wait_ms(text, percent) for percent in ("50", "99")}
     rate = answered / seconds
     return Load(rate, refused / seconds, others, waits["50"], waits["99"], cpu_s / max(answered, 1) * 1000)
 

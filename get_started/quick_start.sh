@@ -23,6 +23,9 @@ fail() {
   exit 1
 }
 
+# The command of a process, whole: where no terminal is, ps may cut it at 80 characters, or not be installed.
+tell_command() { { tr '\0' ' ' <"/proc/$1/cmdline"; } 2>/dev/null || ps -ww -o args= -p "$1" 2>/dev/null || true; }
+
 while [ $# -gt 0 ]; do
   case "$1" in
     --check) check=yes ;;
@@ -42,7 +45,7 @@ done
 
 if [ "$stop" = yes ]; then
   server=$(cat "$instance/server.pid" 2>/dev/null) || fail "no server of a quick start runs here: there is no $instance/server.pid"
-  case "$(ps -o args= -p "$server" 2>/dev/null || true)" in
+  case "$(tell_command "$server")" in
     *gunicorn*) ;;
     *) fail "the server of the quick start has ended: process $server is not gunicorn" ;;
   esac

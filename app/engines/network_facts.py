@@ -6,6 +6,7 @@ A manifest is held against these facts (`app/compiling/manifest_check.py`).
 import ast
 import json
 import math
+import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -37,6 +38,8 @@ PIXELWISE = ARITHMETIC | frozenset(
 CLASS_KEYS = frozenset(("class_names", "classes", "id2label", "index_to_name", "labels", "names"))
 """Keys under which exporters and people write the names of classes beside a network."""
 MAX_TEXT = 64 * 1024
+PARSING = threading.Lock()
+"""Held while a text is read as Python: Python 3.11 may fail to read one while another thread reads one."""
 SIZES = frozenset(("Shape", "ShapeOf"))
 """Steps that look at the size of a picture alone."""
 
@@ -173,7 +176,8 @@ def read_json_or_python(text: str) -> object:
     except (ValueError, RecursionError):
         pass
     try:
-        return ast.literal_eval(text)
+        with PARSING:
+            return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
 

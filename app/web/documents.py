@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 OTHERS = {"model_folder": "models/README.md", "deploy": "deploy/README.md", "benchmarks": "benchmarks/README.md"}
 """Guides that stand elsewhere than in `get_started/`."""
 ELSEWHERE = re.compile(r"https?://|mailto:")
-LARGEST_CARD_BYTES = 64 * 1024
-"""At worst such a card takes about three seconds of CPU, as a table of thousands of columns; it is rendered once."""
+LARGEST_CARD_BYTES = 32 * 1024
+"""At worst such a card takes about a second of CPU, as a table of thousands of columns; it is rendered once."""
 
 
 class Guide(NamedTuple):

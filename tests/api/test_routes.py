@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.exceptions import MethodNotAllowed, NotFound
+from werkzeug.routing import Rule
 from werkzeug.test import EnvironBuilder
 
 from app.api.request.bodies import SMALL_BODY_BYTES
@@ -311,6 +312,14 @@ def test_each_port_serves_its_own_surface(app: Flask, settings: Settings) -> Non
             except (NotFound, MethodNotAllowed):
                 found = None
             assert (found == route) == (surface in route.surfaces), (route, surface)
+
+
+def test_request_compiles_no_rule(app: Flask, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that did so at once broke each other's first request, in Python 3.11."""
+    router = Router(app.url_map, settings)
+    monkeypatch.setattr(Rule, "compile", lambda _: pytest.fail("a rule is compiled"))
+    for port in (settings.inference_address.port, settings.metrics_address.port, 1):
+        assert router.match(ask("/health/ready", "GET", port)).route.rule == "/health/ready"
 
 
 def test_path_of_another_ports_method_answers_405_with_those_of_this_port(app: Flask, settings: Settings) -> None:

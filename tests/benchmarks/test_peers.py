@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.config.setting_types import PROJECT_ROOT
+from benchmarks.load import read_wait_ms
 from benchmarks.peers import peer as peer_module
 from benchmarks.peers.compare import PCAM
 from benchmarks.peers.keras_flask import ISIC
@@ -136,3 +137,17 @@ def test_peer_is_compared_with_us(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "; 0 failed" in done.stdout
     assert "| this service | " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("printed", "wait_ms"),
+    [("  830.00us", 0.83), ("   12.50ms", 12.5), ("    1.02s ", 1020), ("    1.50m ", 90_000), ("    0.00us", 0)],
+)
+def test_waiting_time_is_read_in_each_unit_of_wrk(printed: str, wait_ms: float) -> None:
+    """It pads a unit of one letter with a space."""
+    assert read_wait_ms(f"  Latency Distribution\n     50%    9.00ms\n     99% {printed}\n", "99") == pytest.approx(wait_ms)
+
+
+def test_missing_waiting_time_shows_what_wrk_printed() -> None:
+    with pytest.raises(ValueError, match="connection refused"):
+        read_wait_ms("unable to connect: connection refused", "50")

@@ -6,6 +6,8 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -126,7 +128,7 @@ def test_collection_is_green_from_any_folder_after_nothing_but_the_quick_start(
         assert said.returncode == 0, said.stdout + said.stderr
     finally:
         stopped = run(folder, "--stop")
-    assert (stopped.returncode, stopped.stdout) == (0, "The server is stopped.\n")
+    assert (stopped.returncode, stopped.stdout, stopped.stderr) == (0, "The server is stopped.\n", "")
     assert not is_listening(port)
     assert run(folder, "--stop").returncode == 1
 
@@ -152,6 +154,17 @@ def test_foreign_process_is_not_stopped(tmp_path: Path) -> None:
         done = run(folder, "--stop")
         assert (done.returncode, "is not gunicorn" in done.stderr, process.poll()) == (1, True, None)
         process.kill()
+
+
+def test_server_in_a_folder_with_a_long_name_is_stopped(tmp_path: Path) -> None:
+    """Where no terminal is, ps may cut what it prints at 80 characters."""
+    folder = clone(tmp_path)
+    (folder / "instance").mkdir()
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "x" * 100, "gunicorn"]) as process:
+        (folder / "instance/server.pid").write_text(f"{process.pid}\n")
+        threading.Thread(target=process.wait, daemon=True).start()  # one that has ended is gone once it was waited for
+        done = run(folder, "--stop", COLUMNS="80")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "The server is stopped.\n", "")
 
 
 @pytest.mark.parametrize("port", ["", "0", "65534", "http", "99999"])

@@ -1,10 +1,12 @@
 """The last answers of every worker are found by request id, also after a restart; nothing else is kept."""
 
-import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from app.config.setting_types import PROJECT_ROOT
 from app.watch.kept_answers import KeptAnswer, KeptAnswers
 
 NETWORK = b"eight by"
@@ -30,18 +32,28 @@ def test_different_answers_under_one_id_are_all_found_and_equal_ones_are_one(tmp
     assert second.find("request-1", 0) == {ANSWER, other}
 
 
+OUT_OF_DESCRIPTORS = """
+import os, resource, sys
+from pathlib import Path
+from app.watch.kept_answers import KeptAnswer, KeptAnswers
+folder, answer = Path(sys.argv[1]), KeptAnswer("pcam-classification/1.1", 1, 0.25, b"eight by", 7)
+kept, limits = KeptAnswers(folder), resource.getrlimit(resource.RLIMIT_NOFILE)
+KeptAnswers(folder).keep("request-0", 0, answer)  # so that the folder is there
+opened = len(os.listdir("/proc/self/fd")) - 1  # without that of the list itself
+resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 1, limits[1]))  # room for the lock, and not for the file
+for _ in range(5):
+    kept.keep("request-1", 0, answer)
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+kept.keep("request-2", 0, answer)
+assert (kept.find("request-1", 0), kept.find("request-2", 0)) == (set(), {answer})
+"""
+
+
 def test_a_passing_lack_of_descriptors_takes_no_second_file(tmp_path: Path) -> None:
-    kept, limits = KeptAnswers(tmp_path), resource.getrlimit(resource.RLIMIT_NOFILE)
-    KeptAnswers(tmp_path).keep("request-0", 0, ANSWER)  # so that the folder is there
-    opened = sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1  # without that of the list itself
-    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 1, limits[1]))  # room for the lock, and not for the file
-    try:
-        for _ in range(5):
-            kept.keep("request-1", 0, ANSWER)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    kept.keep("request-2", 0, ANSWER)
-    assert (kept.find("request-1", 0), kept.find("request-2", 0)) == (set(), {ANSWER})
+    """In a process of its own, whose open files no other test changes."""
+    command = [sys.executable, "-c", OUT_OF_DESCRIPTORS, str(tmp_path)]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "answers").iterdir())) <= 2
 
 

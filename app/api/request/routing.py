@@ -39,13 +39,17 @@ class Router:
     """
 
     def __init__(self, url_map: Map, settings: Settings) -> None:
-        self._url_map = url_map
-        self._ports = {
-            Surface.INFERENCE: settings.inference_address.port,
-            Surface.MANAGEMENT: settings.management_address.port,
-            Surface.METRICS: settings.metrics_address.port,
-        }
-        self._bind = lru_cache(maxsize=16)(self._bind_port)
+        addresses = (
+            (Surface.INFERENCE, settings.inference_address),
+            (Surface.MANAGEMENT, settings.management_address),
+            (Surface.METRICS, settings.metrics_address),
+        )
+        served: dict[str, set[Surface]] = {}
+        for surface, address in addresses:
+            served.setdefault(str(address.port), set()).add(surface)
+        # Made here, by one thread: Python 3.11 may fail to compile a rule while another thread compiles one.
+        self._adapters = {port: bind_rules(url_map, surfaces) for port, surfaces in served.items()}
+        self._elsewhere = bind_rules(url_map, set(Surface))
         self._match = lru_cache(maxsize=MAX_REMEMBERED)(self._match_path)
 
     def match(self, environ: dict[str, Any]) -> Match:
@@ -61,19 +65,21 @@ class Router:
         kind = str(environ.get("CONTENT_TYPE", "")).partition(";")[0].strip().lower()
         return route.is_streamed and kind != "application/json"
 
-    def _bind_port(self, port: str) -> MapAdapter:
-        served = {surface for surface, number in self._ports.items() if str(number) == port} or set(Surface)
-        rules = [
-            rule.empty()
-            for rule in self._url_map.iter_rules()
-            if ROUTES_BY_NAME[rule.rule, min(rule.methods or ())].surfaces & served
-        ]
-        return Map(rules, strict_slashes=False, merge_slashes=False).bind("localhost")
-
     def _match_path(self, port: str, method: str, path: str) -> Match:
         text = path.encode("latin-1").decode(errors="replace")  # WSGI's way with bytes, PEP 3333
-        rule, values = self._bind(port).match(text, method, return_rule=True)
+        adapter = self._adapters.get(port, self._elsewhere)
+        rule, values = adapter.match(text, method, return_rule=True)
         return Match(ROUTES_BY_NAME[rule.rule, method], rule, dict(values))
+
+
+def bind_rules(url_map: Map, served: set[Surface]) -> MapAdapter:
+    """Return what finds the rules of these surfaces, all compiled."""
+    rules = [
+        rule.empty()
+        for rule in url_map.iter_rules()
+        if ROUTES_BY_NAME[rule.rule, min(rule.methods or ())].surfaces & served
+    ]
+    return Map(rules, strict_slashes=False, merge_slashes=False).bind("localhost")
 
 
 def asks_management(settings: Settings) -> bool:

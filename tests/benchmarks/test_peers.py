@@ -145,7 +145,9 @@ def test_peer_is_compared_with_us(name: str, tmp_path: Path) -> None:
 )
 def test_waiting_time_is_read_in_each_unit_of_wrk(printed: str, wait_ms: float) -> None:
     """It pads a unit of one letter with a space."""
-    assert read_wait_ms(f"  Latency Distribution\n     50%    9.00ms\n     99% {printed}\n", "99") == pytest.approx(wait_ms)
+    assert read_wait_ms(f"  Latency Distribution\n     50%    9.00ms\n     99% {printed}\n", "99") == pytest.approx(
+        wait_ms
+    )
 
 
 def test_missing_waiting_time_shows_what_wrk_printed() -> None:

@@ -394,15 +394,27 @@ def test_503_of_the_server_passes_with_its_retry_after(
         live.stop()
 
 
-@pytest.mark.parametrize("method", ["PUT", "POST"])
-def test_request_that_was_sent_is_not_sent_again(
-    start_proxy: StartProxy, break_server: Callable[[bool], BrokenServer], pcam_example: bytes, method: str
+@pytest.mark.parametrize(("method", "times"), [("POST", 1), ("PUT", 2)])
+def test_request_whose_server_died_is_sent_again_if_it_is_a_put_and_once(
+    start_proxy: StartProxy,
+    break_server: Callable[[bool], BrokenServer],
+    pcam_example: bytes,
+    method: str,
+    times: int,
 ) -> None:
-    first, second = break_server(True), break_server(True)
-    proxy = start_proxy(first.address, {"keepalive 32;": f"server {second.address};\n    keepalive 32;"})
+    servers = [break_server(True) for _ in range(3)]
+    others = "".join(f"server {each.address};\n    " for each in servers[1:])
+    proxy = start_proxy(servers[0].address, {"keepalive 32;": f"{others}keepalive 32;"})
     answer = requests.request(method, proxy.url + PCAM, data=pcam_example, auth=AUTH, timeout=10)
     assert_is_error(answer, 502, "BadGatewayException")
-    assert len(first.seen) + len(second.seen) == 1
+    assert sum(len(each.seen) for each in servers) == times
+
+
+def test_callers_meet_no_replica_that_is_down(server: LiveServer, start_proxy: StartProxy, pcam_example: bytes) -> None:
+    down = f"server 127.0.0.1:{find_free_ports(1)[0]};\n    keepalive 32;"
+    proxy = start_proxy(server.inference, {"keepalive 32;": down})
+    for method in ("PUT", "POST") * 4:
+        assert requests.request(method, proxy.url + PCAM, data=pcam_example, auth=AUTH, timeout=10).status_code == 200
 
 
 def test_server_that_never_answers_is_given_up_with_504(

@@ -32,6 +32,7 @@ WHAT_IS_PRINTED = {
     "many_models": "one of them in use: ready after ",
     "overhead": "8 connections: ",
     "soak": "answers by status: {200: ",
+    "two_servers": "/s: {'right': ",
     "stages": "| isic-classification | 6000x4000 JPEG | ",
 }
 
@@ -57,8 +58,9 @@ def test_benchmark_runs_to_its_end(module: str) -> None:
         "folder_table": ["pcam-classification", str(EXAMPLE.parent)],
         "lone_request": [str(MODELS), "pcam-classification", str(EXAMPLE)],
     }
-    if module == "load" and shutil.which("wrk") is None:
-        pytest.skip("wrk is not installed: apt-get install wrk")
+    for program in {"load": ["wrk"], "two_servers": ["nginx", "redis-server"]}.get(module, []):
+        if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None:
+            pytest.skip(f"{program} is not installed: see benchmarks/README.md")
     if module in ("auc_over_http", "colour_profiles") and not DATA.is_dir():
         pytest.skip("the real pictures are not here")
     assert WHAT_IS_PRINTED[module] in run(f"benchmarks.{module}", "--quick", *arguments.get(module, []))

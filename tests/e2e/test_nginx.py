@@ -33,7 +33,7 @@ SHIPPED = PROJECT_ROOT / "deploy/nginx/scancer.conf"
 AUTH = (USER, PASSWORD)
 PCAM = "/predictions/pcam-classification"
 LIMIT_BYTES = 32 * 1024 * 1024
-SERVER_START = "server 127.0.0.1:8080;"
+SERVER_START = "server 127.0.0.1:8080 fail_timeout=2s;"
 # What nginx itself needs, and a distribution's nginx.conf has.
 FRAME = """
 daemon off;

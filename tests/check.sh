@@ -1,11 +1,12 @@
 #!/bin/sh
 # Everything that must hold before a commit lands: format, lint, types and tests.
 # Makes its own environment in .venv-check, so that it runs on a machine where nothing was prepared.
-#   sh tests/check.sh              all of it; under 12 minutes on two cores
+#   sh tests/check.sh              what every change must pass; under 15 minutes on two cores, with the installation
+#   sh tests/check.sh all          also what takes minutes and guards what seldom changes: benchmarks, every Keras family
 #   sh tests/check.sh fast         only what needs no framework, no server and no quiet machine; under 90 seconds
-#   sh tests/check.sh -k decode    either of them takes options for pytest
+#   sh tests/check.sh -k decode    each of them takes options for pytest, such as --cov
 #   sh tests/check.sh install      only the environment, while something else installs what is no Python package
-# Where CI is set, benchmarks are tried too, and branch coverage is measured: of what runs in the tests' own processes.
+# Where CI is set, the quick start is run too, and Node's packages must install.
 set -eu
 cd "$(dirname "$0")/.."
 environment=.venv-check
@@ -15,11 +16,11 @@ python=${PYTHON:-python3}
   echo "check: Python 3.11, 3.12 or 3.13 is needed; name one: PYTHON=python3.12 sh tests/check.sh" >&2
   exit 1
 }
-tier=""
-if [ "${1:-}" = fast ]; then
-  tier="not slow and "
-  shift
-fi
+tier="not long and "
+case "${1:-}" in
+  fast) tier="not slow and not long and " && shift ;;
+  all) tier="" && shift ;;
+esac
 
 # Installs when the requirements are others than last time. pip would write byte code on one core; all of them do here.
 wanted=$(cat requirements.txt tests/requirements.txt benchmarks/requirements.txt | cksum)
@@ -33,7 +34,7 @@ fi
 if [ "${1:-}" = install ]; then exit; fi
 
 install_node_packages() {
-  if [ -z "$tier" ] && command -v npm >/dev/null && [ ! -d node_modules/axe-core ]; then
+  if [ "${tier#not slow}" = "$tier" ] && command -v npm >/dev/null && [ ! -d node_modules/axe-core ]; then
     npm install --prefix . --no-save --no-audit --no-fund --loglevel=error newman@6.2.2 playwright-core@1.65.1 \
       axe-core@4.14.1 || [ -z "${CI:-}" ]
   fi
@@ -43,7 +44,7 @@ install_node_packages() {
 run_tests() {
   expression=$1
   shift
-  "$bin/python" -m pytest ${CI:+--cov --cov-append --cov-report=} --durations=10 -ra -m "$expression" "$@" || [ $? -eq 5 ]
+  "$bin/python" -m pytest --durations=10 -ra -m "$expression" "$@" || [ $? -eq 5 ]
 }
 
 "$bin/ruff" format --check .
@@ -53,10 +54,7 @@ node_packages=$!
 "$bin/mypy"
 if command -v shellcheck >/dev/null; then shellcheck -x get_started/*.sh tests/*.sh tests/deploy/*.sh deploy/systemd/install.sh deploy/systemd/scancer .ci/run; fi
 wait "$node_packages"
-rm -f .coverage .coverage.*
 # A file's tests share their fixtures in one process. Files stay in order: tests/conftest.py puts the slow ones first.
-run_tests "${tier}not alone" -n 2 --dist loadfile --no-loadscope-reorder "$@"
-if [ -z "$tier" ]; then run_tests alone "$@"; fi
-if [ -n "${CI:-}" ] && [ "$#" -eq 0 ]; then
-  "$bin/python" -m coverage report
-fi
+# One process more than there are cores: many tests wait for a server.
+run_tests "${tier}not alone" -n "$(($(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1))" --dist loadfile --no-loadscope-reorder "$@"
+if [ "${tier#not slow}" = "$tier" ]; then run_tests "${tier}alone" "$@"; fi

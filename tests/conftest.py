@@ -58,7 +58,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if collection_path.suffix != ".py":
         return None
     tier = config.option.markexpr
-    is_without = tier == "alone" and "mark.alone" not in collection_path.read_text("utf-8")
+    is_without = tier.split()[-2:] in (["alone"], ["and", "alone"]) and "mark.alone" not in collection_path.read_text(
+        "utf-8"
+    )
     return True if is_without or ("not slow" in tier and is_slow(collection_path)) else None
 
 

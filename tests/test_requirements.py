@@ -1,6 +1,5 @@
 """The requirement files agree, and pip finds wheels for every platform they name."""
 
-import os
 import re
 import subprocess
 import sys
@@ -98,7 +97,7 @@ def start_pip(platform: str, target: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen([*command, *specifications], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-@pytest.mark.skipif("CI" not in os.environ, reason="asks the package index about 60 packages; runs where CI is set")
+@pytest.mark.long
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_pip_finds_a_wheel_for_every_line(platform: str, searches: dict[str, "subprocess.Popen[str]"]) -> None:
     """Of the full file, which holds every line of the others: `test_files_agree_on_versions`."""

@@ -12,7 +12,7 @@ from app.config.setting_types import PROJECT_ROOT
 from tests.conftest import DATA
 from tests.handlers.archives import make_tiny
 
-pytestmark = pytest.mark.skipif("CI" not in os.environ, reason="takes a minute; runs where CI is set")
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 MODELS = PROJECT_ROOT / "models"
 EXAMPLE = MODELS / "pcam-classification/1.1/examples/normal.jpg"
 NOT_COMMANDS = {

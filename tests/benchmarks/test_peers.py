@@ -118,6 +118,7 @@ def test_peer_that_never_answers_says_what_it_logged_and_is_stopped(
     assert has_ended(int((setup.folder / "child").read_text()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*EAGER_PEERS, "keras_flask"])
 def test_peer_is_compared_with_us(name: str, tmp_path: Path) -> None:
     setup = Setup(ENVIRONMENT, tmp_path, find_free_ports(5), ISIC if name == "keras_flask" else PCAM, 2, 1)

@@ -50,7 +50,13 @@ def shake(network: Any, pixels: Any) -> None:
     network(pixels, training=True)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+ALWAYS = ("ConvNeXtTiny", "EfficientNetB0", "MobileNetV3Small", "ResNet50V2")
+"""Families with layers that the others lack, or preprocessing inside."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.long) for name in FAMILIES]
+)
 def test_family_is_taken_and_answers_as_keras_does(tmp_path: Path, name: str) -> None:
     side_px = FAMILIES[name]
     keras.backend.clear_session()

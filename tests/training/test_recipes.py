@@ -67,6 +67,7 @@ class StopError(Exception):
     """Stands for a machine that is switched off."""
 
 
+@pytest.mark.long
 def test_training_that_was_stopped_ends_with_the_same_weights(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,8 @@ OF_THE_PICTURE = (
     HTTPStatus.UNPROCESSABLE_ENTITY,
 )
 """What a picture is refused with; another status says something of the service, and ends the run."""
+MOST_FAULTS = 3
+"""Pictures one after the other that the server may fail on (500): one alone is the picture's, more are the server's."""
 PAUSES = urllib3.Retry(
     total=None,
     connect=8,
@@ -56,6 +58,7 @@ class ServerClient:
         headers = {"Accept": "application/json"}
         if login is not None:
             headers["Authorization"] = "Basic " + base64.b64encode(":".join(login).encode()).decode()
+        self._faults = 0
         self._pool = urllib3.PoolManager(maxsize=jobs, block=True, headers=headers, timeout=TIMEOUT)
         model = self._send("GET", f"/models/{quote(name)}", PAUSES.new(connect=0))
         if "output" not in model:
@@ -82,7 +85,7 @@ class ServerClient:
         """Send a request and return the answer's JSON, or that of a picture's error."""
         try:
             response = self._pool.request(method, self._url + path, body=content, retries=retries)
-            is_refusal = content is not None and response.status in OF_THE_PICTURE
+            is_refusal = content is not None and self._is_of_the_picture(response.status)
             answer = read_refusal(response) if is_refusal else response.json()
         except urllib3.exceptions.HTTPError as error:
             raise PicturesError(f"{self._url} does not answer: {describe(error)}") from error
@@ -95,6 +98,10 @@ class ServerClient:
         if response.status != HTTPStatus.OK and not is_refusal:
             raise PicturesError(f"{self._url} answers {response.status}: {answer.get('message', 'no reason is given')}")
         return answer
+
+    def _is_of_the_picture(self, status: int) -> bool:
+        self._faults = self._faults + 1 if status == HTTPStatus.INTERNAL_SERVER_ERROR else 0
+        return status in OF_THE_PICTURE or 0 < self._faults <= MOST_FAULTS
 
     def close(self) -> None:
         """Close the connections."""

@@ -24,7 +24,6 @@ OWN_RULES = {"decisions"}
 GUIDES = {name: path for name, path in find_guides().items() if name not in OWN_RULES} | {
     "front page": PROJECT_ROOT / "README.md",
     "contributing": PROJECT_ROOT / "CONTRIBUTING.md",
-    "clients": PROJECT_ROOT / "get_started/clients/README.md",
 }
 RUN = ("first_prediction", "heat_maps", "open_inference_protocol", "manage_models")
 """Guides whose every line is run, but for those that say why not."""
@@ -186,6 +185,14 @@ def test_every_field_of_an_answer_is_explained() -> None:
         name for line in re.findall(r"^\| (`.*?) \|", guide, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)
     }
     assert set(json.loads(found[1])) <= explained
+
+
+def test_index_leads_to_every_guide_and_the_pages_list_them_in_its_order() -> None:
+    index = GUIDES["README"]
+    links = [(index.parent / link).resolve() for link in re.findall(r"\]\(([^)#]+)", index.read_text("utf-8"))]
+    listed = [path for path in find_guides().values() if path != index]
+    assert next(iter(find_guides().values())) == index
+    assert listed == [path for path in dict.fromkeys(links) if path in listed]
 
 
 def list_sentences(text: str) -> list[str]:

@@ -237,7 +237,7 @@ def test_sentences_are_counted() -> None:
 BEGINNINGS = {
     *("first_prediction", "what_the_numbers_mean", "choose_a_threshold", "folder_to_table", "heat_maps"),
     *("add_a_model", "add_a_keras_model", "add_a_pytorch_model", "add_an_onnx_model", "add_an_archive"),
-    *("manage_models", "open_inference_protocol", "tls", "evaluate"),
+    *("manage_models", "open_inference_protocol", "tls", "evaluate", "int8", "from_torchserve"),
 }
 
 

@@ -323,6 +323,18 @@ def test_message_that_the_code_does_not_have_is_found() -> None:
     assert not is_written("Model was not found: …")
 
 
+def test_glossary_is_in_order_and_says_each_term_in_two_sentences() -> None:
+    sections = re.findall(
+        r"^\| term \| meaning \|\n\|.*\n((?:\|.*\n?)+)", GUIDES["glossary"].read_text("utf-8"), re.MULTILINE
+    )
+    assert len(sections) == 4
+    for section in sections:
+        rows = [line.strip("| ").split(" | ") for line in section.splitlines()]
+        terms = [term.replace("`", "").casefold() for term, _ in rows]
+        assert terms == sorted(set(terms))
+        assert [term for term, meaning in rows if len(re.findall(r"[.:!?] ", meaning)) > 2] == []
+
+
 def test_statuses_of_troubleshooting_are_those_of_the_errors() -> None:
     from app import errors
 

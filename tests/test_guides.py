@@ -149,6 +149,13 @@ def read_table(guide: str, name: str) -> list[list[str]]:
     return rows[2:]
 
 
+def test_users_are_shown_as_the_quick_start_prints_them() -> None:
+    found = re.search(r"^ *(User: .*\n) *(Password: .*\n)", GUIDES["first_prediction"].read_text("utf-8"), re.MULTILINE)
+    assert found is not None
+    shown = re.sub(r"[0-9a-f]{24}", "$password", found[1] + found[2]).replace("demo", "$user")
+    assert shown in (PROJECT_ROOT / "get_started/quick_start.sh").read_text(encoding="utf-8")
+
+
 def test_table_of_thresholds_is_that_of_the_report() -> None:
     report = json.loads((PROJECT_ROOT / "models/pcam-classification/1.1/report.json").read_text())
     expected = {each["rule"]: each for each in report["classes"][0].get("operating", report["operating"])}
@@ -261,7 +268,7 @@ FOREIGN = {
     "Failed to connect": "curl",
     "wrong version number": "curl",
     "self-signed certificate": "curl",
-    "no such file": "curl",
+    "Failed to open/read local data": "curl",
     "Can't open": "curl",
     "No such file or directory": "the shell",
     "torchvision::nms does not exist": "torchvision",

@@ -16,8 +16,14 @@ from app.repository.model_folder import CARD_FILE, ModelFolder
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-OTHERS = {"model_folder": "models/README.md", "deploy": "deploy/README.md", "benchmarks": "benchmarks/README.md"}
-"""Guides that stand elsewhere than in `get_started/`."""
+OTHERS = {
+    "clients": "get_started/clients/README.md",
+    "model_folder": "models/README.md",
+    "deploy": "deploy/README.md",
+    "capacity": "benchmarks/capacity.md",
+    "benchmarks": "benchmarks/README.md",
+}
+"""Guides that stand elsewhere than at the top of `get_started/`."""
 ELSEWHERE = re.compile(r"https?://|mailto:")
 LARGEST_CARD_BYTES = 32 * 1024
 """At worst such a card takes about a second of CPU, as a table of thousands of columns; it is rendered once."""
@@ -33,10 +39,15 @@ class Guide(NamedTuple):
 
 @cache
 def find_guides() -> dict[str, Path]:
-    """Return the guides by the name in their address."""
-    own = {path.stem: path for path in sorted((PROJECT_ROOT / "get_started").glob("*.md"))}
+    """Return the guides by the name in their address: the index first, then in its order."""
+    folder = PROJECT_ROOT / "get_started"
+    index = folder / "README.md"
+    own = {path.stem: path for path in sorted(folder.glob("*.md"))}
     others = {name: PROJECT_ROOT / file for name, file in OTHERS.items()}
-    return own | {name: path for name, path in others.items() if path.is_file()}
+    found = own | {name: path for name, path in others.items() if path.is_file()}
+    links = re.findall(r"\]\(([^)#]+)", read_plain_text(index)) if index.is_file() else []
+    order = [index, *((folder / link).resolve() for link in links)]
+    return dict(sorted(found.items(), key=lambda item: order.index(item[1]) if item[1] in order else len(order)))
 
 
 @lru_cache(maxsize=256)

@@ -179,6 +179,21 @@ const scenarios = {
     }
   },
 
+  // The picture in the README; test_browser.py takes it only where it is told where to write it.
+  async portrait() {
+    if (!told.portrait) return;
+    const page = await open({ colorScheme: "light" });
+    await page.setViewportSize({ width: 1280, height: 900 });
+    await page.goto(told.base + MODEL);
+    await page.click(".example[href$='/metastatic.jpg']");
+    await page.waitForSelector("#map:not([hidden])");
+    const height = await page.evaluate(() => Math.ceil(document.querySelector("#asking").getBoundingClientRect().bottom + scrollY));
+    await page.setViewportSize({ width: 1280, height });
+    await page.mouse.move(0, 0);
+    await page.evaluate(() => scrollTo(0, 0));
+    await page.screenshot({ path: told.portrait });
+  },
+
   async reference() {
     const page = await open();
     await page.goto(told.base + "/docs");

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,6 +22,9 @@ INSTALL = "npm install --no-save playwright-core@1.65.1 axe-core@4.14.1"
 MODEL = "/predictions/pcam-classification"
 EXAMPLES = PROJECT_ROOT / "models/pcam-classification"
 MANY = 60
+PORTRAIT_COLOURS = 256
+PORTRAIT = "PAGE_PICTURE"
+"""Names the file into which the picture of the README is written, such as get_started/page.png; else none is taken."""
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)"),
     pytest.mark.skipif(NODE is None, reason="node is not installed (Debian: apt-get install npm)"),
@@ -78,12 +82,16 @@ def seen(folder: Path, pictures: dict[str, Path], shipped_server: LiveServer) ->
         "folder": str(folder),
         "pictures": {name: str(path) for name, path in pictures.items()},
         "many": MANY,
+        "portrait": os.environ.get(PORTRAIT),
     }
     program = Path(__file__).with_name("browser.mjs")
     command = [str(NODE), str(program), json.dumps(told)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     facts: Facts = json.loads(done.stdout)
+    if portrait := told["portrait"]:
+        with Image.open(str(portrait)) as image:
+            image.convert("RGB").quantize(PORTRAIT_COLOURS).save(str(portrait), optimize=True)
     return facts
 
 

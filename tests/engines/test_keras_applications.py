@@ -1,11 +1,14 @@
 """Every family of `keras.applications` is taken, with random weights, and compiled gives what Keras itself gives."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from app.config.setting_types import PROJECT_ROOT
 from tests.engines.test_keras_3 import FORMATS, draw, infer, infer_compiled
 
 keras = pytest.importorskip("keras")
@@ -24,6 +27,24 @@ FAMILIES = {
     "Xception": 71,
 }
 """Smallest member of each family, and the side that it takes in px."""
+
+
+GUIDE = (PROJECT_ROOT / "get_started/add_a_keras_model.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| (`\w+`.*?) \| .*? \| `(\[.*?\])` \| `(\[.*?\])` \| `(RGB|BGR)` \|$", GUIDE, re.MULTILINE)
+SAID = {name: row[1:] for row in ROWS for name in re.findall(r"`(\w+)`", row[0])}
+"""By module of `keras.applications`: the mean, std and order of channels that the guide says."""
+
+
+def test_guide_says_what_each_familys_preprocess_input_does() -> None:
+    modules = {name for name, module in vars(applications).items() if hasattr(module, "preprocess_input")}
+    assert set(SAID) == modules - {"imagenet_utils", "resnet50"}  # what the others call, and another name of `resnet`
+    assert applications.resnet50.preprocess_input is applications.resnet.preprocess_input
+    pixels = np.random.default_rng(5).integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
+    for name, (mean, std, order) in SAID.items():
+        ordered = pixels[..., ::-1] if order == "BGR" else pixels
+        expected = getattr(applications, name).preprocess_input(pixels.copy())
+        said = (ordered - np.array(json.loads(mean))) / np.array(json.loads(std))
+        np.testing.assert_allclose(said, expected, atol=1e-3, err_msg=name)
 
 
 def find_kinds(network: Any) -> list[str]:

@@ -1,9 +1,12 @@
 """The project's list of PyTorch architectures."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
+from app.config.setting_types import PROJECT_ROOT
 from app.engines.pytorch.torch_architectures import ARCHITECTURES, SamePadConv2d, scale_channels
 
 
@@ -12,6 +15,12 @@ def test_every_architecture_gives_one_logit_a_class(name: str) -> None:
     network = ARCHITECTURES[name](3).eval()
     with torch.inference_mode():
         assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+
+
+def test_guide_lists_every_architecture() -> None:
+    guide = (PROJECT_ROOT / "get_started/add_a_pytorch_model.md").read_text(encoding="utf-8")
+    table = guide.partition("<!-- table: architectures -->")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"`(\w+?_?\w*\d\w*|\w+_small)`", table)) == sorted(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("size", [6, 9, 12, 13])

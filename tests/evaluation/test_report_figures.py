@@ -128,7 +128,7 @@ def test_threshold_that_nothing_reaches_has_no_ppv() -> None:
 def test_rare_class_makes_a_positive_answer_right_less_often() -> None:
     sensitivity, specificity = Estimate(0.9, 0.85, 0.95, 100), Estimate(0.85, 0.8, 0.9, 100)
     shares = {each: expect(each, sensitivity, specificity) for each in (0.02, 0.1, 0.5)}
-    assert [round(100 * (each.value or 0)) for each in shares.values()] == [11, 40, 86]  # as evaluate.md says
+    assert [round(100 * (each.value or 0)) for each in shares.values()] == [11, 40, 86]  # as calibrate_and_fit.md says
     for each in shares.values():
         assert (each.low or 1) < (each.value or 0) < (each.high or 0)
 

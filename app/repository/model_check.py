@@ -13,7 +13,14 @@ from app.engines.compiled.compile_report import COMPILED_FOLDER
 from app.engines.compiled.int8_report import INT8_FOLDER
 from app.engines.compiled.openvino_engine import OpenVINOEngine
 from app.engines.process_engine import ProcessEngine, runs_natively
-from app.errors import AnsweredError, CompiledModelError, InferenceError, IntegrityError, OutOfBoundsError
+from app.errors import (
+    AnsweredError,
+    CompiledModelError,
+    InferenceError,
+    IntegrityError,
+    OutOfBoundsError,
+    UnfitImageError,
+)
 from app.manifest.bounds import SHARE, read_number
 from app.manifest.model_manifest import ModelManifest
 from app.pipeline.decoding.limits import ImageLimits
@@ -39,7 +46,7 @@ def check_folder(folder: ModelFolder, settings: Settings) -> float | None:
         report = folder.read_report(manifest)
         if (folder.path / INT8_FOLDER).exists():
             folder.read_int8_report(manifest, report)
-        check_fit(folder, manifest)
+        check_fit(folder, manifest, settings)
     with open_served(folder, manifest, settings) as served:
         if folder.has_examples:
             return compare_examples(folder, manifest, served)
@@ -47,8 +54,11 @@ def check_folder(folder: ModelFolder, settings: Settings) -> float | None:
         return None
 
 
-def check_fit(folder: ModelFolder, manifest: ModelManifest) -> None:
-    """Raise `CompiledModelError` unless every compiled model of a version with a fit tells a distance."""
+def check_fit(folder: ModelFolder, manifest: ModelManifest, settings: Settings) -> None:
+    """Raise `CompiledModelError` unless every compiled model of a version with a fit tells a distance.
+
+    Raises `IntegrityError` for an example that the service would refuse as a picture of another kind.
+    """
     grey = np.full((1, manifest.input.height_px, manifest.input.width_px, 3), 128, np.uint8)
     for compiled in (COMPILED_FOLDER, INT8_FOLDER):
         if manifest.tells_distance and (folder.path / compiled).exists():
@@ -58,6 +68,8 @@ def check_fit(folder: ModelFolder, manifest: ModelManifest) -> None:
                     require_finite(split_distances(engine.infer(grey), manifest)[1])
                 except InferenceError as error:
                     raise CompiledModelError(f"{compiled}: {error.message}") from error
+                with closing(make_served(manifest, engine, settings)) as served:
+                    require_fitting_examples(folder, served)
 
 
 @contextmanager
@@ -74,8 +86,26 @@ def open_served(folder: ModelFolder, manifest: ModelManifest, settings: Settings
         engine = build_engine("openvino", folder.path, manifest, settings.inference_threads)
     with closing(engine):
         engine.load()
-        with closing(ServedModel(plain, engine, ImageLimits(settings.max_pixels), settings.queue_size)) as served:
+        with closing(make_served(plain, engine, settings)) as served:
             yield served
+
+
+def make_served(manifest: ModelManifest, engine: Engine, settings: Settings) -> ServedModel:
+    """Make a served model of an engine that was loaded."""
+    return ServedModel(manifest, engine, ImageLimits(settings.max_pixels), settings.queue_size)
+
+
+def require_fitting_examples(folder: ModelFolder, served: ServedModel) -> None:
+    """Raise `IntegrityError` if the service would refuse an example as a picture of another kind."""
+    for name, content in folder.read_examples().items() if folder.has_examples else ():
+        try:
+            served.predict(content)
+        except UnfitImageError as error:
+            reasons = "; ".join(error.fit.reasons) if error.fit else error.message
+            raise IntegrityError(
+                f"{EXAMPLES_FOLDER}/{name} is not of the kind that the model was made for: {reasons}. "
+                "Take another example, or run models fit with such pictures."
+            ) from error
 
 
 def see_answer(manifest: ModelManifest, served: ServedModel) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ import torch
 from flask.testing import FlaskClient
 from PIL import Image, ImageFilter
 
+from app.config.settings import Settings
 from app.engines.compiled.compile_report import hash_ir
 from app.engines.compiled.feature_distance import add_distance, find_layers, read_groups
 from app.engines.compiled.feature_extractor import FeatureExtractor, choose_layers
 from app.engines.pytorch.torchvision_operators import declare_operators
-from app.errors import CompiledModelError, ManifestError, ModelFormatError
+from app.errors import CompiledModelError, IntegrityError, ManifestError, ModelFormatError
 from app.evaluation.fit_fitting import learn_reference, measure_distance, measure_distances
 from app.exchange.admission import check_files
 from app.manifest.fit_spec import LOOKS
 from app.manifest.model_manifest import read_manifest
 from app.pipeline.fit import measure_looks
 from app.processes.plain_files import hash_files
+from app.repository.model_check import check_folder
 from app.repository.model_folder import ModelFolder
 from tests.evaluation.tiny_model import (
     SIDE_PX,
@@ -257,6 +260,22 @@ def test_few_pictures_are_refused_before_anything_is_written(tmp_path: Path) -> 
     assert "75 pictures to learn from and 25 to set the limit on are too few: 200 of each are needed" in done.output
     assert (folder / "model.toml").read_bytes() == before
     assert not list(folder.glob("fit*"))
+
+
+@pytest.mark.parametrize(("level", "is_right"), [(100, True), (250, False)])
+def test_example_that_the_service_would_refuse_is_no_example(
+    fitted: Path, tmp_path: Path, level: float, is_right: bool
+) -> None:
+    shutil.copytree(fitted / "models", tmp_path / "models")
+    examples = tmp_path / "models" / VERSION / "examples"
+    examples.mkdir()
+    (examples / "picture.png").write_bytes(draw(1, level))
+    expected = {"tolerance": 1, "probabilities": {"picture.png": dict.fromkeys(("dark", "bright"), 0.5)}}
+    (examples / "expected.json").write_text(json.dumps(expected))
+    settings = Settings(models=tmp_path / "models", instance=tmp_path / "instance")
+    told = r"examples/picture\.png is not of the kind that the model was made for: "
+    with nullcontext() if is_right else pytest.raises(IntegrityError, match=told):
+        check_folder(ModelFolder(tmp_path / "models" / VERSION), settings)
 
 
 MORE = "least_side_px", "longest_shape", "file", "sha256", "layers", "network_sha256", "data"

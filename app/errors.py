@@ -197,6 +197,10 @@ class StateStoreError(OperatorError):
     """The state store or the workers' reports cannot be read or changed."""
 
 
+class BackupError(OperatorError):
+    """A backup cannot be written, is damaged, or cannot be restored here. What was there is as it was."""
+
+
 class ModelFolderError(OperatorError):
     """A model folder cannot be served. `/models` shows the message as the reason."""
 

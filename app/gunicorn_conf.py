@@ -30,6 +30,7 @@ from app.server.metrics_folder import (
 from app.server.tls import load_context
 from app.state.database_check import check_database, check_state_file
 from app.state.store_access import STATE_FILE
+from app.upkeep.swap import finish_restore, is_unfinished
 from app.users import UsersFile
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
@@ -93,13 +94,23 @@ def on_starting(settings: Settings, server: Any) -> None:
     """Check folders and database, and claim the instance folder, before anything else; a reload does not come here."""
     try:
         check_folders(settings)
-        server.instance_claim = claim_instance(settings)
+        server.instance_claim = claim_restored(settings)
         check_database(settings.database)
         if settings.database == OWN_DATABASE:
             check_state_file(settings.instance / STATE_FILE)
         check_store(settings.limits_store)
     except SettingsError as error:
         sys.exit(f"scancer: {error.message}")
+
+
+def claim_restored(settings: Settings) -> int:
+    """Claim the instance folder once no restore has anything left to do there; raises as `claim_instance`."""
+    while True:
+        finish_restore(settings)
+        claim = claim_instance(settings)
+        if not is_unfinished(settings):
+            return claim
+        os.close(claim)  # a restore was killed while this server waited for it
 
 
 def check_folders(settings: Settings) -> None:

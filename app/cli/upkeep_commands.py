@@ -1,0 +1,49 @@
+"""`flask backup` and `flask restore`: the whole installation in one file."""
+
+from pathlib import Path
+
+import click
+
+from app.api.request.services import services
+from app.cli.model_choice import FILE, explain
+from app.upkeep.backup import write_backup
+from app.upkeep.backup_file import BackupManifest
+from app.upkeep.restore import restore_backup
+
+
+@click.command("backup")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def backup(file: Path) -> None:
+    """Back up models, users, defaults and state to one FILE.
+
+    A server may run meanwhile. FILE holds what the users file holds, so keep it as secret. An earlier FILE stays until
+    the new one was read back.
+    """
+    with explain():
+        written = write_backup(services().settings, file)
+    for path in written.left_out:
+        click.echo(f"left out: {path} is neither a file nor a folder, or its name cannot be kept", err=True)
+    click.echo(f"backed up {describe(written.manifest)} to {file}: {file.stat().st_size} bytes, read back and verified")
+
+
+@click.command("restore")
+@click.argument("file", type=FILE)
+def restore(file: Path) -> None:
+    """Put a backup in the place of models, users, defaults and state.
+
+    The server must be stopped. FILE is verified before anything is changed, and everything takes its place or nothing.
+    Settings are not restored: those that differ are printed.
+    """
+    with explain():
+        restored = restore_backup(services().settings, file)
+    for line in restored.other_settings:
+        click.echo(f"set otherwise, here or there: {line}", err=True)
+    click.echo(f"restored {describe(restored.manifest)} of {restored.manifest.made}")
+
+
+def describe(manifest: BackupManifest) -> str:
+    """Say what a backup holds."""
+    versions = manifest.list_versions()
+    parts = [f"{len(versions)} model version{'' if len(versions) == 1 else 's'}"]
+    parts += [name for name, member in (("users", "instance/users"), ("state", "state.db")) if member in manifest.files]
+    return ", ".join(parts)

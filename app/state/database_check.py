@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from app.config.setting_types import OWN_DATABASE, PROJECT_ROOT
-from app.errors import DiskFullError, SettingsError, StateStoreError
+from app.errors import DiskFullError, OlderStateError, SettingsError, StateStoreError
 from app.state.state_file import StateFile
 
 CHECK_TIMEOUT_S = 30
@@ -42,20 +42,23 @@ def check_database(url: str) -> None:
 
 
 def check_state_file(path: Path) -> None:
-    """Raise `SettingsError` if the SQLite file of the state is there and damaged, or has another schema.
+    """Bring the SQLite file of the state, if it is there, to this release's schema.
 
+    Raises `SettingsError` if it is damaged, or was written by a later release.
     What may pass by itself, such as a lock or a full disk, is no reason not to start.
     """
     if not os.path.lexists(path):
         return
     try:
         StateFile(path).read()
+    except OlderStateError:
+        check_database(f"sqlite:///{path}")
     except StateStoreError as error:
         cause = error.__cause__
         if isinstance(cause, sqlite3.Error) and (cause.sqlite_errorcode & 0xFF) in PASSING:
             return
         raise SettingsError(
-            f"{path} cannot be used: {error.message}. Put back a copy of it, or move it and its -wal and -shm away: "
+            f"{path} cannot be used: {error.message}. Restore a backup, or move it and its -wal and -shm away: "
             "the server then wants what lies in SCANCER_MODELS, as at its first start."
         ) from error
 

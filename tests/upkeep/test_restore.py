@@ -181,7 +181,7 @@ def test_state_of_a_newer_release_and_a_state_or_users_that_are_none_change_noth
     state, file = bytearray(read_members(backup)["state.db"][1]), tmp_path / "other.tar"
     state[60:64] = (99).to_bytes(4, "big")  # where SQLite keeps `PRAGMA user_version`
     write_another(backup, file, "state.db", bytes(state))
-    check_refused(place, file, "99", StateStoreError)
+    check_refused(place, file, "written by a newer version of Scancer API: it has schema 99", StateStoreError)
     write_another(backup, file, "state.db", b"no database at all" * 100)
     check_refused(place, file, "the state store cannot be used", StateStoreError)
     write_another(backup, file, "instance/users", b"anybody\n")

@@ -30,6 +30,7 @@ from app.server.metrics_folder import (
 from app.server.tls import load_context
 from app.state.database_check import check_database, check_state_file
 from app.state.store_access import STATE_FILE
+from app.upkeep.start_checks import check_start
 from app.upkeep.swap import finish_restore, is_unfinished
 from app.users import UsersFile
 
@@ -93,6 +94,7 @@ def configure_tls(settings: Settings) -> dict[str, Any]:
 def on_starting(settings: Settings, server: Any) -> None:
     """Check folders and database, and claim the instance folder, before anything else; a reload does not come here."""
     try:
+        check_start(settings)
         check_folders(settings)
         server.instance_claim = claim_restored(settings)
         check_database(settings.database)

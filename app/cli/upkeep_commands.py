@@ -1,5 +1,7 @@
-"""`flask backup` and `flask restore`: the whole installation in one file."""
+"""`flask backup`, `flask restore`, `flask doctor`: what an operator does with a whole installation."""
 
+import json
+import sys
 from pathlib import Path
 
 import click
@@ -8,6 +10,8 @@ from app.api.request.services import services
 from app.cli.model_choice import FILE, explain
 from app.upkeep.backup import write_backup
 from app.upkeep.backup_file import BackupManifest
+from app.upkeep.installation_checks import check_installation
+from app.upkeep.machine_checks import check_machine
 from app.upkeep.restore import restore_backup
 
 
@@ -39,6 +43,25 @@ def restore(file: Path) -> None:
     for line in restored.other_settings:
         click.echo(f"set otherwise, here or there: {line}", err=True)
     click.echo(f"restored {describe(restored.manifest)} of {restored.manifest.made}")
+
+
+@click.command("doctor")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON: a list of level, subject, text and advice.")
+def doctor(is_json: bool) -> None:
+    """Look for what keeps the service from working well, and say what to do.
+
+    Each line begins with ok, warning or fault. The command ends with 1 if there is a fault. Run it as the service's
+    user and with its settings. It changes nothing and prints no secret.
+    """
+    settings = services().settings
+    findings = []
+    for finding in (*check_machine(settings), *check_installation(settings)):
+        findings.append(finding)
+        if not is_json:
+            click.echo(finding)
+    if is_json:
+        click.echo(json.dumps([finding.to_json() for finding in findings], indent=1))
+    sys.exit(any(finding.level == "fault" for finding in findings))
 
 
 def describe(manifest: BackupManifest) -> str:

@@ -43,6 +43,20 @@ def hold_database(url: str, copy: sqlite3.Connection) -> Iterator[None]:
             yield
 
 
+def describe_database(url: str) -> str:
+    """Say which schema a database has; raises `StateStoreError` if it cannot be used, and changes nothing."""
+    with translate_errors():
+        engine = make_engine(url)
+        with closing_engine(engine), engine.connect() as connection:
+            found, kind = read_schema_version(connection), connection.dialect.name
+            is_empty = not sql.inspect(connection).has_table(schema.GENERATION)
+    schema.check_version(found)
+    if is_empty:
+        return f"{kind} answers, and has no tables yet"
+    told = f"{kind} answers, with schema {found}"
+    return told if found == schema.SCHEMA_VERSION else f"{told}; the next start brings it forward, so back up first"
+
+
 @contextmanager
 def closing_engine(engine: sql.Engine) -> Iterator[None]:
     """Close an engine's connections when the block ends."""

@@ -25,10 +25,10 @@ def find_plain_http(settings: Settings) -> str:
     if not far or is_encrypted or settings.plain_http == ANYWHERE:
         return ""
     return (
-        f"other machines can reach {', '.join(far)}, and passwords would travel to it unencrypted. There are three "
-        "ways out: set SCANCER_TLS_CERTIFICATE and SCANCER_TLS_KEY; or listen on 127.0.0.1 behind a proxy on this machine "
-        "that adds TLS (deploy/nginx/scancer.conf); or set SCANCER_TRUSTED_PROXIES to the number of proxies that add "
-        f"it. SCANCER_PLAIN_HTTP={ANYWHERE} starts the server all the same."
+        f"other machines can reach {', '.join(far)}, and passwords would travel to it in the clear. There are three "
+        "ways out: set SCANCER_TLS_CERTIFICATE and SCANCER_TLS_KEY; or listen on 127.0.0.1 behind a proxy on this "
+        "machine that adds TLS (deploy/nginx/scancer.conf); or set SCANCER_TRUSTED_PROXIES to the number of proxies "
+        f"that add it. SCANCER_PLAIN_HTTP={ANYWHERE} starts the server all the same."
     )
 
 

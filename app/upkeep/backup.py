@@ -124,7 +124,7 @@ def list_settings(settings: Settings) -> str:
         if item.metadata["is_secret"]:
             lines.append(f"# {PREFIX}{name.upper()} is set; it may hold a password, so its value is not here")
         else:
-            lines.append(f"{PREFIX}{name.upper()}={','.join(value) if isinstance(value, tuple) else value}")
+            lines.append(f"{PREFIX}{name.upper()}={','.join(value) if type(value) is tuple else value}")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from flask.cli import FlaskGroup
 
 from app import create_app
-from app.config.setting_types import PROJECT_ROOT
+from app.config.setting_types import PROJECT_ROOT, Address
 from app.config.settings import Settings
 from app.errors import BackupError, DiskFullError, SettingsError, StateStoreError
 from app.registry.model_changes import Wishes
@@ -129,6 +129,9 @@ def test_installation_without_a_state_or_users_is_backed_up(tmp_path: Path) -> N
 def test_settings_are_listed_and_no_secret(made: Settings, tmp_path: Path) -> None:
     secret = "postgresql+psycopg://scancer:hunter2hunter2@localhost/none"
     text = list_settings(replace(made, database=secret, limits_store="redis://:hunter2hunter2@h/0", max_images=7))
+    more = replace(made, inference_address=Address("0.0.0.0", 80), private_hosts=("a", "b"))
+    assert "SCANCER_INFERENCE_ADDRESS=0.0.0.0:80\n" in list_settings(more)
+    assert "SCANCER_PRIVATE_HOSTS=a,b\n" in list_settings(more)
     assert "SCANCER_MAX_IMAGES=7\n" in text
     assert f"SCANCER_MODELS={made.models}\n" in text
     assert "# SCANCER_DATABASE is set;" in text

@@ -1,4 +1,4 @@
-"""`flask backup`, `flask restore`, `flask doctor`: what an operator does with a whole installation."""
+"""`flask backup`, `restore`, `doctor` and `capacity`: what an operator does with a whole installation."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ from app.api.request.services import services
 from app.cli.model_choice import FILE, explain
 from app.upkeep.backup import write_backup
 from app.upkeep.backup_file import BackupManifest
+from app.upkeep.capacity import describe_need, find_need, read_figures
 from app.upkeep.installation_checks import check_installation
 from app.upkeep.machine_checks import check_machine
 from app.upkeep.restore import restore_backup
@@ -62,6 +63,34 @@ def doctor(is_json: bool) -> None:
     if is_json:
         click.echo(json.dumps([finding.to_json() for finding in findings], indent=1))
     sys.exit(any(finding.level == "fault" for finding in findings))
+
+
+@click.command("capacity")
+@click.option("--per-day", type=click.IntRange(1), required=True, help="Predictions a day, one picture each.")
+@click.option(
+    "--p99-ms",
+    type=click.FloatRange(0, min_open=True),
+    default=100.0,
+    show_default=True,
+    help="Milliseconds within which 99 of 100 are to be answered, also at the peak.",
+)
+@click.option(
+    "--peak-factor",
+    type=click.FloatRange(1),
+    default=3.0,
+    show_default=True,
+    help="The busiest rate of the day, by its mean rate.",
+)
+@click.option("--machine-cores", type=click.IntRange(1), default=2, show_default=True, help="Cores of one machine.")
+def capacity(per_day: int, p99_ms: float, peak_factor: float, machine_cores: int) -> None:
+    """Say how many machines a number of predictions needs, and which settings.
+
+    The figures are those of benchmarks/capacity.md.
+    """
+    figures = read_figures()
+    with explain():
+        need = find_need(figures, per_day, p99_ms, peak_factor, machine_cores)
+    click.echo(describe_need(figures, need, peak_factor, machine_cores))
 
 
 def describe(manifest: BackupManifest) -> str:

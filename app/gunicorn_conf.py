@@ -18,7 +18,6 @@ from app.handlers.manager_folder import end_manager, find_folder, sweep
 from app.logs import configure_logs, make_log_config
 from app.processes.exposure import find_exposure
 from app.routes import count_threads
-from app.server.instance_claim import claim_instance
 from app.server.metrics_folder import (
     MEMORY_FOLDER,
     MetricsFolder,
@@ -31,7 +30,7 @@ from app.server.tls import load_context
 from app.state.database_check import check_database, check_state_file
 from app.state.store_access import STATE_FILE
 from app.upkeep.start_checks import check_start
-from app.upkeep.swap import finish_restore, is_unfinished
+from app.upkeep.swap import claim_restored
 from app.users import UsersFile
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
@@ -103,16 +102,6 @@ def on_starting(settings: Settings, server: Any) -> None:
         check_store(settings.limits_store)
     except SettingsError as error:
         sys.exit(f"scancer: {error.message}")
-
-
-def claim_restored(settings: Settings) -> int:
-    """Claim the instance folder once no restore has anything left to do there; raises as `claim_instance`."""
-    while True:
-        finish_restore(settings)
-        claim = claim_instance(settings)
-        if not is_unfinished(settings):
-            return claim
-        os.close(claim)  # a restore was killed while this server waited for it
 
 
 def check_folders(settings: Settings) -> None:

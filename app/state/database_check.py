@@ -97,7 +97,7 @@ def main() -> int:
     url = sys.stdin.read()
     try:
         if LOOK in sys.argv:
-            from app.state.database_copy import describe_database
+            from app.state.copying.database_copy import describe_database
 
             print(describe_database(url))
         else:

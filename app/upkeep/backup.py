@@ -20,11 +20,12 @@ from app.errors import BackupError
 from app.processes.atomic import FOR_OWNER, synchronize
 from app.processes.disk_errors import translate_disk_errors
 from app.processes.locks import try_lock
-from app.state.state_copy import hold_state
+from app.state.copying.state_copy import hold_state
 from app.state.store_access import STATE_FILE
 from app.upkeep.backup_file import MANIFEST, STATE, BackupManifest, Counter, FileFacts, read_backup
 from app.upkeep.backup_file import SETTINGS as SETTINGS_FILE
 from app.upkeep.snapshot import ChangedError, Snapshot, take_snapshot
+from app.upkeep.swap import claim_restored
 
 TRIES, PAUSE_S = 5, 1.0
 
@@ -58,7 +59,7 @@ def write_backup(settings: Settings, output: Path) -> Written:
 def write_once(settings: Settings, file: BinaryIO, staged: Path, output: Path) -> Written:
     """Write, read back and rename; raises `ChangedError` if something changed meanwhile."""
     with ExitStack() as opened:
-        with hold_state(settings) as state:
+        with hold_place(settings), hold_state(settings) as state:
             snapshot = take_snapshot(settings, opened)
         manifest = write_members(file, settings, state, snapshot)
         snapshot.check_unchanged()
@@ -71,6 +72,19 @@ def write_once(settings: Settings, file: BinaryIO, staged: Path, output: Path) -
     staged.rename(output)
     synchronize(output.parent)
     return Written(manifest, snapshot.left_out)
+
+
+@contextmanager
+def hold_place(settings: Settings) -> Iterator[None]:
+    """Keep a restore from beginning, until the block ends; where there is no instance folder, none ever began."""
+    if not settings.instance.is_dir():
+        yield
+        return
+    claim = claim_restored(settings)
+    try:
+        yield
+    finally:
+        os.close(claim)
 
 
 def write_members(file: BinaryIO, settings: Settings, state: bytes | None, snapshot: Snapshot) -> BackupManifest:

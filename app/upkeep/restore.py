@@ -93,9 +93,18 @@ def stage(settings: Settings, file: Path, manifest: BackupManifest) -> list[str]
     check_movable(settings.models, {*journal.new_models, *journal.old_models})
     check_movable(settings.instance, {*journal.new_instance, *journal.old_instance})
     for root in staging.roots:
+        give_to_owner(root)
         synchronize_tree(root)
     journal.write(settings.instance)
     return sorted({*staging.settings_text.splitlines()} ^ {*list_settings(settings).splitlines()})
+
+
+def give_to_owner(staged: Path) -> None:
+    """Give what root has staged to whoever owns the folder around it: the service's user must read its own users."""
+    if os.geteuid() == 0:
+        owner = staged.parent.stat()
+        for path in (staged, *staged.rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def find_same(manifest: BackupManifest, snapshot: Snapshot) -> set[str]:
@@ -135,6 +144,7 @@ def make_journal(settings: Settings, manifest: BackupManifest, staging: "Staging
         old_models=sorted(old_models),
         new_instance=sorted(path.name for path in staging.instance.iterdir()),
         old_instance=old_instance,
+        fills_database=settings.database != OWN_DATABASE,
     )
 
 
@@ -203,7 +213,7 @@ class Staging:
         from app.state.state_store import StateStore  # SQLAlchemy, which no other command needs
 
         if self._settings.database != OWN_DATABASE:
-            from app.state.database_copy import replace_database
+            from app.state.copying.database_copy import replace_database
 
             StateStore(self._state).close()
             replace_database(self._state, self._settings.database, is_trial=True)

@@ -8,6 +8,9 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,17 @@ from app import create_app
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.errors import BackupError, SettingsError, StateStoreError, UsersError
-from app.gunicorn_conf import claim_restored
 from app.server.instance_claim import claim_alone, claim_instance
+from app.state.copying import database_copy
+from app.state.store_access import StoreAccess
 from app.upkeep import restore
-from app.upkeep.backup import write_backup
+from app.upkeep.backup import hold_place, write_backup
 from app.upkeep.backup_file import MANIFEST, FileFacts, read_manifest
 from app.upkeep.restore import restore_backup
-from app.upkeep.swap import STAGING, finish_restore, is_unfinished
+from app.upkeep.swap import STAGING, claim_restored, finish_restore, is_unfinished
+from app.users import UsersFile
 from tests.conftest import PASSWORD, USER
-from tests.upkeep.installation import TINY, add_users, look, make_installation, make_quick_folder
+from tests.upkeep.installation import TINY, add_users, look, make_installation, make_quick_folder, settle_in
 
 ROUNDS = 20
 Members = dict[str, tuple[tarfile.TarInfo, bytes]]
@@ -225,8 +230,16 @@ def test_restore_that_cannot_be_finished_stops_the_start(
     backup: Path, place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide(place, backup, monkeypatch)
-    with pytest.raises(SettingsError, match="set SCANCER_MODELS to that folder until they are made"):
+    with pytest.raises(SettingsError, match=f"was decided with SCANCER_MODELS={place.models}, and is not fin"):
         finish_restore(Settings(models=tmp_path, instance=place.instance))
+    with pytest.raises(SettingsError, match="was decided with another SCANCER_DATABASE, and is not finished"):
+        finish_restore(replace(place, database="sqlite:////nowhere/else.db"))
+    (tmp_path / "link").symlink_to(place.models)
+    staged, away = place.models / STAGING / "new", tmp_path / "away"
+    staged.rename(away)
+    with pytest.raises(SettingsError, match=r"cannot be finished: .*what was staged is gone"):
+        finish_restore(place)
+    away.rename(staged)
     rename = Path.rename
 
     def refuse(path: Path, target: Path) -> Path:
@@ -238,8 +251,53 @@ def test_restore_that_cannot_be_finished_stops_the_start(
         patched.setattr(Path, "rename", refuse)
         with pytest.raises(SettingsError, match=r"was decided, and cannot be finished: .*not permitted"):
             create_app(place)
-    finish_restore(place)
+    finish_restore(Settings(models=tmp_path / "link", instance=place.instance))
     assert list(look(place)["users"]) == [USER]
+
+
+def test_database_that_goes_away_after_the_decision_stops_the_start_until_it_is_back(
+    backup: Path, place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = replace(place, database=f"sqlite:///{tmp_path}/shared.db")
+
+    def go_away(source: Path, url: str, is_trial: bool = False) -> None:
+        if not is_trial:
+            raise StateStoreError("the state store cannot be used: OperationalError")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database_copy, "replace_database", go_away)
+        with pytest.raises(SettingsError, match="was decided, and cannot be finished: the state store cannot be used"):
+            restore_backup(shared, backup)
+        with pytest.raises(SettingsError, match="cannot be finished"):
+            create_app(shared)
+    finish_restore(shared)
+    with closing(StoreAccess(shared)) as access:
+        assert access.read().defaults == {TINY: "1.0"}
+    assert list(UsersFile(shared.instance).read()) == [USER]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to somebody else")
+def test_what_root_restores_belongs_to_whoever_owns_the_folders(backup: Path, tmp_path: Path) -> None:
+    target = settle_in(tmp_path / "target")
+    for folder in (target.models, target.instance):
+        folder.mkdir(parents=True)
+        os.chown(folder, 65534, 65533)
+    restore_backup(target, backup)
+    there = [target.instance / "users", target.instance / "state.db", *target.models.rglob("*")]
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in there} == {(65534, 65533)}
+
+
+def test_restore_waits_for_no_backup_and_a_backup_for_a_restore(backup: Path, place: Settings, tmp_path: Path) -> None:
+    with hold_place(place):
+        check_refused(place, backup, "or a backup or another restore: stop it first")
+    claim = claim_alone(place)
+    assert claim is not None
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(write_backup, place, tmp_path / "later.tar")
+        with pytest.raises(TimeoutError):
+            waiting.result(0.5)
+        os.close(claim)
+        assert waiting.result(30).manifest.files["instance/users"]
 
 
 def test_what_is_mounted_in_the_place_is_refused_before_anything_is_changed(backup: Path, place: Settings) -> None:

@@ -9,7 +9,7 @@ import sqlalchemy as sql
 
 from app.errors import StateStoreError
 from app.state import schema
-from app.state.state_copy import PREFIX
+from app.state.copying.state_copy import PREFIX
 from app.state.state_store import (
     VERSION_TABLE,
     WRITERS_LOCK,

@@ -30,7 +30,7 @@ def hold_state(settings: Settings) -> Iterator[bytes | None]:
     """
     with ExitStack() as stack, closing(sqlite3.connect(":memory:")) as copy:
         if settings.database != OWN_DATABASE:
-            from app.state.database_copy import hold_database
+            from app.state.copying.database_copy import hold_database
 
             stack.enter_context(hold_database(settings.database, copy))
         elif not (settings.instance / STATE_FILE).exists():

@@ -29,7 +29,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     from app.logs import configure_logs
     from app.web.pages import register_pages
 
-    settings = settings or find_settings()
+    settings = prepare_settings(settings)
     app, services = RoutedFlask(settings), make_services(settings)
     app.extensions[EXTENSION] = services
     app.extensions["authenticator"] = authenticator = make_authenticator(settings, services.limits)
@@ -52,16 +52,19 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     return app
 
 
-def find_settings() -> "Settings":
-    """Return the settings of this process."""
+def prepare_settings(given: "Settings | None") -> "Settings":
+    """Return the settings given, or those of this process, once no restore has anything left to do in their folders."""
     import click
 
     from app.config.settings import read_settings
     from app.errors import SettingsError
+    from app.upkeep.swap import finish_restore
 
     try:
-        return read_settings()
+        settings = given or read_settings()
+        finish_restore(settings)
     except SettingsError as error:
         if click.get_current_context(silent=True) is None:
             raise
         raise click.ClickException(error.message) from None  # `flask` prints the reason without a traceback
+    return settings

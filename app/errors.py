@@ -197,6 +197,14 @@ class StateStoreError(OperatorError):
     """The state store or the workers' reports cannot be read or changed."""
 
 
+class OlderStateError(StateStoreError):
+    """The state store has an earlier release's schema; whoever opens it for writing brings it forward."""
+
+
+class BackupError(OperatorError):
+    """A backup cannot be written, is damaged, or cannot be restored here. What was there is as it was."""
+
+
 class ModelFolderError(OperatorError):
     """A model folder cannot be served. `/models` shows the message as the reason."""
 

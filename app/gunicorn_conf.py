@@ -18,7 +18,6 @@ from app.handlers.manager_folder import end_manager, find_folder, sweep
 from app.logs import configure_logs, make_log_config
 from app.processes.exposure import find_exposure
 from app.routes import count_threads
-from app.server.instance_claim import claim_instance
 from app.server.metrics_folder import (
     MEMORY_FOLDER,
     MetricsFolder,
@@ -30,6 +29,8 @@ from app.server.metrics_folder import (
 from app.server.tls import load_context
 from app.state.database_check import check_database, check_state_file
 from app.state.store_access import STATE_FILE
+from app.upkeep.start_checks import check_start
+from app.upkeep.swap import claim_restored
 from app.users import UsersFile
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
@@ -92,8 +93,9 @@ def configure_tls(settings: Settings) -> dict[str, Any]:
 def on_starting(settings: Settings, server: Any) -> None:
     """Check folders and database, and claim the instance folder, before anything else; a reload does not come here."""
     try:
+        check_start(settings)
         check_folders(settings)
-        server.instance_claim = claim_instance(settings)
+        server.instance_claim = claim_restored(settings)
         check_database(settings.database)
         if settings.database == OWN_DATABASE:
             check_state_file(settings.instance / STATE_FILE)

@@ -4,16 +4,19 @@ The simulation (`benchmarks/simulation.py`, SimPy) runs on costs measured on an 
 measured loads; the command fails if a p50 or p99 is off by more than a fifth. Takes about four minutes.
 """
 
+import json
 import sys
 from pathlib import Path
 
 from benchmarks.capacity_document import (
     DOCUMENT,
+    SUMMARY,
     TEXT,
     describe_comparison,
     describe_measurement,
     show_costs,
     show_needs,
+    summarize,
 )
 from benchmarks.capacity_figures import Figures, find_costs, measure
 from benchmarks.capacity_model import Model, compare, find_needs
@@ -49,7 +52,10 @@ def main() -> None:
         if options.figures:
             figures.write(options.figures)
     agrees = write_document(options.document, figures, options.p99_ms, options.peak_factor)
-    print(options.document.read_text(encoding="utf-8"))
+    text = options.document.read_text(encoding="utf-8")
+    print(text)
+    if options.document == DOCUMENT:
+        SUMMARY.write_text(json.dumps(summarize(text), indent=1) + "\n", encoding="utf-8")
     if not agrees and not IS_QUICK:
         sys.exit("the simulation is off by more than it may be")
 

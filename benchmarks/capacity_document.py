@@ -1,7 +1,9 @@
 """`capacity.md`: the text, and its tables."""
 
 import os
+import re
 import statistics
+from typing import Any
 
 from app.config.setting_types import PROJECT_ROOT
 from benchmarks.capacity_figures import (
@@ -18,6 +20,8 @@ from benchmarks.capacity_model import CORES, REQUESTS, SPARE, TOLERANCE, Compare
 from benchmarks.simulation import MODEL, Costs
 
 DOCUMENT = PROJECT_ROOT / "benchmarks/capacity.md"
+SUMMARY = PROJECT_ROOT / "app/upkeep/capacity.json"
+"""What `flask capacity` reads: a machine that serves has no benchmarks."""
 TEXT = """# Capacity
 
 Written by `python -m benchmarks.capacity`, from what it measured on {cores} cores; do not edit.
@@ -56,6 +60,37 @@ Costs, from requests sent one at a time to the idle server (medians of {rounds} 
   what is in work, past which requests are refused, are those of `app/pipeline/batch.py` and `app/server/`.
 - It knows nothing of networks, of other models on the same replica, or of processors other than this one.
 """
+
+
+def summarize(text: str) -> dict[str, Any]:
+    """Return the figures of the document that `flask capacity` goes by; raises `ValueError` if one is not there."""
+
+    def find(pattern: str) -> float:
+        found = re.search(pattern, text)
+        if found is None:
+            raise ValueError(pattern)
+        return float(found[1].replace(",", ""))
+
+    needs = re.findall(r"^\| [\d,]+ \| .*? \| ([\d.]+)/s \| (\d+) ms \| (\d+) ms \|$", text, re.MULTILINE)
+    loads = re.findall(
+        r"^\| (\d+)/s \| .*? \| ([\d.]+) ms \| .*? \| .*? \| ([\d.]+) ms \| .*? \| .*? \|$", text, re.MULTILINE
+    )
+    return {
+        "model": find_word(text, r"^(\S+, .*?), password"),
+        "workers": int(find(r"A replica is one server: (\d+) workers")),
+        "memory_mb": find(r"after these loads, (\d+) MB"),
+        "limit_per_s": find(r"No replica gets more than (\d+)/s"),
+        "tolerance": find(r"under its bound by the (\d+)%") / 100,
+        "waits": sorted([float(number) for number in row] for row in (*needs, *loads)),
+    }
+
+
+def find_word(text: str, pattern: str) -> str:
+    """Return what a pattern finds; raises `ValueError` if it finds nothing."""
+    found = re.search(pattern, text, re.MULTILINE)
+    if found is None:
+        raise ValueError(pattern)
+    return found[1]
 
 
 def show_table(heads: list[str], rows: list[list[str]]) -> str:

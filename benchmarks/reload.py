@@ -56,6 +56,7 @@ class Clients(Callers):
                 outcome = self._judge(response.status, text, self._expected[index]["probabilities"])
             with self._lock:
                 self.counts[outcome] += 1
+        connection.close()
 
     @staticmethod
     def _judge(status: int, text: bytes, expected: dict[str, float]) -> str:

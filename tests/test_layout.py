@@ -38,6 +38,7 @@ ROOMS = (
     "__init__",
     "gunicorn_conf",
     *("cli", "web", "api"),
+    "upkeep",
     *("watch", "evaluation", "registry", "exchange", "compiling", "state", "repository"),
     *("handlers", "pipeline", "engines", "manifest"),
     *("metrics", "routes", "server", "users"),

@@ -1,4 +1,4 @@
-"""The commands: `flask users …`, `flask models …`, `flask classify …`, `flask settings`."""
+"""The commands: `flask users …`, `flask models …`, `flask classify …`, `flask backup` and others."""
 
 import click
 from flask import Flask
@@ -18,6 +18,7 @@ from app.cli.measuring import (
     watch_commands,  # noqa: F401
 )
 from app.cli.model_choice import models_commands
+from app.cli.upkeep_commands import backup, capacity, doctor, restore
 from app.cli.user_commands import users_commands
 from app.config.settings_document import describe_settings
 
@@ -27,6 +28,10 @@ def register_commands(app: Flask) -> None:
     app.cli.add_command(users_commands)
     app.cli.add_command(models_commands)
     app.cli.add_command(classify)
+    app.cli.add_command(backup)
+    app.cli.add_command(restore)
+    app.cli.add_command(doctor)
+    app.cli.add_command(capacity)
     app.cli.add_command(print_settings)
 
 

@@ -15,7 +15,7 @@ def count_cores(root: Path = Path("/")) -> int:
 
 def read_quotas(root: Path) -> Iterator[float]:
     """Yield the quota, in cores, of each control group that holds this process and has one."""
-    for folder in _find_groups(root):
+    for folder in find_groups(root, "cpu"):
         version_2, version_1 = folder / "cpu.max", [folder / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
         files = [version_2] if version_2.exists() else version_1
         try:
@@ -26,7 +26,7 @@ def read_quotas(root: Path) -> Iterator[float]:
             yield int(quota) / int(period_us)
 
 
-def _find_groups(root: Path) -> Iterator[Path]:
+def find_groups(root: Path, controller: str) -> Iterator[Path]:
     """Yield the folders of the control groups that may hold this process, from its own group up to the root.
 
     `/proc/self/cgroup` has a line `ID:CONTROLLERS:PATH` for each hierarchy; version 2 names no controllers. A container
@@ -38,9 +38,9 @@ def _find_groups(root: Path) -> Iterator[Path]:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         own = PurePosixPath(path.lstrip("/"))
-        for mount in dict.fromkeys((controllers, "cpu" if controllers else "")):
+        for mount in dict.fromkeys((controllers, controller if controllers else "")):
             for group in (own, *own.parents):
                 yield root / "sys/fs/cgroup" / mount / group

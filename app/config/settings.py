@@ -98,6 +98,12 @@ class Settings:
         "it needs `SCANCER_TLS_KEY`."
     )
     tls_key: Path | None = file("The certificate's private key, PEM, not encrypted.")
+    plain_http: str = choice(
+        "loopback",
+        ("loopback", "anywhere"),
+        "Where HTTP without TLS may be spoken. `loopback`: an address that others can reach needs a certificate, or "
+        "`SCANCER_TRUSTED_PROXIES`; else the start stops. `anywhere`: passwords may travel in the clear.",
+    )
     models: Path = folder("models", "The model repository.")
     instance: Path = folder(
         "instance",

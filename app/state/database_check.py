@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 from app.config.setting_types import OWN_DATABASE, PROJECT_ROOT
-from app.errors import DiskFullError, SettingsError, StateStoreError
+from app.errors import DiskFullError, OlderStateError, SettingsError, StateStoreError
 from app.state.state_file import StateFile
 
 CHECK_TIMEOUT_S = 30
+LOOK = "--look"
 PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 """What to install for a driver, where the package has another name than the module."""
@@ -25,9 +26,18 @@ def check_database(url: str) -> None:
     The file of `sqlite` is made when it is needed; see `check_state_file`. Raises `SettingsError` if the database
     cannot be used; the message says what to do and names no password.
     """
-    if url == OWN_DATABASE:
-        return
-    command = [sys.executable, "-m", "app.state.database_check"]
+    if url != OWN_DATABASE:
+        run_check(url)
+
+
+def look_at_database(url: str) -> str:
+    """Say how the database of `SCANCER_DATABASE` is, and change nothing in it. Raises as `check_database`."""
+    return run_check(url, LOOK)
+
+
+def run_check(url: str, *options: str) -> str:
+    """Run this module; return what it says, or raise `SettingsError` with it."""
+    command = [sys.executable, "-m", "app.state.database_check", *options]
     try:
         # By standard input: other users of the machine can read a command line, and the URL may hold a password.
         done = subprocess.run(
@@ -39,23 +49,27 @@ def check_database(url: str) -> None:
         ) from None
     if done.returncode:
         raise SettingsError(f"SCANCER_DATABASE cannot be used: {done.stdout.strip() or 'the check of it failed'}.")
+    return done.stdout.strip()
 
 
 def check_state_file(path: Path) -> None:
-    """Raise `SettingsError` if the SQLite file of the state is there and damaged, or has another schema.
+    """Bring the SQLite file of the state, if it is there, to this release's schema.
 
+    Raises `SettingsError` if it is damaged, or was written by a later release.
     What may pass by itself, such as a lock or a full disk, is no reason not to start.
     """
     if not os.path.lexists(path):
         return
     try:
         StateFile(path).read()
+    except OlderStateError:
+        check_database(f"sqlite:///{path}")
     except StateStoreError as error:
         cause = error.__cause__
         if isinstance(cause, sqlite3.Error) and (cause.sqlite_errorcode & 0xFF) in PASSING:
             return
         raise SettingsError(
-            f"{path} cannot be used: {error.message}. Put back a copy of it, or move it and its -wal and -shm away: "
+            f"{path} cannot be used: {error.message}. Restore a backup, or move it and its -wal and -shm away: "
             "the server then wants what lies in SCANCER_MODELS, as at its first start."
         ) from error
 
@@ -80,11 +94,16 @@ def explain(url: str, error: BaseException) -> str:
 
 def main() -> int:
     """Check the database whose URL stands on standard input; print the reason if it cannot be used."""
-    from app.state.state_store import StateStore
-
     url = sys.stdin.read()
     try:
-        StateStore(url).close()
+        if LOOK in sys.argv:
+            from app.state.copying.database_copy import describe_database
+
+            print(describe_database(url))
+        else:
+            from app.state.state_store import StateStore
+
+            StateStore(url).close()
     except (StateStoreError, DiskFullError, ValueError) as error:  # SQLAlchemy's ValueError: a port that is no number
         print(explain(url, error.__cause__ or error))
         return 1

@@ -13,7 +13,9 @@ from app.state.wanted import Shadow, WantedState, WantedVersion
 
 SCHEMA_VERSION = 1
 UNMARKED_VERSION = 0
-"""Of databases that were made before schemas had versions; their tables are those of version 1."""
+"""Of databases that were made before schemas had versions."""
+READABLE = (UNMARKED_VERSION, SCHEMA_VERSION)
+"""Versions whose tables may be read as they are; a store of an older one is brought forward first."""
 GENERATION, VERSIONS, DEFAULTS, STRAYS = "scancer_generation", "scancer_versions", "scancer_defaults", "scancer_strays"
 LOADS, SHADOWS, OUTCOMES = "scancer_loads", "scancer_shadows", "scancer_outcomes"
 """Newer than the other tables: a store without them is sound, and gets them with the next change."""
@@ -66,12 +68,15 @@ TABLES = {
 
 
 def check_version(found: int) -> None:
-    """Raise `StateStoreError` for a database of a schema that this server does not know."""
-    if found not in (UNMARKED_VERSION, SCHEMA_VERSION):
+    """Raise `StateStoreError` for a state that this release can neither read nor bring forward."""
+    if found > SCHEMA_VERSION:
         raise StateStoreError(
-            f"the state store has schema {found}, and this server knows schema {SCHEMA_VERSION}: "
-            f"run the release of Scancer API that wrote it, {REMEDY}"
+            f"this state was written by a newer version of Scancer API: it has schema {found}, and this version knows "
+            f"schema {SCHEMA_VERSION}. Start the newer version again, or restore the backup that was made before the "
+            "upgrade"
         )
+    if found < 0:
+        raise StateStoreError(f"the state store has schema {found}, which no version ever had: {REMEDY}")
 
 
 def check_columns(table: str, found: Iterable[str]) -> None:

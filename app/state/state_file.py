@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-from app.errors import StateStoreError
+from app.errors import OlderStateError, StateStoreError
 from app.state import schema
 from app.state.wanted import WantedState
 
@@ -21,7 +21,8 @@ FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 class StateFile:
     """The file, for reading; `StateStore` makes it.
 
-    Every method raises `StateStoreError` if the file cannot be read, or has another schema.
+    Every method raises `StateStoreError` if the file cannot be read, and `OlderStateError` if `StateStore` must bring
+    it forward first.
 
     Thread safety: all methods may be called from any thread and any process.
     """
@@ -44,7 +45,10 @@ class StateFile:
         """Begin a transaction that reads; None if the process that makes the file has not finished."""
         try:
             with closing(self._connect()) as connection:
-                schema.check_version(connection.execute("PRAGMA user_version").fetchone()[0])
+                found = connection.execute("PRAGMA user_version").fetchone()[0]
+                schema.check_version(found)
+                if found not in schema.READABLE:
+                    raise OlderStateError(f"the state store has schema {found}, of an earlier version of Scancer API")
                 yield connection if has_table(connection, schema.GENERATION) else None
         except sqlite3.Error as error:
             raise StateStoreError(f"the state store cannot be used: {type(error).__name__}") from error

@@ -21,6 +21,7 @@ from app.errors import DiskFullError, StateStoreError
 from app.processes.disk_errors import DISK_IS_FULL, translate_disk_errors
 from app.processes.exposure import make_private
 from app.state import schema
+from app.state.migrations import migrate
 from app.state.outcome import Outcome
 from app.state.state_file import BUSY_TIMEOUT_S, FULL
 from app.state.wanted import Key, Shadow, WantedState, WantedVersion
@@ -179,9 +180,14 @@ def make_engine(url: str | sql.URL) -> sql.Engine:
 
 
 def prepare_tables(connection: sql.Connection) -> None:
-    """Make the tables that are missing; raises `StateStoreError` for those of another schema."""
+    """Bring the tables to this release's schema, and make those that are missing.
+
+    Raises `StateStoreError` for tables of a later release, or of none.
+    """
     found = read_schema_version(connection)
     schema.check_version(found)
+    if sql.inspect(connection).has_table(schema.GENERATION):
+        migrate(lambda statement: connection.execute(sql.text(statement)), found)
     metadata.create_all(connection)
     for table in metadata.tables:
         schema.check_columns(table, [each["name"] for each in sql.inspect(connection).get_columns(table)])

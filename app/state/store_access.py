@@ -1,11 +1,13 @@
 """Opens the state store when there is one to open, or something to write into it."""
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
 
 from app.config.setting_types import OWN_DATABASE
 from app.config.settings import Settings
-from app.errors import StateStoreError
+from app.errors import OlderStateError, StateStoreError
 from app.processes.disk_errors import translate_disk_errors
 from app.state.state_file import StateFile
 from app.state.wanted import WantedState
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from app.state.state_store import StateStore
 
 STATE_FILE = "state.db"
+T = TypeVar("T")
 
 
 class StoreAccess:
@@ -37,14 +40,18 @@ class StoreAccess:
 
     def read_generation(self) -> int:
         """Return the number of the last change, 0 if there never was one; raises `StateStoreError`."""
-        return self._find_reader().read_generation() if self.exists() else 0
+        return self._read(lambda reader: reader.read_generation()) if self.exists() else 0
 
     def read(self) -> WantedState:
         """Return all that is wanted; raises `StateStoreError`."""
-        return self._find_reader().read() if self.exists() else WantedState()
+        return self._read(lambda reader: reader.read()) if self.exists() else WantedState()
 
-    def _find_reader(self) -> "StateFile | StateStore":
-        return StateFile(self._file) if self._is_own else self.open()
+    def _read(self, read: "Callable[[StateFile | StateStore], T]") -> T:
+        """Read the file, brought forward if need be, or the other database."""
+        if self._is_own:
+            with suppress(OlderStateError):
+                return read(StateFile(self._file))
+        return read(self.open())
 
     def open(self) -> "StateStore":
         """Return the store, made if need be; raises `StateStoreError` or `DiskFullError`."""

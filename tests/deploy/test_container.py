@@ -18,12 +18,14 @@ import yaml
 
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
+from app.upkeep.start_checks import find_plain_http
 from app.users import USERS_FILE
 from tests.conftest import PASSWORD, USER, find_free_ports, within
 from tests.e2e.test_nginx import NGINX
 
 FOLDER = PROJECT_ROOT / "deploy/container"
 TEXT = (FOLDER / "Containerfile").read_text(encoding="utf-8").replace("\\\n", "")
+GUIDE = (PROJECT_ROOT / "deploy/README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
 NOBODY = 65534
 READS_ALL = "+dac_read_search"  # this Python may lie in root's home; the user may read it there, and change nothing
@@ -102,6 +104,16 @@ def layout(instance: Path) -> Iterator[Path]:
     shutil.rmtree(root)
 
 
+def test_image_says_nothing_of_how_passwords_are_encrypted_and_each_way_to_run_it_does(tmp_path: Path) -> None:
+    image = {name: value for name, value in read_environment().items() if name.startswith("SCANCER_")}
+    assert find_plain_http(Settings.from_env(image)).startswith("other machines can reach 0.0.0.0:8080, 0.0.0.0:8081, ")
+    by_guide = dict(found.split("=", 1) for found in re.findall(r"--env (SCANCER_\S+)", GUIDE))
+    by_compose = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]["scancer"]["environment"]
+    for way in (by_guide, by_compose):
+        assert way
+        assert find_plain_http(Settings.from_env(image | way)) == ""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="root is needed to run as another user")
 def test_command_and_health_check_of_the_image_run_as_another_user(layout: Path, tmp_path: Path) -> None:
@@ -109,6 +121,7 @@ def test_command_and_health_check_of_the_image_run_as_another_user(layout: Path,
     environment = {name: re.sub(r"^/(?=opt|var)", f"{layout}/", value) for name, value in read_environment().items()}
     for name, port in zip(("INFERENCE", "MANAGEMENT", "METRICS"), ports, strict=True):
         environment[f"SCANCER_{name}_ADDRESS"] = re.sub(r":\d+$", f":{port}", environment[f"SCANCER_{name}_ADDRESS"])
+    environment |= dict(found.split("=", 1) for found in re.findall(r"--env (SCANCER_\S+)", GUIDE))
     environment |= {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
     start, check = (json.loads(found) for found in re.findall(r"CMD (\[.*\])$", TEXT, re.MULTILINE)[::-1])
     check = [*AS_NOBODY, *(part.replace(":8080", f":{ports[0]}") for part in check)]

@@ -13,6 +13,7 @@ import yaml
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.gunicorn_conf import GRACE_S
+from app.upkeep.start_checks import find_plain_http
 
 FOLDER = PROJECT_ROOT / "deploy/kubernetes"
 BIN = Path(sys.executable).parent
@@ -123,3 +124,13 @@ def test_no_image_is_the_latest_and_none_of_a_private_registry() -> None:
                 path,
                 image,
             )
+
+
+def test_every_pod_says_how_passwords_are_encrypted_on_their_way() -> None:
+    far = {f"SCANCER_{name}_ADDRESS": f"0.0.0.0:{port}" for name, port in (("INFERENCE", 8080), ("METRICS", 8082))}
+    pods = [find(overlay, "Deployment")[0]["spec"]["template"]["spec"] for overlay in OVERLAYS]
+    for pod in (*pods, read_predictor()):
+        given = {each["name"]: each["value"] for each in pod["containers"][0]["env"] if "value" in each}
+        assert find_plain_http(Settings.from_env(far | given)) == ""
+        stripped = {name: value for name, value in given.items() if "PROXIES" not in name and "PLAIN" not in name}
+        assert find_plain_http(Settings.from_env(far | stripped)) != ""

@@ -162,7 +162,9 @@ def test_later_schema_is_refused_and_an_unmarked_one_adopted(
     open_store()
     is_file = isinstance(place, Path)
     execute(place, "PRAGMA user_version = 2" if is_file else "UPDATE scancer_schema SET version = 2")
-    with pytest.raises(StateStoreError, match=r"has schema 2, and this server knows schema 1: run the release"):
+    with pytest.raises(
+        StateStoreError, match=r"has schema 2, and this version knows schema 1\. Start the newer version"
+    ):
         open_store()
     execute(place, "PRAGMA user_version = 0" if is_file else "DROP TABLE scancer_schema")
     assert open_store().read().generation == 0

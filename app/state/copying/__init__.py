@@ -1,0 +1,1 @@
+"""The whole state on its way out of a database and into another one."""

@@ -1,0 +1,127 @@
+"""Copies all tables of ours from a database of `SCANCER_DATABASE` to SQLite, and back, with SQLAlchemy."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import sqlalchemy as sql
+
+from app.errors import StateStoreError
+from app.state import schema
+from app.state.copying.state_copy import PREFIX
+from app.state.state_store import (
+    VERSION_TABLE,
+    WRITERS_LOCK,
+    generations,
+    make_engine,
+    prepare_tables,
+    read_schema_version,
+    translate_errors,
+)
+
+BATCH_ROWS = 1000
+
+
+@contextmanager
+def hold_database(url: str, copy: sqlite3.Connection) -> Iterator[None]:
+    """Copy every table of ours to an empty SQLite database, and exclude writers until the block ends.
+
+    Raises `StateStoreError` if the database cannot be read.
+    """
+    with translate_errors():
+        engine = make_engine(url)
+    with closing_engine(engine):
+        with translate_errors():
+            connection = engine.connect()
+        with closing(connection):
+            with translate_errors():
+                exclude_writers(connection)
+                if sql.inspect(connection).has_table(schema.GENERATION):
+                    connection.execute(sql.select(generations).with_for_update())
+                fill_copy(connection, copy)
+            yield
+
+
+def describe_database(url: str) -> str:
+    """Say which schema a database has; raises `StateStoreError` if it cannot be used, and changes nothing."""
+    with translate_errors():
+        engine = make_engine(url)
+        with closing_engine(engine), engine.connect() as connection:
+            found, kind = read_schema_version(connection), connection.dialect.name
+            is_empty = not sql.inspect(connection).has_table(schema.GENERATION)
+    schema.check_version(found)
+    if is_empty:
+        return f"{kind} answers, and has no tables yet"
+    told = f"{kind} answers, with schema {found}"
+    return told if found == schema.SCHEMA_VERSION else f"{told}; the next start brings it forward, so back up first"
+
+
+@contextmanager
+def closing_engine(engine: sql.Engine) -> Iterator[None]:
+    """Close an engine's connections when the block ends."""
+    try:
+        yield
+    finally:
+        engine.dispose()
+
+
+def exclude_writers(connection: sql.Connection) -> None:
+    """Take the lock that every writer takes, until the transaction ends."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sql.text("SELECT pg_advisory_xact_lock(:number)"), {"number": WRITERS_LOCK})
+
+
+def reflect(connection: sql.Connection) -> dict[str, sql.Table]:
+    """Describe the tables of ours that a database has, by name, but for the one of the schema's version."""
+    found = sql.MetaData()
+    found.reflect(connection, only=lambda name, _: name.startswith(PREFIX) and name != VERSION_TABLE)
+    return dict(found.tables)
+
+
+def fill_copy(connection: sql.Connection, copy: sqlite3.Connection) -> None:
+    """Make the same tables with the same rows in SQLite, and mark the copy with the schema's version."""
+    target = sql.create_engine("sqlite://", creator=lambda: copy, poolclass=sql.StaticPool)
+    with target.connect() as into:
+        for name, table in reflect(connection).items():
+            columns = [
+                sql.Column(each.name, each.type.as_generic(), primary_key=each.primary_key, nullable=each.nullable)
+                for each in table.columns
+            ]
+            made = sql.Table(name, sql.MetaData(), *columns)
+            made.create(into)
+            copy_rows(connection, table, into, made)
+        into.exec_driver_sql(f"PRAGMA user_version = {read_schema_version(connection)}")
+        into.commit()
+
+
+def copy_rows(source: sql.Connection, table: sql.Table, into: sql.Connection, target: sql.Table) -> None:
+    """Copy all rows of a table to another one of the same columns."""
+    for rows in source.execute(sql.select(table)).mappings().partitions(BATCH_ROWS):
+        into.execute(sql.insert(target), [dict(row) for row in rows])
+
+
+def replace_database(source: Path, url: str, is_trial: bool = False) -> None:
+    """Put all rows of a SQLite file into a database, in the place of those that are there, in one transaction.
+
+    The generation becomes larger than both, so that every server that follows the database sees the change. A
+    trial takes everything back in the end. Raises `StateStoreError`.
+    """
+    with translate_errors():
+        engine, file = make_engine(url), sql.create_engine(sql.URL.create("sqlite", database=str(source)))
+        with closing_engine(engine), closing_engine(file), engine.begin() as into, file.connect() as rows:
+            exclude_writers(into)
+            prepare_tables(into)
+            before = into.scalar(sql.select(generations.c.value).with_for_update()) or 0
+            theirs, ours = reflect(rows), reflect(into)
+            if unknown := theirs.keys() - ours.keys():
+                raise StateStoreError(f"the backup holds tables that this server does not know: {sorted(unknown)}")
+            for name, table in ours.items():
+                into.execute(sql.delete(table))
+                if name in theirs:
+                    copy_rows(rows, theirs[name], into, table)
+            after = max(before, into.scalar(sql.select(generations.c.value)) or 0) + 1
+            into.execute(sql.delete(generations))
+            into.execute(sql.insert(generations).values(id=1, value=after))
+            if is_trial:
+                into.rollback()

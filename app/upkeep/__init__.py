@@ -1,0 +1,1 @@
+"""What an operator does with a whole installation: back it up, restore it. It knows no request."""

@@ -1,0 +1,222 @@
+"""`flask restore`: verifies a backup, stages it beside what is there, and swaps both."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from app.config.setting_types import OWN_DATABASE
+from app.config.settings import Settings
+from app.errors import BackupError
+from app.processes.atomic import FOR_OWNER, synchronize_tree
+from app.processes.disk_errors import translate_disk_errors
+from app.repository.model_folder import find_model_folders
+from app.state.database_check import check_database
+from app.state.state_file import StateFile
+from app.state.store_access import STATE_FILE
+from app.upkeep.backup import list_settings
+from app.upkeep.backup_file import (
+    INSTANCE,
+    KEPT,
+    MODELS,
+    STATE,
+    BackupManifest,
+    Counter,
+    FileFacts,
+    pass_over,
+    read_backup,
+)
+from app.upkeep.backup_file import SETTINGS as SETTINGS_FILE
+from app.upkeep.snapshot import Snapshot, take_snapshot
+from app.upkeep.swap import (
+    DATABASE_FILE,
+    NEW,
+    OLD,
+    STAGING,
+    Journal,
+    finish_alone,
+    hold_stopped,
+    is_unfinished,
+    remove_staging,
+)
+from app.users import UsersFile
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A backup that was restored, and the settings that were others where it was made."""
+
+    manifest: BackupManifest
+    other_settings: list[str]
+
+
+def restore_backup(settings: Settings, file: Path) -> Restored:
+    """Put a backup in the place of what is there. The file is verified before anything is written.
+
+    Raises `BackupError`, `StateStoreError`, `UsersError` or `DiskFullError`; everything is as it was then. Raises
+    `SettingsError` if a restore was decided and cannot be finished.
+    """
+    with translate_disk_errors(BackupError, f"{file} cannot be restored"):
+        manifest = read_backup(file)
+        for folder in (settings.instance, settings.models):
+            folder.mkdir(parents=True, exist_ok=True)
+        with hold_stopped(settings):
+            if is_unfinished(settings):
+                finish_alone(settings)
+            remove_staging(settings)
+            try:
+                others = stage(settings, file, manifest)
+            except BaseException:
+                if not is_unfinished(settings):
+                    remove_staging(settings)
+                raise
+            finish_alone(settings)
+    return Restored(manifest, others)
+
+
+def stage(settings: Settings, file: Path, manifest: BackupManifest) -> list[str]:
+    """Write everything beside its place, check it there, and decide; return the settings that differ."""
+    if settings.database != OWN_DATABASE:
+        check_database(settings.database)
+    with ExitStack() as opened:
+        same = find_same(manifest, take_snapshot(settings, opened))
+    staging = Staging(settings, same)
+    if read_backup(file, staging.write) != manifest:
+        raise BackupError(f"{file} was changed while it was read")
+    staging.prepare_state()
+    UsersFile(staging.instance).read()
+    journal = make_journal(settings, manifest, staging, same)
+    check_movable(settings.models, {*journal.new_models, *journal.old_models})
+    check_movable(settings.instance, {*journal.new_instance, *journal.old_instance})
+    for root in staging.roots:
+        give_to_owner(root)
+        synchronize_tree(root)
+    journal.write(settings.instance)
+    return sorted({*staging.settings_text.splitlines()} ^ {*list_settings(settings).splitlines()})
+
+
+def give_to_owner(staged: Path) -> None:
+    """Give what root has staged to whoever owns the folder around it: the service's user must read its own users."""
+    if os.geteuid() == 0:
+        owner = staged.parent.stat()
+        for path in (staged, *staged.rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def find_same(manifest: BackupManifest, snapshot: Snapshot) -> set[str]:
+    """Find what is already as the backup holds it: `models`, and what is kept of the instance folder.
+
+    It need not be written then, and perhaps cannot: a container's models and users may lie where nobody may write.
+    """
+    found = {each.name: hash_file(each.file) for each in snapshot.files}
+
+    def choose(files: dict[str, FileFacts], prefix: str) -> dict[str, FileFacts]:
+        return {name: facts for name, facts in files.items() if f"{name}/".startswith(f"{prefix}/")}
+
+    parts = [MODELS, *(f"{INSTANCE}/{name}" for name in KEPT)]
+    return {part for part in parts if choose(found, part) and choose(found, part) == choose(manifest.files, part)}
+
+
+def hash_file(file: BinaryIO) -> FileFacts:
+    """Size and SHA-256 of an open file."""
+    counter = Counter()
+    while counter.count(file.read(CHUNK_BYTES)):
+        pass
+    return counter.facts
+
+
+def make_journal(settings: Settings, manifest: BackupManifest, staging: "Staging", same: set[str]) -> Journal:
+    """List what goes and what comes."""
+    new_models, old_models = set(), set()
+    if MODELS not in same:
+        new_models = {label.split("/")[0] for label in manifest.list_versions()}
+        old_models = {folder.name for folder in find_model_folders(settings.models)} | new_models
+    old_instance = [name for name in KEPT if f"{INSTANCE}/{name}" not in same]
+    if settings.database == OWN_DATABASE:
+        old_instance += [STATE_FILE, f"{STATE_FILE}-wal", f"{STATE_FILE}-shm"]
+    return Journal(
+        models=str(settings.models.absolute()),
+        new_models=sorted(new_models),
+        old_models=sorted(old_models),
+        new_instance=sorted(path.name for path in staging.instance.iterdir()),
+        old_instance=old_instance,
+        fills_database=settings.database != OWN_DATABASE,
+    )
+
+
+def check_movable(root: Path, names: Iterable[str]) -> None:
+    """Raise `BackupError` if something could not be renamed within a folder, since it is a mount of its own."""
+    mount = find_mount(root)
+    for name in names:
+        if os.path.lexists(root / name) and find_mount(root / name) != mount:
+            raise BackupError(f"{root / name} is mounted there, so nothing can take its place: mount {root} alone")
+
+
+def find_mount(path: Path) -> str:
+    """Tell the mount that a path lies in from others; two of one file system differ, where the kernel says so."""
+    if not hasattr(os, "O_PATH"):
+        return str(path.lstat().st_dev)
+    descriptor = os.open(path, os.O_PATH | (os.O_NOFOLLOW if path.is_symlink() else 0))
+    try:
+        lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").splitlines()
+    finally:
+        os.close(descriptor)
+    return next(line for line in lines if line.startswith("mnt_id:"))
+
+
+class Staging:
+    """The folders in which a backup is unpacked, beside what it will replace; parts that are the `same` are left out.
+
+    Attributes:
+        instance: what will lie in the instance folder.
+        settings_text: the settings of where the backup was made, a variable a line.
+    """
+
+    def __init__(self, settings: Settings, same: set[str]) -> None:
+        self._settings, self._same = settings, same
+        self.settings_text = ""
+        self.instance, self._models = (root / STAGING / NEW for root in (settings.instance, settings.models))
+        is_own = settings.database == OWN_DATABASE
+        self._state = self.instance / STATE_FILE if is_own else self.instance.with_name(DATABASE_FILE)
+        self.roots = [self.instance.parent] if MODELS in same else [self.instance.parent, self._models.parent]
+        for root in self.roots:
+            root.mkdir(mode=0o700)
+            for name in (NEW, OLD):  # both, so that the renames themselves want no room
+                (root / name).mkdir()
+
+    def write(self, name: str, chunks: Iterator[bytes]) -> None:
+        """Write a member of the backup."""
+        if name == SETTINGS_FILE:
+            self.settings_text = b"".join(chunks).decode(errors="replace")
+        elif any(f"{name}/".startswith(f"{part}/") for part in self._same):
+            pass_over(name, chunks)
+        else:
+            path = self._find_place(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                if not name.startswith(f"{MODELS}/"):
+                    path.chmod(FOR_OWNER)
+                file.writelines(chunks)
+
+    def _find_place(self, name: str) -> Path:
+        if name == STATE:
+            return self._state
+        part, _, rest = name.partition("/")
+        return (self._models if part == MODELS else self.instance) / rest
+
+    def prepare_state(self) -> None:
+        """Bring the state to this release's schema, and try it; raises `StateStoreError` if it cannot be used."""
+        from app.state.state_store import StateStore  # SQLAlchemy, which no other command needs
+
+        if self._settings.database != OWN_DATABASE:
+            from app.state.copying.database_copy import replace_database
+
+            StateStore(self._state).close()
+            replace_database(self._state, self._settings.database, is_trial=True)
+        elif self._state.exists():
+            StateStore(self._state).close()
+            StateFile(self._state).read()

@@ -31,8 +31,8 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
 
     settings = settings or find_settings()
     app, services = RoutedFlask(settings), make_services(settings)
-    app.extensions[EXTENSION] = services
-    app.extensions["authenticator"] = authenticator = make_authenticator(settings, services.limits)
+    authenticator = make_authenticator(settings, services.limits, services.followed)
+    app.extensions |= {EXTENSION: services, "authenticator": authenticator}
     register_error_handlers(app)
     register_blueprints(app, services.metrics)
     write_page = register_pages(app)

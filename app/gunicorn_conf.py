@@ -134,7 +134,20 @@ def when_ready(settings: Settings, server: Any) -> None:
     if settings.auth == "off":
         log.warning("nobody is asked for a password: SCANCER_AUTH=off")
         return
+    warn_of_users(settings, log)
+
+
+def warn_of_users(settings: Settings, log: logging.Logger) -> None:
+    """Log what an operator should know of the users."""
     users_file = UsersFile(settings.instance)
+    if settings.database != OWN_DATABASE:
+        if users_file.path.exists():
+            reason = (
+                f"SCANCER_DATABASE keeps the users. {users_file.path} is read only into a database that never had any; "
+                "'flask users import' adds those of the file later. Move the file away to end this warning."
+            )
+            log.warning("the users file does not count", extra={"reason": reason})
+        return
     try:
         users = users_file.read()
     except UsersError as error:
@@ -171,7 +184,10 @@ def post_worker_init(settings: Settings, worker: Any) -> None:
     """Settle a worker that has loaded everything: what it counts, what it collects, logs and prints."""
     worker.count_refusal = worker.wsgi.extensions["scancer"].metrics.count_refusal
     worker.is_streamed = worker.wsgi.router.is_streamed
+    followed = worker.wsgi.extensions["scancer"].followed
     if settings.auth == "on":
+        if followed is not None:
+            followed.start()
         worker.is_known = worker.wsgi.extensions["authenticator"].knows
     # Modules and models live as long as the worker; looking through them again and again empties the caches.
     gc.collect()
@@ -210,7 +226,10 @@ def silence_native_libraries(log_level: str) -> None:
 def worker_exit(server: Any, worker: Any) -> None:
     """Let the worker's engines go, and with them the processes of natively run models."""
     if worker.wsgi is not None:
-        worker.wsgi.extensions["scancer"].follower.close()
+        services = worker.wsgi.extensions["scancer"]
+        if services.followed is not None:
+            services.followed.close()
+        services.follower.close()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

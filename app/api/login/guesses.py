@@ -61,6 +61,15 @@ class Guesses:
             if self._limits.count(limit, what, *key) and self._limits.find_wait_s(limit, what, *key):
                 log.warning("logins are limited", extra={"reason": f"{limit} failed of one {what}"})
 
+    def count_failure_from(self, address: str) -> None:
+        """Count a failed login that names nobody."""
+        if self._limits.count(ADDRESS_LIMIT, "address", group_address(address)) and self.find_wait_s(address):
+            log.warning("logins are limited", extra={"reason": f"{ADDRESS_LIMIT} failed of one address"})
+
+    def find_wait_s(self, address: str) -> int:
+        """Return the seconds until an address may fail again; 0 if it may now."""
+        return self._limits.find_wait_s(ADDRESS_LIMIT, "address", group_address(address))
+
     def note_success(self, name: str, address: str) -> None:
         """Note that a name has come in from an address."""
         self._homes.put(self._homes.hash("home", name, group_address(address)), HOME_S)

@@ -12,7 +12,7 @@ from typing import Any, cast
 from flask import current_app, request
 
 from app.api.login.rate_limits import RateLimits
-from app.config.setting_types import is_loopback_host
+from app.config.setting_types import OWN_DATABASE, is_loopback_host
 from app.config.settings import SERVER_IS_STOPPING, Settings
 from app.errors import AnsweredError
 from app.metrics import Metrics
@@ -21,7 +21,9 @@ from app.registry.model_entry import ModelEntry, State
 from app.registry.model_follower import ModelFollower
 from app.registry.model_registry import ModelRegistry
 from app.registry.serving_table import ServingTable
+from app.state.people.users_table import FollowedUsers, UsersTable
 from app.state.store_access import StoreAccess
+from app.users import UserBook, UsersFile
 from app.watch.kept_answers import KeptAnswers
 from app.watch.shadowing import Shadowing
 
@@ -44,6 +46,9 @@ class Services:
     store: StoreAccess
     kept: KeptAnswers
     shadowing: Shadowing
+    users: UserBook
+    """Where users are changed; a server asks `followed` who they are, if its users are in a database."""
+    followed: FollowedUsers | None
 
 
 @dataclass(slots=True)
@@ -98,7 +103,9 @@ def make_services(settings: Settings) -> Services:
     follower, changes = ModelFollower(settings, registry, access), ModelChanges(settings, access)
     limits, kept = RateLimits(settings.limits_store), KeptAnswers(settings.instance)
     shadowing = Shadowing(registry.table, metrics)
-    return Services(settings, registry.table, metrics, changes, limits, follower, access, kept, shadowing)
+    file, table = UsersFile(settings.instance), UsersTable(access)
+    people = (file, None) if settings.database == OWN_DATABASE else (table, FollowedUsers(table, file))
+    return Services(settings, registry.table, metrics, changes, limits, follower, access, kept, shadowing, *people)
 
 
 def services() -> Services:

@@ -1,7 +1,9 @@
 """`flask users …`: the users of the API, their tokens, and the models that they may ask."""
 
+import re
 import secrets
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -10,7 +12,8 @@ from app.api.request.services import services
 from app.cli.model_choice import FILE, Commands
 from app.errors import UsersError
 from app.state.people.users_table import UsersTable, import_users
-from app.users import PREDICT, ROLES, UsersFile
+from app.users import PREDICT, ROLES, Token, UsersFile
+from app.users.user_book import find_user
 
 users_commands = Commands("users", help="Add, remove and list the users of the API and their tokens.")
 
@@ -83,3 +86,64 @@ def import_file(file: Path | None) -> None:
     added = import_users(table, users)
     for name in users:
         click.echo(f"added {name}" if name in added else f"kept {name} as in the database")
+
+
+class Duration(click.ParamType):
+    """A span such as `90d` or `12h`; `never` stands for no end."""
+
+    name = "duration"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Return whole seconds, or None for `never`."""
+        found = re.fullmatch(r"([1-9][0-9]{0,4})([mhd])", value)
+        if found is None and value != "never":
+            self.fail("it must be a number of minutes, hours or days, as 30m, 12h or 90d, or never", param, ctx)
+        return int(found[1]) * {"m": 60, "h": 3600, "d": 86400}[found[2]] if found else None
+
+
+@users_commands.command("token")
+@click.argument("name")
+@click.option(
+    "--expires",
+    default="90d",
+    show_default=True,
+    help="How long the token counts, e.g. 12h or 90d; or never.",
+    type=Duration(),
+)
+def make_token(name: str, expires: int | None) -> None:
+    """Make a token for a user, and print it.
+
+    It is shown this once: the server keeps its SHA-256 alone. A program sends it as "Authorization: Bearer TOKEN". It
+    may do what its user may.
+    """
+    text, token = services().users.add_token(name, expires)
+    click.echo(text)
+    click.echo(f"token {token.id} of {name} expires {describe_end(token)}; it is not shown again", err=True)
+
+
+@users_commands.command("tokens")
+@click.argument("name")
+def list_tokens(name: str) -> None:
+    """List the tokens of a user: id, when it was made, and when it expires."""
+    for token in find_user(services().users.read(), name).tokens:
+        words = "expired" if token.is_expired() else "expires"
+        click.echo(f"{token.id}\tmade {describe_second(token.made)}\t{words} {describe_end(token)}")
+
+
+@users_commands.command("revoke")
+@click.argument("name")
+@click.argument("token_id", metavar="ID")
+def revoke_token(name: str, token_id: str) -> None:
+    """Take the token ID from a user; `users tokens NAME` lists the ids."""
+    services().users.revoke_token(name, token_id)
+    click.echo(f"revoked {token_id} of {name}")
+
+
+def describe_end(token: Token) -> str:
+    """Return when a token ends, as text."""
+    return "never" if token.expires is None else describe_second(token.expires)
+
+
+def describe_second(second: int) -> str:
+    """Return a second since 1970 as text, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(second))

@@ -18,7 +18,7 @@ from app.api.management.descriptions import make_description
 from app.api.management.management_shapes import MAX_PAGE, make_registered, make_registered_list
 from app.api.management.model_bodies import MANIFEST_FIELD, fetch_model, receive_model
 from app.api.predict.answers import read_patience
-from app.api.request.auth import require
+from app.api.request.auth import list_askable, require
 from app.api.request.changes import await_workers, lend_changes, note, refuse_other_sites, translate_errors
 from app.api.request.parameters import Parameters, read_parameters, read_query
 from app.api.request.services import facts, services
@@ -65,7 +65,7 @@ def list_registered() -> ResponseReturnValue:
     """List the default version of every model, a page at a time."""
     query = read_query()
     limit, token = query.page("limit", PAGE_SIZE, MAX_PAGE), query.page("next_page_token", PAGE_TOKEN, 0)
-    return pretty(make_registered_list(services().registry.defaults(), limit, token))
+    return pretty(make_registered_list(list_askable(services().registry.defaults()), limit, token))
 
 
 def describe_registered(name: str, version: str | None) -> ResponseReturnValue:

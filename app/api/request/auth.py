@@ -1,8 +1,8 @@
-"""HTTP Basic auth: who the caller is, and whether the role suffices."""
+"""Who the caller is, by HTTP Basic auth or by a token, and whether role and models suffice."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from http import HTTPStatus
 from operator import attrgetter
@@ -11,12 +11,13 @@ from typing import Any
 from flask import current_app, request
 from flask_httpauth import HTTPBasicAuth
 
-from app.api.login.authenticator import Authenticator
+from app.api.login.authenticator import Authenticator, find_token
 from app.api.request.services import FACTS, RequestFacts, facts, services
 from app.config.setting_types import NO_RATE
 from app.config.settings import ANSWER_DELAY_S, CALLER_IS_KNOWN
 from app.errors import ForbiddenError, RateError, TooManyLoginsError, UnauthorizedError
 from app.processes.turns import give_way
+from app.registry.model_entry import ModelEntry
 from app.users import User
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,11 @@ def require(role: str) -> Callable[[View], View]:
             if not header.isascii():  # werkzeug's reader of base64 raises an error of its own for these
                 refuse(HTTPStatus.UNAUTHORIZED)
             user = authenticator.recall(header)
-            if user is not None and role in user.roles:
-                environ[FACTS].user, environ[CALLER_IS_KNOWN] = user.name, True
+            if user is None and (token := find_token(header)) is not None:
+                refuse_token(authenticator, token)
+            if user is not None:
+                if role not in admit(user).roles:
+                    refuse(HTTPStatus.FORBIDDEN)
                 return limited(*args, **kwargs)
             # Flask-HTTPAuth lets every OPTIONS pass, for the sake of CORS; here one answers a document.
             if request.method == "OPTIONS" and not auth.authenticate(auth.get_auth(), None):
@@ -60,15 +64,19 @@ def require(role: str) -> Callable[[View], View]:
 
 
 def limit_predictions(view: View) -> View:
-    """Let a caller in. A request that has a place needs no turn any more: places bound how many go on. One that asks a
-    model for something is counted against its user's `SCANCER_PREDICTION_RATE`, if that is set.
+    """Let a caller in who may ask the model that the request names. A request that has a place needs no turn any more:
+    places bound how many go on. One that asks a model for something is counted against its user's
+    `SCANCER_PREDICTION_RATE`, if that is set.
 
-    Where nobody has a name, the address stands for it. Raises `RateError`.
+    Where nobody has a name, the address stands for it. Raises `ForbiddenError` or `RateError`.
     """
 
     @wraps(view)
     def count(*args: Any, **kwargs: Any) -> Any:
         known: RequestFacts = request.environ[FACTS]
+        named = (request.view_args or {}).get("model_name", known.named)
+        if named is not None:  # before anybody looks whether there is such a model
+            require_model(named)
         if known.lent is not None and (rate := services().settings.prediction_rate) != NO_RATE:
             key = ("user", known.user) if known.user is not None else ("caller", request.remote_addr or "")
             if not services().limits.count(rate, "predictions", *key):
@@ -96,16 +104,56 @@ def verify_password(name: str, password: str) -> User | None:
         raise
     if user is None:
         note_failure("wrong")
-        log.warning("a login failed", extra={"request_id": facts().request_id, "reason": "wrong name or password"})
         return None
     authenticator.remember(request.environ["HTTP_AUTHORIZATION"], user, password or "")
-    facts().user, request.environ[CALLER_IS_KNOWN] = user.name, True
+    return admit(user)
+
+
+def admit(user: User) -> User:
+    """Note who asks, and return the user."""
+    known: RequestFacts = request.environ[FACTS]
+    known.user, known.caller, request.environ[CALLER_IS_KNOWN] = user.name, user, True
     return user
 
 
-def note_failure(reason: str) -> None:
+def refuse_token(authenticator: Authenticator, text: str) -> None:
+    """Answer 401 for a token that is expired or wrong, or 429 where an address has sent too many wrong ones."""
+    owner, token = authenticator.find_token(text)
+    if token is not None:
+        note_failure("wrong", owner.name)
+        raise UnauthorizedError("The token has expired; ask the operator for another one.")
+    try:
+        authenticator.count_wrong_token(text, request.remote_addr or "")
+    except TooManyLoginsError:
+        note_failure("limited")
+        raise
+    note_failure("wrong")
+    raise UnauthorizedError("The token is wrong, or was revoked.")
+
+
+def require_model(name: str) -> None:
+    """Raise `ForbiddenError` if the caller may not ask a model of this name, be there one or not."""
+    if not may_ask(name):
+        raise ForbiddenError("The user may not ask this model.")
+
+
+def may_ask(name: str) -> bool:
+    """Whether the caller may ask a model of this name; where nobody has a name, anybody may."""
+    caller = facts().caller
+    return caller is None or caller.may_ask(name)
+
+
+def list_askable(entries: Iterable[ModelEntry]) -> list[ModelEntry]:
+    """Return those models that the caller may ask."""
+    return [entry for entry in entries if may_ask(entry.wanted.name)]
+
+
+def note_failure(reason: str, owner: str = "") -> None:
     """Count a failed login, and withhold its answer until all failures take the same time."""
     services().metrics.count_failed_login(reason)
+    if reason != "limited":
+        told = f"a token of {owner} has expired" if owner else "wrong name, password or token"
+        log.warning("a login failed", extra={"request_id": facts().request_id, "reason": told})
     request.environ[ANSWER_DELAY_S] = max(0.0, FAILURE_S - (time.perf_counter() - facts().started))
 
 

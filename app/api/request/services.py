@@ -23,7 +23,7 @@ from app.registry.model_registry import ModelRegistry
 from app.registry.serving_table import ServingTable
 from app.state.people.users_table import FollowedUsers, UsersTable
 from app.state.store_access import StoreAccess
-from app.users import UserBook, UsersFile
+from app.users import User, UserBook, UsersFile
 from app.watch.kept_answers import KeptAnswers
 from app.watch.shadowing import Shadowing
 
@@ -57,6 +57,8 @@ class RequestFacts:
 
     Attributes:
         request_id: the caller's `X-Request-ID` if it is 8 to 64 letters, digits and dashes, else a new one.
+        caller: the user as the users are read now; None where nobody is asked for a password.
+        named: the model that a prediction's path or query names, be there one or not.
         user, model, version: set once the password is verified, and the model is known to exist.
         outcome: the class of the answer, or the type of the error.
         is_streamed: whether the answer is sent in parts, and ends after the view.
@@ -68,6 +70,8 @@ class RequestFacts:
 
     request_id: str
     started: float = field(default_factory=time.perf_counter)
+    caller: User | None = None
+    named: str | None = None
     user: str | None = None
     model: str | None = None
     version: str | None = None

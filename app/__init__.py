@@ -46,7 +46,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     # A command other than `flask run` serves nobody: adding a user must not wait for the models.
     command = click.get_current_context(silent=True)
     if command is not None and command.info_name == "run":
-        configure_logs(settings.log_level)
+        configure_logs(settings.log_level, settings.log_format)
     if command is None or command.info_name == "run":
         services.follower.start()
     return app

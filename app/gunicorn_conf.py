@@ -63,7 +63,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "worker_tmp_dir": str(found) if (found := find_memory_folder()) else None,
         # Off: gunicorn's access log prints user names as they came. `app/api/request/observation.py` writes ours.
         "accesslog": None,
-        "logconfig_dict": make_log_config(settings.log_level),
+        "logconfig_dict": make_log_config(settings.log_level, settings.log_format),
         **configure_tls(settings),
         "on_starting": partial(on_starting, settings),
         "when_ready": partial(when_ready, settings),
@@ -196,7 +196,7 @@ def post_worker_init(settings: Settings, worker: Any) -> None:
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     bound_heaps()
-    silence_native_libraries(settings.log_level)
+    silence_native_libraries(settings)
 
 
 def bound_heaps() -> None:
@@ -210,14 +210,14 @@ def bound_heaps() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def silence_native_libraries(log_level: str) -> None:
+def silence_native_libraries(settings: Settings) -> None:
     """Keep what C libraries print out of the log: libtiff writes bytes of damaged pictures to file descriptor 2.
 
     Python's own standard error, and with it the log, moves to a copy of the descriptor.
     """
     sys.stderr.flush()
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    configure_logs(log_level)
+    configure_logs(settings.log_level, settings.log_format)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
@@ -227,6 +227,7 @@ def worker_exit(server: Any, worker: Any) -> None:
     """Let the worker's engines go, and with them the processes of natively run models."""
     if worker.wsgi is not None:
         services = worker.wsgi.extensions["scancer"]
+        services.audit.close()
         if services.followed is not None:
             services.followed.close()
         services.follower.close()

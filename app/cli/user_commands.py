@@ -1,6 +1,5 @@
 """`flask users …`: the users of the API, their tokens, and the models that they may ask."""
 
-import re
 import secrets
 import sys
 import time
@@ -9,6 +8,8 @@ from pathlib import Path
 import click
 
 from app.api.request.services import services
+from app.cli.audit_command import record
+from app.cli.durations import Duration
 from app.cli.model_choice import FILE, Commands
 from app.errors import UsersError
 from app.state.people.users_table import UsersTable, import_users
@@ -51,6 +52,7 @@ def add_user(name: str, role: str, models: tuple[str, ...], password_stdin: bool
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     is_new = services().users.add(name, role, password, models or None)
+    record("user added" if is_new else "user changed", f"{name} ({role})")
     click.echo(f"{'added' if is_new else 'changed'} {name} ({role})")
 
 
@@ -59,6 +61,7 @@ def add_user(name: str, role: str, models: tuple[str, ...], password_stdin: bool
 def remove_user(name: str) -> None:
     """Remove a user with all tokens."""
     services().users.remove(name)
+    record("user removed", name)
     click.echo(f"removed {name}")
 
 
@@ -84,21 +87,10 @@ def import_file(file: Path | None) -> None:
     if not users:
         raise UsersError(f"{source.path} has no users")
     added = import_users(table, users)
+    for name in added:
+        record("user imported", f"{name} ({users[name].role})")
     for name in users:
         click.echo(f"added {name}" if name in added else f"kept {name} as in the database")
-
-
-class Duration(click.ParamType):
-    """A span such as `90d` or `12h`; `never` stands for no end."""
-
-    name = "duration"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        """Return whole seconds, or None for `never`."""
-        found = re.fullmatch(r"([1-9][0-9]{0,4})([mhd])", value)
-        if found is None and value != "never":
-            self.fail("it must be a number of minutes, hours or days, as 30m, 12h or 90d, or never", param, ctx)
-        return int(found[1]) * {"m": 60, "h": 3600, "d": 86400}[found[2]] if found else None
 
 
 @users_commands.command("token")
@@ -117,6 +109,7 @@ def make_token(name: str, expires: int | None) -> None:
     may do what its user may.
     """
     text, token = services().users.add_token(name, expires)
+    record("token made", f"{name} {token.id}, expires {describe_end(token)}")
     click.echo(text)
     click.echo(f"token {token.id} of {name} expires {describe_end(token)}; it is not shown again", err=True)
 
@@ -136,6 +129,7 @@ def list_tokens(name: str) -> None:
 def revoke_token(name: str, token_id: str) -> None:
     """Take the token ID from a user; `users tokens NAME` lists the ids."""
     services().users.revoke_token(name, token_id)
+    record("token revoked", f"{name} {token_id}")
     click.echo(f"revoked {token_id} of {name}")
 
 

@@ -7,7 +7,7 @@ Import this module only to change something, or to read another database: SQLAlc
 `state_file` reads the SQLite file without it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -119,6 +119,11 @@ class StateStore:
         query = sql.select(table).where(table.c.name == name, table.c.version == version, table.c.network == network)
         with translate_errors(), self._engine.connect() as connection:
             return [Outcome(**row) for row in connection.execute(query).mappings()]
+
+    def insert(self, table: str, row: Mapping[str, Any]) -> None:
+        """Add a row to a table."""
+        with self.write() as connection:
+            connection.execute(sql.insert(tables[table]).values(**row))
 
     @contextmanager
     def look(self) -> Iterator[sql.Connection]:

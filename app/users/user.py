@@ -76,6 +76,12 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def read_token_id(text: str) -> str:
+    """Return the id that a text of a token's shape holds; nothing for another text."""
+    found = TOKEN_PATTERN.fullmatch(text)
+    return found[1] if found else ""
+
+
 def make_token(lasts_s: int | None) -> tuple[str, Token]:
     """Make a token that lasts so many seconds, or for ever; return its text, and what is kept of it."""
     id_, now = secrets.token_hex(4), int(time.time())

@@ -19,7 +19,7 @@ from app.errors import ServiceUnavailableError, TooManyLoginsError, UsersError
 from app.processes.shared_table import COUNTS, PROOFS, SharedTable
 from app.processes.turns import give_way
 from app.users import HASH_METHOD, Token, User, UsersFile, has_control_characters
-from app.users.user import TOKEN_PATTERN
+from app.users.user import read_token_id
 
 log = logging.getLogger(__name__)
 
@@ -144,8 +144,7 @@ class Authenticator:
     def find_token(self, text: str) -> tuple[User, Token | None]:
         """Return the user of a token, expired or not, and what is kept of it; None in its place for a wrong one."""
         self._refresh()
-        parsed = TOKEN_PATTERN.fullmatch(text)
-        owner, token = self._tokens.get(parsed[1], (self._nobody, None)) if parsed else (self._nobody, None)
+        owner, token = self._tokens.get(read_token_id(text), (self._nobody, None))
         return (owner, token) if token is not None and token.fits(text) else (self._nobody, None)
 
     def count_wrong_token(self, text: str, address: str) -> None:

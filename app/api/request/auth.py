@@ -12,18 +12,22 @@ from flask import current_app, request
 from flask_httpauth import HTTPBasicAuth
 
 from app.api.login.authenticator import Authenticator, find_token
-from app.api.request.services import FACTS, RequestFacts, facts, services
-from app.config.setting_types import NO_RATE
+from app.api.request.services import FACTS, RequestFacts, facts, note_audit, services
+from app.config.setting_types import NO_HEADER, NO_RATE
 from app.config.settings import ANSWER_DELAY_S, CALLER_IS_KNOWN
 from app.errors import ForbiddenError, RateError, TooManyLoginsError, UnauthorizedError
 from app.processes.turns import give_way
 from app.registry.model_entry import ModelEntry
-from app.users import User
+from app.users import PROXY, User
+from app.users.user import read_token_id
 
 log = logging.getLogger(__name__)
 
 FAILURE_S = 1.0
 """How long a failed login takes, whatever its reason: longer than the passwords that may wait in a worker."""
+
+BASIC = "password"
+"""How a user came in, in the audit trail."""
 
 auth = HTTPBasicAuth()
 
@@ -50,12 +54,14 @@ def require(role: str) -> Callable[[View], View]:
             if user is None and (token := find_token(header)) is not None:
                 refuse_token(authenticator, token)
             if user is not None:
-                if role not in admit(user).roles:
+                if role not in admit(user, name_way(header)).roles:
                     refuse(HTTPStatus.FORBIDDEN)
                 return limited(*args, **kwargs)
             # Flask-HTTPAuth lets every OPTIONS pass, for the sake of CORS; here one answers a document.
-            if request.method == "OPTIONS" and not auth.authenticate(auth.get_auth(), None):
-                refuse(HTTPStatus.UNAUTHORIZED)
+            if request.method == "OPTIONS":
+                user = auth.authenticate(auth.get_auth(), None)
+                if not user or role not in user.roles:
+                    refuse(HTTPStatus.FORBIDDEN if user else HTTPStatus.UNAUTHORIZED)
             return guarded(*args, **kwargs)
 
         return check
@@ -100,34 +106,60 @@ def verify_password(name: str, password: str) -> User | None:
     try:
         user = authenticator.verify(name, password or "", request.remote_addr or "")
     except TooManyLoginsError:
-        note_failure("limited")
+        note_failure("limited", "too many logins", find_name(name))
         raise
     if user is None:
-        note_failure("wrong")
+        note_failure("wrong", "wrong name or password", find_name(name))
         return None
     authenticator.remember(request.environ["HTTP_AUTHORIZATION"], user, password or "")
-    return admit(user)
+    return admit(user, BASIC)
 
 
-def admit(user: User) -> User:
-    """Note who asks, and return the user."""
+def find_name(name: str) -> str:
+    """Return a name if a user has it, else nothing: people type passwords where a name belongs."""
+    return name if current_app.extensions["authenticator"].find(name) is not None else ""
+
+
+def name_way(header: str) -> str:
+    """Return how the sender of an `Authorization` header that is right came in, for the audit trail."""
+    token = find_token(header)
+    return BASIC if token is None else f"token {read_token_id(token)}"
+
+
+def admit(user: User, way: str) -> User:
+    """Note who asks, and return the user: for a proxy that signed in itself, the one whom it names."""
     known: RequestFacts = request.environ[FACTS]
+    header = services().settings.user_header
+    if user.role == PROXY and header != NO_HEADER:
+        user, way = find_named(user, header), f"proxy {user.name}"
     known.user, known.caller, request.environ[CALLER_IS_KNOWN] = user.name, user, True
+    if services().sign_ins.is_new(user.name, way, request.remote_addr or ""):
+        note_audit("signed in", way)
     return user
+
+
+def find_named(proxy: User, header: str) -> User:
+    """Return the user whom a proxy names; raises `UnauthorizedError` for a name that no user has, and for a proxy's."""
+    authenticator: Authenticator = current_app.extensions["authenticator"]
+    named = authenticator.find(request.headers.get(header, ""))
+    if named is None or named.role == PROXY:
+        note_failure("wrong", "the proxy names no user", proxy.name)
+        raise UnauthorizedError("The proxy names no user of this server.")
+    return named
 
 
 def refuse_token(authenticator: Authenticator, text: str) -> None:
     """Answer 401 for a token that is expired or wrong, or 429 where an address has sent too many wrong ones."""
     owner, token = authenticator.find_token(text)
     if token is not None:
-        note_failure("wrong", owner.name)
+        note_failure("wrong", f"token {token.id} has expired", owner.name)
         raise UnauthorizedError("The token has expired; ask the operator for another one.")
     try:
         authenticator.count_wrong_token(text, request.remote_addr or "")
     except TooManyLoginsError:
-        note_failure("limited")
+        note_failure("limited", "too many logins")
         raise
-    note_failure("wrong")
+    note_failure("wrong", "wrong token")
     raise UnauthorizedError("The token is wrong, or was revoked.")
 
 
@@ -148,12 +180,17 @@ def list_askable(entries: Iterable[ModelEntry]) -> list[ModelEntry]:
     return [entry for entry in entries if may_ask(entry.wanted.name)]
 
 
-def note_failure(reason: str, owner: str = "") -> None:
-    """Count a failed login, and withhold its answer until all failures take the same time."""
-    services().metrics.count_failed_login(reason)
-    if reason != "limited":
-        told = f"a token of {owner} has expired" if owner else "wrong name, password or token"
-        log.warning("a login failed", extra={"request_id": facts().request_id, "reason": told})
+def note_failure(kind: str, reason: str, name: str = "") -> None:
+    """Count a failed login, and withhold its answer until all failures take the same time.
+
+    `name` is that of a user who exists, or empty. The log has each failure but those that were not tried; the audit
+    trail has one of a kind and minute.
+    """
+    services().metrics.count_failed_login(kind)
+    if kind != "limited":
+        log.warning("a login failed", extra={"request_id": facts().request_id, "reason": reason})
+    if services().sign_ins.is_new_failure(reason, name, request.remote_addr or ""):
+        note_audit("sign-in failed", reason, name)
     request.environ[ANSWER_DELAY_S] = max(0.0, FAILURE_S - (time.perf_counter() - facts().started))
 
 

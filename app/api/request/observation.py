@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
 from werkzeug.exceptions import HTTPException
@@ -116,6 +117,9 @@ class Observation:
         if log.isEnabledFor(logging.INFO):
             fields = {name: getattr(known, name) for name in LOGGED_FACTS}
             fields |= {"method": name_method(method), "bytes": read_length(environ), "ms": round(seconds * 1000, 2)}
+            # Behind proxies that are believed this is what they say of the caller.
+            fields |= {"client": environ.get("REMOTE_ADDR") or None}
+            fields["outcome"] = known.outcome or responses.get(known.status)
             log.info("request", extra={name: value for name, value in fields.items() if value is not None})
 
 

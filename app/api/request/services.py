@@ -12,6 +12,7 @@ from typing import Any, cast
 from flask import current_app, request
 
 from app.api.login.rate_limits import RateLimits
+from app.api.login.sign_ins import SignIns
 from app.config.setting_types import OWN_DATABASE, is_loopback_host
 from app.config.settings import SERVER_IS_STOPPING, Settings
 from app.errors import AnsweredError
@@ -21,6 +22,7 @@ from app.registry.model_entry import ModelEntry, State
 from app.registry.model_follower import ModelFollower
 from app.registry.model_registry import ModelRegistry
 from app.registry.serving_table import ServingTable
+from app.state.people.audit_trail import AuditEntry, AuditTrail
 from app.state.people.users_table import FollowedUsers, UsersTable
 from app.state.store_access import StoreAccess
 from app.users import User, UserBook, UsersFile
@@ -49,6 +51,8 @@ class Services:
     users: UserBook
     """Where users are changed; a server asks `followed` who they are, if its users are in a database."""
     followed: FollowedUsers | None
+    audit: AuditTrail
+    sign_ins: SignIns
 
 
 @dataclass(slots=True)
@@ -109,7 +113,16 @@ def make_services(settings: Settings) -> Services:
     shadowing = Shadowing(registry.table, metrics)
     file, table = UsersFile(settings.instance), UsersTable(access)
     people = (file, None) if settings.database == OWN_DATABASE else (table, FollowedUsers(table, file))
-    return Services(settings, registry.table, metrics, changes, limits, follower, access, kept, shadowing, *people)
+    trail = AuditTrail(access), SignIns()
+    return Services(
+        settings, registry.table, metrics, changes, limits, follower, access, kept, shadowing, *people, *trail
+    )
+
+
+def note_audit(action: str, subject: str = "", actor: str | None = None) -> None:
+    """Enter in the audit trail what the caller of the current request has done."""
+    name = facts().user or "" if actor is None else actor
+    services().audit.note(AuditEntry(name, action, subject, request.remote_addr or ""))
 
 
 def services() -> Services:

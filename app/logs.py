@@ -43,7 +43,7 @@ class TextFormatter(logging.Formatter):
     PLAIN = re.compile(r"[A-Za-z0-9_.:/<>@*+-]+")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, and a traceback below it if there is one."""
+        """Return the line, and below it a traceback, indented, if there is one."""
         given = record.__dict__
         time_ = f"{write_second(int(record.created))}.{int(record.msecs):03d}Z"
         words = [time_, f"{record.levelname:<7}", json.dumps(record.getMessage())[1:-1]]
@@ -51,9 +51,8 @@ class TextFormatter(logging.Formatter):
             if name in given:
                 text = str(given[name])
                 words.append(f"{name}={text if self.PLAIN.fullmatch(text) else json.dumps(text)}")
-        if record.exc_info:
-            words.append("\n" + self.formatException(record.exc_info))
-        return " ".join(words)
+        lines = self.formatException(record.exc_info).splitlines() if record.exc_info else []
+        return "\n    ".join([" ".join(words), *(json.dumps(line)[1:-1] for line in lines)])
 
 
 @lru_cache(maxsize=1)

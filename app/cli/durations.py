@@ -5,7 +5,7 @@ import re
 import click
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[int | None]):
     """A span such as `90d` or `12h`; `never` stands for no end, unless it `has_end`."""
 
     name = "duration"

@@ -56,4 +56,5 @@ Whoever owns the database can drop a trigger; the log has every entry too.
 """
 for dialect, statements in TRIGGERS.items():
     for statement in statements:
-        sql.event.listen(tables[TRAIL], "after_create", sql.DDL(statement).execute_if(dialect=dialect))
+        trigger: sql.ExecutableDDLElement = sql.DDL(statement)  # type: ignore[no-untyped-call]  # it has no annotations
+        sql.event.listen(tables[TRAIL], "after_create", trigger.execute_if(dialect=dialect))

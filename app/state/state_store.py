@@ -184,9 +184,9 @@ def prepare_tables(connection: sql.Connection) -> None:
         schema.check_columns(table, [each["name"] for each in sql.inspect(connection).get_columns(table)])
     if found != schema.SCHEMA_VERSION:
         write_schema_version(connection)
-    for table in (generations, tables[schema.USERS_MARK]):
-        if connection.scalar(sql.select(table.c.value)) is None:
-            connection.execute(sql.insert(table).values(id=1, value=0))
+    for counted in (generations, tables[schema.USERS_MARK]):
+        if connection.scalar(sql.select(counted.c.value)) is None:
+            connection.execute(sql.insert(counted).values(id=1, value=0))
 
 
 def read_schema_version(connection: sql.Connection) -> int:

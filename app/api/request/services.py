@@ -112,10 +112,13 @@ def make_services(settings: Settings) -> Services:
     limits, kept = RateLimits(settings.limits_store), KeptAnswers(settings.instance)
     shadowing = Shadowing(registry.table, metrics)
     file, table = UsersFile(settings.instance), UsersTable(access)
-    people = (file, None) if settings.database == OWN_DATABASE else (table, FollowedUsers(table, file))
-    trail = AuditTrail(access), SignIns()
+    is_own = settings.database == OWN_DATABASE
     return Services(
-        settings, registry.table, metrics, changes, limits, follower, access, kept, shadowing, *people, *trail
+        *(settings, registry.table, metrics, changes, limits, follower, access, kept, shadowing),
+        users=file if is_own else table,
+        followed=None if is_own else FollowedUsers(table, file),
+        audit=AuditTrail(access),
+        sign_ins=SignIns(),
     )
 
 

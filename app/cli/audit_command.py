@@ -19,7 +19,7 @@ COLUMNS = ("time", "user", "action", "subject", "client")
 
 def record(action: str, subject: str) -> None:
     """Enter in the audit trail what a command has done; raises `StateStoreError` or `DiskFullError`."""
-    services().audit.write(AuditEntry(f"@{name_system_user()}", action, subject))
+    services().audit.write(AuditEntry(f"system:{name_system_user()}", action, subject))
 
 
 def name_system_user() -> str:
@@ -32,13 +32,13 @@ def name_system_user() -> str:
 
 @click.command("audit")
 @click.option("--since", type=Duration(has_end=True), help="How far back, e.g. 12h or 7d. Default: from the beginning.")
-@click.option("--user", help="Entries of one user alone; of a user of the system, as in @root.")
+@click.option("--user", help="Entries of one user alone; of a user of the system, as in system:root.")
 @click.option("--csv", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write a CSV file.")
 @with_appcontext
 def print_audit(since: int | None, user: str | None, file: Path | None) -> None:
     """Show who signed in, who failed to, and who changed what: models, users, tokens.
 
-    Times are in UTC. A user with @ in front is one of the system who ran a command.
+    Times are in UTC. A user with `system:` in front is one of the machine, who ran a command.
     """
     with explain():
         entries = services().audit.read(0 if since is None else int((time.time() - since) * 1000), user)

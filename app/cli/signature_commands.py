@@ -82,7 +82,7 @@ def trust_public_key(public_key: Path | None) -> None:
     try:
         if public_key is not None:
             trusted = trust_key(instance, public_key.read_text(encoding="utf-8"))
-            record("key trusted", f"{trusted.name} {trusted.text}")
+            record("key trusted", f"key {trusted.name} {trusted.text}")
         for key in read_trusted_keys(instance):
             click.echo(f"{key.name}\t{key.text}")
     except (ModelFolderError, OSError, UnicodeDecodeError) as error:

@@ -222,7 +222,7 @@ def test_commands_enter_what_they_change_and_show_it(own: Flask, tmp_path: Path)
         ["token made", "eve"],
         ["user removed", "eve"],
     ]
-    assert {row[1][0] for row in rows} == {"@"}
+    assert {row[1].partition(":")[0] for row in rows} == {"system"}
     assert text not in told
     services: Services = own.extensions[EXTENSION]
     services.audit.write(AuditEntry("ada", "signed in", at_ms=int((time.time() - 7200) * 1000)))

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from app.errors import ServiceUnavailableError, StateStoreError, UsersError
 from app.state.people import users_table
 from app.state.people.users_table import FollowedUsers, UsersTable, import_users
 from app.state.store_access import StoreAccess
-from app.users import UsersFile
+from app.users import User, UsersFile
 from tests.conftest import PASSWORD, USER, LiveServer, basic, within
 
 OTHER = "another passphrase"
@@ -66,6 +67,13 @@ def test_changes_of_many_at_a_time_are_all_kept(table: UsersTable) -> None:
     assert sorted(table.read()) == sorted([*names, "same"])
 
 
+def test_file_of_many_workers_that_start_is_taken_over_by_one(table: UsersTable, tmp_path: Path) -> None:
+    UsersFile(tmp_path).add("ada", "predict", PASSWORD)
+    users = UsersFile(tmp_path).read()
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(lambda _: table.take_over(users), range(6))) == 1
+
+
 def test_mark_of_a_change_never_comes_again(table: UsersTable) -> None:
     marks = [table.read_mark()]
     for _ in range(3):
@@ -92,10 +100,11 @@ def test_file_is_taken_over_once_and_its_users_do_not_come_back(
     file.add("bob", "manage", PASSWORD)
     file.add_token("ada", 60)
     monkeypatch.setattr(users_table, "POLL_S", 0.02)
-    followed = FollowedUsers(table, file)
+    noted: list[User] = []
+    followed = FollowedUsers(table, file, noted.append)
     try:
         assert followed.find_stamp() == table.read_mark()
-        assert followed.read() == table.read() == file.read()
+        assert followed.read() == table.read() == file.read() == {user.name: user for user in noted}
         for name in ("ada", "bob"):
             table.remove(name)
         assert within(5, lambda: followed.read() == {})
@@ -104,6 +113,8 @@ def test_file_is_taken_over_once_and_its_users_do_not_come_back(
     again = FollowedUsers(table, file)
     again.start()
     again.close()
+    assert table.read() == {}
+    assert not table.take_over(file.read())
     assert table.read() == {}
     assert import_users(table, file.read()) == ["ada", "bob"]
     assert import_users(table, file.read()) == []

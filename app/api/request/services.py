@@ -112,12 +112,17 @@ def make_services(settings: Settings) -> Services:
     limits, kept = RateLimits(settings.limits_store), KeptAnswers(settings.instance)
     shadowing = Shadowing(registry.table, metrics)
     file, table = UsersFile(settings.instance), UsersTable(access)
+    audit = AuditTrail(access)
+
+    def note_user(user: User) -> None:
+        audit.note(AuditEntry("", "user imported", f"{user.name} ({user.role})"))
+
     is_own = settings.database == OWN_DATABASE
     return Services(
         *(settings, registry.table, metrics, changes, limits, follower, access, kept, shadowing),
         users=file if is_own else table,
-        followed=None if is_own else FollowedUsers(table, file),
-        audit=AuditTrail(access),
+        followed=None if is_own else FollowedUsers(table, file, note_user),
+        audit=audit,
         sign_ins=SignIns(),
     )
 

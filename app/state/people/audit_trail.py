@@ -24,7 +24,7 @@ class AuditEntry:
     """One entry.
 
     Attributes:
-        actor: a user of the API; `@name` for a user of the system who ran a command; empty for nobody known.
+        actor: a user of the API; `system:name` for a user of the machine who ran a command; empty for nobody known.
         action: what was done, in words of this project.
         subject: on what, e.g. a model and its version: neither a picture, nor a file name, nor a secret.
         client: the caller's address; empty for a command.

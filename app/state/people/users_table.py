@@ -4,7 +4,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -50,19 +50,29 @@ class UsersTable(UserBook):
     @contextmanager
     def change(self) -> Iterator[dict[str, User]]:
         """Change users; see `UserBook.change`."""
-        import sqlalchemy as sql
-
-        from app.state.sql_tables import tables
-
-        mark = tables[schema.USERS_MARK]
-        with self._access.open().write() as connection:
-            connection.execute(sql.select(mark).with_for_update())  # excludes other writers on other databases
+        with self._begin() as (connection, _):
             before = read_users(connection)
             users = dict(before)
             yield users
             write_users(connection, before, users)
-            # No count: a copy of the database that is put back and changed anew must not end at a mark seen before.
-            connection.execute(sql.update(mark).values(value=secrets.randbits(62) + 1))
+
+    def take_over(self, users: Mapping[str, User]) -> bool:
+        """Add users if nobody ever changed any here; return whether they were added."""
+        with self._begin() as (connection, mark):
+            if mark == NEVER_CHANGED:
+                write_users(connection, {}, users)
+            return mark == NEVER_CHANGED
+
+    @contextmanager
+    def _begin(self) -> Iterator[tuple["Connection", int]]:
+        """Begin a change, one at a time in all processes; give the mark of the one before."""
+        import sqlalchemy as sql
+
+        from app.state.sql_tables import tables
+
+        with self._access.open().write() as connection:
+            # The lock of the row excludes other writers on other databases.
+            yield connection, connection.scalar(sql.select(tables[schema.USERS_MARK].c.value).with_for_update()) or 0
 
 
 def read_users(connection: "Connection") -> dict[str, User]:
@@ -85,7 +95,11 @@ def read_users(connection: "Connection") -> dict[str, User]:
 
 
 def write_users(connection: "Connection", before: Mapping[str, User], after: Mapping[str, User]) -> None:
-    """Delete the rows of users who have changed or gone, and insert those of users who have changed or are new."""
+    """Delete the rows of users who have changed or gone, insert those of users who have changed or are new, and write
+    a new mark.
+
+    The mark is no count: a copy of the database that is put back and changed anew must not end at one seen before.
+    """
     import sqlalchemy as sql
 
     from app.state.sql_tables import tables
@@ -106,19 +120,20 @@ def write_users(connection: "Connection", before: Mapping[str, User], after: Map
         for token in user.tokens:
             values: dict[str, Any] = {"id": token.id, "digest": token.digest, "made": token.made}
             connection.execute(sql.insert(tokens).values(name=name, expires=token.expires, **values))
+    connection.execute(sql.update(tables[schema.USERS_MARK]).values(value=secrets.randbits(62) + 1))
 
 
 class FollowedUsers:
     """The users of a database as a worker knows them: read again soon after a change, by a thread of its own.
 
     The first look brings the users of the instance folder's file into a database whose users nobody ever changed. Later
-    it does not, so that users who were removed from the database do not come back.
+    it does not, so that users who were removed from the database do not come back. `note` is called for each of them.
 
     Thread safety: all methods may be called from any thread. The thread starts with the first question.
     """
 
-    def __init__(self, table: UsersTable, file: UsersFile) -> None:
-        self._table, self._file = table, file
+    def __init__(self, table: UsersTable, file: UsersFile, note: Callable[[User], object] = lambda _: None) -> None:
+        self._table, self._file, self._note = table, file, note
         self._now: tuple[int | None, dict[str, User]] = None, {}
         self._seen_s = -MAX_AWAY_S
         self._stop, self._lock = threading.Event(), threading.Lock()
@@ -166,8 +181,10 @@ class FollowedUsers:
         try:
             mark = self._table.read_mark()
             if mark == NEVER_CHANGED and (users := self._file.read()):
-                added = import_users(self._table, users)
-                log.warning("the database took over the users of a file", extra={"reason": ", ".join(added)})
+                if self._table.take_over(users):
+                    log.warning("the database took over the users of a file", extra={"reason": ", ".join(users)})
+                    for user in users.values():
+                        self._note(user)
                 mark = self._table.read_mark()
             if mark != self._now[0]:
                 self._now = mark, self._table.read()  # the mark first: a change in between is found by the next look

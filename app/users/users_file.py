@@ -79,12 +79,14 @@ class UsersFile(UserBook):
 
 
 def read_line(line: str, users: dict[str, User]) -> User:
-    """Return the user of a line; raises `ValueError`, or `KeyError` for a token or models of nobody above."""
+    """Return the user of a line; raises `ValueError`, or `KeyError` for what belongs to nobody above."""
     name, kind, rest = line.split(":", 2)
     if kind == MODELS_LINE:
         return replace(users[name], models=tuple(rest.split(",")))
     if kind == TOKEN_LINE:
         id_, made, expires, digest = rest.split(":")
+        if any(id_ == token.id for user in users.values() for token in user.tokens):
+            raise ValueError(id_)
         token = Token(id_, digest, int(made), None if expires == NEVER else int(expires))
         return replace(users[name], tokens=(*users[name].tokens, token))
     before = users.get(name)  # of two lines of one name the later counts, and loosens no bound of the earlier

@@ -208,6 +208,17 @@ def test_line_of_tokens_or_models_that_cannot_be_lets_nobody_in(tmp_path: Path, 
         file.read()
 
 
+def test_two_tokens_of_one_id_let_nobody_in(tmp_path: Path) -> None:
+    file = UsersFile(tmp_path)
+    for name in ("ada", "bob"):
+        file.add(name, "predict", PASSWORD)
+    _, token = file.add_token("ada", None)
+    with file.path.open("a") as lines:
+        lines.write(f"bob:token:{token.id}:1:never:{'a' * 64}\n")
+    with pytest.raises(UsersError, match="line 4 of"):
+        file.read()
+
+
 def test_second_line_of_a_name_does_not_widen_its_models(tmp_path: Path) -> None:
     file = UsersFile(tmp_path)
     file.add("ada", "predict", PASSWORD, ["pcam-*"])

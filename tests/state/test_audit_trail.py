@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import create_engine, text
-from sqlalchemy.exc import DatabaseError
 
 from app import create_app
 from app.api.request.services import EXTENSION, Services
@@ -26,12 +24,10 @@ from app.logs import JSONFormatter
 from app.processes.shared_table import COUNTS, SIGN_INS
 from app.state.people import audit_trail
 from app.state.people.audit_trail import AuditEntry, AuditTrail
-from app.state.people.users_table import UsersTable
 from app.state.state_store import StateStore
 from app.state.store_access import STATE_FILE, StoreAccess
 from app.users import UsersFile
 from tests.conftest import PASSWORD, basic, find_first_versions, within
-from tests.state.test_state_store import POSTGRES, run_postgres
 
 PATH = "/models/pcam-classification"
 HOME = {"REMOTE_ADDR": "192.0.2.7"}
@@ -65,32 +61,6 @@ def test_entry_of_sqlite_can_be_neither_changed_nor_deleted(trail: AuditTrail, t
             connection.execute(change.format(id=entry.id))
         connection.rollback()
     assert trail.read() == [entry]
-
-
-@pytest.mark.slow
-def test_postgresql_keeps_users_and_a_trail_that_takes_no_change(tmp_path: Path) -> None:
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install -r tests/requirements.txt")
-    found = sorted(POSTGRES.glob("*/bin/initdb"))
-    if not found:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    with run_postgres(found[-1].parent) as url:
-        access = StoreAccess(Settings(instance=tmp_path, database=url))
-        trail, table, entry = AuditTrail(access), UsersTable(access), AuditEntry("ada", "signed in")
-        trail.write(entry)
-        engine = create_engine(url)
-        for change in (*CHANGES[:2], "TRUNCATE scancer_audit", f"DELETE FROM scancer_audit WHERE id = '{entry.id}'"):
-            with pytest.raises(DatabaseError, match="takes no change"), engine.begin() as connection:
-                connection.execute(text(change))
-        engine.dispose()
-        assert trail.read() == [entry]
-        StateStore(url).close()  # a second server finds all tables
-        assert table.add("ada", "predict", PASSWORD, ["pcam-*"])
-        secret, token = table.add_token("ada", 60)
-        assert table.read()["ada"].tokens == (token,)
-        assert token.fits(secret)
-        table.remove("ada")
-        assert table.read() == {}
-        access.close()
 
 
 def test_store_of_the_release_before_gets_the_table(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import requests
 from flask import Flask
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DatabaseError
 
 from app import create_app
 from app.api.request.services import EXTENSION, make_services
@@ -17,10 +19,12 @@ from app.cli.user_commands import users_commands
 from app.config.settings import Settings
 from app.errors import ServiceUnavailableError, StateStoreError, UsersError
 from app.state.people import users_table
+from app.state.people.audit_trail import AuditTrail
 from app.state.people.users_table import FollowedUsers, UsersTable, import_users
 from app.state.store_access import StoreAccess
 from app.users import User, UsersFile
 from tests.conftest import PASSWORD, USER, LiveServer, basic, within
+from tests.state.test_state_store import POSTGRES, run_postgres
 
 OTHER = "another passphrase"
 
@@ -172,33 +176,66 @@ def test_nobody_comes_in_by_a_file_while_the_database_was_never_read(
         services.follower.close()
 
 
+def assert_takes_no_change(url: str) -> None:
+    """The audit trail of a database of PostgreSQL, which has entries."""
+    engine = create_engine(url)
+    for change in ("UPDATE scancer_audit SET actor = ''", "DELETE FROM scancer_audit", "TRUNCATE scancer_audit"):
+        with pytest.raises(DatabaseError, match="the audit trail takes no change"), engine.begin() as connection:
+            connection.execute(text(change))
+    engine.dispose()
+
+
 @pytest.mark.slow
-def test_two_servers_share_their_users_within_two_seconds(table: UsersTable, database: str, tmp_path: Path) -> None:
-    servers = []
-    try:
-        for name, workers in (("one", "2"), ("two", "1")):
-            (tmp_path / name).mkdir()
-            environment = {"SCANCER_DATABASE": database, "SCANCER_WORKERS": workers}
-            servers.append(LiveServer(tmp_path / name, tmp_path / f"{name}.log", environment))
-        UsersFile(tmp_path / "one").add(USER, "predict", PASSWORD)
-        servers[0].start()
-        servers[1].start()
+def test_two_servers_share_their_users_and_outlast_their_database(models: Path, tmp_path: Path) -> None:
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install -r tests/requirements.txt")
+    if not (found := sorted(POSTGRES.glob("*/bin/initdb"))):
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    programs, servers = found[-1].parent, list[LiveServer]()
+    postgres = run_postgres(programs)
+    with postgres as url, closing(StoreAccess(Settings(database=url, instance=tmp_path))) as access:
+        table = UsersTable(access)
+        try:
+            for name, workers in (("one", "2"), ("two", "1")):
+                (tmp_path / name).mkdir()
+                environment = {"SCANCER_DATABASE": url, "SCANCER_WORKERS": workers, "SCANCER_MODELS": str(models)}
+                servers.append(LiveServer(tmp_path / name, tmp_path / f"{name}.log", environment))
+            UsersFile(tmp_path / "one").add(USER, "predict", PASSWORD)
+            for live in servers:
+                live.launch()
+            for live in servers:
+                live.wait_until_answered("/health/ready")
 
-        def ask(name: str, password: str) -> set[int]:
-            addresses = [live.inference + "/guides" for live in servers]
-            return {requests.get(each, auth=(name, password), timeout=10).status_code for each in addresses}
+            def ask(name: str, password: str) -> set[int]:
+                addresses = [live.inference + "/guides" for live in servers]
+                with ThreadPoolExecutor(2) as pool:
+                    answers = pool.map(lambda each: requests.get(each, auth=(name, password), timeout=10), addresses)
+                    return {answer.status_code for answer in answers}
 
-        assert ask(USER, PASSWORD) == {200}  # the first server's file was taken over
-        assert "took over the users of a file" in servers[0].log.read_text()
-        assert "the users file does not count" in servers[0].log.read_text()
-        assert "users file" not in servers[1].log.read_text()
-        table.add("ada", "predict", OTHER)
-        assert within(2, lambda: ask("ada", OTHER) == {200})
-        table.remove(USER)
-        assert within(2, lambda: ask(USER, PASSWORD) == {401})
-    finally:
-        for live in servers:
-            live.stop()
+            assert within(2, lambda: ask(USER, PASSWORD) == {200})  # the first server's file was taken over
+            assert servers[0].log.read_text().count("took over the users of a file") == 1
+            assert "the users file does not count" in servers[0].log.read_text()
+            assert "users file" not in servers[1].log.read_text()
+            for name in ("ada", "bob"):
+                table.add(name, "predict", OTHER)
+            assert within(2, lambda: ask("ada", OTHER) == {200})
+            table.remove(USER)
+            assert within(2, lambda: ask(USER, PASSWORD) == {401})
+            assert_takes_no_change(url)
+            access.close()
+            control = [str(programs / "pg_ctl"), "-D", str(postgres.folder / "data"), "-w"]
+            postgres.run(*control, "-m", "immediate", "stop")
+            assert within(5, lambda: all("users are not followed" in live.log.read_text() for live in servers))
+            assert ask("ada", OTHER) == ask("bob", OTHER) == {200}  # bob comes for the first time
+            assert ask("eve", OTHER) == {401}
+            options = f"-c listen_addresses='' -c unix_socket_directories={postgres.folder} -c fsync=off"
+            postgres.run(*control, "-l", str(postgres.folder / "log"), "-o", options, "start")
+            assert table.add("eve", "predict", OTHER)
+            assert within(5, lambda: ask("eve", OTHER) == {200})
+            trail = AuditTrail(access)  # what was entered meanwhile has waited
+            assert within(5, lambda: [each.action for each in trail.read(actor="bob")] == ["signed in"] * 2)
+        finally:
+            for live in servers:
+                live.stop()
 
 
 def test_command_adds_the_users_of_a_file_to_the_database(table: UsersTable, database: str, tmp_path: Path) -> None:

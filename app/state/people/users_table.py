@@ -25,6 +25,7 @@ MAX_AWAY_S = 3600.0
 """How long a server lets users in by what it read last. Nobody else can be added, and who was removed elsewhere
 meanwhile stays in for so long: as long as access tokens commonly last."""
 NEVER_CHANGED = 0
+CLOSE_S = 2.0
 
 
 class UsersTable(UserBook):
@@ -154,10 +155,10 @@ class FollowedUsers:
         return self._now[1]
 
     def close(self) -> None:
-        """Follow no longer."""
+        """Follow no longer; a database that does not answer is not waited for."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_S)
 
     def start(self) -> None:
         """Follow from now on; a second call changes nothing."""

@@ -94,6 +94,17 @@ def test_access_line_names_client_user_and_outcome(
     assert line.get("user") == (USER if credentials else None)
 
 
+def test_text_in_place_of_an_address_is_not_logged(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "app")
+    client = Client(trust_proxies(app.wsgi_app, 1))
+    for text in ("jane doe", "x" * 5000, "192.0.2.7:80", "fe80::1%jane"):
+        client.get(PATH, headers=basic(USER, "wrong") | {"X-Forwarded-For": text}).close()
+    lines = [json.loads(JSONFormatter().format(each)) for each in caplog.records]
+    assert {line["client"] for line in lines if line.get("client")} == {"fe80::1"}
+    assert "jane" not in json.dumps(lines)
+    assert "xxx" not in json.dumps(lines)
+
+
 def test_lines_are_for_programs_unless_set_otherwise() -> None:
     assert Settings().log_format == "json"
     assert Settings.from_env({"SCANCER_LOG_FORMAT": "TEXT"}) == replace(Settings(), log_format="text")

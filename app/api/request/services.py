@@ -1,5 +1,6 @@
 """What the rooms of the API share: the app's services, and the facts of the current request."""
 
+import ipaddress
 import random
 import re
 import time
@@ -7,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, cast
 
 from flask import current_app, request
@@ -127,10 +129,19 @@ def make_services(settings: Settings) -> Services:
     )
 
 
+@lru_cache(maxsize=1024)
+def name_client(address: str) -> str:
+    """Return a caller's address as logs have it; nothing for another text, which a proxy may have let through."""
+    try:
+        return str(ipaddress.ip_address(address.partition("%")[0]))  # a zone may be any text
+    except ValueError:
+        return ""
+
+
 def note_audit(action: str, subject: str = "", actor: str | None = None) -> None:
     """Enter in the audit trail what the caller of the current request has done."""
     name = facts().user or "" if actor is None else actor
-    services().audit.note(AuditEntry(name, action, subject, request.remote_addr or ""))
+    services().audit.note(AuditEntry(name, action, subject, name_client(request.remote_addr or "")))
 
 
 def services() -> Services:

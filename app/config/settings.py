@@ -89,8 +89,8 @@ class Settings:
         OWN_DATABASE,
         parse_database,
         "sqlite, or a URL as SQLAlchemy reads it, e.g. postgresql+psycopg://user:password@host/name",
-        "Keeps which model versions are wanted, and the audit trail. `sqlite` is a file in the instance folder; servers "
-        "that share another database serve the same versions, to the same users, whom it keeps too.",
+        "Keeps which model versions are wanted, and the audit trail. `sqlite` is a file in the instance folder. "
+        "Servers that share another database serve the same versions to the same users, whom it keeps too.",
         is_secret=True,
     )
     ts_config: Path | None = file(

@@ -3,6 +3,7 @@
 import threading
 import time
 
+from app.api.login.guesses import group_address
 from app.processes.shared_table import COUNTS, SIGN_INS
 
 SIGN_IN_S = 12 * 3600
@@ -27,7 +28,7 @@ class SignIns:
 
     def is_new(self, name: str, way: str, address: str) -> bool:
         """Whether a user has not come in this way from this address in a while."""
-        key, now = (name, way, address), time.monotonic()
+        key, now = (name, way, group_address(address)), time.monotonic()
         with self._lock:
             if self._seen.get(key, 0.0) > now:
                 return False
@@ -36,8 +37,8 @@ class SignIns:
             self._seen[key] = now + LOOK_S
         return SIGN_INS.add(SIGN_INS.hash(*key), 1, SIGN_IN_S) == 1
 
-    def is_new_failure(self, *key: str) -> bool:
-        """Whether a failure is to be entered; `key` says of what kind it is."""
-        if COUNTS.add(COUNTS.hash("failure", *key), 1, FAILURE_S) > 1:
+    def is_new_failure(self, reason: str, name: str, address: str) -> bool:
+        """Whether a failed sign-in is to be entered."""
+        if COUNTS.add(COUNTS.hash("failure", reason, name, group_address(address)), 1, FAILURE_S) > 1:
             return False
         return COUNTS.add(COUNTS.hash("failures"), 1, 60.0) <= FAILURES_A_MINUTE

@@ -50,11 +50,11 @@ def require(role: str) -> Callable[[View], View]:
             header = environ.get("HTTP_AUTHORIZATION", "")
             if not header.isascii():  # werkzeug's reader of base64 raises an error of its own for these
                 refuse(HTTPStatus.UNAUTHORIZED)
-            user = authenticator.recall(header)
-            if user is None and (token := find_token(header)) is not None:
-                refuse_token(authenticator, token)
+            token = find_token(header)
+            user = authenticator.recall(header) if token is None else verify_token(authenticator, token)
             if user is not None:
-                if role not in admit(user, name_way(header)).roles:
+                way = BASIC if token is None else f"token {read_token_id(token)}"
+                if role not in admit(user, way).roles:
                     refuse(HTTPStatus.FORBIDDEN)
                 return limited(*args, **kwargs)
             # Flask-HTTPAuth lets every OPTIONS pass, for the sake of CORS; here one answers a document.
@@ -120,14 +120,11 @@ def find_name(name: str) -> str:
     return name if current_app.extensions["authenticator"].find(name) is not None else ""
 
 
-def name_way(header: str) -> str:
-    """Return how the sender of an `Authorization` header that is right came in, for the audit trail."""
-    token = find_token(header)
-    return BASIC if token is None else f"token {read_token_id(token)}"
-
-
 def admit(user: User, way: str) -> User:
-    """Note who asks, and return the user: for a proxy that signed in itself, the one whom it names."""
+    """Note who asks, and return the user: for a proxy that signed in itself, the one whom it names.
+
+    `way` is how the user came in, for the audit trail.
+    """
     known: RequestFacts = request.environ[FACTS]
     header = services().settings.user_header
     if user.role == PROXY and header != NO_HEADER:
@@ -148,9 +145,13 @@ def find_named(proxy: User, header: str) -> User:
     return named
 
 
-def refuse_token(authenticator: Authenticator, text: str) -> None:
-    """Answer 401 for a token that is expired or wrong, or 429 where an address has sent too many wrong ones."""
+def verify_token(authenticator: Authenticator, text: str) -> User:
+    """Return the user of a token. Raises `UnauthorizedError` for one that is expired or wrong, or `TooManyLoginsError`
+    where an address has sent too many wrong ones.
+    """
     owner, token = authenticator.find_token(text)
+    if token is not None and not token.is_expired():
+        return owner
     if token is not None:
         note_failure("wrong", f"token {token.id} has expired", owner.name)
         raise UnauthorizedError("The token has expired; ask the operator for another one.")

@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+from functools import lru_cache
 from typing import NamedTuple
 
 from app.api.login.rate_limits import RateLimits
@@ -78,6 +79,7 @@ class Guesses:
         return group if self._homes.has(self._homes.hash("home", name, group)) else EVERYWHERE
 
 
+@lru_cache(maxsize=1024)
 def group_address(address: str) -> str:
     """Return the addresses that one caller may have, as one text: of IPv6 that is a network of 64 bits."""
     try:

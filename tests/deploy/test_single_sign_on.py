@@ -17,10 +17,8 @@ from app.users import UsersFile
 from tests.conftest import PASSWORD, LiveServer, find_free_ports, within
 from tests.e2e.test_nginx import NGINX, SERVER_START, Proxy
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)"),
-]
+NEEDS_NGINX = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)")
+pytestmark = [pytest.mark.slow, NEEDS_NGINX]
 SHIPPED = PROJECT_ROOT / "deploy/nginx/single_sign_on.conf"
 ADA, KEEPER, STRANGER = "ada@hospital.example", "keeper", "nobody@hospital.example"
 MODEL = "/models/pcam-classification"

@@ -2,6 +2,7 @@
 
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,6 +232,30 @@ def test_file_of_the_release_before_is_read(tmp_path: Path) -> None:
     (tmp_path / USERS_FILE).write_text("# users\n\nada:manage:scrypt:32768:8:1$salt$hash\n")
     (tmp_path / USERS_FILE).chmod(0o600)
     assert UsersFile(tmp_path).read() == {"ada": User("ada", "manage", "scrypt:32768:8:1$salt$hash")}
+
+
+@pytest.mark.parametrize("name", ["*", "a*", "[ab]", "?", "", "ä", "a b", "a:b", "a\n", "-a", "system:root", "x" * 65])
+def test_name_that_could_be_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsersError, match="a name is 1 to 64 letters"):
+        UsersFile(tmp_path).add(name, "predict", PASSWORD)
+    assert not (tmp_path / USERS_FILE).exists()
+
+
+def test_changes_of_the_file_by_many_at_a_time_are_all_kept(tmp_path: Path) -> None:
+    file = UsersFile(tmp_path)
+    for name in ("ada", "bob"):
+        file.add(name, "predict", PASSWORD)
+    authenticator, (text, _) = Authenticator(file), file.add_token("ada", None)
+    with ThreadPoolExecutor(8) as pool:
+        made = [pool.submit(file.add_token, "bob", 60) for _ in range(16)]
+        removed = pool.submit(file.remove, "ada")
+        seen = [authenticator.recall(f"Bearer {text}") for _ in range(200)]
+        removed.result()
+    tokens = {each.result()[1] for each in made}
+    assert set(file.read()["bob"].tokens) == tokens
+    assert authenticator.recall(f"Bearer {text}") is None
+    known = [user is not None for user in seen]
+    assert known == sorted(known, reverse=True)  # once removed, never seen again
 
 
 def test_commands_make_list_and_revoke_tokens(own: Flask, users: UsersFile, client: FlaskClient) -> None:

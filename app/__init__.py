@@ -31,8 +31,8 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
 
     settings = prepare_settings(settings)
     app, services = RoutedFlask(settings), make_services(settings)
-    app.extensions[EXTENSION] = services
-    app.extensions["authenticator"] = authenticator = make_authenticator(settings, services.limits)
+    authenticator = make_authenticator(settings, services.limits, services.followed)
+    app.extensions |= {EXTENSION: services, "authenticator": authenticator}
     register_error_handlers(app)
     register_blueprints(app, services.metrics)
     write_page = register_pages(app)
@@ -46,7 +46,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     # A command other than `flask run` serves nobody: adding a user must not wait for the models.
     command = click.get_current_context(silent=True)
     if command is not None and command.info_name == "run":
-        configure_logs(settings.log_level)
+        configure_logs(settings.log_level, settings.log_format)
     if command is None or command.info_name == "run":
         services.follower.start()
     return app

@@ -64,7 +64,7 @@ def make_config(settings: Settings) -> dict[str, Any]:
         "worker_tmp_dir": str(found) if (found := find_memory_folder()) else None,
         # Off: gunicorn's access log prints user names as they came. `app/api/request/observation.py` writes ours.
         "accesslog": None,
-        "logconfig_dict": make_log_config(settings.log_level),
+        "logconfig_dict": make_log_config(settings.log_level, settings.log_format),
         **configure_tls(settings),
         "on_starting": partial(on_starting, settings),
         "when_ready": partial(when_ready, settings),
@@ -136,7 +136,20 @@ def when_ready(settings: Settings, server: Any) -> None:
     if settings.auth == "off":
         log.warning("nobody is asked for a password: SCANCER_AUTH=off")
         return
+    warn_of_users(settings, log)
+
+
+def warn_of_users(settings: Settings, log: logging.Logger) -> None:
+    """Log what an operator should know of the users."""
     users_file = UsersFile(settings.instance)
+    if settings.database != OWN_DATABASE:
+        if users_file.path.exists():
+            reason = (
+                f"SCANCER_DATABASE keeps the users. {users_file.path} is read only into a database that never had any; "
+                "'flask users import' adds those of the file later. Move the file away to end this warning."
+            )
+            log.warning("the users file does not count", extra={"reason": reason})
+        return
     try:
         users = users_file.read()
     except UsersError as error:
@@ -173,7 +186,10 @@ def post_worker_init(settings: Settings, worker: Any) -> None:
     """Settle a worker that has loaded everything: what it counts, what it collects, logs and prints."""
     worker.count_refusal = worker.wsgi.extensions["scancer"].metrics.count_refusal
     worker.is_streamed = worker.wsgi.router.is_streamed
+    followed = worker.wsgi.extensions["scancer"].followed
     if settings.auth == "on":
+        if followed is not None:
+            followed.start()
         worker.is_known = worker.wsgi.extensions["authenticator"].knows
     # Modules and models live as long as the worker; looking through them again and again empties the caches.
     gc.collect()
@@ -182,7 +198,7 @@ def post_worker_init(settings: Settings, worker: Any) -> None:
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     bound_heaps()
-    silence_native_libraries(settings.log_level)
+    silence_native_libraries(settings)
 
 
 def bound_heaps() -> None:
@@ -196,14 +212,14 @@ def bound_heaps() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def silence_native_libraries(log_level: str) -> None:
+def silence_native_libraries(settings: Settings) -> None:
     """Keep what C libraries print out of the log: libtiff writes bytes of damaged pictures to file descriptor 2.
 
     Python's own standard error, and with it the log, moves to a copy of the descriptor.
     """
     sys.stderr.flush()
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    configure_logs(log_level)
+    configure_logs(settings.log_level, settings.log_format)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
@@ -212,7 +228,11 @@ def silence_native_libraries(log_level: str) -> None:
 def worker_exit(server: Any, worker: Any) -> None:
     """Let the worker's engines go, and with them the processes of natively run models."""
     if worker.wsgi is not None:
-        worker.wsgi.extensions["scancer"].follower.close()
+        services = worker.wsgi.extensions["scancer"]
+        services.audit.close()
+        if services.followed is not None:
+            services.followed.close()
+        services.follower.close()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

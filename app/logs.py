@@ -1,8 +1,10 @@
-"""JSON lines on stderr: one object a line, from closed sets of fields; never pixels, file names or passwords."""
+"""The log on stderr: an event a line, from closed sets of fields; never pixels, file names or passwords."""
 
 import json
 import logging
 import logging.config
+import re
+import threading
 import time
 import traceback
 from functools import lru_cache
@@ -12,6 +14,7 @@ from typing import Any
 FIELDS = (
     *("request_id", "user", "method", "rule", "status", "model", "version"),
     *("outcome", "images", "bytes", "sha256", "ms", "reason"),
+    *("client", "event", "action", "subject"),
 )
 """What a line may carry besides time, level, logger and message; anything else given as `extra` is dropped."""
 
@@ -34,6 +37,24 @@ class JSONFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+class TextFormatter(logging.Formatter):
+    """Formats a record for a person: time, level, message, then its fields; in ASCII, so no value can forge a line."""
+
+    PLAIN = re.compile(r"[A-Za-z0-9_.:/<>@*+-]+")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and below it a traceback, indented, if there is one."""
+        given = record.__dict__
+        time_ = f"{write_second(int(record.created))}.{int(record.msecs):03d}Z"
+        words = [time_, f"{record.levelname:<7}", json.dumps(record.getMessage())[1:-1]]
+        for name in FIELDS:
+            if name in given:
+                text = str(given[name])
+                words.append(f"{name}={text if self.PLAIN.fullmatch(text) else json.dumps(text)}")
+        lines = self.formatException(record.exc_info).splitlines() if record.exc_info else []
+        return "\n    ".join([" ".join(words), *(json.dumps(line)[1:-1] for line in lines)])
+
+
 @lru_cache(maxsize=1)
 def write_second(second: int) -> str:
     """A second since 1970, in UTC."""
@@ -53,23 +74,35 @@ class CallersTextFilter(logging.Filter):
         return True
 
 
+def log_thread_fault(fault: threading.ExceptHookArgs) -> None:
+    """Log the fault that ended a thread, where Python would print a traceback; for `threading.excepthook`."""
+    if isinstance(fault.exc_value, Exception):
+        name = fault.thread.name if fault.thread is not None else "unknown"
+        reason = f"{describe_fault(fault.exc_value)}, in the thread {name}"
+        logging.getLogger("app.threads").error("a fault ended a thread", extra={"reason": reason})
+
+
 def describe_fault(error: Exception) -> str:
     """Return an error's kind and places, without its message, which may quote a caller."""
     places = [f"{Path(frame.f_code.co_filename).name}:{line}" for frame, line in traceback.walk_tb(error.__traceback__)]
     return f"{type(error).__name__} at {' '.join(places)}"
 
 
-def make_log_config(level: str) -> dict[str, Any]:
-    """Make the argument of `logging.config.dictConfig`: gunicorn's own lines take the same shape as ours."""
+def make_log_config(level: str, shape: str = "json") -> dict[str, Any]:
+    """Make the argument of `logging.config.dictConfig`: gunicorn's own lines take the same shape as ours.
+
+    `shape` is a value of `SCANCER_LOG_FORMAT`.
+    """
     own = {"level": level, "handlers": ["stderr"], "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"json": {"()": "app.logs.JSONFormatter"}},
+        "formatters": {"json": {"()": "app.logs.JSONFormatter"}, "text": {"()": "app.logs.TextFormatter"}},
         "filters": {"callers text": {"()": "app.logs.CallersTextFilter"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": shape}},
         "loggers": {
             "app": own,
+            "app.audit": {**own, "level": "INFO"},
             "gunicorn.error": {**own, "filters": ["callers text"]},
             "py.warnings": own,
             # The development server's own lines hold paths as they came; ours hold route rules.
@@ -79,6 +112,7 @@ def make_log_config(level: str) -> dict[str, Any]:
     }
 
 
-def configure_logs(level: str) -> None:
-    """Have this process log in that shape, lines of a level or above."""
-    logging.config.dictConfig(make_log_config(level))
+def configure_logs(level: str, shape: str) -> None:
+    """Have this process log in a shape, lines of a level or above, and the faults of its threads too."""
+    logging.config.dictConfig(make_log_config(level, shape))
+    threading.excepthook = log_thread_fault

@@ -7,7 +7,7 @@ from flask.typing import ResponseReturnValue
 
 from app.api.management.descriptions import make_description, make_summary
 from app.api.management.management_endpoints import describe_registered, list_registered
-from app.api.request.auth import require
+from app.api.request.auth import list_askable, require
 from app.api.request.routing import asks_management
 from app.api.request.services import NOTICE, facts, services
 from app.errors import ResourceNotFoundError
@@ -29,7 +29,7 @@ def list_models() -> ResponseReturnValue:
     """List the default version of every model: with its state, or at the management address as TorchServe does."""
     if asks_management(services().settings):
         return list_registered()
-    models = [make_summary(entry) for entry in services().registry.defaults()]
+    models = [make_summary(entry) for entry in list_askable(services().registry.defaults())]
     return jsonify({"models": models, "notice": NOTICE})
 
 

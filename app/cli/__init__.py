@@ -1,4 +1,4 @@
-"""The commands: `flask users …`, `flask models …`, `flask classify …`, `flask backup` and others."""
+"""The commands: `flask users …`, `flask models …`, `flask classify …`, `flask audit`, `flask backup` and others."""
 
 import click
 from flask import Flask
@@ -9,6 +9,7 @@ from app.cli import (  # each adds its commands to models_commands
     exchange_commands,  # noqa: F401
     signature_commands,  # noqa: F401
 )
+from app.cli.audit_command import print_audit
 from app.cli.classify_command import classify
 from app.cli.measuring import (
     calibration_commands,  # noqa: F401
@@ -27,6 +28,7 @@ def register_commands(app: Flask) -> None:
     """Add the commands to `flask`."""
     app.cli.add_command(users_commands)
     app.cli.add_command(models_commands)
+    app.cli.add_command(print_audit)
     app.cli.add_command(classify)
     app.cli.add_command(backup)
     app.cli.add_command(restore)

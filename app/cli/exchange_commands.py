@@ -7,6 +7,7 @@ import click
 
 from app.api.request.changes import await_workers
 from app.api.request.services import services
+from app.cli.audit_command import record
 from app.cli.model_choice import FILE, await_server, choose_folders, explain, models_commands
 from app.engines.process_engine import runs_natively
 from app.exchange.model_format import ModelFormat, identify
@@ -106,6 +107,7 @@ def add_what_it_is(
     name, version = key
     default = before.find_default(name) if name in before.versions and not is_default else version
     change = changes.set_default(name, default)
+    record("model added", "/".join(key))
     await_server(replace(change, key=key))
     click.echo(f"ok {name}/{version}: {done}")
     if default != version:
@@ -128,6 +130,7 @@ def remove_model(name: str) -> None:
     """
     model, _, version = name.partition("/")
     change = services().changes.unregister(model, version or None)
+    record("model unregistered", "/".join(change.key))
     await_workers(change)
     services().changes.sweep()
     label = "/".join(change.key)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from app.api.request.services import services
+from app.cli.audit_command import record
 from app.cli.model_choice import FILE, choose_folders, explain, models_commands
 from app.config.settings import Settings
 from app.errors import ModelFolderError, ModelNotFoundError
@@ -80,7 +81,8 @@ def trust_public_key(public_key: Path | None) -> None:
     instance = services().settings.instance
     try:
         if public_key is not None:
-            trust_key(instance, public_key.read_text(encoding="utf-8"))
+            trusted = trust_key(instance, public_key.read_text(encoding="utf-8"))
+            record("key trusted", f"key {trusted.name} {trusted.text}")
         for key in read_trusted_keys(instance):
             click.echo(f"{key.name}\t{key.text}")
     except (ModelFolderError, OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ OWN_DATABASE = "sqlite"
 """Setting of the state store that is a SQLite file in the instance folder."""
 OWN_STORE = "memory"
 """Setting of the counts of logins and predictions that are kept in the memory of the server's workers."""
-NO_RATE = "off"
+NO_RATE = NO_HEADER = "off"
 NO_ENVELOPE = "none"
 ENVELOPES = (NO_ENVELOPE, "body", "json", "kserve", "kservev2")
 """How a request's body may wrap the input of an archive's handler; see `app.handlers.worker.envelopes`."""
@@ -84,6 +84,15 @@ def parse_rate(text: str) -> str:
     if not found and text.lower() != NO_RATE:
         raise ValueError(text)
     return f"{found[1]}/{found[2]}" if found else NO_RATE
+
+
+def parse_header(text: str) -> str:
+    """Read the name of a header of one's own, or the word for none; a proxy's other headers mean something else."""
+    if text.lower() == NO_HEADER:
+        return NO_HEADER
+    if not re.fullmatch(r"X-[A-Za-z0-9-]{1,60}", text) or text.lower().startswith(("x-forwarded", "x-request")):
+        raise ValueError(text)
+    return text
 
 
 def parse_patterns(text: str) -> tuple[str, ...]:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from app.config.cpu_count import count_cores
+from app.config.removed_settings import REMOVED
 from app.config.setting_types import (
+    NO_HEADER,
     NO_RATE,
     OWN_DATABASE,
     OWN_STORE,
@@ -26,6 +28,7 @@ from app.config.setting_types import (
     file,
     folder,
     parse_database,
+    parse_header,
     parse_hosts,
     parse_patterns,
     parse_rate,
@@ -48,28 +51,6 @@ CALLER_IS_GONE, SERVER_IS_STOPPING = "scancer.caller_is_gone", "scancer.server_i
 ANSWER_DELAY_S, CALLER_IS_KNOWN = "scancer.answer_delay_s", "scancer.caller_is_known"
 """What the application tells our worker there: for how many seconds its answer is to be withheld, and whether the
 caller's password was right."""
-REMOVED = {
-    "COMPILE_MEMORY_BYTES": "SCANCER_MODEL_MEMORY_BYTES takes its place",
-    "DOWNLOAD_TIMEOUT_S": "fetching a model from a URL may always take 300 s",
-    "ENGINE": 'a model runs in its own framework if its model.toml says engine = "native"',
-    "ENVELOPE": 'each archive names its own in MAR-INF/MANIFEST.json, as in "model": {"envelope": "kserve"}',
-    "GRACEFUL_TIMEOUT_S": "set gunicorn's own option, as in GUNICORN_CMD_ARGS='--graceful-timeout 60'; "
-    "SCANCER_STOP_DELAY_S is a part of that time",
-    "HANDLER_MEMORY_BYTES": "SCANCER_MODEL_MEMORY_BYTES takes its place",
-    "HANDLER_QUEUE_SIZE": "each archive says it in its model-config.yaml (jobQueueSize); without that it is 100",
-    "HANDLER_RESPONSE_TIMEOUT_S": "SCANCER_RESPONSE_TIMEOUT_S takes its place",
-    "HANDLER_STARTUP_TIMEOUT_S": "an archive says it in its model-config.yaml (startupTimeout), or its registration "
-    "(startup_timeout); without these it is 120 s",
-    "INITIAL_WORKERS": "each registration says it, as in 'POST /models?url=NAME&initial_workers=1', or the "
-    "model-config.yaml of an archive (minWorkers); without these it is 0",
-    "KEEPALIVE_S": "set gunicorn's own option, as in GUNICORN_CMD_ARGS='--keep-alive 5'",
-    "LOADED_AT_START": "a worker loads 2 compiled models when it starts, the others when they are first asked for",
-    "LOGIN_MEMORY_S": "a worker remembers a verified password for 300 s, or until the users file changes",
-    "MAX_SIDE_PX": "a picture may always have 16384 pixels on a side; SCANCER_MAX_PIXELS limits its area",
-    "NATIVE_TIMEOUT_S": "SCANCER_RESPONSE_TIMEOUT_S takes its place",
-    "REQUEST_TIMEOUT_S": "set gunicorn's own option, as in GUNICORN_CMD_ARGS='--timeout 60'",
-}
-"""What takes the place of a setting that is gone, by its name without `SCANCER_`; one still set stops the start."""
 MAX_WORKERS = 256
 KIB = 1024
 MIB = 1024 * KIB
@@ -114,8 +95,8 @@ class Settings:
         OWN_DATABASE,
         parse_database,
         "sqlite, or a URL as SQLAlchemy reads it, e.g. postgresql+psycopg://user:password@host/name",
-        "Keeps which model versions are wanted. `sqlite` is a file in the instance folder; servers that share another "
-        "database serve the same versions.",
+        "Keeps which model versions are wanted, and the audit trail. `sqlite` is a file in the instance folder. "
+        "Servers that share another database serve the same versions to the same users, whom it keeps too.",
         is_secret=True,
     )
     ts_config: Path | None = file(
@@ -132,6 +113,13 @@ class Settings:
         "Proxies in front of the server, one behind the other. From so many it believes `X-Forwarded-For`, `-Proto`, "
         "`-Host` and `-Prefix`, so links begin as the caller's did. Set it only if nobody but the proxies can reach "
         "the server, and each of them writes all four headers, as the shipped nginx file does.",
+    )
+    user_header: str = setting(
+        NO_HEADER,
+        parse_header,
+        "off, or the name of a header that begins with X-, e.g. X-Scancer-User",
+        "Names the user whom a proxy has signed in (single sign-on). It is believed from a proxy that itself sends the "
+        "token of a user with the role `proxy`, and from nobody else; `SCANCER_TRUSTED_PROXIES` must count it.",
     )
     limits_store: str = setting(
         OWN_STORE,
@@ -234,7 +222,14 @@ class Settings:
         (0, 256),
         "Cores that one inference may use in each worker. 0: one core, or all cores for a model that takes over 50 ms.",
     )
-    log_level: str = choice("INFO", ("DEBUG", "INFO", "WARNING", "ERROR"), "Least severe log line that is written.")
+    log_level: str = choice(
+        "INFO",
+        ("DEBUG", "INFO", "WARNING", "ERROR"),
+        "Least severe log line that is written; lines of the audit trail always are.",
+    )
+    log_format: str = choice(
+        "json", ("json", "text"), "`text` writes log lines for a person; `json` one object a line."
+    )
     ts_remarks: tuple[str, ...] = field(default=(), compare=False)
     """No setting: one remark for each key of `ts_config` that counts in part or not at all."""
 
@@ -251,6 +246,8 @@ class Settings:
         if ("tls_certificate" in values) != ("tls_key" in values):
             raise SettingsError("SCANCER_TLS_CERTIFICATE and SCANCER_TLS_KEY go together: one of them is not set.")
         settings = cls(**values, ts_remarks=tuple(remarks))
+        if settings.user_header != NO_HEADER and not settings.trusted_proxies:
+            raise SettingsError("SCANCER_USER_HEADER needs SCANCER_TRUSTED_PROXIES: the number of proxies in front.")
         far = [str(address) for address in settings.addresses if not address.is_loopback]
         if settings.auth == "off" and far:
             raise SettingsError(

@@ -110,5 +110,5 @@ class SharedTable:
                 fcntl.lockf(self._lock_file, fcntl.LOCK_UN)
 
 
-COUNTS, PROOFS = SharedTable(1024), SharedTable(1024)
-"""Of one server: how often something was tried, and which passwords were right."""
+COUNTS, PROOFS, SIGN_INS = SharedTable(1024), SharedTable(1024), SharedTable(1024)
+"""Of one server: how often something was tried, which passwords were right, and who came in lately."""

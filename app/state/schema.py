@@ -18,6 +18,8 @@ READABLE = (UNMARKED_VERSION, SCHEMA_VERSION)
 """Versions whose tables may be read as they are; a store of an older one is brought forward first."""
 GENERATION, VERSIONS, DEFAULTS, STRAYS = "scancer_generation", "scancer_versions", "scancer_defaults", "scancer_strays"
 LOADS, SHADOWS, OUTCOMES = "scancer_loads", "scancer_shadows", "scancer_outcomes"
+USERS, TOKENS, USERS_MARK = "scancer_users", "scancer_tokens", "scancer_users_mark"
+AUDIT = "scancer_audit"
 """Newer than the other tables: a store without them is sound, and gets them with the next change."""
 REMEDY = "restore it from a backup, or move it away and register the models anew"
 UNSAID = {field.name: field.default for field in fields(WantedVersion) if field.name in POOL_BOUNDS}
@@ -63,6 +65,28 @@ TABLES = {
         Column("class_name", "text"),
         Column("score", "real", may_be_null=True),
         Column("truth", "text"),
+    ),
+    USERS: (
+        Column("name", "text", 64, is_key=True),
+        Column("role", "text", 16),
+        Column("password_hash", "text", 255),
+        Column("models", "text"),
+    ),
+    TOKENS: (
+        Column("id", "text", 8, is_key=True),
+        Column("name", "text", 64),
+        Column("digest", "text", 64),
+        Column("made", "large"),
+        Column("expires", "large", may_be_null=True),
+    ),
+    USERS_MARK: (Column("id", "whole", is_key=True), Column("value", "large")),
+    AUDIT: (
+        Column("id", "text", 32, is_key=True),
+        Column("at_ms", "large"),
+        Column("actor", "text", 64),
+        Column("action", "text", 32),
+        Column("subject", "text", 400),
+        Column("client", "text", 64),
     ),
 }
 

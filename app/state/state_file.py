@@ -5,10 +5,11 @@ change would make all workers import it at once, while they answer requests.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from app.errors import OlderStateError, StateStoreError
 from app.state import schema
@@ -19,7 +20,7 @@ FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 
 class StateFile:
-    """The file, for reading; `StateStore` makes it.
+    """The file, without SQLAlchemy: for reading, and for rows that nothing follows. `StateStore` makes it.
 
     Every method raises `StateStoreError` if the file cannot be read, and `OlderStateError` if `StateStore` must bring
     it forward first.
@@ -39,6 +40,20 @@ class StateFile:
         """Return all that is wanted, as one transaction sees it."""
         with self._open() as connection:
             return schema.read_state(partial(read_rows, connection)) if connection is not None else WantedState()
+
+    def insert(self, table: str, row: Mapping[str, Any]) -> bool:
+        """Add a row to a table; return False if the table was not made yet."""
+        names, places = ", ".join(row), ", ".join("?" * len(row))
+        try:
+            with closing(self._connect_as("mode=rw", "BEGIN IMMEDIATE")) as connection:
+                schema.check_version(connection.execute("PRAGMA user_version").fetchone()[0])
+                if not has_table(connection, table):
+                    return False
+                connection.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", [*row.values()])  # noqa: S608  # our own names
+                connection.commit()
+        except sqlite3.Error as error:
+            raise StateStoreError(f"the state store cannot be used: {type(error).__name__}") from error
+        return True
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection | None]:
@@ -67,11 +82,11 @@ class StateFile:
             return self._connect_as("mode=ro&immutable=1")
         return connection
 
-    def _connect_as(self, mode: str) -> sqlite3.Connection:
+    def _connect_as(self, mode: str, begin: str = "BEGIN") -> sqlite3.Connection:
         address = f"{self._path.resolve().as_uri()}?{mode}"
         connection = sqlite3.connect(address, BUSY_TIMEOUT_S, uri=True, isolation_level=None)
         connection.row_factory = sqlite3.Row
-        connection.execute("BEGIN")
+        connection.execute(begin)
         return connection
 
 

@@ -7,7 +7,7 @@ Import this module only to change something, or to read another database: SQLAlc
 `state_file` reads the SQLite file without it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,30 +23,13 @@ from app.processes.exposure import make_private
 from app.state import schema
 from app.state.migrations import migrate
 from app.state.outcome import Outcome
+from app.state.sql_tables import metadata, tables
 from app.state.state_file import BUSY_TIMEOUT_S, FULL
 from app.state.wanted import Key, Shadow, WantedState, WantedVersion
 
 WRITERS_LOCK = 7266263  # any number, for PostgreSQL's advisory locks
 VERSION_TABLE = "scancer_schema"
 """Holds the schema's version where the database has no place for it; SQLite has `PRAGMA user_version`."""
-
-
-def make_column(column: schema.Column) -> sql.Column[Any]:
-    """Make SQLAlchemy's column of a column of the schema."""
-    kinds: dict[str, sql.types.TypeEngine[Any]] = {
-        "whole": sql.Integer(),
-        "large": sql.BigInteger(),
-        "truth": sql.Boolean(),
-        "real": sql.Double(),
-        "text": sql.String(column.length) if column.length else sql.Text(),
-    }
-    return sql.Column(
-        column.name, kinds[column.kind], primary_key=column.is_key, autoincrement=False, nullable=column.may_be_null
-    )
-
-
-metadata = sql.MetaData()
-tables = {name: sql.Table(name, metadata, *map(make_column, columns)) for name, columns in schema.TABLES.items()}
 generations = tables[schema.GENERATION]
 schema_versions = sql.Table(
     VERSION_TABLE, sql.MetaData(), sql.Column("version", sql.Integer, primary_key=True, autoincrement=False)
@@ -91,7 +74,7 @@ class StateStore:
         with ExitStack() as undo, translate_errors():
             self._engine = make_engine(url)
             undo.callback(self.close)
-            with self._write() as connection:
+            with self.write() as connection:
                 prepare_tables(connection)
             undo.pop_all()
 
@@ -115,7 +98,7 @@ class StateStore:
 
         Nothing is changed if the block raises. The draft's generation is that of the change.
         """
-        with translate_errors(), self._write() as connection:
+        with self.write() as connection:
             connection.execute(sql.select(generations).with_for_update())  # excludes other writers on other databases
             before = schema.read_state(partial(read_rows, connection))
             kept = dict(before.versions), dict(before.defaults), set(before.strays), dict(before.loads)
@@ -126,7 +109,7 @@ class StateStore:
     def put_outcome(self, outcome: Outcome) -> None:
         """Keep the truth of an answer, in the place of an earlier one."""
         table = tables[schema.OUTCOMES]
-        with translate_errors(), self._write() as connection:
+        with self.write() as connection:
             keys = table.c.request_id == outcome.request_id, table.c.position == outcome.position
             connection.execute(sql.delete(table).where(*keys))
             connection.execute(sql.insert(table).values(asdict(outcome)))
@@ -138,10 +121,24 @@ class StateStore:
         with translate_errors(), self._engine.connect() as connection:
             return [Outcome(**row) for row in connection.execute(query).mappings()]
 
+    def insert(self, table: str, row: Mapping[str, Any]) -> None:
+        """Add a row to a table."""
+        with self.write() as connection:
+            connection.execute(sql.insert(tables[table]).values(**row))
+
     @contextmanager
-    def _write(self) -> Iterator[sql.Connection]:
+    def look(self) -> Iterator[sql.Connection]:
+        """Lend a connection that reads."""
+        with translate_errors(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sql.Connection]:
         """Begin a transaction that writes; on SQLite and PostgreSQL it excludes other writers, also of new tables."""
-        with self._engine.connect().execution_options(scancer_writes=True) as connection, connection.begin():
+        with ExitStack() as stack:
+            stack.enter_context(translate_errors())
+            connection = stack.enter_context(self._engine.connect().execution_options(scancer_writes=True))
+            stack.enter_context(connection.begin())
             if connection.dialect.name == "postgresql":
                 connection.execute(sql.text("SELECT pg_advisory_xact_lock(:number)"), {"number": WRITERS_LOCK})
             yield connection
@@ -193,8 +190,9 @@ def prepare_tables(connection: sql.Connection) -> None:
         schema.check_columns(table, [each["name"] for each in sql.inspect(connection).get_columns(table)])
     if found != schema.SCHEMA_VERSION:
         write_schema_version(connection)
-    if connection.scalar(sql.select(generations.c.value)) is None:
-        connection.execute(sql.insert(generations).values(id=1, value=0))
+    for counted in (generations, tables[schema.USERS_MARK]):
+        if connection.scalar(sql.select(counted.c.value)) is None:
+            connection.execute(sql.insert(counted).values(id=1, value=0))
 
 
 def read_schema_version(connection: sql.Connection) -> int:

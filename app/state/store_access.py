@@ -1,9 +1,9 @@
 """Opens the state store when there is one to open, or something to write into it."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.config.setting_types import OWN_DATABASE
 from app.config.settings import Settings
@@ -63,6 +63,12 @@ class StoreAccess:
                     self._settings.instance.mkdir(parents=True, exist_ok=True)
                 self._store = StateStore(self._file if self._is_own else self._settings.database)
             return self._store
+
+    def append(self, table: str, row: Mapping[str, Any]) -> None:
+        """Add a row to a table that nothing follows; raises `StateStoreError` or `DiskFullError`."""
+        if self._is_own and self._store is None and self._file.exists() and StateFile(self._file).insert(table, row):
+            return
+        self.open().insert(table, row)
 
     def close(self) -> None:
         """Close the connections."""

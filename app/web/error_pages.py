@@ -15,7 +15,7 @@ ADVICE = {
         "The quick start printed those of its user, demo. On another server, ask its operator, who makes a user with: "
         "flask users add NAME. Then load this page again.",
     ),
-    403: ("Your user may not do this", "Ask the operator for a user with the role that this needs."),
+    403: ("Your user may not do this", "Ask the operator for a user who may do this, or who may ask this model."),
     404: ("Nothing is here", "Check the address, or start at the list of models."),
     405: (
         "This address is for programs",

@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 from app.api.models import describe
 from app.api.predict.answers import read_patience
 from app.api.predict.predictions import classify
-from app.api.request.auth import require
+from app.api.request.auth import list_askable, require
 from app.api.request.changes import refuse_other_sites
 from app.api.request.observation import WritePage
 from app.api.request.services import NOTICE, facts, services
@@ -51,7 +51,7 @@ def choose(page: Any, view: Any) -> Any:
 @require("predict")
 def show_home() -> Response:
     """Say what this is, and show the default version of every model."""
-    described = [describe_if_there(entry.folder.name, None) for entry in services().registry.defaults()]
+    described = [describe_if_there(entry.folder.name, None) for entry in list_askable(services().registry.defaults())]
     models = [each for each in described if each is not None]
     facts().model = facts().version = None
     return render_page("home.html", models=models)

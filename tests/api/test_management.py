@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from app import create_app
 from app.api.management.management_shapes import make_registered_list
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
+from app.state.store_access import StoreAccess
 from app.users import USERS_FILE
 from tests.api.test_openapi import read_document, validate_answer
 from tests.conftest import MANAGER, MANAGER_PASSWORD, basic, find_first_versions
@@ -392,7 +394,8 @@ def test_changes_need_the_role_and_no_page_of_another_site(manager: Manager) -> 
         # There the paths but one are also those of descriptions.
         expected = (404, "ResourceNotFound") if path.endswith("default") else (405, "MethodNotAllowed")
         assert (elsewhere.status_code, elsewhere.json["type"]) == (expected[0], expected[1] + "Exception")
-    assert not (manager.settings.instance / "state.db").exists()
+    with closing(StoreAccess(manager.settings)) as access:
+        assert access.read_generation() == 0  # nothing was ever changed
 
 
 def test_changes_are_taken_from_a_page_of_this_site(manager: Manager) -> None:

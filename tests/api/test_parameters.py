@@ -17,6 +17,7 @@ from app import create_app
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.manifest.bounds import BATCH_DELAY_MS, BATCH_SIZE, TIMEOUT_S, UNLOAD_TIMEOUT_S, WORKERS, Bound, show
+from app.state.store_access import StoreAccess
 from app.users import USERS_FILE
 from tests.api.test_management import DOCUMENT, MANAGE, NAME, Manager, serve
 from tests.conftest import find_first_versions
@@ -47,7 +48,8 @@ def check_refusal(manager: Manager, answer: tuple[int, str], name: str, bound: B
     assert text.startswith(f"BadRequestException: {name}=")
     assert text.endswith(f" is not allowed: it must be a whole number {bound.describe()}")
     assert list(manager.versions()) == ["1.0"]
-    assert not (manager.settings.instance / "state.db").exists()
+    with closing(StoreAccess(manager.settings)) as access:
+        assert access.read_generation() == 0  # nothing was ever changed
 
 
 @pytest.mark.parametrize("name", REGISTERING)

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 import app
 from app.api.kserve.kserve_inference import LABEL, PROBABILITIES, read_flag
 from app.api.kserve.tensors import read_optional_object
-from app.api.request.auth import require
+from app.api.request.auth import list_askable, require
 from app.api.request.bodies import read_document
 from app.api.request.services import NOTICE, facts, is_server_ready, services
 from app.config.settings import Settings
@@ -112,7 +112,7 @@ def list_repository() -> ResponseReturnValue:
     only_ready = read_flag(read_document(read_optional_object, ENDLESS), "ready", default=False)
     states = [
         {"name": entry.folder.name, "version": entry.folder.version, "state": entry.state.value, "reason": entry.reason}
-        for entry in services().registry.entries()
+        for entry in list_askable(services().registry.entries())
         if entry.state is State.READY or not only_ready
     ]
     return jsonify(states)

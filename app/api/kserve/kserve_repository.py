@@ -11,7 +11,7 @@ from app.api.kserve.tensors import read_optional_object, read_parameters
 from app.api.request.auth import require
 from app.api.request.bodies import read_document
 from app.api.request.changes import await_workers, lend_changes, refuse_other_sites
-from app.api.request.services import facts
+from app.api.request.services import facts, note_audit
 from app.errors import BadRequestError, ModelStartError
 from app.pipeline.patience import ENDLESS
 
@@ -43,6 +43,7 @@ def set_loaded(model_name: str, is_loaded: bool) -> ResponseReturnValue:
     with lend_changes() as changes:
         made = changes.set_loaded(model_name, is_loaded)
     facts().model = model_name
+    note_audit("model loaded" if is_loaded else "model unloaded", model_name)
     for change in made:
         if not await_workers(change) and is_loaded:
             raise ModelStartError(f"Failed to start workers for model {model_name} version: {change.key[1]}")

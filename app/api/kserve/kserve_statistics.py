@@ -11,7 +11,7 @@ from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
 from app.api.kserve.kserve_models import find_entry
-from app.api.request.auth import require
+from app.api.request.auth import list_askable, require
 from app.api.request.services import services
 from app.metrics import FAILED, Labels, Totals
 from app.registry.model_entry import ModelEntry
@@ -28,7 +28,7 @@ STAGES = {"success": "whole", "fail": FAILED, "queue": "queue", "compute_input":
 @require("predict")
 def count_all() -> ResponseReturnValue:
     """Count the requests of every version of every model."""
-    return answer(services().registry.entries())
+    return answer(list_askable(services().registry.entries()))
 
 
 @blueprint.get("/v2/models/<model_name>/stats")

@@ -8,17 +8,18 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from app.api.login.guesses import Guesses
 from app.api.login.rate_limits import RateLimits
 from app.config.settings import Settings
-from app.errors import TooManyLoginsError, UsersError
+from app.errors import ServiceUnavailableError, TooManyLoginsError, UsersError
 from app.processes.shared_table import COUNTS, PROOFS, SharedTable
 from app.processes.turns import give_way
-from app.users import HASH_METHOD, User, UsersFile, has_control_characters
+from app.users import HASH_METHOD, Token, User, UsersFile, has_control_characters
+from app.users.user import read_token_id
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,16 @@ LOGIN_MEMORY_S = 300
 WRONG_S = 60.0
 """How long a wrong password is remembered as wrong."""
 TOO_MANY = "Too many logins; try again later."
+
+
+class UserSource(Protocol):
+    """Where users are read from: the file of an instance folder, or a database that is followed."""
+
+    def find_stamp(self) -> object:
+        """Return what changes whenever the users do; may raise `ServiceUnavailableError`."""
+
+    def read(self) -> dict[str, User]:
+        """Return the users by name; may raise `UsersError`."""
 
 
 class Lane:
@@ -77,27 +88,44 @@ class Authenticator:
 
     def __init__(
         self,
-        users_file: UsersFile,
+        source: UserSource,
         memory_s: float = LOGIN_MEMORY_S,
         limits: RateLimits | None = None,
         proofs: SharedTable | None = None,
     ) -> None:
-        self._file, self._memory_s = users_file, memory_s
+        self._source, self._memory_s = source, memory_s
         self._proofs = proofs or SharedTable(64)
         self._guesses = Guesses(limits or RateLimits(), self._proofs)
         self._key, self._lock = os.urandom(32), threading.Lock()
         self._returning, self._existing, self._strange = Lane(64), Lane(2 * MAX_WAITING), Lane(MAX_WAITING)
         self._headers: OrderedDict[bytes, tuple[User, float, bytes]] = OrderedDict()
         self._users: dict[str, User] = {}
-        self._stamp: tuple[int, ...] | None = None
+        self._tokens: dict[str, tuple[User, Token]] = {}
+        self._stamp: object = None
         self._nobody = User("", "predict", generate_password_hash("", HASH_METHOD))
 
     def knows(self, environ: Mapping[str, Any]) -> bool:
-        """Whether the request of a WSGI environment comes with a password that is known to be right."""
-        return self.recall(environ.get("HTTP_AUTHORIZATION", "")) is not None
+        """Whether the request of a WSGI environment comes with a token, or a password that is known to be right."""
+        try:
+            return self.recall(environ.get("HTTP_AUTHORIZATION", "")) is not None
+        except ServiceUnavailableError:
+            return False
+
+    def find(self, name: str) -> User | None:
+        """Return the user of a name, if there is one."""
+        self._refresh()
+        return self._users.get(name)
 
     def recall(self, header: str) -> User | None:
-        """Return the user whose password came before in the same `Authorization` header, if that is still known."""
+        """Return the user whose token an `Authorization` header holds, or whose password came before in the same one.
+
+        None for a password that is not known any more, and for a token that is wrong or expired. Raises
+        `ServiceUnavailableError` if nobody can be known, as every method here that looks users up.
+        """
+        text = find_token(header)
+        if text is not None:
+            owner, token = self.find_token(text)
+            return None if token is None or token.is_expired() else owner
         self._refresh()
         mark, now = hmac.digest(self._key, header.encode(), "sha256"), time.monotonic()
         with self._lock:
@@ -112,6 +140,24 @@ class Authenticator:
         if is_due:
             self._proofs.put(proof, self._memory_s)
         return user
+
+    def find_token(self, text: str) -> tuple[User, Token | None]:
+        """Return the user of a token, expired or not, and what is kept of it; None in its place for a wrong one."""
+        self._refresh()
+        owner, token = self._tokens.get(read_token_id(text), (self._nobody, None))
+        return (owner, token) if token is not None and token.fits(text) else (self._nobody, None)
+
+    def count_wrong_token(self, text: str, address: str) -> None:
+        """Count a wrong token as a failed login of an address. Raises `TooManyLoginsError` if that is at its limit.
+
+        A right token is never refused: nobody can guess the 256 bits of one, so the limit spares the log alone.
+        """
+        wrong = COUNTS.hash("wrong token", text)
+        if not COUNTS.has(wrong):
+            COUNTS.put(wrong, WRONG_S)
+            self._guesses.count_failure_from(address)
+        if wait_s := self._guesses.find_wait_s(address):
+            raise TooManyLoginsError(TOO_MANY, wait_s)
 
     def remember(self, header: str, user: User, password: str) -> None:
         """Remember the `Authorization` header that a verified user sent, for `recall`."""
@@ -174,27 +220,33 @@ class Authenticator:
         return self._proofs.hash("password", user.name, user.role, user.password_hash, password)
 
     def _refresh(self) -> None:
-        """Read the users file again if it is another one than last time."""
-        try:
-            status = self._file.path.stat()
-            stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_mode)
-        except OSError:
-            stamp = (0, 0, 0, 0, 0)
+        """Read the users again if they are others than last time."""
+        stamp = self._source.find_stamp()
         if stamp == self._stamp:
             return
         try:
-            users = self._file.read()
+            users = self._source.read()
         except UsersError as error:
             log.error("no user can log in", extra={"reason": error.message})
             users = {}
+        tokens = {token.id: (user, token) for user in users.values() for token in user.tokens}
         with self._lock:
-            self._users, self._stamp = users, stamp
+            self._users, self._tokens, self._stamp = users, tokens, stamp
 
 
-def make_authenticator(settings: Settings, limits: RateLimits) -> Authenticator | None:
-    """Make the authenticator of a server; None where nobody is asked for a password."""
-    users = UsersFile(settings.instance)
-    return Authenticator(users, limits=limits, proofs=PROOFS) if settings.auth == "on" else None
+def make_authenticator(settings: Settings, limits: RateLimits, followed: UserSource | None) -> Authenticator | None:
+    """Make the authenticator of a server, whose users are those of the file unless they are `followed` elsewhere.
+
+    None where nobody is asked for a password.
+    """
+    source = followed or UsersFile(settings.instance)
+    return Authenticator(source, limits=limits, proofs=PROOFS) if settings.auth == "on" else None
+
+
+def find_token(header: str) -> str | None:
+    """Return what an `Authorization` header holds as a token; None for another scheme."""
+    scheme, _, text = header.partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else None
 
 
 def mark_wrong(name: str, user: User, password: str) -> bytes:

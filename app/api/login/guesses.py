@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+from functools import lru_cache
 from typing import NamedTuple
 
 from app.api.login.rate_limits import RateLimits
@@ -61,6 +62,15 @@ class Guesses:
             if self._limits.count(limit, what, *key) and self._limits.find_wait_s(limit, what, *key):
                 log.warning("logins are limited", extra={"reason": f"{limit} failed of one {what}"})
 
+    def count_failure_from(self, address: str) -> None:
+        """Count a failed login that names nobody."""
+        if self._limits.count(ADDRESS_LIMIT, "address", group_address(address)) and self.find_wait_s(address):
+            log.warning("logins are limited", extra={"reason": f"{ADDRESS_LIMIT} failed of one address"})
+
+    def find_wait_s(self, address: str) -> int:
+        """Return the seconds until an address may fail again; 0 if it may now."""
+        return self._limits.find_wait_s(ADDRESS_LIMIT, "address", group_address(address))
+
     def note_success(self, name: str, address: str) -> None:
         """Note that a name has come in from an address."""
         self._homes.put(self._homes.hash("home", name, group_address(address)), HOME_S)
@@ -69,6 +79,7 @@ class Guesses:
         return group if self._homes.has(self._homes.hash("home", name, group)) else EVERYWHERE
 
 
+@lru_cache(maxsize=1024)
 def group_address(address: str) -> str:
     """Return the addresses that one caller may have, as one text: of IPv6 that is a network of 64 bits."""
     try:

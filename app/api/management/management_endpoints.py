@@ -18,7 +18,7 @@ from app.api.management.descriptions import make_description
 from app.api.management.management_shapes import MAX_PAGE, make_registered, make_registered_list
 from app.api.management.model_bodies import MANIFEST_FIELD, fetch_model, receive_model
 from app.api.predict.answers import read_patience
-from app.api.request.auth import require
+from app.api.request.auth import list_askable, require
 from app.api.request.changes import await_workers, lend_changes, note, refuse_other_sites, translate_errors
 from app.api.request.parameters import Parameters, read_parameters, read_query
 from app.api.request.services import facts, services
@@ -65,7 +65,7 @@ def list_registered() -> ResponseReturnValue:
     """List the default version of every model, a page at a time."""
     query = read_query()
     limit, token = query.page("limit", PAGE_SIZE, MAX_PAGE), query.page("next_page_token", PAGE_TOKEN, 0)
-    return pretty(make_registered_list(services().registry.defaults(), limit, token))
+    return pretty(make_registered_list(list_askable(services().registry.defaults()), limit, token))
 
 
 def describe_registered(name: str, version: str | None) -> ResponseReturnValue:
@@ -117,7 +117,7 @@ def register_model() -> ResponseReturnValue:
     else:
         given.text("url", MAX_NAME_BYTES)
         with lend_changes() as changes:
-            change = note(changes.register(url, wishes, sha256))
+            change = note(changes.register(url, wishes, sha256), "model registered")
     return answer_registration(change, given)
 
 
@@ -137,7 +137,7 @@ def register_file(
     extra = {"request_id": facts().request_id, "bytes": file.size, "sha256": file.sha256}
     log.info("a model has come over the network", extra=extra)
     file.check_sha256(given.text("sha256", MAX_SHA256_BYTES))
-    return note(services().changes.register_file(file.path, url, wishes, manifest, file.quarantine))
+    return note(services().changes.register_file(file.path, url, wishes, manifest, file.quarantine), "model registered")
 
 
 def read_wishes(given: Parameters) -> Wishes:
@@ -172,7 +172,7 @@ def answer_registration(change: Change, given: Parameters) -> Response:
         return status(UPDATING, HTTPStatus.ACCEPTED)
     if not await_workers(change):
         with lend_changes() as changes:
-            await_workers(changes.withdraw(change))
+            await_workers(note(changes.withdraw(change), "model unregistered"))
             changes.sweep()
         raise ModelStartError(f"Failed to start workers for model {name} version: {version}")
     return status(f'Model "{name}" Version: {version} registered with {workers} initial workers')
@@ -193,7 +193,10 @@ def scale_model(model_name: str, version: str | None = None) -> ResponseReturnVa
     given.whole("number_gpu", WORKERS)  # checked alone: there are no GPU workers, and every request is answered first
     given.whole("timeout", UNLOAD_TIMEOUT_S)
     with lend_changes() as changes:
-        change = note(changes.scale(model_name, version, min_workers, min_workers if most is None else most))
+        change = note(
+            changes.scale(model_name, version, min_workers, min_workers if most is None else most),
+            f"model scaled to {min_workers}",
+        )
     if not given.truth("synchronous", False):
         return status(UPDATING, HTTPStatus.ACCEPTED)
     if not await_workers(change) and min_workers:
@@ -208,7 +211,7 @@ def set_default_version(model_name: str, version: str) -> ResponseReturnValue:
     """Make a version the default; the answer comes when every worker has followed."""
     read_query().require_known(())
     with lend_changes() as changes:
-        change = note(changes.set_default(model_name, version))
+        change = note(changes.set_default(model_name, version), "default chosen")
     await_workers(change)
     return status(f'Default version successfully updated for model "{model_name}" to "{version}"')
 
@@ -220,7 +223,7 @@ def unregister_model(model_name: str, version: str | None = None) -> ResponseRet
     """Unregister a version, the default unless it is named; it ends once its requests are answered."""
     read_query().require_known(UNREGISTERING).whole("timeout", UNLOAD_TIMEOUT_S)  # every request is answered first
     with lend_changes() as changes:
-        await_workers(note(changes.unregister(model_name, version)))
+        await_workers(note(changes.unregister(model_name, version), "model unregistered"))
         changes.sweep()
     return status(f'Model "{model_name}" unregistered')
 

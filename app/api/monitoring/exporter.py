@@ -11,7 +11,8 @@ from prometheus_flask_exporter import PrometheusMetrics
 
 from app.api.monitoring.torchserve_text import TorchServeMetrics, write_handler_metrics
 from app.api.request.auth import require
-from app.api.request.services import names_this_machine, services
+from app.api.request.services import facts, names_this_machine, services
+from app.errors import ForbiddenError
 from app.metrics import Metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -35,6 +36,9 @@ class Exporter(PrometheusMetrics):  # type: ignore[misc]  # the package has no a
         names: Iterable[str] | None = None,
     ) -> tuple[str, str]:
         """Return text and content type; `names` are those of families or their lines, and none stands for all."""
+        caller = facts().caller
+        if caller is not None and caller.models:
+            raise ForbiddenError("The metrics name every model, and the user may not ask every model.")
         families, wanted = self._metrics.collect(), frozenset(names or ())
         ours = generate_latest(Chosen(families, wanted)).decode("utf-8")
         theirs = write_handler_metrics(services().follower.registry.archives.pools.list_metrics(), wanted)

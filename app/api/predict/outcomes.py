@@ -6,7 +6,7 @@ from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
 from app.api.predict.answers import read_patience
-from app.api.request.auth import require
+from app.api.request.auth import require, require_model
 from app.api.request.bodies import read_document
 from app.api.request.changes import refuse_other_sites, translate_errors
 from app.api.request.json_documents import read_json
@@ -79,8 +79,9 @@ def find_answer(request_id: str, position: int) -> KeptAnswer:
 
 
 def match(request_id: str, position: int, kept: KeptAnswer, truth: str) -> Outcome:
-    """Hold a truth against its answer; raises `BadRequestError` for no class of the model, or `ConflictError`."""
+    """Hold a truth against its answer; raises `BadRequestError`, `ForbiddenError` or `ConflictError`."""
     name, _, version = kept.version.partition("/")
+    require_model(name)
     facts().model, facts().version = name, version
     try:
         manifest = services().registry.get(name, version).manifest

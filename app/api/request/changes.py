@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from flask import request
 
-from app.api.request.services import facts, services
+from app.api.request.services import facts, note_audit, services
 from app.errors import (
     ConflictError,
     ForbiddenError,
@@ -63,9 +63,10 @@ def translate_errors() -> Iterator[None]:
         raise ServiceUnavailableError("The state store cannot be used; nothing is known to have changed.") from error
 
 
-def note(change: Change) -> Change:
-    """Note for the log which version a request has changed."""
+def note(change: Change, action: str) -> Change:
+    """Note for the log and the audit trail what a request has done to which version."""
     facts().model, facts().version = change.key
+    note_audit(action, "/".join(change.key))
     return change
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from app.api.login.authenticator import find_token
 from app.api.request.services import facts, services
 from app.errors import (
     AnsweredError,
@@ -30,7 +31,7 @@ def register_error_handlers(app: Flask) -> None:
             return answer_unexpected(error)
         response = make_error(error.to_json())
         if isinstance(error, UnauthorizedError):
-            response.headers["WWW-Authenticate"] = 'Basic realm="Scancer API", charset="UTF-8"'
+            response.headers["WWW-Authenticate"] = name_challenge(request.environ.get("HTTP_AUTHORIZATION", ""))
         if error.retry_after_s is not None:
             response.headers["Retry-After"] = str(error.retry_after_s)
         return response
@@ -60,6 +61,13 @@ def make_error(error: dict[str, Any]) -> Response:
 def shape_error(error: dict[str, Any], path: str) -> dict[str, Any]:
     """Bring an error from TorchServe's shape to that of a path's protocol: KServe's protocols have another."""
     return {"error": error["message"]} if path.startswith(("/v1/", "/v2")) else error
+
+
+def name_challenge(header: str) -> str:
+    """Return what a 401 asks for. Who sent a token is asked for another one, all others for a password."""
+    if find_token(header) is not None:
+        return 'Bearer realm="Scancer API", error="invalid_token"'  # RFC 6750, section 3
+    return 'Basic realm="Scancer API", charset="UTF-8"'
 
 
 def translate(error: HTTPException) -> AnsweredError:

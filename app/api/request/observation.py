@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
 from werkzeug.exceptions import HTTPException
@@ -16,7 +17,7 @@ from app.api.request.bodies import SMALL_BODY_BYTES
 from app.api.request.error_handlers import shape_error
 from app.api.request.places import Admission, Place
 from app.api.request.routing import RoutedFlask
-from app.api.request.services import RequestFacts, begin_facts, names_this_machine, read_length
+from app.api.request.services import RequestFacts, begin_facts, name_client, names_this_machine, read_length
 from app.config.settings import ANSWER_DELAY_S
 from app.errors import AnsweredError, MisdirectedError, ServiceUnavailableError
 from app.metrics import Metrics, name_method
@@ -116,6 +117,9 @@ class Observation:
         if log.isEnabledFor(logging.INFO):
             fields = {name: getattr(known, name) for name in LOGGED_FACTS}
             fields |= {"method": name_method(method), "bytes": read_length(environ), "ms": round(seconds * 1000, 2)}
+            # Behind proxies that are believed this is what they say of the caller.
+            fields |= {"client": name_client(environ.get("REMOTE_ADDR", "")) or None}
+            fields["outcome"] = known.outcome or responses.get(known.status)
             log.info("request", extra={name: value for name, value in fields.items() if value is not None})
 
 

@@ -65,7 +65,7 @@ class Admission:
             return self._take(Place(cost, (cost,), None), 0, math.inf, FULL)
         body_bytes = min(read_length(environ) or 0, self._max_body_bytes)
         try:
-            known.lent = entry = self._borrow(match, environ)
+            known.lent = entry = self._borrow(match, environ, known)
         except AnsweredError as error:  # for the view, once it knows who asks
             known.lent = error
             return None
@@ -117,7 +117,7 @@ class Admission:
         self._free_bytes -= more
         place.body_bytes = body_bytes
 
-    def _borrow(self, match: Match, environ: dict[str, Any]) -> ModelEntry:
+    def _borrow(self, match: Match, environ: dict[str, Any], known: RequestFacts) -> ModelEntry:
         """Look up the model that a request names; `/invocations` names it in the query, or means the only one."""
         name = match.values.get("model_name")
         if name is None:
@@ -126,4 +126,5 @@ class Admission:
             if "model_name" not in query and len(names) != 1:
                 raise BadRequestError("Parameter model_name is required.")
             name = names[0]
+        known.named = name
         return self._registry.borrow(name, match.values.get("version"))

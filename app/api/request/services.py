@@ -1,5 +1,6 @@
 """What the rooms of the API share: the app's services, and the facts of the current request."""
 
+import ipaddress
 import random
 import re
 import time
@@ -7,12 +8,14 @@ import uuid
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, cast
 
 from flask import current_app, request
 
 from app.api.login.rate_limits import RateLimits
-from app.config.setting_types import is_loopback_host
+from app.api.login.sign_ins import SignIns
+from app.config.setting_types import OWN_DATABASE, is_loopback_host
 from app.config.settings import SERVER_IS_STOPPING, Settings
 from app.errors import AnsweredError
 from app.metrics import Metrics
@@ -21,7 +24,10 @@ from app.registry.model_entry import ModelEntry, State
 from app.registry.model_follower import ModelFollower
 from app.registry.model_registry import ModelRegistry
 from app.registry.serving_table import ServingTable
+from app.state.people.audit_trail import AuditEntry, AuditTrail
+from app.state.people.users_table import FollowedUsers, UsersTable
 from app.state.store_access import StoreAccess
+from app.users import User, UserBook, UsersFile
 from app.watch.kept_answers import KeptAnswers
 from app.watch.shadowing import Shadowing
 
@@ -44,6 +50,11 @@ class Services:
     store: StoreAccess
     kept: KeptAnswers
     shadowing: Shadowing
+    users: UserBook
+    """Where users are changed; a server asks `followed` who they are, if its users are in a database."""
+    followed: FollowedUsers | None
+    audit: AuditTrail
+    sign_ins: SignIns
 
 
 @dataclass(slots=True)
@@ -52,6 +63,8 @@ class RequestFacts:
 
     Attributes:
         request_id: the caller's `X-Request-ID` if it is 8 to 64 letters, digits and dashes, else a new one.
+        caller: the user as the users are read now; None where nobody is asked for a password.
+        named: the model that a prediction's path or query names, be there one or not.
         user, model, version: set once the password is verified, and the model is known to exist.
         outcome: the class of the answer, or the type of the error.
         is_streamed: whether the answer is sent in parts, and ends after the view.
@@ -63,6 +76,8 @@ class RequestFacts:
 
     request_id: str
     started: float = field(default_factory=time.perf_counter)
+    caller: User | None = None
+    named: str | None = None
     user: str | None = None
     model: str | None = None
     version: str | None = None
@@ -98,7 +113,35 @@ def make_services(settings: Settings) -> Services:
     follower, changes = ModelFollower(settings, registry, access), ModelChanges(settings, access)
     limits, kept = RateLimits(settings.limits_store), KeptAnswers(settings.instance)
     shadowing = Shadowing(registry.table, metrics)
-    return Services(settings, registry.table, metrics, changes, limits, follower, access, kept, shadowing)
+    file, table = UsersFile(settings.instance), UsersTable(access)
+    audit = AuditTrail(access)
+
+    def note_user(user: User) -> None:
+        audit.note(AuditEntry("", "user imported", f"{user.name} ({user.role})"))
+
+    is_own = settings.database == OWN_DATABASE
+    return Services(
+        *(settings, registry.table, metrics, changes, limits, follower, access, kept, shadowing),
+        users=file if is_own else table,
+        followed=None if is_own else FollowedUsers(table, file, note_user),
+        audit=audit,
+        sign_ins=SignIns(),
+    )
+
+
+@lru_cache(maxsize=1024)
+def name_client(address: str) -> str:
+    """Return a caller's address as logs have it; nothing for another text, which a proxy may have let through."""
+    try:
+        return str(ipaddress.ip_address(address.partition("%")[0]))  # a zone may be any text
+    except ValueError:
+        return ""
+
+
+def note_audit(action: str, subject: str = "", actor: str | None = None) -> None:
+    """Enter in the audit trail what the caller of the current request has done."""
+    name = facts().user or "" if actor is None else actor
+    services().audit.note(AuditEntry(name, action, subject, name_client(request.remote_addr or "")))
 
 
 def services() -> Services:

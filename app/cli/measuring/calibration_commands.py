@@ -11,6 +11,7 @@ import numpy as np
 import tomlkit
 
 from app.api.request.services import services
+from app.cli.audit_command import record
 from app.cli.measuring.evaluation_commands import describe, measure_version
 from app.cli.model_choice import FOLDER, find_classifier, models_commands
 from app.errors import EvaluationError, PicturesError, SignatureError
@@ -25,7 +26,7 @@ from app.evaluation.estimates import Estimate
 from app.evaluation.evaluation_report import Evaluation
 from app.evaluation.operating_points import measure_point, threshold_at_sensitivity, threshold_at_specificity
 from app.manifest.manifest_editing import edit_manifest
-from app.manifest.model_manifest import ModelManifest
+from app.manifest.model_manifest import MANIFEST_FILE, ModelManifest
 from app.manifest.model_specs import OutputSpec
 from app.pipeline.postprocess import calibrate, undo_calibration
 from app.processes.locks import hold_lock
@@ -157,7 +158,11 @@ def hold_version(label: str) -> Iterator[PlannedVersion]:
     """
     planned = find_editable(label)
     with hold_lock(services().settings.instance / f"edit-{planned.folder.name}-{planned.folder.version}.lock"):
+        manifest = planned.folder.path / MANIFEST_FILE
+        before = manifest.read_bytes()
         yield planned
+        if manifest.read_bytes() != before:
+            record("model.toml changed", label)
 
 
 def find_editable(label: str) -> PlannedVersion:

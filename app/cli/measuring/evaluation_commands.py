@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from app.api.request.services import services
+from app.cli.audit_command import record
 from app.cli.model_choice import FOLDER, await_server, models_commands
 from app.cli.progress import show_progress
 from app.errors import AnsweredError, EvaluationError, OperatorError
@@ -148,5 +149,7 @@ def set_default_version(name: str, version: str | None, best: bool) -> None:
     if best == (version is not None):
         raise click.UsageError("give a VERSION, or --best")
     version = version or find_best(name)
-    await_server(services().changes.set_default(name, version))
+    change = services().changes.set_default(name, version)
+    record("default chosen", f"{name}/{version}")
+    await_server(change)
     click.echo(f"the default of {name} is {version}")

@@ -10,6 +10,7 @@ import click
 import tomlkit
 
 from app.api.request.services import services
+from app.cli.audit_command import record
 from app.cli.measuring.calibration_commands import RELOAD, hold_version
 from app.cli.model_choice import FOLDER, await_server, find_classifier, models_commands
 from app.cli.progress import show_progress
@@ -148,7 +149,9 @@ def shadow_model(version: str, share: float | None) -> None:
     if share is not None and math.isnan(share):
         raise click.BadParameter("it must be a number from 0 to 1", param_hint="--share")
     if share is not None:
-        await_server(services().changes.set_shadow(*planned.wanted.key, share))
+        change = services().changes.set_shadow(*planned.wanted.key, share)
+        record("shadow chosen" if share else "shadow ended", version)
+        await_server(change)
         told = (
             f"answers {share:.0%} of the pictures beside the default version" if share else "is a candidate no longer"
         )

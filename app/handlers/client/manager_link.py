@@ -136,7 +136,8 @@ class ManagerLink:
         """Start a manager unless one has the folder, here or in another HTTP worker."""
         if (self.manager is None or self.manager.poll() is not None) and not has_manager(self.folder):
             module = "app.handlers.manager.pool_manager"
-            command = [sys.executable, "-m", module, str(self.folder), self._settings.log_level]
+            logs = self._settings.log_level, self._settings.log_format
+            command = [sys.executable, "-m", module, str(self.folder), *logs]
             self.manager = subprocess.Popen(command, cwd=PROJECT_ROOT, stderr=find_log(), start_new_session=True)
 
 

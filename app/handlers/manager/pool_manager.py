@@ -215,7 +215,7 @@ class Manager:
 def main() -> None:
     """Hold the lock and serve; end at once if another process has it."""
     folder = Path(sys.argv[1])
-    configure_logs(sys.argv[2])
+    configure_logs(*sys.argv[2:4])
     if take_lock(folder) is not None:
         asyncio.run(Manager().serve(folder / SOCKET_FILE))
         shutil.rmtree(folder, ignore_errors=True)  # before the lock goes, so that it is no other manager's

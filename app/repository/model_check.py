@@ -19,7 +19,6 @@ from app.errors import (
     InferenceError,
     IntegrityError,
     OutOfBoundsError,
-    UnfitImageError,
 )
 from app.manifest.bounds import SHARE, read_number
 from app.manifest.model_manifest import ModelManifest
@@ -98,14 +97,12 @@ def make_served(manifest: ModelManifest, engine: Engine, settings: Settings) -> 
 def require_fitting_examples(folder: ModelFolder, served: ServedModel) -> None:
     """Raise `IntegrityError` if the service would refuse an example as a picture of another kind."""
     for name, content in folder.read_examples().items() if folder.has_examples else ():
-        try:
-            served.predict(content)
-        except UnfitImageError as error:
-            reasons = "; ".join(error.fit.reasons) if error.fit else error.message
+        fit = served.predict(content, takes_unfit=True)[0].fit
+        if fit is not None and not fit.fits:
             raise IntegrityError(
-                f"{EXAMPLES_FOLDER}/{name} is not of the kind that the model was made for: {reasons}. "
+                f"{EXAMPLES_FOLDER}/{name} is not of the kind that the model was made for: {'; '.join(fit.reasons)}. "
                 "Take another example, or run models fit with such pictures."
-            ) from error
+            )
 
 
 def see_answer(manifest: ModelManifest, served: ServedModel) -> None:

@@ -35,9 +35,9 @@ def test_empty_environment_gives_the_defaults() -> None:
 
 
 def test_settings_are_few() -> None:
-    # 34: whoever sends passwords in the clear must say so, and no other setting can mean that. 35: SCANCER_USER_HEADER, as
-    # the name of a header is between the operator and the proxy. 36: SCANCER_LOG_FORMAT, as people who read the journal
-    # and programs that collect it need different lines.
+    # 34: whoever sends passwords in the clear must say so, and no other setting can mean that. 35: SCANCER_USER_HEADER,
+    # as the name of a header is between the operator and the proxy. 36: SCANCER_LOG_FORMAT, as people who read the
+    # journal and programs that collect it need different lines.
     assert len(SETTINGS) <= 36
 
 

@@ -16,7 +16,13 @@ from app.repository.model_folder import CARD_FILE, ModelFolder
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-OTHERS = {"model_folder": "models/README.md", "deploy": "deploy/README.md", "benchmarks": "benchmarks/README.md"}
+OTHERS = {
+    "model_folder": "models/README.md",
+    "deploy": "deploy/README.md",
+    "upgrade": "deploy/upgrade.md",
+    "growing": "deploy/growing.md",
+    "benchmarks": "benchmarks/README.md",
+}
 """Guides that stand elsewhere than in `get_started/`."""
 ELSEWHERE = re.compile(r"https?://|mailto:")
 LARGEST_CARD_BYTES = 64 * 1024

@@ -96,15 +96,19 @@ def fill_copy(connection: sql.Connection, copy: sqlite3.Connection) -> None:
 
 
 def copy_rows(source: sql.Connection, table: sql.Table, into: sql.Connection, target: sql.Table) -> None:
-    """Copy all rows of a table to another one of the same columns."""
+    """Copy all rows of a table to another one of the same columns, but for those whose keys are there."""
+    keys = [column.name for column in target.primary_key]
+    known = {tuple(row) for row in into.execute(sql.select(*(target.c[key] for key in keys)))}
     for rows in source.execute(sql.select(table)).mappings().partitions(BATCH_ROWS):
-        into.execute(sql.insert(target), [dict(row) for row in rows])
+        new = [dict(row) for row in rows if tuple(row[key] for key in keys) not in known]
+        if new:
+            into.execute(sql.insert(target), new)
 
 
 def replace_database(source: Path, url: str, is_trial: bool = False) -> None:
     """Put all rows of a SQLite file into a database, in the place of those that are there, in one transaction.
 
-    The generation becomes larger than both, so that every server that follows the database sees the change. A
+    Tables of `schema.APPENDED` keep theirs, and get what they lack. The generation becomes larger than both, so that every server that follows the database sees the change. A
     trial takes everything back in the end. Raises `StateStoreError`.
     """
     with translate_errors():
@@ -117,7 +121,8 @@ def replace_database(source: Path, url: str, is_trial: bool = False) -> None:
             if unknown := theirs.keys() - ours.keys():
                 raise StateStoreError(f"the backup holds tables that this server does not know: {sorted(unknown)}")
             for name, table in ours.items():
-                into.execute(sql.delete(table))
+                if name not in schema.APPENDED:
+                    into.execute(sql.delete(table))
                 if name in theirs:
                     copy_rows(rows, theirs[name], into, table)
             after = max(before, into.scalar(sql.select(generations.c.value)) or 0) + 1

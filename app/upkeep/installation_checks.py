@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,12 +25,14 @@ from app.state.store_access import STATE_FILE, StoreAccess
 from app.state.worker_reports import WorkerReport, read_reports
 from app.upkeep.finding import Finding, fault, ok, warning
 from app.upkeep.start_checks import find_exposed_secrets, find_plain_http
-from app.users import USERS_FILE, UsersFile
+from app.users import USERS_FILE, User
 
 RENEW_DAYS = 21
+ReadUsers = Callable[[], Mapping[str, User]]
+"""Reads the users by name, wherever they are kept."""
 
 
-def check_installation(settings: Settings) -> Iterator[Finding]:
+def check_installation(settings: Settings, read_users: ReadUsers) -> Iterator[Finding]:
     """Look at everything of the installation. Nothing is changed, and no secret is told."""
     reports = read_reports(settings.instance)
     yield ok("server", f"{len(reports)} workers run" if reports else "it does not run")
@@ -42,7 +44,7 @@ def check_installation(settings: Settings) -> Iterator[Finding]:
     yield from check_secrets(settings)
     yield from check_folders(settings)
     yield check_state(settings)
-    yield check_users(settings)
+    yield check_users(settings, read_users)
     yield from check_models(settings, reports)
 
 
@@ -176,13 +178,13 @@ def check_state(settings: Settings) -> Finding:
     return ok(subject, found)
 
 
-def check_users(settings: Settings) -> Finding:
+def check_users(settings: Settings, read_users: ReadUsers) -> Finding:
     """Count who may come in."""
     if settings.auth == "off":
         return ok("users", "nobody is asked for a password: SCANCER_AUTH=off, on this machine alone")
     try:
-        users = UsersFile(settings.instance).read()
-    except UsersError as error:
+        users = read_users()
+    except (UsersError, StateStoreError) as error:
         return fault("users", error.message, "Nobody can log in")
     if not users:
         return fault("users", "there are none, so every request answers 401", "flask users add NAME")

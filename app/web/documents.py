@@ -20,6 +20,8 @@ OTHERS = {
     "clients": "get_started/clients/README.md",
     "model_folder": "models/README.md",
     "deploy": "deploy/README.md",
+    "upgrade": "deploy/upgrade.md",
+    "growing": "deploy/growing.md",
     "capacity": "benchmarks/capacity.md",
     "benchmarks": "benchmarks/README.md",
 }

@@ -21,7 +21,10 @@ from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.errors import BackupError, SettingsError, StateStoreError, UsersError
 from app.server.instance_claim import claim_alone, claim_instance
+from app.state import schema
 from app.state.copying import database_copy
+from app.state.outcome import Outcome
+from app.state.state_store import StateStore
 from app.state.store_access import StoreAccess
 from app.upkeep import restore
 from app.upkeep.backup import hold_place, write_backup
@@ -274,6 +277,28 @@ def test_database_that_goes_away_after_the_decision_stops_the_start_until_it_is_
     with closing(StoreAccess(shared)) as access:
         assert access.read().defaults == {TINY: "1.0"}
     assert list(UsersFile(shared.instance).read()) == [USER]
+
+
+def test_tables_that_only_grow_keep_their_rows_and_get_those_that_they_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_outcome(request_id: str, truth: str) -> Outcome:
+        return Outcome(request_id, 0, "a-b", "1", "n", "x", 0.5, truth)
+
+    source, url = tmp_path / "source.db", f"sqlite:///{tmp_path}/target.db"
+    for place, outcomes in ((source, ("both", "theirs")), (url, ("both", "ours"))):
+        with closing(StateStore(place)) as store:
+            for name in outcomes:
+                store.put_outcome(make_outcome(name, str(place)))
+    monkeypatch.setattr(schema, "APPENDED", frozenset((schema.OUTCOMES,)))
+    database_copy.replace_database(source, url)
+    with closing(StateStore(url)) as store:
+        found = {each.request_id: each.truth for each in store.read_outcomes("a-b", "1", "n")}
+    assert found == {"both": url, "ours": url, "theirs": str(source)}
+    monkeypatch.setattr(schema, "APPENDED", frozenset())
+    database_copy.replace_database(source, url)
+    with closing(StateStore(url)) as store:
+        assert {each.request_id for each in store.read_outcomes("a-b", "1", "n")} == {"both", "theirs"}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to somebody else")

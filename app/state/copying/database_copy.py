@@ -17,6 +17,7 @@ from app.state.state_store import (
     make_engine,
     prepare_tables,
     read_schema_version,
+    tables,
     translate_errors,
 )
 
@@ -83,29 +84,42 @@ def fill_copy(connection: sql.Connection, copy: sqlite3.Connection) -> None:
     """Make the same tables with the same rows in SQLite, and mark the copy with the schema's version."""
     target = sql.create_engine("sqlite://", creator=lambda: copy, poolclass=sql.StaticPool)
     with target.connect() as into:
-        for name, table in reflect(connection).items():
-            columns = [
-                sql.Column(each.name, each.type.as_generic(), primary_key=each.primary_key, nullable=each.nullable)
-                for each in table.columns
-            ]
-            made = sql.Table(name, sql.MetaData(), *columns)
+        for table in reflect(connection).values():
+            made = describe_copy(table)
             made.create(into)
             copy_rows(connection, table, into, made)
         into.exec_driver_sql(f"PRAGMA user_version = {read_schema_version(connection)}")
         into.commit()
 
 
+def describe_copy(table: sql.Table) -> sql.Table:
+    """Describe the copy of a table: as this release makes it, triggers and all, if it has the same columns."""
+    ours = tables.get(table.name)
+    if ours is not None and set(ours.columns.keys()) == set(table.columns.keys()):
+        return ours
+    columns = [
+        sql.Column(each.name, each.type.as_generic(), primary_key=each.primary_key, nullable=each.nullable)
+        for each in table.columns
+    ]
+    return sql.Table(table.name, sql.MetaData(), *columns)
+
+
 def copy_rows(source: sql.Connection, table: sql.Table, into: sql.Connection, target: sql.Table) -> None:
-    """Copy all rows of a table to another one of the same columns."""
+    """Copy all rows of a table to another one of the same columns, but for those whose keys are there."""
+    keys = [column.name for column in target.primary_key]
+    known = {tuple(row) for row in into.execute(sql.select(*(target.c[key] for key in keys)))}
     for rows in source.execute(sql.select(table)).mappings().partitions(BATCH_ROWS):
-        into.execute(sql.insert(target), [dict(row) for row in rows])
+        new = [dict(row) for row in rows if tuple(row[key] for key in keys) not in known]
+        if new:
+            into.execute(sql.insert(target), new)
 
 
 def replace_database(source: Path, url: str, is_trial: bool = False) -> None:
     """Put all rows of a SQLite file into a database, in the place of those that are there, in one transaction.
 
-    The generation becomes larger than both, so that every server that follows the database sees the change. A
-    trial takes everything back in the end. Raises `StateStoreError`.
+    Tables of `schema.APPENDED` keep theirs, and get what they lack. The generation becomes larger than both, so that
+    every server that follows the database sees the change. A trial takes everything back in the end.
+    Raises `StateStoreError`.
     """
     with translate_errors():
         engine, file = make_engine(url), sql.create_engine(sql.URL.create("sqlite", database=str(source)))
@@ -117,7 +131,8 @@ def replace_database(source: Path, url: str, is_trial: bool = False) -> None:
             if unknown := theirs.keys() - ours.keys():
                 raise StateStoreError(f"the backup holds tables that this server does not know: {sorted(unknown)}")
             for name, table in ours.items():
-                into.execute(sql.delete(table))
+                if name not in schema.APPENDED:
+                    into.execute(sql.delete(table))
                 if name in theirs:
                     copy_rows(rows, theirs[name], into, table)
             after = max(before, into.scalar(sql.select(generations.c.value)) or 0) + 1

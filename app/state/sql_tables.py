@@ -47,8 +47,8 @@ TRIGGERS = {
 }
 """What makes the table of the audit trail one that only grows, by database. It is made with the table.
 
-Whoever owns the database can drop a trigger; the log has every entry too. Other databases have none: MySQL lets few users
-make triggers while it keeps a binary log, and a server must start there all the same.
+Whoever owns the database can drop a trigger; the log has every entry too. Other databases have none: MySQL lets few
+users make triggers while it keeps a binary log, and a server must start there all the same.
 """
 for dialect, statements in TRIGGERS.items():
     for statement in statements:

@@ -4,6 +4,7 @@ An open file keeps its content when its name goes. Models come and go by one ren
 for longer than the opening takes.
 """
 
+import errno
 import os
 import resource
 import stat
@@ -77,6 +78,12 @@ def take_snapshot(settings: Settings, stack: ExitStack) -> Snapshot:
             add(snapshot, folder.path, f"{MODELS}/{folder.label}", stack)
     except FileNotFoundError as error:
         raise ChangedError(f"{error.filename} went away while it was opened") from error
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise BackupError(
+                f"there are more files than the {hard} that this process may open: raise it by 'ulimit -Hn'"
+            ) from error
+        raise
     return snapshot
 
 

@@ -220,6 +220,18 @@ def test_damaged_state_is_not_backed_up(made: Settings, tmp_path: Path) -> None:
     assert list(tmp_path.glob("*a.tar*")) == []
 
 
+def test_more_files_than_may_be_open_are_told(made: Settings, tmp_path: Path) -> None:
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30)); from pathlib import Path; "
+    code += "from app.config.settings import Settings; from app.upkeep.backup import write_backup; "
+    code += "write_backup(Settings(models=Path(sys.argv[1]), instance=Path(sys.argv[2])), Path(sys.argv[3]))"
+    for number in range(40):
+        (made.models / TINY / f"1.0/{number}.txt").touch()
+    command = [sys.executable, "-c", code, str(made.models), str(made.instance), str(tmp_path / "a.tar")]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+    assert "BackupError: there are more files than the 30 that this process may open" in done.stderr
+    assert list(tmp_path.glob("*a.tar*")) == []
+
+
 def mount(folder: Path, options: str) -> None:
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 FIELDS = (
-    *("request_id", "user", "method", "rule", "status", "model", "version"),
+    *("request_id", "trace_id", "user", "method", "rule", "status", "model", "version"),
     *("outcome", "images", "bytes", "sha256", "ms", "reason"),
 )
 """What a line may carry besides time, level, logger and message; anything else given as `extra` is dropped."""
@@ -71,6 +71,8 @@ def make_log_config(level: str) -> dict[str, Any]:
         "loggers": {
             "app": own,
             "gunicorn.error": {**own, "filters": ["callers text"]},
+            # A collector that is away is told once for each batch that is lost, not for each try.
+            "opentelemetry.exporter": {"level": "ERROR"},
             "py.warnings": own,
             # The development server's own lines hold paths as they came; ours hold route rules.
             "werkzeug": {**own, "level": "WARNING"},

@@ -51,7 +51,9 @@ def is_tracing(environ: Mapping[str, str]) -> bool:
 def check_tracing(environ: Mapping[str, str]) -> None:
     """Raise `SettingsError` if requests are to be traced and the packages for it are not installed."""
     if is_tracing(environ) and not all(is_installed(package) for package in PACKAGES):
-        raise SettingsError(f"{ENDPOINT} needs OpenTelemetry: pip install -r deploy/requirements_tracing.txt.")
+        raise SettingsError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry: pip install -r deploy/requirements_tracing.txt."
+        )
 
 
 def is_installed(package: str) -> bool:
@@ -125,7 +127,7 @@ def describe(request: Answered) -> dict[str, str | int]:
 
     All are from closed sets. A path, a query and a user are a caller's text, and an outcome is a patient's.
     """
-    attributes = {
+    attributes: dict[str, str | int | None] = {
         "http.request.method": request.method,
         "http.route": request.rule,
         "http.response.status_code": request.status,

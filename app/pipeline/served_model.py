@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,7 @@ Upload: TypeAlias = bytes | RGBImage
 """One picture as it came: a PNG, JPEG, TIFF, BMP or WebP file, or bare pixels of any size."""
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """Where the time of a request went, in seconds; several pictures of a request are summed.
 
     The stages followed each other; inference ended at `inferred`, by `time.perf_counter`. `batch_size` counts the
@@ -163,8 +162,8 @@ class ServedModel(Occupancy):
             decode_s = time.perf_counter() - started
             read = [picture for picture in pictures if isinstance(picture, Picture)]
             if not read:
-                errors = [picture for picture in pictures if isinstance(picture, AnsweredError)]
-                return errors, Timing(decode_s, 0, 0, started + decode_s, 0)
+                timing = Timing(decode_s, 0, 0, started + decode_s, 0)
+                return [picture for picture in pictures if isinstance(picture, AnsweredError)], timing
             batch = np.stack([picture.pixels for picture in read])
             scores, run = self._runner.infer(batch, patience, announcement)
         predictions = self._read_scores(scores, read)
@@ -206,7 +205,7 @@ class ServedModel(Occupancy):
             return to_probabilities(scores, self.manifest.output)[:, index]
 
         heat_map = HeatMap(name, score, map_importance(pixels, score, ask), pixels)
-        return prediction, heat_map, replace(timing, explain_s=time.perf_counter() - timing.inferred)
+        return prediction, heat_map, timing._replace(explain_s=time.perf_counter() - timing.inferred)
 
     @property
     def waiting(self) -> int:

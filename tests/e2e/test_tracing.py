@@ -20,8 +20,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from app.config.setting_types import PROJECT_ROOT
+from app.tracing import is_tracing
 from app.users import USERS_FILE
-from tests.conftest import PASSWORD, USER, LiveServer, within
+from tests.conftest import PASSWORD, USER, LiveServer, basic, within
+from tests.handlers.archives import make_archive
+from tests.handlers.fixtures import ServeArchives
 
 NAME = "pcam-classification"
 PATH = f"/predictions/{NAME}"
@@ -323,16 +326,45 @@ def test_start_without_the_packages_says_what_to_install(instance: Path, tmp_pat
 def test_nothing_of_opentelemetry_is_imported_where_it_is_off(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES.parent, tmp_path / "models" / NAME / "1.1")
     code = f"""
-import os, sys
+import sys
 from pathlib import Path
 from app import create_app
-for switched_off in ({{}}, {{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h", "OTEL_SDK_DISABLED": "true"}}):
-    os.environ |= switched_off
-    response = create_app().test_client().post("{PATH}", data=Path("{EXAMPLES / "normal.jpg"}").read_bytes())
-    print(response.status_code, [name for name in sys.modules if name.startswith("opentelemetry")])
+response = create_app().test_client().post("{PATH}", data=Path("{EXAMPLES / "normal.jpg"}").read_bytes())
+print(response.status_code, [name for name in sys.modules if name.startswith("opentelemetry")])
 """
     folders = {"SCANCER_MODELS": str(tmp_path / "models"), "SCANCER_INSTANCE": str(tmp_path / "i")}
     environment = {**os.environ, **folders, "SCANCER_AUTH": "off"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "200 []\n200 []\n"
+    assert done.stdout == "200 []\n"
+
+
+def test_endpoint_turns_it_on_and_the_standards_switch_off() -> None:
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h"}
+    assert is_tracing(endpoint)
+    assert is_tracing(endpoint | {"OTEL_SDK_DISABLED": "false"})
+    assert not is_tracing({})
+    assert not is_tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": ""})
+    assert not is_tracing(endpoint | {"OTEL_SDK_DISABLED": "True"})
+
+
+def test_handler_of_an_archive_is_traced_by_the_times_of_its_manager(
+    serve_archives: ServeArchives, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+import time
+
+def handle(data, context):
+    time.sleep(0.05)
+    return ["x"] * len(data or [])
+"""
+    make_archive(tmp_path / "models", "echo", "echo.py", {"echo.py": code})
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    app = serve_archives(tmp_path / "models")
+    header = {"traceparent": f"00-{secrets.token_hex(16)}-{CALLER}-01"}
+    response = app.test_client().post("/predictions/echo", data=b"x", headers=basic() | header)
+    assert response.status_code == 200
+    app.extensions["tracing"].close()
+    request, inner = collector.find(header["traceparent"].split("-")[1])
+    check_order(request, inner, ["queue", "inference", "answer"])
+    assert inner[1].end_time_unix_nano - inner[1].start_time_unix_nano >= 50_000_000

@@ -74,7 +74,7 @@ def test_every_caller_gets_the_scores_of_its_own_batch() -> None:
     batches = [make_batch(seed, 1 + seed % 4) for seed in range(60)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(runner.infer, batches))
-    for batch, (scores, _, _) in zip(batches, answers, strict=True):
+    for batch, (scores, _) in zip(batches, answers, strict=True):
         np.testing.assert_array_equal(scores, MeanEngine().infer(batch))
 
 
@@ -95,9 +95,10 @@ def test_full_queue_answers_503_at_once_and_the_queued_are_served(queue_size: in
                     future.result()
             assert sum(future.done() for future in callers) == too_many
         for future in set(callers) - set(refused):
-            scores, queue_s, _ = future.result(PATIENCE_S)
+            scores, run = future.result(PATIENCE_S)
             np.testing.assert_array_equal(scores, MeanEngine().infer(make_batch(callers[future])))
-            assert queue_s > 0
+            assert run.queue_s > 0
+            assert run.batch_size == queue_size
         running.result(PATIENCE_S)
     assert engine.batch_sizes == [1, queue_size]  # who waited was inferred together
     runner.infer(make_batch(4))  # the places are free again

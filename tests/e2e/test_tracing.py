@@ -298,10 +298,10 @@ def test_collector_that_never_answers_holds_up_neither_answers_nor_the_end(
                 started = time.monotonic()
                 for _ in range(10):  # more than the queue holds
                     ask(live, PATH, data=patch)
-                assert time.monotonic() - started < 5
+                assert time.monotonic() - started < 10
                 started = time.monotonic()
                 live.stop()
-                assert time.monotonic() - started < 5
+                assert time.monotonic() - started < 10
         finally:
             live.stop()
     assert "Queue full, dropping Span." in live.log.read_text()

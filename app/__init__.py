@@ -1,13 +1,17 @@
 """Scancer API: serves cancer-image classifiers over HTTP. Research use only, never a diagnosis."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from flask import Flask
 
     from app.config.settings import Settings
+    from app.tracing import Tracing
 
 __version__ = "0.1.0"
+Made = TypeVar("Made")
 
 
 def create_app(settings: "Settings | None" = None) -> "Flask":
@@ -39,8 +43,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     app.router = Router(app.url_map, settings)
     admission = Admission(settings, services.registry)
     observed = Observation(app, admission, services.metrics, authenticator is None, write_page)
-    wrapped = trust_proxies(observed, settings.trusted_proxies)
-    app.wsgi_app = wrapped  # type: ignore[method-assign, assignment]  # Flask's way to wrap
+    app.wsgi_app = trust_proxies(observed, settings.trusted_proxies)  # type: ignore[method-assign, assignment]
     cli.register_commands(app)
 
     # A command other than `flask run` serves nobody: adding a user must not wait for the models.
@@ -48,23 +51,40 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     if command is not None and command.info_name == "run":
         configure_logs(settings.log_level, settings.log_format)
     if command is None or command.info_name == "run":
+        observed.tracing = app.extensions["tracing"] = trace_requests()
         services.follower.start()
     return app
 
 
 def prepare_settings(given: "Settings | None") -> "Settings":
     """Return the settings given, or those of this process, once no restore has anything left to do in their folders."""
-    import click
-
     from app.config.settings import read_settings
-    from app.errors import SettingsError
     from app.upkeep.swap import finish_restore
 
-    try:
+    def prepare() -> "Settings":
         settings = given or read_settings()
         finish_restore(settings)
+        return settings
+
+    return tell_command(prepare)
+
+
+def trace_requests() -> "Tracing | None":
+    """Start to trace requests, if the environment says so."""
+    from app.tracing import start_tracing
+
+    return tell_command(partial(start_tracing, __version__))
+
+
+def tell_command(make: Callable[[], Made]) -> Made:
+    """Make something; a command of `flask` prints the reason of a `SettingsError` without a traceback."""
+    import click
+
+    from app.errors import SettingsError
+
+    try:
+        return make()
     except SettingsError as error:
         if click.get_current_context(silent=True) is None:
             raise
-        raise click.ClickException(error.message) from None  # `flask` prints the reason without a traceback
-    return settings
+        raise click.ClickException(error.message) from None

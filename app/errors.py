@@ -102,9 +102,12 @@ class UnsupportedMediaError(RequestError, status=HTTPStatus.UNSUPPORTED_MEDIA_TY
 
 
 class UnfitImageError(RequestError, status=HTTPStatus.UNPROCESSABLE_ENTITY, type="UnfitImageException"):
-    """The picture is not of the kind that the model was made for; `fit` is what an answer would say of that."""
+    """The picture is not of the kind that the model was made for; `fit` is what an answer would say of that, and
+    `timing` where the time went until it was known.
+    """
 
     fit: "Fit | None" = None
+    timing: Any = None
 
     def to_json(self) -> dict[str, object]:
         """Return the answer's JSON, with the field `fit` of an answer."""

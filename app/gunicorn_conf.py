@@ -29,6 +29,7 @@ from app.server.metrics_folder import (
 from app.server.tls import load_context
 from app.state.database_check import check_database, check_state_file
 from app.state.store_access import STATE_FILE
+from app.tracing import check_tracing
 from app.upkeep.start_checks import check_start
 from app.upkeep.swap import claim_restored
 from app.users import UsersFile
@@ -100,6 +101,7 @@ def on_starting(settings: Settings, server: Any) -> None:
         if settings.database == OWN_DATABASE:
             check_state_file(settings.instance / STATE_FILE)
         check_store(settings.limits_store)
+        check_tracing(os.environ)
     except SettingsError as error:
         sys.exit(f"scancer: {error.message}")
 
@@ -226,13 +228,15 @@ def silence_native_libraries(settings: Settings) -> None:
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Let the worker's engines go, and with them the processes of natively run models."""
+    """Let the worker's engines go, and with them the processes of natively run models; then send its last spans."""
     if worker.wsgi is not None:
         services = worker.wsgi.extensions["scancer"]
         services.audit.close()
         if services.followed is not None:
             services.followed.close()
         services.follower.close()
+        if (tracing := worker.wsgi.extensions["tracing"]) is not None:
+            tracing.close()
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FIELDS = (
-    *("request_id", "user", "method", "rule", "status", "model", "version"),
+    *("request_id", "trace_id", "user", "method", "rule", "status", "model", "version"),
     *("outcome", "images", "bytes", "sha256", "ms", "reason"),
     *("client", "event", "action", "subject"),
 )
@@ -104,6 +104,8 @@ def make_log_config(level: str, shape: str = "json") -> dict[str, Any]:
             "app": own,
             "app.audit": {**own, "level": "INFO"},
             "gunicorn.error": {**own, "filters": ["callers text"]},
+            # A collector that is away is told once for each batch that is lost, not for each try.
+            "opentelemetry.exporter": {"level": "ERROR"},
             "py.warnings": own,
             # The development server's own lines hold paths as they came; ours hold route rules.
             "werkzeug": {**own, "level": "WARNING"},

@@ -123,6 +123,12 @@ def count_threads(threads: int) -> int:
     return sum(count_places(threads).values()) + QUICK_THREADS
 
 
+def is_costly(rule: str, method: str) -> bool:
+    """Whether requests of a route and method ask or change a model."""
+    route = ROUTES_BY_NAME.get((rule, method))
+    return route is not None and route.cost is not Cost.NOTHING
+
+
 def is_prediction(rule: str, method: str) -> bool:
     """Whether requests of a route and method ask a model for something."""
     route = ROUTES_BY_NAME.get((rule, method))

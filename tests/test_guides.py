@@ -246,7 +246,7 @@ BEGINNINGS = {
     *("first_prediction", "what_the_numbers_mean", "choose_a_threshold", "folder_to_table", "heat_maps"),
     *("add_a_model", "add_a_keras_model", "add_a_pytorch_model", "add_an_onnx_model", "add_an_archive"),
     *("manage_models", "open_inference_protocol", "tls", "evaluate", "int8", "from_torchserve"),
-    *("calibrate_and_fit", "after_the_release"),
+    *("calibrate_and_fit", "after_the_release", "tracing"),
 }
 
 
@@ -275,6 +275,8 @@ FOREIGN = {
     "No such file or directory": "the shell",
     "torchvision::nms does not exist": "torchvision",
     "unauthorized": "tritonclient",
+    "Failed to export spans batch": "OpenTelemetry",
+    "Queue full, dropping Span.": "OpenTelemetry",
 }
 """Messages of other programs."""
 PAGES = [PROJECT_ROOT / "app/web/templates", PROJECT_ROOT / "app/web/static"]

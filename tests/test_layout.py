@@ -12,6 +12,7 @@ APP = PROJECT_ROOT / "app"
 HEAVY = (
     "torch",
     "sqlalchemy",
+    "opentelemetry",
     "tensorflow",
     "keras",
     "openvino",
@@ -41,7 +42,7 @@ ROOMS = (
     "upkeep",
     *("watch", "evaluation", "registry", "exchange", "compiling", "state", "repository"),
     *("handlers", "pipeline", "engines", "manifest"),
-    *("metrics", "routes", "server", "users"),
+    *("metrics", "tracing", "routes", "server", "users"),
     *("processes", "config"),
     *("logs", "arrays", "base64_fields", "errors", "histograms"),
 )

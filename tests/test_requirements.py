@@ -21,6 +21,7 @@ PINNED = [
     SERVE,
     INT8,
     "deploy/requirements_shared.txt",
+    "deploy/requirements_tracing.txt",
     *(f"{folder}/requirements.txt" for folder in ("benchmarks", "tests", "training")),
 ]
 LEGACY_X86_64 = ("manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64")

@@ -22,6 +22,8 @@ new workers with the same settings. Each group says what counts without a restar
 A value that is not allowed stops the start. So does a variable `SCANCER_…` that is no setting, or is one no longer. The
 message names the variable and says what is allowed or what takes its place.
 
+Variables `OTEL_…` are OpenTelemetry's: [tracing.md](tracing.md).
+
 gunicorn's own options are set by `GUNICORN_CMD_ARGS`, as in `GUNICORN_CMD_ARGS='--graceful-timeout 60'`:
 
 - `--keep-alive` (5 s): how long an idle connection stays open

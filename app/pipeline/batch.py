@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,10 +20,21 @@ RECENT_S = 0.05
 """How long after a batch the load is taken to be what it was then."""
 
 
+class BatchRun(NamedTuple):
+    """How one caller's pictures fared: seconds waited and inferring, when that ended by `time.perf_counter`, and how
+    many pictures, others' too, were inferred together.
+    """
+
+    queue_s: float
+    inference_s: float
+    ended: float
+    batch_size: int
+
+
 class Job:
     """One caller's pictures, and later their scores or the error that kept them from having any."""
 
-    __slots__ = ("arrived", "count", "ended", "error", "is_leader", "patience", "pictures", "scores", "started", "wake")
+    __slots__ = ("arrived", "count", "error", "is_leader", "patience", "pictures", "run", "scores", "wake")
 
     def __init__(self, pictures: InputBatch, patience: Patience) -> None:
         self.patience = patience
@@ -31,7 +43,7 @@ class Job:
         self.scores: Scores | None = None
         self.error: ScancerError | None = None
         self.arrived = time.perf_counter()
-        self.started = self.ended = 0.0
+        self.run: BatchRun | None = None
         self.is_leader = False
         self.wake = threading.Lock()
         self.wake.acquire()
@@ -89,9 +101,9 @@ class BatchRunner:
 
     def infer(
         self, batch: InputBatch, patience: Patience = ENDLESS, announcement: object = None
-    ) -> tuple[Scores, float, float]:
+    ) -> tuple[Scores, BatchRun]:
         """Infer uint8 [N, H, W, 3], perhaps together with others'. `announcement` is what `arrival` gave; None: nothing
-        announced them. Returns scores, float32 [N, outputs]; seconds waited; seconds inferring. Raises
+        announced them. Returns scores, float32 [N, outputs], and where the time went. Raises
         `ServiceUnavailableError` if the queue is full or the model was closed, `DeadlineError` if the caller waits no
         longer, and `InferenceError` if the engine failed.
         """
@@ -110,7 +122,8 @@ class BatchRunner:
         if job.error is not None:
             raise copy(job.error) from job.error  # a fresh one in each thread: raising writes into the object
         assert job.scores is not None, "a job without an error has scores"
-        return job.scores, job.started - job.arrived, job.ended - job.started
+        assert job.run is not None, "and was run"
+        return job.scores, job.run
 
     def _wait(self, job: Job) -> None:
         """Wait until the job is done, or leads, or its caller waits no longer."""
@@ -209,7 +222,7 @@ class BatchRunner:
             raise InferenceError("The model returned scores for another number of pictures.")
         start = 0
         for job in jobs:
-            job.started, job.ended = started, ended
+            job.run = BatchRun(started - job.arrived, ended - started, ended, len(pictures))
             job.scores = scores[start : start + job.count]
             start += job.count
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +29,19 @@ Upload: TypeAlias = bytes | RGBImage
 """One picture as it came: a PNG, JPEG, TIFF, BMP or WebP file, or bare pixels of any size."""
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Where the time of a request went, in seconds; several pictures of a request are summed."""
+class Timing(NamedTuple):
+    """Where the time of a request went, in seconds; several pictures of a request are summed.
+
+    The stages followed each other; inference ended at `inferred`, by `time.perf_counter`. `batch_size` counts the
+    pictures that were inferred together; None where a handler did. `explain_s` is what a heat map took after that.
+    """
 
     decode_s: float
     queue_s: float
     inference_s: float
+    inferred: float
+    batch_size: int | None
+    explain_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,11 +111,12 @@ class ServedModel(Occupancy):
             started = time.perf_counter()
             picture = self.understand(upload, patience)
             decode_s = time.perf_counter() - started
-            scores, queue_s, inference_s = self._runner.infer(picture.pixels[np.newaxis], patience, announcement)
+            scores, run = self._runner.infer(picture.pixels[np.newaxis], patience, announcement)
         (prediction,) = self._read_scores(scores, [picture])
         if not takes_unfit and (misfit := find_misfit(prediction, self.manifest)):
+            misfit.timing = Timing(decode_s, *run)
             raise misfit
-        return prediction, Timing(decode_s, queue_s, inference_s)
+        return prediction, Timing(decode_s, *run)
 
     def _read_scores(self, scores: Scores, pictures: Sequence[Picture]) -> Iterator[Prediction]:
         """Yield what the model says of each picture; raises `InferenceError` for scores that are none."""
@@ -155,14 +162,15 @@ class ServedModel(Occupancy):
             decode_s = time.perf_counter() - started
             read = [picture for picture in pictures if isinstance(picture, Picture)]
             if not read:
-                return [picture for picture in pictures if isinstance(picture, AnsweredError)], Timing(decode_s, 0, 0)
+                timing = Timing(decode_s, 0, 0, started + decode_s, 0)
+                return [picture for picture in pictures if isinstance(picture, AnsweredError)], timing
             batch = np.stack([picture.pixels for picture in read])
-            scores, queue_s, inference_s = self._runner.infer(batch, patience, announcement)
+            scores, run = self._runner.infer(batch, patience, announcement)
         predictions = self._read_scores(scores, read)
         answers = [next(predictions) if isinstance(picture, Picture) else picture for picture in pictures]
         if not takes_unfit:
             answers = [find_misfit(answer, self.manifest) or answer for answer in answers]
-        return answers, Timing(decode_s, queue_s, inference_s)
+        return answers, Timing(decode_s, *run)
 
     def _understand_all(
         self, uploads: Sequence[Upload | AnsweredError], patience: Patience, pixel_sum: PixelSum | None
@@ -181,11 +189,11 @@ class ServedModel(Occupancy):
 
     def explain(
         self, upload: Upload, class_name: str | None = None, patience: Patience = ENDLESS, takes_unfit: bool = False
-    ) -> tuple[Prediction, HeatMap]:
+    ) -> tuple[Prediction, HeatMap, Timing]:
         """Classify one picture, and map what the probability of a class rests on; None: the positive class, or of more
         than two the one decided for. Raises as `predict` does.
         """
-        prediction, _ = self.predict(upload, patience, takes_unfit)
+        prediction, timing = self.predict(upload, patience, takes_unfit)
         decision, pixels = prediction.decision, prediction.picture.pixels
         name = class_name or self.manifest.output.positive_class or decision.class_name
         index, score = self.manifest.output.classes.index(name), decision.probabilities[name]
@@ -196,7 +204,8 @@ class ServedModel(Occupancy):
             scores, _ = split_distances(self._runner.infer(batch, patience)[0], self.manifest)
             return to_probabilities(scores, self.manifest.output)[:, index]
 
-        return prediction, HeatMap(name, score, map_importance(pixels, score, ask), pixels)
+        heat_map = HeatMap(name, score, map_importance(pixels, score, ask), pixels)
+        return prediction, heat_map, timing._replace(explain_s=time.perf_counter() - timing.inferred)
 
     @property
     def waiting(self) -> int:

@@ -3,6 +3,7 @@
 #
 #   sudo bash deploy/systemd/install.sh              code, packages, models, user, unit; then starts the service
 #   sudo bash deploy/systemd/install.sh --shared     also the packages for PostgreSQL and Redis
+#   sudo bash deploy/systemd/install.sh --tracing    also the packages for traces
 #   sudo bash deploy/systemd/install.sh --rollback   back to the version before; again: forward
 #   sudo bash deploy/systemd/install.sh --uninstall  stops and removes it; keeps settings, users and models
 #   sudo bash deploy/systemd/install.sh --purge      removes these too, and the user
@@ -19,7 +20,7 @@ fail() {
 }
 
 source=$(cd "$(dirname "$0")/../.." && pwd)
-root="" action=install shared=no
+root="" action=install extras=()
 while [ "$#" -gt 0 ]; do
   case "$1" in
     --root)
@@ -27,7 +28,7 @@ while [ "$#" -gt 0 ]; do
       root=$(cd "$2" && pwd)
       shift
       ;;
-    --shared) shared=yes ;;
+    --shared | --tracing) extras+=("deploy/requirements_${1#--}.txt") ;;
     --rollback | --uninstall | --purge) action=${1#--} ;;
     *) fail "unknown option $1; the head of this file lists them" ;;
   esac
@@ -62,10 +63,10 @@ install_release() {
   cd "$source"
   python=$(find_python)
   requirements=(-r requirements_serve.txt)
-  if [ "$shared" = yes ]; then requirements+=(-r deploy/requirements_shared.txt); fi
-  parts=(wsgi.py gunicorn.conf.py requirements_serve.txt deploy/requirements_shared.txt)
+  for each in "${extras[@]}"; do requirements+=(-r "$each"); done
+  parts=(wsgi.py gunicorn.conf.py requirements_serve.txt deploy/requirements_{shared,tracing}.txt)
   release=$({
-    echo "$("$python" --version) $shared"
+    echo "$("$python" --version) ${extras[*]}"
     find app "${parts[@]}" -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
   } | sha256sum | cut -c1-12)
   folder=$home/releases/$release

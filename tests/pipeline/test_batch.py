@@ -51,11 +51,12 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_scores_are_the_engines_and_times_are_not_negative() -> None:
     engine = MeanEngine()
     batch = make_batch(2, 5)
-    scores, queue_s, inference_s = BatchRunner(engine, 1, SPEC).infer(batch)
+    scores, run = BatchRunner(engine, 1, SPEC).infer(batch)
     np.testing.assert_array_equal(scores, MeanEngine().infer(batch))
     assert engine.batch_sizes == [5]
-    assert queue_s >= 0
-    assert inference_s >= 0
+    assert run.queue_s >= 0
+    assert run.inference_s >= 0
+    assert run.batch_size == 5
 
 
 def test_one_inference_runs_at_a_time() -> None:
@@ -73,7 +74,7 @@ def test_every_caller_gets_the_scores_of_its_own_batch() -> None:
     batches = [make_batch(seed, 1 + seed % 4) for seed in range(60)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(runner.infer, batches))
-    for batch, (scores, _, _) in zip(batches, answers, strict=True):
+    for batch, (scores, _) in zip(batches, answers, strict=True):
         np.testing.assert_array_equal(scores, MeanEngine().infer(batch))
 
 
@@ -94,9 +95,10 @@ def test_full_queue_answers_503_at_once_and_the_queued_are_served(queue_size: in
                     future.result()
             assert sum(future.done() for future in callers) == too_many
         for future in set(callers) - set(refused):
-            scores, queue_s, _ = future.result(PATIENCE_S)
+            scores, run = future.result(PATIENCE_S)
             np.testing.assert_array_equal(scores, MeanEngine().infer(make_batch(callers[future])))
-            assert queue_s > 0
+            assert run.queue_s > 0
+            assert run.batch_size == queue_size
         running.result(PATIENCE_S)
     assert engine.batch_sizes == [1, queue_size]  # who waited was inferred together
     runner.infer(make_batch(4))  # the places are free again
@@ -291,7 +293,7 @@ def test_lone_caller_does_not_wait_for_company_that_left() -> None:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(runner.infer, [make_batch(seed) for seed in range(40)]))
         time.sleep(RECENT_S)
-        waits_s.append(runner.infer(make_batch(1))[1])
+        waits_s.append(runner.infer(make_batch(1))[1].queue_s)
     assert min(waits_s) < SPEC.max_delay_ms / 1000 / 2
 
 
@@ -300,7 +302,7 @@ def test_lone_caller_right_after_a_burst_waits_no_longer_than_the_burst_is_recen
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(runner.infer, [make_batch(seed) for seed in range(6)]))
     runner._last_load, runner._last_ended = 6, time.perf_counter()  # as a burst leaves it
-    assert RECENT_S * 0.9 < runner.infer(make_batch(1))[1] < 1
+    assert RECENT_S * 0.9 < runner.infer(make_batch(1))[1].queue_s < 1
 
 
 def test_error_of_a_batch_is_another_object_for_each_caller() -> None:

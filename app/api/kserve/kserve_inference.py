@@ -250,6 +250,7 @@ def predict_all(served: ServedModel, uploads: Sequence[Upload | AnsweredError], 
     known.images = len(uploads)
     pixel_sum = PixelSum(services().settings.max_pixels)
     answers, timing = served.predict_many(uploads, patience, pixel_sum, takes_unfit())
+    known.timing = timing  # also of a request that is refused below
     for answer in answers:
         observe_distance(served.manifest, answer)
     for place, answer in enumerate(answers, start=1):

@@ -145,10 +145,11 @@ def observe_distance(manifest: ModelManifest, answer: Prediction | AnsweredError
 
 @contextmanager
 def noting_misfit(manifest: ModelManifest) -> Iterator[None]:
-    """Record the distance of a picture that is refused in this block."""
+    """Record the distance of a picture that is refused in this block, and where the time went."""
     try:
         yield
     except UnfitImageError as error:
+        facts().timing = error.timing
         observe_distance(manifest, error)
         raise
 
@@ -164,7 +165,7 @@ def observe(
 
     `uploads` are what the answers belong to, in the same order.
     """
-    metrics, label = services().metrics, (manifest.name, manifest.version)
+    metrics, label, known.timing = services().metrics, (manifest.name, manifest.version), timing
     for position, answer in enumerate(answers):
         if isinstance(answer, Prediction):
             metrics.count_prediction(*label, answer.decision.class_name)

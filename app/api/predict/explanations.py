@@ -73,7 +73,7 @@ def answer_heat_map(served: ServedModel) -> Response:
         raise copy(images[0])
     known.images = 1
     with noting_misfit(manifest):
-        prediction, heat_map = served.explain(images[0], target, patience, takes_unfit())
+        prediction, heat_map, known.timing = served.explain(images[0], target, patience, takes_unfit())
     observe_distance(manifest, prediction)
     keep(manifest, known.request_id, 0, prediction)
     known.outcome = prediction.decision.class_name

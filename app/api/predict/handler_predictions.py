@@ -28,6 +28,7 @@ from app.handlers.client.handler_streams import AnswerStream
 from app.handlers.handler_answers import FAULT, INVALID, Answer
 from app.metrics import Metrics
 from app.pipeline.patience import Patience
+from app.pipeline.served_model import Timing
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,10 @@ def pass_on(stream: AnswerStream, known: RequestFacts) -> Iterator[bytes]:
 def record_times(metrics: Metrics, known: RequestFacts, header: dict[str, Any]) -> None:
     """Record where the time of an answer went, by its header at the end; a failed one is counted elsewhere."""
     if known.outcome is None:
-        stages = read_times(header) | {"whole": time.perf_counter() - known.started}
+        stages = read_times(header)
+        if stages:
+            known.timing = Timing(0.0, stages["queue"], stages["inference"], time.perf_counter(), None)
+        stages["whole"] = time.perf_counter() - known.started
         metrics.observe_prediction(known.rule, known.model or "", known.version or "", stages)
 
 

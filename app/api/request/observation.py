@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from http import HTTPStatus
 from http.client import responses
@@ -21,13 +21,16 @@ from app.api.request.services import RequestFacts, begin_facts, name_client, nam
 from app.config.settings import ANSWER_DELAY_S
 from app.errors import AnsweredError, MisdirectedError, ServiceUnavailableError
 from app.metrics import Metrics, name_method
+from app.pipeline.served_model import Timing
+from app.routes import is_costly
+from app.tracing import Answered, Stage, Tracing
 
 log = logging.getLogger("app.access")
 
 REFUSAL_DELAY_S = 0.012
 """How long a refusal is withheld: clients that try again at once would take the processor from those being served."""
 OTHER_HOST = "Nobody is asked for a password here, so only localhost, 127.0.0.1 and [::1] may be named as the host."
-LOGGED_FACTS = ("request_id", "user", "rule", "status", "model", "version", "outcome", "images")
+LOGGED_FACTS = ("request_id", "trace_id", "user", "rule", "status", "model", "version", "outcome", "images")
 COMMON_HEADERS = [
     ("Cache-Control", "no-store"),
     ("X-Content-Type-Options", "nosniff"),
@@ -49,6 +52,9 @@ class Observation:
     Where the server `asks_nobody` for a password, only requests that name this machine come in: a page of another site
     whose name leads to a loopback address (DNS rebinding) would else use the server from its visitor's browser.
     """
+
+    tracing: Tracing | None = None
+    """Set where requests are traced."""
 
     def __init__(
         self, app: RoutedFlask, admission: Admission, metrics: Metrics, asks_nobody: bool, write_page: WritePage
@@ -107,13 +113,21 @@ class Observation:
         return place
 
     def _record(self, environ: dict[str, Any], known: RequestFacts) -> None:
-        """Count the request, and write its log line."""
-        seconds = time.perf_counter() - known.started
+        """Count the request, write its spans if it is traced, and its log line."""
+        ended = time.perf_counter()
+        seconds = ended - known.started
         method, model, version = environ["REQUEST_METHOD"], known.model or "", known.version or ""
         self._metrics.count_request(known.rule, method, known.status, model, version, seconds)
         is_failure = known.status >= HTTPStatus.BAD_REQUEST or known.is_streamed  # or else the outcome is a class
         if is_failure and known.outcome and known.model:  # else the status is a handler's own word
             self._metrics.count_failure(known.rule, method, model, version, seconds)
+        if self.tracing is not None and is_costly(known.rule, method):
+            error = known.outcome if is_failure else None
+            answered = Answered(
+                *(method, known.rule, known.status, known.model, known.version, error, known.started, ended)
+            )
+            stages = list_stages(known.timing, ended)
+            known.trace_id = self.tracing.record(environ.get("HTTP_TRACEPARENT", ""), answered, stages)
         if log.isEnabledFor(logging.INFO):
             fields = {name: getattr(known, name) for name in LOGGED_FACTS}
             fields |= {"method": name_method(method), "bytes": read_length(environ), "ms": round(seconds * 1000, 2)}
@@ -121,6 +135,22 @@ class Observation:
             fields |= {"client": name_client(environ.get("REMOTE_ADDR", "")) or None}
             fields["outcome"] = known.outcome or responses.get(known.status)
             log.info("request", extra={name: value for name, value in fields.items() if value is not None})
+
+
+def list_stages(timing: Timing | None, ended: float) -> Iterator[Stage]:
+    """Yield the stages of a request that was answered at `ended`, in their order; none if no model saw its pictures."""
+    if timing is None:
+        return
+    began = timing.inferred - timing.inference_s
+    queued, answered = began - timing.queue_s, timing.inferred + timing.explain_s
+    if timing.decode_s:
+        yield Stage("decode", queued - timing.decode_s, queued)
+    if timing.inference_s:
+        yield Stage("queue", queued, began)
+        yield Stage("inference", began, timing.inferred, timing.batch_size)
+    if timing.explain_s:
+        yield Stage("explain", timing.inferred, answered)
+    yield Stage("answer", answered, ended)
 
 
 def refuse(

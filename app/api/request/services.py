@@ -19,6 +19,7 @@ from app.config.setting_types import OWN_DATABASE, is_loopback_host
 from app.config.settings import SERVER_IS_STOPPING, Settings
 from app.errors import AnsweredError
 from app.metrics import Metrics
+from app.pipeline.served_model import Timing
 from app.registry.model_changes import ModelChanges
 from app.registry.model_entry import ModelEntry, State
 from app.registry.model_follower import ModelFollower
@@ -67,6 +68,8 @@ class RequestFacts:
         named: the model that a prediction's path or query names, be there one or not.
         user, model, version: set once the password is verified, and the model is known to exist.
         outcome: the class of the answer, or the type of the error.
+        timing: where the time went, once a model has looked at the request's pictures.
+        trace_id: of the caller's trace or a new one, 32 hex digits, if the request is traced.
         is_streamed: whether the answer is sent in parts, and ends after the view.
         has_place: whether the request is counted, so that only so many go on at a time.
         lent: the version that was looked up for a prediction, or the error if there is none.
@@ -83,6 +86,8 @@ class RequestFacts:
     version: str | None = None
     outcome: str | None = None
     images: int | None = None
+    timing: Timing | None = None
+    trace_id: str | None = None
     is_streamed: bool = False
     status: int = 0
     has_place: bool = False

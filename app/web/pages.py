@@ -19,6 +19,7 @@ from app.registry.serving_table import require_served
 from app.web.documents import list_guides, read_guide, render_card
 from app.web.error_pages import show_error, write_refusal
 from app.web.rendering import POLICY, render_page, wants_page
+from app.web.report_plots import find_plots
 
 blueprint = Blueprint("pages", __name__)
 
@@ -67,8 +68,9 @@ def show_model(model_name: str, version: str | None = None) -> Response:
     facts().version = own
     entry = services().registry.get(model_name, version)
     cut_px = entry.manifest.input.short_side_px if entry.manifest else None
-    card = render_card(entry.folder)
-    return render_page("model.html", model=model, versions=versions, card=card, cut_px=cut_px, origin=find_origin())
+    card, plots = render_card(entry.folder), find_plots(entry.folder, entry.manifest)
+    shown = {"model": model, "versions": versions, "card": card, "plots": plots, "cut_px": cut_px}
+    return render_page("model.html", **shown, origin=find_origin())
 
 
 def describe_if_there(model_name: str, version: str | None) -> dict[str, Any] | None:

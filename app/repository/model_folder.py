@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 EXAMPLES_FOLDER = "examples"
 CARD_FILE = "MODEL_CARD.md"
+FIGURES_FILE = "report.json"
+"""Of `flask models report`: how good the version is."""
 ARCHIVE_FOLDER = ".compiled"
 """Where what was compiled of an archive lies, beside its files."""
 TOKEN_FILE = ".registered"  # noqa: S105  # the name of a file

@@ -1,10 +1,9 @@
 """The pages: most stand at the paths of the API, and show what its views answer."""
 
 import json
-from functools import partial
 from typing import Any
 
-from flask import Blueprint, Flask, Response, request, url_for
+from flask import Blueprint, Response, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.api.models import describe
@@ -13,12 +12,14 @@ from app.api.predict.predictions import classify
 from app.api.request.auth import list_askable, require
 from app.api.request.changes import refuse_other_sites
 from app.api.request.observation import WritePage
+from app.api.request.routing import RoutedFlask
 from app.api.request.services import NOTICE, facts, services
 from app.errors import BadRequestError, ModelNotFoundError, ModelVersionNotFoundError
 from app.registry.serving_table import require_served
 from app.web.documents import list_guides, read_guide, render_card
-from app.web.error_pages import show_error, write_refusal
+from app.web.error_pages import RefusalPages, show_error
 from app.web.rendering import POLICY, render_page, wants_page
+from app.web.report_plots import find_plots
 
 blueprint = Blueprint("pages", __name__)
 
@@ -26,7 +27,7 @@ REFERENCE_POLICY = POLICY.replace("img-src 'self' blob:", "img-src 'self' blob: 
 """The style sheet of Swagger UI holds its icons."""
 
 
-def register_pages(app: Flask) -> WritePage:
+def register_pages(app: RoutedFlask) -> WritePage:
     """Add the pages to an app whose views are all registered: beside JSON at a path of the API, or at a path of their
     own. Return what writes the pages of requests that Flask does not see.
     """
@@ -36,7 +37,7 @@ def register_pages(app: Flask) -> WritePage:
     for endpoint, page in PAGES.items():
         app.view_functions[endpoint] = choose(page, app.view_functions[endpoint])
     app.after_request(show_error)
-    return partial(write_refusal, app)
+    return RefusalPages(app)
 
 
 def choose(page: Any, view: Any) -> Any:
@@ -67,8 +68,9 @@ def show_model(model_name: str, version: str | None = None) -> Response:
     facts().version = own
     entry = services().registry.get(model_name, version)
     cut_px = entry.manifest.input.short_side_px if entry.manifest else None
-    card = render_card(entry.folder)
-    return render_page("model.html", model=model, versions=versions, card=card, cut_px=cut_px, origin=find_origin())
+    card, plots = render_card(entry.folder), find_plots(entry.folder, entry.manifest)
+    shown = {"model": model, "versions": versions, "card": card, "plots": plots, "cut_px": cut_px}
+    return render_page("model.html", **shown, origin=find_origin())
 
 
 def describe_if_there(model_name: str, version: str | None) -> dict[str, Any] | None:

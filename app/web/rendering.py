@@ -1,8 +1,11 @@
 """How a page is made: its template, and the policy under which a browser shows it."""
 
+from functools import lru_cache
 from typing import Any
 
 from flask import Response, render_template, request
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
 
 from app.api.request.routing import asks_management
 from app.api.request.services import services
@@ -17,7 +20,13 @@ POLICY = (
 
 def wants_page() -> bool:
     """Whether the caller prefers a page to JSON, as browsers do."""
-    return request.accept_mimetypes.best_match(["application/json", HTML]) == HTML
+    return prefers_page(request.environ.get("HTTP_ACCEPT", ""))
+
+
+@lru_cache(maxsize=64)
+def prefers_page(accept: str) -> bool:
+    """Whether a header `Accept` prefers a page to JSON."""
+    return parse_accept_header(accept, MIMEAccept).best_match(["application/json", HTML]) == HTML
 
 
 def is_management() -> bool:

@@ -183,6 +183,40 @@ def test_body_without_a_picture_is_told_what_it_lacks(
     assert re.match(message, told), told
 
 
+FIELD = b'Content-Disposition: form-data; name="%b"'
+
+
+@pytest.mark.parametrize("path", [PATH, PATH.replace("predictions", "explanations"), "/models/pcam-classification"])
+@pytest.mark.parametrize(("name", "value"), [(b"target", b"normal"), (b"unfit", b"answer")])
+def test_parameter_of_the_url_in_a_form_is_named(
+    path: str, name: bytes, value: bytes, client: FlaskClient, pcam_example: bytes
+) -> None:
+    bodies = {
+        form((NAMED, pcam_example), (FIELD % name, value)): FORM,
+        form((FIELD % name, value), (NAMED, pcam_example)): FORM,
+        b"image=" + quote_plus(encode(pcam_example)).encode() + b"&%b=%b" % (name, value): URLENCODED,
+        b"%b=%b" % (name, value): URLENCODED,
+    }
+    for body, kind in bodies.items():
+        answer = client.post(path, data=body, headers=basic() | {"Content-Type": kind})
+        told = f"{name.decode()} goes into the URL, not into the form: ?{name.decode()}={value.decode()}"
+        assert (answer.status_code, answer.get_json()["message"]) == (400, told)
+
+
+def test_parameter_of_the_url_in_a_form_is_shown_shortened_and_escaped(client: FlaskClient) -> None:
+    status, told = post(client, form((FIELD % b"target", b"a b\n<" + b"x" * 9000)), FORM)
+    assert status == 400
+    assert told.endswith("?target=a%20b%0A%3C" + "x" * 29 + "...")
+
+
+def test_other_fields_beside_a_picture_and_a_picture_of_that_name_are_taken(
+    client: FlaskClient, pcam_example: bytes
+) -> None:
+    for part in ((FIELD % b"target_size", b"96"), (FIELD % b"note", b"target"), (FIELD % b"target", pcam_example)):
+        answer = client.post(PATH, data=form((NAMED, pcam_example), part), headers=basic() | {"Content-Type": FORM})
+        assert answer.status_code == 200
+
+
 def test_other_forms_than_those_of_files_are_named(client: FlaskClient) -> None:
     status, message = post(client, form((NAMED, b"x")), "multipart/related; boundary=x")
     assert (status, message[:52]) == (415, "Of multipart bodies multipart/form-data alone is tak")

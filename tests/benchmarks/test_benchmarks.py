@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.config.setting_types import PROJECT_ROOT
+from benchmarks.first_answer import CHROMIUM
 from tests.conftest import DATA
 from tests.handlers.archives import make_tiny
 
@@ -23,6 +24,7 @@ WHAT_IS_PRINTED = {
     "auc_over_http": "isic-classification: AUC ",
     "colour_profiles": "Display P3 converted: AUC ",
     "costly_requests": "| JSON of empty objects | {",
+    "first_answer": "from clone to heat map: ",
     "floods": "| guesses | ",
     "folder_table": " with its start, ",
     "footprint": "resident memory of a worker after predictions: ",
@@ -45,6 +47,12 @@ def run(module: str, *arguments: str) -> str:
     return done.stdout
 
 
+def has_browser() -> bool:
+    """Whether a benchmark can drive a browser."""
+    playwright = PROJECT_ROOT / "node_modules/playwright-core"
+    return CHROMIUM is not None and shutil.which("node") is not None and playwright.is_dir()
+
+
 def test_every_benchmark_is_in_this_file() -> None:
     there = {path.stem for path in (PROJECT_ROOT / "benchmarks").glob("[!_]*.py")}
     assert there - NOT_COMMANDS == {*WHAT_IS_PRINTED, "archive_roads", "bare", "capacity", "random_model", "reload"}
@@ -61,6 +69,8 @@ def test_benchmark_runs_to_its_end(module: str) -> None:
     for program in {"load": ["wrk"], "two_servers": ["nginx", "redis-server"]}.get(module, []):
         if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None:
             pytest.skip(f"{program} is not installed: see benchmarks/README.md")
+    if module == "first_answer" and not ((PROJECT_ROOT / ".git").exists() and has_browser()):
+        pytest.skip("there is no clone, or no Chromium, node and playwright-core: see benchmarks/README.md")
     if module in ("auc_over_http", "colour_profiles") and not DATA.is_dir():
         pytest.skip("the real pictures are not here")
     assert WHAT_IS_PRINTED[module] in run(f"benchmarks.{module}", "--quick", *arguments.get(module, []))

@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Iterator
 from copy import copy
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from werkzeug.datastructures import Headers
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData, State
@@ -12,6 +12,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 from app.base64_fields import PICTURE, decode_base64_bytes, unwrap_picture
 from app.config.settings import KIB
 from app.errors import AnsweredError, BadRequestError
+from app.manifest.bounds import show
 from app.pipeline.decoding.decode import is_picture
 from app.pipeline.decoding.foreign_formats import CONTROL
 
@@ -19,6 +20,8 @@ MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencode
 PIECE_BYTES, MAX_HEAD_BYTES = 8 * KIB, 8 * KIB
 MAX_FIELDS, MAX_PAIRS = 16, 1000
 """Parts of a form beside its pictures, and fields of an urlencoded one."""
+URL_PARAMETERS = ("target", "unfit")
+"""What a prediction and an explanation read from the URL alone; in a form they would be passed over without a word."""
 A_PART = "A part of the form"
 SEND_A_FILE = "send the picture as a file part, e.g. -F image=@patch.png"
 NO_BOUNDARY = "The Content-Type of the form names no boundary; let the client write that header by itself."
@@ -119,7 +122,7 @@ def find_pictures(parts: list[FormPart]) -> list[bytes | AnsweredError]:
     """Find the pictures of a form, in order: its files, and texts that are pictures in base64.
 
     An empty part without a file name is one that a browser sends for a file nobody chose. In place of a part that
-    cannot be decoded stands its error.
+    cannot be decoded stands its error. Raises `BadRequestError` if there is none, and for a parameter of the URL.
     """
     found: list[bytes | AnsweredError] = []
     for part in parts:
@@ -128,6 +131,9 @@ def find_pictures(parts: list[FormPart]) -> list[bytes | AnsweredError]:
                 found.append(unwrap_picture(part.decode(), A_PART))
             except BadRequestError as error:
                 found.append(copy(error))  # without its traceback, which would keep the form
+        elif part.name in URL_PARAMETERS:
+            value = show(quote(part.value[:PIECE_BYTES]))
+            raise BadRequestError(f"{part.name} goes into the URL, not into the form: ?{part.name}={value}")
     if not found:
         raise BadRequestError(f"The form holds no file; {SEND_A_FILE}.")
     return found
@@ -139,12 +145,12 @@ def find_urlencoded_pictures(body: bytes) -> list[bytes | AnsweredError]:
     """
     if not body or not is_text(body):  # `curl --data-binary` names every body so
         return [body]
-    texts = [body]
+    fields = [("", body)]
     if not PICTURE.match(body):
         # In base64 an unquoted plus sign is meant as one; in a picture that was encoded whole it stands for a space.
-        texts = [text for _, text in read_pairs(body)]
-        texts = [text if is_picture(text) else text.replace(b" ", b"+") for text in texts]
-    return find_pictures([FormPart("", None, None, "", text) for text in texts])
+        pairs = [(name.decode(errors="replace"), text) for name, text in read_pairs(body)]
+        fields = [(name, text if is_picture(text) else text.replace(b" ", b"+")) for name, text in pairs]
+    return find_pictures([FormPart(name, None, None, "", text) for name, text in fields])
 
 
 def read_pairs(body: bytes) -> list[tuple[bytes, bytes]]:

@@ -54,7 +54,10 @@ def check_table(file: str, table: dict[str, Any]) -> None:
     if isinstance(table.get("activation"), str) and table["activation"] not in KERAS_2_ACTIVATIONS:
         raise IntegrityError(f"{file} holds the activation {table['activation']!r:.60}, which is not allowed")
     if table.get("training"):
-        raise IntegrityError(f"{file} calls a layer with training=True, so its answers are drawn by lot")
+        raise IntegrityError(
+            f"{file} calls a layer with training=True. The layer draws at random, so the same picture would get "
+            "different answers"
+        )
     check_dtype(file, table)
 
 

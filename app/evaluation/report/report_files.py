@@ -20,8 +20,9 @@ from app.evaluation.report.version_report import Reported, VersionReport
 from app.evaluation.version_evaluation import Answer, Unreadable
 from app.manifest.model_specs import OutputSpec
 from app.processes.atomic import write_file
+from app.repository.model_folder import FIGURES_FILE
 
-PAGE_FILE, DOCUMENT_FILE, PICTURES_FILE = "report.html", "report.json", "pictures.csv"
+PAGE_FILE, DOCUMENT_FILE, PICTURES_FILE = "report.html", FIGURES_FILE, "pictures.csv"
 COMPARISON_PAGE_FILE, COMPARISON_DOCUMENT_FILE = "comparison.html", "comparison.json"
 NONE = "–"
 DIGITS = 6

@@ -10,6 +10,7 @@ import sqlalchemy as sql
 from app.errors import StateStoreError
 from app.state import schema
 from app.state.copying.state_copy import PREFIX
+from app.state.sql_tables import tables
 from app.state.state_store import (
     VERSION_TABLE,
     WRITERS_LOCK,
@@ -17,7 +18,6 @@ from app.state.state_store import (
     make_engine,
     prepare_tables,
     read_schema_version,
-    tables,
     translate_errors,
 )
 

@@ -69,7 +69,7 @@ def show_model(model_name: str, version: str | None = None) -> Response:
     entry = services().registry.get(model_name, version)
     cut_px = entry.manifest.input.short_side_px if entry.manifest else None
     card, plots = render_card(entry.folder), find_plots(entry.folder, entry.manifest)
-    shown = {"model": model, "versions": versions, "card": card, "plots": plots, "cut_px": cut_px}
+    shown: dict[str, Any] = {"model": model, "versions": versions, "card": card, "plots": plots, "cut_px": cut_px}
     return render_page("model.html", **shown, origin=find_origin())
 
 

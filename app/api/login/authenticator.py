@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from werkzeug.security import check_password_hash, generate_password_hash
+from werkzeug.security import check_password_hash
 
 from app.api.login.guesses import Guesses
 from app.api.login.rate_limits import RateLimits
@@ -30,6 +30,8 @@ LOGIN_MEMORY_S = 300
 """How long a verified password is remembered after its last use."""
 WRONG_S = 60.0
 """How long a wrong password is remembered as wrong."""
+NOBODYS_HASH = f"{HASH_METHOD}$nobody$"
+"""No password has this hash, and to check one against it takes as long as against a real one."""
 TOO_MANY = "Too many logins; try again later."
 
 
@@ -90,7 +92,7 @@ class Authenticator:
         self._headers: OrderedDict[bytes, tuple[User, float, bytes]] = OrderedDict()
         self._users: dict[str, User] = {}
         self._stamp: tuple[int, ...] | None = None
-        self._nobody = User("", "predict", generate_password_hash("", HASH_METHOD))
+        self._nobody = User("", "predict", NOBODYS_HASH)
 
     def knows(self, environ: Mapping[str, Any]) -> bool:
         """Whether the request of a WSGI environment comes with a password that is known to be right."""

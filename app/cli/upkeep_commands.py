@@ -14,7 +14,6 @@ from app.upkeep.capacity import describe_need, find_need, read_figures
 from app.upkeep.installation_checks import check_installation
 from app.upkeep.machine_checks import check_machine
 from app.upkeep.restore import restore_backup
-from app.users import UsersFile
 
 
 @click.command("backup")
@@ -57,7 +56,7 @@ def doctor(is_json: bool) -> None:
     """
     settings = services().settings
     findings = []
-    for finding in (*check_machine(settings), *check_installation(settings, UsersFile(settings.instance).read)):
+    for finding in (*check_machine(settings), *check_installation(settings, services().users.read)):
         findings.append(finding)
         if not is_json:
             click.echo(finding)

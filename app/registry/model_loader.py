@@ -79,7 +79,8 @@ class ModelLoader:
 
     def load_whole(self, planned: PlannedVersion) -> ModelEntry:
         """Load a version however long it takes: for commands."""
-        attempt = Attempt(planned, ModelEntry(planned.folder, planned.wanted, State.LOADING), lambda *_: None)
+        draft = ModelEntry(planned.folder, planned.wanted, State.LOADING)
+        attempt = Attempt(planned, draft, lambda *_: None, is_for_command=True)
         try:
             return self.load(attempt)
         except SlowRoadError:
@@ -137,9 +138,14 @@ class ModelLoader:
         return replace(entry, engine="openvino", report=report, int8=int8)
 
     def _make_engine(self, attempt: Attempt, manifest: ModelManifest, compiled: str, ir_sha256: str) -> OpenVINOEngine:
-        threads = self.settings.inference_threads
         return OpenVINOEngine(
-            attempt.planned.folder.path, manifest, threads, compiled, ir_sha256, manifest.tells_distance
+            attempt.planned.folder.path,
+            manifest,
+            self.settings.inference_threads,
+            compiled,
+            ir_sha256,
+            manifest.tells_distance,
+            warms_up=not attempt.is_for_command,
         )
 
     def find_int8(self, folder: ModelFolder, manifest: ModelManifest, report: CompileReport) -> Int8Report | None:

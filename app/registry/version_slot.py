@@ -33,6 +33,7 @@ class Attempt:
         is_fresh: False for a repetition after a failure; the version then stays UNAVAILABLE meanwhile.
         is_dropped: whether nobody wants the result any more.
         is_awaited: whether the end of a dropped attempt is waited for.
+        is_for_command: whether a command asks alone, and no caller: nobody would wait for a batch of a new size.
         program: the archive whose program the attempt starts, once it does.
         began_s: `time.monotonic()` of the beginning.
     """
@@ -45,6 +46,7 @@ class Attempt:
     is_fresh: bool = True
     is_dropped: bool = False
     is_awaited: bool = False
+    is_for_command: bool = False
     program: HandlerArchive | None = None
     began_s: float = field(default_factory=time.monotonic)
 

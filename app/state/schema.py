@@ -21,7 +21,7 @@ LOADS, SHADOWS, OUTCOMES = "scancer_loads", "scancer_shadows", "scancer_outcomes
 USERS, TOKENS, USERS_MARK = "scancer_users", "scancer_tokens", "scancer_users_mark"
 AUDIT = "scancer_audit"
 """Newer than the other tables: a store without them is sound, and gets them with the next change."""
-APPENDED: frozenset[str] = frozenset()
+APPENDED = frozenset((AUDIT,))
 """Tables whose rows are never changed or removed, so a restore adds to them."""
 REMEDY = "restore it from a backup, or move it away and register the models anew"
 UNSAID = {field.name: field.default for field in fields(WantedVersion) if field.name in POOL_BOUNDS}

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -41,7 +41,7 @@ from app.upkeep.swap import (
     is_unfinished,
     remove_staging,
 )
-from app.users import UsersFile
+from app.users import USERS_FILE, UsersFile
 
 CHUNK_BYTES = 1 << 20
 
@@ -210,6 +210,7 @@ class Staging:
 
     def prepare_state(self) -> None:
         """Bring the state to this release's schema, and try it; raises `StateStoreError` if it cannot be used."""
+        from app.state.people.users_table import read_users
         from app.state.state_store import StateStore  # SQLAlchemy, which no other command needs
 
         if self._settings.database != OWN_DATABASE:
@@ -218,5 +219,11 @@ class Staging:
             StateStore(self._state).close()
             replace_database(self._state, self._settings.database, is_trial=True)
         elif self._state.exists():
-            StateStore(self._state).close()
+            with closing(StateStore(self._state)) as store, store.look() as connection:
+                users = read_users(connection)
             StateFile(self._state).read()
+            if users:  # of a database that servers share; beside a file of its own a server reads them from another
+                with UsersFile(self.instance).change() as found:
+                    found.clear()
+                    found.update(users)
+                (self.instance / f"{USERS_FILE}.lock").unlink()

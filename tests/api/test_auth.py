@@ -11,12 +11,12 @@ from statistics import median
 
 import pytest
 from flask.testing import FlaskClient
-from werkzeug.security import generate_password_hash
+from werkzeug.security import check_password_hash, generate_password_hash
 
-from app.api.login.authenticator import LOGIN_MEMORY_S, MAX_WAITING, Authenticator
+from app.api.login.authenticator import LOGIN_MEMORY_S, MAX_WAITING, NOBODYS_HASH, Authenticator
 from app.errors import TooManyLoginsError
 from app.processes.shared_table import COUNTS
-from app.users import User, UsersFile
+from app.users import HASH_METHOD, User, UsersFile
 from tests.conftest import PASSWORD, USER, basic, within
 
 PATH = "/models/pcam-classification"
@@ -225,6 +225,16 @@ def make_quick(users: UsersFile, memory_s: float = LOGIN_MEMORY_S) -> Authentica
     authenticator = Authenticator(users, memory_s)
     authenticator._nobody = User("", "predict", generate_password_hash("", "scrypt:512:8:1"))
     return authenticator
+
+
+def test_unknown_user_costs_as_much_as_a_known_one_and_has_no_password() -> None:
+    costs = []
+    for password_hash in (generate_password_hash("the right password", HASH_METHOD), NOBODYS_HASH):
+        for password in ("", "a guess"):
+            started = time.thread_time()
+            assert not check_password_hash(password_hash, password)
+            costs.append(time.thread_time() - started)
+    assert max(costs) < 2 * min(costs)
 
 
 def test_guesses_are_limited_by_name_from_any_address(quick_users: UsersFile) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from app.config.setting_types import PROJECT_ROOT, Address
 from app.config.settings import Settings
 from app.errors import BackupError, DiskFullError, SettingsError, StateStoreError
 from app.registry.model_changes import Wishes
-from app.state.store_access import STATE_FILE
+from app.state.people.users_table import UsersTable
+from app.state.store_access import STATE_FILE, StoreAccess
 from app.upkeep import backup
 from app.upkeep.backup import list_settings, write_backup
 from app.upkeep.backup_file import BackupManifest, read_backup
 from app.upkeep.restore import restore_backup
+from app.users import UsersFile
 from tests.conftest import PASSWORD, USER
 from tests.registry.killed_changes import NAME
 from tests.state.test_state_store import POSTGRES, run_postgres
@@ -306,10 +309,16 @@ def test_state_moves_from_a_file_to_postgresql_and_back_with_every_table(made: S
         assert read_generation(shared) > first  # whoever follows the database sees it
         with open_changes(shared) as changes:
             changes.set_default(TINY, "1.1")
+        with closing(StoreAccess(shared)) as access:
+            users = UsersTable(access)
+            assert users.take_over(UsersFile(shared.instance).read())
+            users.add("later", "predict", PASSWORD)
+            users.remove(USER)
         write_backup(shared, tmp_path / "database.tar")
         expected = look(shared)
         assert read_backup(tmp_path / "database.tar").database == "postgresql"
     back = settle_in(tmp_path / "back")
     restore_backup(back, tmp_path / "database.tar")
-    assert look(back) == expected
-    assert ask(back, USER, PASSWORD)[1][TINY] == (["1.0", "1.1"], "1.1")
+    assert look(back) | {"users": None} == expected | {"users": None}
+    assert set(UsersFile(back.instance).read()) == {"later"}  # the database's, not those of the file that it took over
+    assert ask(back, "later", PASSWORD)[1][TINY] == (["1.0", "1.1"], "1.1")

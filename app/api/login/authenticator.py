@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from werkzeug.security import check_password_hash, generate_password_hash
+from werkzeug.security import check_password_hash
 
 from app.api.login.guesses import Guesses
 from app.api.login.rate_limits import RateLimits
@@ -31,6 +31,8 @@ LOGIN_MEMORY_S = 300
 """How long a verified password is remembered after its last use."""
 WRONG_S = 60.0
 """How long a wrong password is remembered as wrong."""
+NOBODYS_HASH = f"{HASH_METHOD}$nobody$"
+"""No password has this hash, and to check one against it takes as long as against a real one."""
 TOO_MANY = "Too many logins; try again later."
 
 
@@ -102,7 +104,7 @@ class Authenticator:
         self._users: dict[str, User] = {}
         self._tokens: dict[str, tuple[User, Token]] = {}
         self._stamp: object = None
-        self._nobody = User("", "predict", generate_password_hash("", HASH_METHOD))
+        self._nobody = User("", "predict", NOBODYS_HASH)
 
     def knows(self, environ: Mapping[str, Any]) -> bool:
         """Whether the request of a WSGI environment comes with a token, or a password that is known to be right."""

@@ -126,7 +126,7 @@ class AnswerTable:
         for row in rows:
             # A spreadsheet may separate cells by semicolons; quoted ones stay whole there too.
             quoting: Literal[0, 1] = csv.QUOTE_ALL if any(";" in cell for cell in row.values()) else csv.QUOTE_MINIMAL
-            csv.DictWriter(lines, COLUMNS, lineterminator="\n", quoting=quoting).writerow(row)
+            csv.writer(lines, lineterminator="\n", quoting=quoting).writerow([row[name] for name in COLUMNS])
         self._stream.write(lines.getvalue().encode())
         self._stream.flush()
         self.outcomes.update(map(name_outcome, rows))

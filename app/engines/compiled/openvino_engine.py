@@ -26,7 +26,8 @@ class OpenVINOEngine:
 
     It runs the compiled model in the folder `compiled`; what is not quantized in it runs in float32. With `ir_sha256`,
     it runs only the files that their report spoke of. With `tells_distance`, each row of scores ends with the
-    picture's distance to the training pictures, see `add_distance`.
+    picture's distance to the training pictures, see `add_distance`. With `warms_up`, the first batch of several waits
+    until every size of batch was met.
     """
 
     def __init__(
@@ -37,13 +38,14 @@ class OpenVINOEngine:
         compiled: str = COMPILED_FOLDER,
         ir_sha256: str = "",
         tells_distance: bool = False,
+        warms_up: bool = True,
     ) -> None:
         self._folder = folder / compiled
         self._read_groups = partial(read_groups, folder, manifest) if tells_distance else None
         self._ir_sha256 = ir_sha256
         self._threads = threads
         self._sizes = manifest.batch.sizes
-        self._is_warm = False
+        self._is_warm = not warms_up
         self._takes_one = False
         self._one = np.zeros((1, manifest.input.height_px, manifest.input.width_px, 3), dtype=np.uint8)
         self._request_one: Any = None

@@ -4,17 +4,19 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from app import create_app
 from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.repository.model_folder import FIGURES_FILE, ModelFolder
-from app.web.report_plots import MAX_REPORT_BYTES, find_plots
+from app.web.report_plots import MAX_REPORT_BYTES, MOST_CLASSES, find_plots
 from tests.conftest import basic
 from tests.web.test_pages import BROWSER
 
@@ -110,3 +112,22 @@ def test_page_draws_the_report_without_inline_styles_and_tells_its_figures(tmp_p
     assert page.status_code == 200
     assert "How good it is" in page.text
     assert 'class="plot"' not in page.text
+
+
+def test_of_many_classes_the_first_are_drawn_and_none_has_a_threshold(folder: ModelFolder, app: Flask) -> None:
+    path, names = folder.path / FIGURES_FILE, [f"kind-{number}" for number in range(MOST_CLASSES + 2)]
+    report = json.loads(path.read_text())
+    report["evaluation"] |= {"pictures": dict.fromkeys(names, 10), "positive_class": None, "threshold": None}
+    report["classes"] = [report["classes"][0] | {"class_name": name, "others": "other classes"} for name in names]
+    path.write_text(json.dumps(report))
+    manifest = folder.read_manifest()
+    output = replace(manifest.output, classes=tuple(names), positive_class=None, threshold=None)
+    plots = find_plots(folder, replace(manifest, output=output))
+    assert plots is not None
+    assert [plot.class_name for plot in plots.shown] == names[:MOST_CLASSES]
+    assert {plot.own for plot in plots.shown} == {None}
+    page = app.jinja_env.get_template("report_plots.html").module.plots(plots)  # type: ignore[attr-defined]  # a macro
+    assert page.count("<svg") == 2 * MOST_CLASSES
+    assert "The report has 2 more classes." in page
+    assert "threshold:" not in page
+    assert len(page) < 80_000

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from app.api.request.services import services
+from app.cli.audit_command import record
 from app.cli.model_choice import FILE, explain
 from app.upkeep.backup import write_backup
 from app.upkeep.backup_file import BackupManifest
@@ -41,6 +42,7 @@ def restore(file: Path) -> None:
     """
     with explain():
         restored = restore_backup(services().settings, file)
+        record("restored", f"backup of {restored.manifest.made}")
     for line in restored.other_settings:
         click.echo(f"set otherwise, here or there: {line}", err=True)
     click.echo(f"restored {describe(restored.manifest)} of {restored.manifest.made}")
@@ -56,7 +58,7 @@ def doctor(is_json: bool) -> None:
     """
     settings = services().settings
     findings = []
-    for finding in (*check_machine(settings), *check_installation(settings, services().users.read)):
+    for finding in (*check_machine(settings), *check_installation(settings)):
         findings.append(finding)
         if not is_json:
             click.echo(finding)

@@ -20,6 +20,7 @@ def claim_instance(settings: Settings) -> int:
     own = describe_claim(settings)
     try:
         descriptor, claim = share_lock(settings.instance / CLAIM_FILE, json.dumps(own).encode())
+        give_to_owner(settings.instance, descriptor)
     except OSError as error:
         raise SettingsError(f"SCANCER_INSTANCE={settings.instance} cannot be written: {error.strerror}.") from error
     found = json.loads(claim)
@@ -44,10 +45,18 @@ def claim_alone(settings: Settings) -> int | None:
         descriptor = open_locked(settings.instance / CLAIM_FILE, TRY)
     except BlockingIOError:
         return None
+    give_to_owner(settings.instance, descriptor)
     content = json.dumps(describe_claim(settings)).encode()
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, content, 0)
     return descriptor
+
+
+def give_to_owner(folder: Path, descriptor: int) -> None:
+    """Give a claim that root may have made to the folder's owner, who must be able to claim it later."""
+    owner = folder.stat()
+    if os.geteuid() == 0 and os.fstat(descriptor).st_uid != owner.st_uid:
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def describe_claim(settings: Settings) -> dict[str, str]:

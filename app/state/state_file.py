@@ -42,14 +42,15 @@ class StateFile:
             return schema.read_state(partial(read_rows, connection)) if connection is not None else WantedState()
 
     def insert(self, table: str, row: Mapping[str, Any]) -> bool:
-        """Add a row to a table; return False if the table was not made yet."""
+        """Add a row to a table unless its key is there; return False if the table was not made yet."""
         names, places = ", ".join(row), ", ".join("?" * len(row))
         try:
             with closing(self._connect_as("mode=rw", "BEGIN IMMEDIATE")) as connection:
                 schema.check_version(connection.execute("PRAGMA user_version").fetchone()[0])
                 if not has_table(connection, table):
                     return False
-                connection.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", [*row.values()])  # noqa: S608  # our own names
+                statement = f"INSERT INTO {table} ({names}) VALUES ({places}) ON CONFLICT DO NOTHING"  # noqa: S608  # our own names
+                connection.execute(statement, [*row.values()])
                 connection.commit()
         except sqlite3.Error as error:
             raise StateStoreError(f"the state store cannot be used: {type(error).__name__}") from error

@@ -122,9 +122,12 @@ class StateStore:
             return [Outcome(**row) for row in connection.execute(query).mappings()]
 
     def insert(self, table: str, row: Mapping[str, Any]) -> None:
-        """Add a row to a table."""
+        """Add a row to a table, unless its key is there: the answer to an earlier try may have been lost."""
         with self.write() as connection:
-            connection.execute(sql.insert(tables[table]).values(**row))
+            made = tables[table]
+            keys = [column == row[column.name] for column in made.primary_key]
+            if connection.execute(sql.select(*made.primary_key).where(*keys)).first() is None:
+                connection.execute(sql.insert(made).values(**row))
 
     @contextmanager
     def look(self) -> Iterator[sql.Connection]:

@@ -3,9 +3,10 @@
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -19,20 +20,20 @@ from app.registry.model_entry import State
 from app.repository.model_folder import ModelFolder, find_model_folders
 from app.repository.signing import TRUST_FILE
 from app.server.tls import make_context
+from app.state import schema
 from app.state.database_check import look_at_database
 from app.state.state_file import StateFile
-from app.state.store_access import STATE_FILE, StoreAccess
+from app.state.store_access import STATE_FILE
+from app.state.wanted import WantedState
 from app.state.worker_reports import WorkerReport, read_reports
 from app.upkeep.finding import Finding, fault, ok, warning
 from app.upkeep.start_checks import find_exposed_secrets, find_plain_http
-from app.users import USERS_FILE, User
+from app.users import USERS_FILE, User, UsersFile
 
 RENEW_DAYS = 21
-ReadUsers = Callable[[], Mapping[str, User]]
-"""Reads the users by name, wherever they are kept."""
 
 
-def check_installation(settings: Settings, read_users: ReadUsers) -> Iterator[Finding]:
+def check_installation(settings: Settings) -> Iterator[Finding]:
     """Look at everything of the installation. Nothing is changed, and no secret is told."""
     reports = read_reports(settings.instance)
     yield ok("server", f"{len(reports)} workers run" if reports else "it does not run")
@@ -43,8 +44,12 @@ def check_installation(settings: Settings, read_users: ReadUsers) -> Iterator[Fi
     yield from check_tls(settings)
     yield from check_secrets(settings)
     yield from check_folders(settings)
-    yield check_state(settings)
-    yield check_users(settings, read_users)
+    state = check_state(settings)
+    yield state
+    if state.level == "fault" and settings.database != OWN_DATABASE:
+        yield fault("users", "they are in the database", "See above")
+    else:
+        yield check_users(settings)
     yield from check_models(settings, reports)
 
 
@@ -118,12 +123,17 @@ def read_end(certificate: Path) -> datetime:
     return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
 
 
+def begin_large(text: str) -> str:
+    """Return a text whose first letter is large; `str.capitalize` would change the paths in it."""
+    return text[:1].upper() + text[1:]
+
+
 def check_secrets(settings: Settings) -> Iterator[Finding]:
     """Look who else may read or change what must be ours."""
     faults = find_exposed_secrets(settings)
     for text in faults:
         told, _, advice = text.rstrip(".").partition(": ")
-        yield fault("secrets", told, advice.capitalize())
+        yield fault("secrets", told, begin_large(advice))
     for name in (USERS_FILE, TRUST_FILE, STATE_FILE):
         path = settings.instance / name
         if not path.exists() or str(path) in " ".join(faults):
@@ -131,9 +141,9 @@ def check_secrets(settings: Settings) -> Iterator[Finding]:
         is_changeable, advice = find_exposure(path.stat().st_mode, path)
         told, _, todo = advice.partition(": ")
         if is_changeable:
-            yield fault("secrets", told, todo.capitalize())
+            yield fault("secrets", told, begin_large(todo))
         elif advice and name != TRUST_FILE:  # public keys are no secret
-            yield warning("secrets", told, todo.capitalize())
+            yield warning("secrets", told, begin_large(todo))
         else:
             yield ok("secrets", f"{path} is for the server alone")
 
@@ -178,12 +188,24 @@ def check_state(settings: Settings) -> Finding:
     return ok(subject, found)
 
 
-def check_users(settings: Settings, read_users: ReadUsers) -> Finding:
+def look_at_users(settings: Settings) -> Mapping[str, User]:
+    """Return the users by name, from where a server would read them; makes no table."""
+    if settings.database != OWN_DATABASE:
+        from app.state.copying.database_copy import look_at
+        from app.state.people.users_table import NEVER_CHANGED, read_mark, read_users
+
+        with look_at(settings.database) as connection:
+            if connection is not None and read_mark(connection) != NEVER_CHANGED:
+                return read_users(connection)
+    return UsersFile(settings.instance).read()
+
+
+def check_users(settings: Settings) -> Finding:
     """Count who may come in."""
     if settings.auth == "off":
         return ok("users", "nobody is asked for a password: SCANCER_AUTH=off, on this machine alone")
     try:
-        users = read_users()
+        users = look_at_users(settings)
     except (UsersError, StateStoreError) as error:
         return fault("users", error.message, "Nobody can log in")
     if not users:
@@ -212,10 +234,22 @@ def check_models(settings: Settings, reports: list[WorkerReport]) -> Iterator[Fi
 
 def is_wanted(settings: Settings, folder: ModelFolder) -> bool:
     """Whether a version is to be in memory, as far as the state can be read."""
-    with suppress(StateStoreError), closing(StoreAccess(settings)) as access:
-        wanted = access.read().versions.get((folder.name, folder.version))
+    with suppress(StateStoreError):
+        wanted = look_at_state(settings).versions.get((folder.name, folder.version))
         return wanted is None or (wanted.is_registered and wanted.is_loaded)
     return True
+
+
+def look_at_state(settings: Settings) -> WantedState:
+    """Read what is wanted, and make no table; raises `StateStoreError`."""
+    if settings.database == OWN_DATABASE:
+        path = settings.instance / STATE_FILE
+        return StateFile(path).read() if path.exists() else WantedState()
+    from app.state.copying.database_copy import look_at
+    from app.state.state_store import read_rows
+
+    with look_at(settings.database) as connection:
+        return WantedState() if connection is None else schema.read_state(partial(read_rows, connection))
 
 
 def find_reason(folder: ModelFolder) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,8 +13,8 @@ from app.errors import BackupError
 from app.processes.atomic import FOR_OWNER, synchronize_tree
 from app.processes.disk_errors import translate_disk_errors
 from app.repository.model_folder import find_model_folders
+from app.server.instance_claim import describe_claim
 from app.state.database_check import check_database
-from app.state.state_file import StateFile
 from app.state.store_access import STATE_FILE
 from app.upkeep.backup import list_settings
 from app.upkeep.backup_file import (
@@ -87,7 +87,7 @@ def stage(settings: Settings, file: Path, manifest: BackupManifest) -> list[str]
     staging = Staging(settings, same)
     if read_backup(file, staging.write) != manifest:
         raise BackupError(f"{file} was changed while it was read")
-    staging.prepare_state()
+    staging.prepare_state(manifest.database)
     UsersFile(staging.instance).read()
     journal = make_journal(settings, manifest, staging, same)
     check_movable(settings.models, {*journal.new_models, *journal.old_models})
@@ -145,6 +145,7 @@ def make_journal(settings: Settings, manifest: BackupManifest, staging: "Staging
         new_instance=sorted(path.name for path in staging.instance.iterdir()),
         old_instance=old_instance,
         fills_database=settings.database != OWN_DATABASE,
+        database=describe_claim(settings)["database"],
     )
 
 
@@ -208,22 +209,10 @@ class Staging:
         part, _, rest = name.partition("/")
         return (self._models if part == MODELS else self.instance) / rest
 
-    def prepare_state(self) -> None:
-        """Bring the state to this release's schema, and try it; raises `StateStoreError` if it cannot be used."""
-        from app.state.people.users_table import read_users
-        from app.state.state_store import StateStore  # SQLAlchemy, which no other command needs
+    def prepare_state(self, source: str) -> None:
+        """Make the state ready; `source` is the kind of database of the backup. Raises as `staged_state`."""
+        from app.upkeep.staged_state import prepare_state  # SQLAlchemy, which no other command needs
 
-        if self._settings.database != OWN_DATABASE:
-            from app.state.copying.database_copy import replace_database
-
-            StateStore(self._state).close()
-            replace_database(self._state, self._settings.database, is_trial=True)
-        elif self._state.exists():
-            with closing(StateStore(self._state)) as store, store.look() as connection:
-                users = read_users(connection)
-            StateFile(self._state).read()
-            if users:  # of a database that servers share; beside a file of its own a server reads them from another
-                with UsersFile(self.instance).change() as found:
-                    found.clear()
-                    found.update(users)
-                (self.instance / f"{USERS_FILE}.lock").unlink()
+        is_same = f"{INSTANCE}/{USERS_FILE}" in self._same
+        users = UsersFile(self._settings.instance if is_same else self.instance).read()
+        prepare_state(self._settings, self._state, self.instance, users, source)

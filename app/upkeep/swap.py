@@ -15,11 +15,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.config.setting_types import OWN_DATABASE
 from app.config.settings import Settings
 from app.errors import BackupError, DiskFullError, SettingsError, StateStoreError
 from app.processes.atomic import FOR_OWNER, synchronize, write_file
-from app.server.instance_claim import claim_alone, claim_instance
+from app.server.instance_claim import claim_alone, claim_instance, describe_claim
 from app.state.worker_reports import read_reports
 
 STAGING, NEW, OLD, JOURNAL, DATABASE_FILE = ".restore", "new", "old", "journal.json", "database.db"
@@ -36,6 +35,7 @@ class Journal:
         new_models, new_instance: names that are staged, and take their places.
         old_models, old_instance: names that leave their places, if they are there.
         fills_database: whether the state goes into another database than the instance folder's own.
+        database: SHA-256 of the setting that names the database, as it may hold a password.
     """
 
     models: str
@@ -44,6 +44,7 @@ class Journal:
     new_instance: list[str]
     old_instance: list[str]
     fills_database: bool
+    database: str
 
     def write(self, instance: Path) -> None:
         """Write it in one step: the restore is decided then."""
@@ -127,7 +128,7 @@ def check_journal(settings: Settings, journal: Journal) -> None:
     fault = ""
     if not is_same_folder(Path(journal.models), settings.models):
         fault = f"SCANCER_MODELS={journal.models}"
-    elif journal.fills_database != (settings.database != OWN_DATABASE):
+    elif journal.database != describe_claim(settings)["database"]:
         fault = "another SCANCER_DATABASE"
     if fault:
         raise SettingsError(

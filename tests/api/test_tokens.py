@@ -157,6 +157,8 @@ def test_wrong_tokens_are_limited_by_address_and_a_right_one_comes_in(users: Use
     assert [ask("the same") for _ in range(40)] == [(401, False)] * 40  # which is one guess
     guesses = [ask(f"guess-{number}") for number in range(31)]
     assert guesses == [(401, False)] * 28 + [(429, True)] * 3
+    # Each that is remembered takes a place of the table, and could push out the counters that hold guesses back.
+    assert not COUNTS.has(COUNTS.hash("wrong token", "guess-30"))
     assert ask(text) == (200, False)
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flask import Flask
+from flask import Flask, request
 from flask.testing import FlaskClient
 
 from app import create_app
+from app.api.predict.handler_predictions import read_headers
 from app.api.request.services import EXTENSION, Services
 from app.config.settings import Settings
 from app.errors import SettingsError
@@ -118,3 +119,9 @@ def test_setting_needs_proxies_and_a_header_of_its_own() -> None:
         with pytest.raises(SettingsError, match=r"SCANCER_USER_HEADER=.* is not allowed"):
             Settings.from_env({"SCANCER_USER_HEADER": name, "SCANCER_TRUSTED_PROXIES": "1"})
     assert Settings.from_env({"SCANCER_USER_HEADER": "OFF"}).user_header == "off"
+
+
+def test_programs_of_archives_get_nobodys_name(own: Flask) -> None:
+    headers = {HEADER: "ada", "Authorization": "Bearer x", "X-Foo": "7"}
+    with own.test_request_context("/", headers=headers):
+        assert set(read_headers(request, [])) & {HEADER, *headers} == {"X-Foo"}

@@ -106,6 +106,13 @@ def test_what_waits_is_written_when_the_worker_ends(trail: AuditTrail) -> None:
     assert len(trail.read()) == 20
 
 
+def test_entry_whose_first_try_was_written_without_an_answer_is_written_once(trail: AuditTrail) -> None:
+    entry = AuditEntry("ada", "model added", "m\0/1")
+    for _ in range(2):
+        trail.write(entry)
+    assert [each.subject for each in trail.read()] == ["m/1"]  # PostgreSQL would refuse the NUL for ever
+
+
 def test_long_text_is_cut_to_its_column(trail: AuditTrail) -> None:
     trail.write(AuditEntry("ada", "model registered", "x" * 1000, "y" * 100))
     (entry,) = trail.read()

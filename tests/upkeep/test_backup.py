@@ -24,6 +24,8 @@ from app.config.setting_types import PROJECT_ROOT, Address
 from app.config.settings import Settings
 from app.errors import BackupError, DiskFullError, SettingsError, StateStoreError
 from app.registry.model_changes import Wishes
+from app.server.instance_claim import claim_alone, claim_instance
+from app.state.people.audit_trail import AuditEntry, AuditTrail
 from app.state.people.users_table import UsersTable
 from app.state.store_access import STATE_FILE, StoreAccess
 from app.upkeep import backup
@@ -311,10 +313,13 @@ def test_state_moves_from_a_file_to_postgresql_and_back_with_every_table(made: S
             changes.set_default(TINY, "1.1")
         with closing(StoreAccess(shared)) as access:
             users = UsersTable(access)
-            assert users.take_over(UsersFile(shared.instance).read())
+            assert set(users.read()) == {USER}  # those of the file, before any server starts
             users.add("later", "predict", PASSWORD)
             users.remove(USER)
-        write_backup(shared, tmp_path / "database.tar")
+            write_backup(shared, tmp_path / "database.tar")
+            users.remove("later")
+            write_backup(shared, tmp_path / "nobody.tar")
+            users.add("later", "predict", PASSWORD)
         expected = look(shared)
         assert read_backup(tmp_path / "database.tar").database == "postgresql"
     back = settle_in(tmp_path / "back")
@@ -322,3 +327,44 @@ def test_state_moves_from_a_file_to_postgresql_and_back_with_every_table(made: S
     assert look(back) | {"users": None} == expected | {"users": None}
     assert set(UsersFile(back.instance).read()) == {"later"}  # the database's, not those of the file that it took over
     assert ask(back, "later", PASSWORD)[1][TINY] == (["1.0", "1.1"], "1.1")
+    UsersFile(back.instance).add("carol", "predict", PASSWORD)
+    UsersFile(back.instance).remove("later")
+    write_backup(back, tmp_path / "back.tar")
+    for file, names in (("nobody.tar", set()), ("back.tar", {"carol"})):  # none of the users of before comes back
+        restore_backup(back, tmp_path / file)
+        assert set(UsersFile(back.instance).read()) == names
+
+
+def test_restore_loses_no_entry_of_the_audit_trail_and_enters_itself(made: Settings, tmp_path: Path) -> None:
+    def enter(action: str) -> None:
+        with closing(StoreAccess(made)) as access:
+            AuditTrail(access).write(AuditEntry("system:ada", action))
+
+    enter("before")
+    write_backup(made, tmp_path / "a.tar")
+    enter("after")
+    done = flask(made, "restore", str(tmp_path / "a.tar"))
+    assert done.exit_code == 0, done.output
+    with closing(StoreAccess(made)) as access:
+        assert [each.action for each in AuditTrail(access).read()] == ["before", "after", "restored"]
+
+
+def test_damaged_state_is_restored_over(made: Settings, tmp_path: Path) -> None:
+    write_backup(made, tmp_path / "a.tar")
+    expected = look(made)
+    (made.instance / STATE_FILE).write_bytes(b"no database" * 1000)
+    restore_backup(made, tmp_path / "a.tar")
+    assert look(made) == expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone gives files away")
+def test_claim_that_root_makes_is_the_owners_of_the_folder(tmp_path: Path) -> None:
+    settings = settle_in(tmp_path / "owned")
+    settings.instance.mkdir()
+    os.chown(settings.instance, 12345, 12345)
+    for claim in (claim_alone, claim_instance):
+        (settings.instance / "server.lock").unlink(missing_ok=True)
+        descriptor = claim(settings)
+        assert descriptor is not None
+        os.close(descriptor)
+        assert (settings.instance / "server.lock").stat().st_uid == 12345

@@ -5,7 +5,6 @@ import resource
 import shutil
 import socket
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,10 +25,10 @@ from app.config.setting_types import Address
 from app.config.settings import MIB, Settings
 from app.repository.signing import TRUST_FILE
 from app.state import schema
-from app.upkeep import installation_checks, machine_checks
+from app.upkeep import machine_checks
 from app.upkeep.finding import Finding
+from app.upkeep.installation_checks import begin_large, check_installation
 from app.upkeep.machine_checks import check_clock, check_machine, check_packages, judge_disk
-from app.users import UsersFile
 from tests.conftest import PASSWORD, USER, LiveServer, find_first_versions, find_free_ports, within
 from tests.evaluation.tiny_model import write_tiny_model
 from tests.state.old_state import write_old_state
@@ -47,13 +46,22 @@ def sound(tmp_path: Path) -> Settings:
     return replace(settings, inference_address=inference, management_address=management, metrics_address=metrics)
 
 
-def check_installation(settings: Settings) -> Iterator[Finding]:
-    return installation_checks.check_installation(settings, UsersFile(settings.instance).read)
-
-
 def find(findings: Any, subject: str) -> list[tuple[str, str, str]]:
     """Level, text and advice of what is said of a subject."""
     return [(each.level, each.text, each.advice) for each in findings if each.subject == subject]
+
+
+def test_other_database_is_looked_at_and_left_as_it_is(sound: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "empty.db"
+    sqlite3.connect(file).close()
+    shared = replace(sound, database=f"sqlite:///{file}")
+    assert find(check_installation(shared), "users") == [("ok", "1, of which 0 may manage models", "")]
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+
+
+def test_advice_names_a_path_as_it_is() -> None:
+    assert begin_large("run 'chmod 600 /srv/Scancer/users'") == "Run 'chmod 600 /srv/Scancer/users'"
 
 
 def test_sound_installation_has_no_fault(sound: Settings) -> None:

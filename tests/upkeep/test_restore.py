@@ -229,6 +229,17 @@ def test_whoever_comes_next_finishes_a_restore_that_was_decided(
     assert not (place.models / STAGING).exists()
 
 
+def test_restore_into_one_database_is_not_finished_into_another(
+    backup: Path, place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging, production = (replace(place, database=f"sqlite:///{tmp_path}/{name}.db") for name in ("staging", "live"))
+    decide(staging, backup, monkeypatch)
+    with pytest.raises(SettingsError, match="was decided with another SCANCER_DATABASE, and is not finished"):
+        finish_restore(production)
+    assert not (tmp_path / "live.db").exists()
+    finish_restore(staging)
+
+
 def test_restore_that_cannot_be_finished_stops_the_start(
     backup: Path, place: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

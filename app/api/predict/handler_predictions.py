@@ -33,7 +33,7 @@ from app.pipeline.served_model import Timing
 log = logging.getLogger(__name__)
 
 CREDENTIALS = ("HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_COOKIE")
-"""Credentials are for this server; no handler gets them."""
+"""Credentials are for this server; no handler gets them, nor the header of `SCANCER_USER_HEADER`."""
 OWN_HEADERS = {"connection", "content-length", "date", "keep-alive", "server", "te", "trailer", "transfer-encoding"}
 """Headers of an answer that a handler may not set."""
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
@@ -171,10 +171,11 @@ def make_parts(request: Request, kind: str, body: bytes) -> list[Part]:
 
 def read_headers(request: Request, parts: list[Part]) -> dict[str, Any]:
     """Return the headers that a handler sees: those of the request without credentials, and those of a form's parts."""
+    secret = {*CREDENTIALS, f"HTTP_{services().settings.user_header.upper().replace('-', '_')}"}
     headers: dict[str, Any] = {
         name[5:].replace("_", "-").title(): value
         for name, value in request.environ.items()
-        if name.startswith("HTTP_") and name not in CREDENTIALS
+        if name.startswith("HTTP_") and name not in secret
     }
     if request.content_type:
         headers["Content-Type"] = request.content_type

@@ -59,6 +59,17 @@ def describe_database(url: str) -> str:
 
 
 @contextmanager
+def look_at(url: str) -> Iterator[sql.Connection | None]:
+    """Lend a connection that reads, and makes no table; None unless all tables are there, of this release's schema."""
+    with translate_errors():
+        engine = make_engine(url)
+        with closing_engine(engine), engine.connect() as connection:
+            found = sql.inspect(connection)
+            is_whole = all(found.has_table(name) for name in schema.TABLES)
+            yield connection if is_whole and read_schema_version(connection) == schema.SCHEMA_VERSION else None
+
+
+@contextmanager
 def closing_engine(engine: sql.Engine) -> Iterator[None]:
     """Close an engine's connections when the block ends."""
     try:

@@ -2,9 +2,9 @@
 
 import logging
 import queue
+import secrets
 import threading
 import time
-import uuid
 from dataclasses import asdict, dataclass, field
 
 from app.errors import DiskFullError, StateStoreError
@@ -29,7 +29,7 @@ class AuditEntry:
         subject: on what, e.g. a model and its version: neither a picture, nor a file name, nor a secret.
         client: the caller's address; empty for a command.
         at_ms: when, in milliseconds since 1970.
-        id: 32 hexadecimal digits, by chance.
+        id: 32 hexadecimal digits: the time in nanoseconds, which orders entries of one millisecond, then chance.
     """
 
     actor: str
@@ -37,7 +37,7 @@ class AuditEntry:
     subject: str = ""
     client: str = ""
     at_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=lambda: f"{time.time_ns():016x}{secrets.token_hex(8)}")
 
 
 class AuditTrail:
@@ -116,5 +116,7 @@ class AuditTrail:
 
 
 def cut(name: str, value: str | int) -> str | int:
-    """Cut a text to the width of its column."""
-    return value[: WIDTHS[name]] if isinstance(value, str) else value
+    """Cut a text to the width of its column, without what a database may refuse for ever."""
+    if not isinstance(value, str):
+        return value
+    return value.encode(errors="replace").decode().replace("\0", "")[: WIDTHS[name]]

@@ -36,12 +36,8 @@ class UsersTable(UserBook):
 
     def read_mark(self) -> int:
         """Return a number that is another one after each change; `NEVER_CHANGED` if there never was one."""
-        import sqlalchemy as sql
-
-        from app.state.sql_tables import tables
-
         with self._access.open().look() as connection:
-            return connection.scalar(sql.select(tables[schema.USERS_MARK].c.value)) or NEVER_CHANGED
+            return read_mark(connection)
 
     def read(self) -> dict[str, User]:
         """Return the users by name."""
@@ -74,6 +70,26 @@ class UsersTable(UserBook):
         with self._access.open().write() as connection:
             # The lock of the row excludes other writers on other databases.
             yield connection, connection.scalar(sql.select(tables[schema.USERS_MARK].c.value).with_for_update()) or 0
+
+
+def read_mark(connection: "Connection") -> int:
+    """Return the mark of the last change; see `UsersTable.read_mark`."""
+    import sqlalchemy as sql
+
+    from app.state.sql_tables import tables
+
+    return connection.scalar(sql.select(tables[schema.USERS_MARK].c.value)) or NEVER_CHANGED
+
+
+def forget_users(connection: "Connection") -> None:
+    """Empty the tables, as if nobody had ever changed users here."""
+    import sqlalchemy as sql
+
+    from app.state.sql_tables import tables
+
+    for name in (schema.USERS, schema.TOKENS):
+        connection.execute(sql.delete(tables[name]))
+    connection.execute(sql.update(tables[schema.USERS_MARK]).values(value=NEVER_CHANGED))
 
 
 def read_users(connection: "Connection") -> dict[str, User]:

@@ -220,7 +220,8 @@ def test_figures_of_the_file_fit_the_servers_defaults() -> None:
         assert found is not None, pattern
         return int(found[1])
 
-    assert f"server {settings.inference_address};" in text
+    assert f"server {settings.inference_address} fail_timeout=2s;" == SERVER_START
+    assert SERVER_START in text
     assert figure(r"client_max_body_size (\d+)m") * 1024 * 1024 == settings.max_body_bytes
     upstream = re.search(r"upstream .*?\n}", text, re.DOTALL)
     assert upstream is not None

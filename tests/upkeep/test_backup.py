@@ -360,7 +360,7 @@ def test_damaged_state_is_restored_over(made: Settings, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone gives files away")
 def test_claim_that_root_makes_is_the_owners_of_the_folder(tmp_path: Path) -> None:
     settings = settle_in(tmp_path / "owned")
-    settings.instance.mkdir()
+    settings.instance.mkdir(parents=True)
     os.chown(settings.instance, 12345, 12345)
     for claim in (claim_alone, claim_instance):
         (settings.instance / "server.lock").unlink(missing_ok=True)

@@ -19,7 +19,8 @@ function mend() {
   for (const [selector, name, find] of ATTRIBUTES) {
     for (const each of target.querySelectorAll(`${selector}:not([${name}])`)) each.setAttribute(name, find(each));
   }
-  target.querySelector("[aria-label='Apply credentials']")?.removeAttribute("aria-label"); // the button says "Authorize"
+  // Each of these buttons says "Authorize": one for the password, one for the token.
+  for (const each of target.querySelectorAll("[aria-label='Apply credentials']")) each.removeAttribute("aria-label");
 }
 new MutationObserver(mend).observe(target, { childList: true, subtree: true });
 // Links within the buttons that open a request, and the colours of examples, could not be used or read by everybody.

@@ -69,6 +69,19 @@ def test_what_is_copied_is_not_ignored() -> None:
     assert {name for name in copied if not name.startswith("--")} == kept
 
 
+def test_code_of_a_clone_that_is_closed_to_others_can_be_read_in_the_image(tmp_path: Path) -> None:
+    stage = TEXT.partition(" AS code\n")[2].partition("\nFROM ")[0]
+    shutil.copytree(PROJECT_ROOT / "app/config", tmp_path / "app/config", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (tmp_path / "app").rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    for line in re.findall(r"^RUN (.*)$", stage, re.MULTILINE):
+        command = line.replace("/opt/scancer/code", shlex.quote(str(tmp_path))).replace("python ", f"{sys.executable} ")
+        subprocess.run(["sh", "-ec", command], check=True, umask=0o022)
+    made = list((tmp_path / "app").rglob("*"))
+    assert {path.suffix for path in made} == {"", ".py", ".pyc"}
+    assert [path for path in made if not path.stat().st_mode & (0o001 if path.is_dir() else 0o004)] == []
+
+
 def test_settings_of_the_image_exist() -> None:
     settings = {f"SCANCER_{field.upper()}" for field in Settings.__dataclass_fields__}
     assert {name for name in read_environment() if name.startswith("SCANCER_")} <= settings

@@ -89,7 +89,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
         beside.rename(proxy.folder / "conf/scancer.conf")
         shipped = SHIPPED.read_text()
         for old, new in {
-            "127.0.0.1:8010": f"127.0.0.1:{port}",
+            "127.0.0.1:8020": f"127.0.0.1:{port}",
             "127.0.0.1:4180": f"127.0.0.1:{sign_in.server_address[1]}",
             "/etc/nginx/scancer_token": str(proxy.folder / "token"),
             "/var/log/nginx": str(proxy.folder),

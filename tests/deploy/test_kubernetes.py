@@ -74,7 +74,9 @@ def test_predictor_of_kserve_is_a_sound_pod(tmp_path: Path) -> None:
 
 def test_no_network_policy_guards_the_predictor_so_management_and_metrics_are_for_the_pod_alone() -> None:
     given = {each["name"]: each["value"] for each in read_predictor()["containers"][0]["env"] if "value" in each}
-    settings = Settings.from_env({"SCANCER_INFERENCE_ADDRESS": "0.0.0.0:8080"} | given)
+    image = re.findall(r"(SCANCER_\w+_ADDRESS)=(\S+)", (PROJECT_ROOT / "deploy/container/Containerfile").read_text())
+    assert len(image) == 3
+    settings = Settings.from_env(dict(image) | given)
     assert [str(each) for each in settings.addresses if not each.is_loopback] == ["0.0.0.0:8080"]
 
 

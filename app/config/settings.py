@@ -88,7 +88,8 @@ class Settings:
     models: Path = folder("models", "The model repository.")
     instance: Path = folder(
         "instance",
-        "Where users, trusted keys and run-time state are kept. Servers of different models need different folders.",
+        "Where trusted keys, run-time state and, unless `SCANCER_DATABASE` is set, users are kept. Servers of "
+        "different models need different folders.",
     )
     store: Path = folder("store", "Where `POST /models?url=NAME` finds the archive or model folder NAME.")
     database: str = setting(
@@ -96,7 +97,8 @@ class Settings:
         parse_database,
         "sqlite, or a URL as SQLAlchemy reads it, e.g. postgresql+psycopg://user:password@host/name",
         "Keeps which model versions are wanted, and the audit trail. `sqlite` is a file in the instance folder. "
-        "Servers that share another database serve the same versions to the same users, whom it keeps too.",
+        "Another database keeps the users too, so servers that share it serve the same versions to the same users. "
+        "PostgreSQL needs `pip install -r deploy/requirements_shared.txt`.",
         is_secret=True,
     )
     ts_config: Path | None = file(
@@ -126,7 +128,7 @@ class Settings:
         parse_store,
         "memory, or the URL of a Redis, e.g. redis://:password@host:6379/0",
         "Keeps how often logins failed, and how much each user asked for. The workers of one server share its memory; "
-        "servers that share a Redis (`pip install 'redis>=7,<8'`) count together.",
+        "servers that share a Redis count together. It needs `pip install -r deploy/requirements_shared.txt`.",
         is_secret=True,
     )
     prediction_rate: str = setting(

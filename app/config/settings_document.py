@@ -11,7 +11,8 @@ INTRODUCTION = """# Settings
 A setting is an environment variable of the server's process:
 
 - in a shell: `export SCANCER_WORKERS=2`
-- in a systemd unit: `Environment=SCANCER_WORKERS=2`, or `EnvironmentFile=/etc/scancer.env` with such lines in the file
+- in a systemd unit: `Environment=SCANCER_WORKERS=2`, or `EnvironmentFile=/etc/scancer/scancer.env` with such lines in
+  the file, which has mode 640, since it may hold passwords
 - for a container: `docker run --env SCANCER_WORKERS=2`, or `--env-file` with such lines in the file
 
 A relative path starts from the project's folder.
@@ -51,9 +52,14 @@ GROUPS = (
     Group(
         "Folders and database",
         "models",
-        f"{ALL_RESTART} Models and users that change in these folders are noticed while the server runs.",
+        f"{ALL_RESTART} Models and users that change are noticed while the server runs.",
     ),
-    Group("Users", "auth", f"{ALL_RESTART} Users and passwords count at once: `flask users add NAME`."),
+    Group(
+        "Users",
+        "auth",
+        f"{ALL_RESTART} Users and passwords count at once, and within two seconds where a database keeps them: "
+        "`flask users add NAME`.",
+    ),
     Group("Models and programs", "allowed_urls", f"{ALL_RESTART} A newly trusted key counts for the next model."),
     Group("Limits of requests", "max_body_bytes"),
     Group("Times", "prediction_timeout_ms"),

@@ -3,7 +3,7 @@
 #
 #   sudo bash deploy/systemd/install.sh              code, packages, models, user, unit; then starts the service
 #   sudo bash deploy/systemd/install.sh --shared     also the packages for PostgreSQL and Redis
-#   sudo bash deploy/systemd/install.sh --tracing    also the packages for traces
+#   sudo bash deploy/systemd/install.sh --tracing    also the packages for traces; later runs keep both
 #   sudo bash deploy/systemd/install.sh --rollback   back to the version before; again: forward
 #   sudo bash deploy/systemd/install.sh --uninstall  stops and removes it; keeps settings, users and models
 #   sudo bash deploy/systemd/install.sh --purge      removes these too, and the user
@@ -28,7 +28,7 @@ while [ "$#" -gt 0 ]; do
       root=$(cd "$2" && pwd)
       shift
       ;;
-    --shared | --tracing) extras+=("deploy/requirements_${1#--}.txt") ;;
+    --shared | --tracing) extras+=("${1#--}") ;;
     --rollback | --uninstall | --purge) action=${1#--} ;;
     *) fail "unknown option $1; the head of this file lists them" ;;
   esac
@@ -58,12 +58,18 @@ find_python() {
   fail "Python 3.11, 3.12 or 3.13 with venv is needed (Debian: apt-get install python3-venv). Or name one: PYTHON=…"
 }
 
+# What this run adds, and what the running release had.
+list_extras() {
+  { printf '%s\n' "${extras[@]}" && (cat "$home/current/extras" 2>/dev/null || true); } | sed '/^$/d' | sort -u
+}
+
 # A release is named by what it is made of, so the same files are installed once.
 install_release() {
   cd "$source"
   python=$(find_python)
   requirements=(-r requirements_serve.txt)
-  for each in "${extras[@]}"; do requirements+=(-r "$each"); done
+  mapfile -t extras < <(list_extras)
+  for each in "${extras[@]}"; do requirements+=(-r "deploy/requirements_$each.txt"); done
   parts=(wsgi.py gunicorn.conf.py requirements_serve.txt deploy/requirements_{shared,tracing}.txt)
   release=$({
     echo "$("$python" --version) ${extras[*]}"
@@ -76,11 +82,13 @@ install_release() {
     say "installing version $release into $folder"
     rm -rf "$folder"
     mkdir -p "$folder"
-    tar -c --exclude=__pycache__ app wsgi.py gunicorn.conf.py requirements_serve.txt | tar -x --no-same-owner -C "$folder"
+    # The service must read it, also of a clone that was made under umask 077.
+    tar -c --mode=a+rX --exclude=__pycache__ app wsgi.py gunicorn.conf.py requirements_serve.txt | tar -x --no-same-owner -C "$folder"
     "$python" -m venv "$folder/venv"
     "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "${requirements[@]}" ||
       fail "pip could not install the packages. Without a network: see deploy/README.md, 'A machine without the internet'."
     "$folder/venv/bin/python" -m compileall -qq "$folder" || true # packages also hold templates that are no Python
+    printf '%s\n' "${extras[@]}" >"$folder/extras"
     touch "$folder/complete"
   fi
   current=$(readlink "$home/current" || true)

@@ -22,6 +22,7 @@ from app.upkeep.start_checks import find_plain_http
 from app.users import USERS_FILE
 from tests.conftest import PASSWORD, USER, find_free_ports, within
 from tests.e2e.test_nginx import NGINX
+from tests.server.test_tls import make_pair
 
 FOLDER = PROJECT_ROOT / "deploy/container"
 TEXT = (FOLDER / "Containerfile").read_text(encoding="utf-8").replace("\\\n", "")
@@ -69,16 +70,36 @@ def test_what_is_copied_is_not_ignored() -> None:
     assert {name for name in copied if not name.startswith("--")} == kept
 
 
+def test_code_of_a_clone_that_is_closed_to_others_can_be_read_in_the_image(tmp_path: Path) -> None:
+    stage = TEXT.partition(" AS code\n")[2].partition("\nFROM ")[0]
+    shutil.copytree(PROJECT_ROOT / "app/config", tmp_path / "app/config", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (tmp_path / "app").rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    for line in re.findall(r"^RUN (.*)$", stage, re.MULTILINE):
+        command = line.replace("/opt/scancer/code", shlex.quote(str(tmp_path))).replace("python ", f"{sys.executable} ")
+        subprocess.run(["sh", "-ec", command], check=True, umask=0o022)
+    made = list((tmp_path / "app").rglob("*"))
+    assert {path.suffix for path in made} == {"", ".py", ".pyc"}
+    assert [path for path in made if not path.stat().st_mode & (0o001 if path.is_dir() else 0o004)] == []
+
+
 def test_settings_of_the_image_exist() -> None:
     settings = {f"SCANCER_{field.upper()}" for field in Settings.__dataclass_fields__}
     assert {name for name in read_environment() if name.startswith("SCANCER_")} <= settings
 
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)")
-def test_nginx_takes_the_file_of_compose(tmp_path: Path) -> None:
-    text = (
-        (FOLDER / "nginx.conf").read_text().replace("scancer:8080", "127.0.0.1:8080").replace("/tmp/", f"{tmp_path}/")
-    )
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_nginx_takes_the_file_of_compose_also_with_the_guides_lines_for_tls(tmp_path: Path, has_tls: bool) -> None:
+    text = (FOLDER / "nginx.conf").read_text().replace("/tmp/", f"{tmp_path}/t/")
+    if has_tls:
+        found = re.search(r"<!-- file: tls -->\n *```\n(.*?)\n *```", GUIDE, re.DOTALL)
+        assert found is not None
+        assert "listen 8000;" in text
+        text = text.replace("listen 8000;", found[1]).replace("/etc/nginx/tls", str(tmp_path))
+        make_pair(tmp_path)
+    text = text.replace("scancer:8080", "127.0.0.1:8080")
+    (tmp_path / "t").mkdir()
     (tmp_path / "nginx.conf").write_text(text.replace("/run/nginx.pid", f"{tmp_path}/pid"))
     assert NGINX is not None
     command = [NGINX, "-t", "-p", tmp_path, "-c", "nginx.conf", "-e", "stderr"]

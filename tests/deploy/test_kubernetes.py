@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import textwrap
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,17 @@ pytestmark = pytest.mark.skipif(
 
 
 @cache
-def build(overlay: str) -> list[dict[str, Any]]:
+def render(overlay: str) -> str:
     command = [BIN / "kubectl", "kustomize", FOLDER / "overlays" / overlay]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+    return done.stdout
+
+
+@cache
+def build(overlay: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(render(overlay)))
 
 
 def find(overlay: str, kind: str) -> list[dict[str, Any]]:
@@ -66,6 +72,14 @@ def test_predictor_of_kserve_is_a_sound_pod(tmp_path: Path) -> None:
     assert container["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
 
 
+def test_no_network_policy_guards_the_predictor_so_management_and_metrics_are_for_the_pod_alone() -> None:
+    given = {each["name"]: each["value"] for each in read_predictor()["containers"][0]["env"] if "value" in each}
+    image = re.findall(r"(SCANCER_\w+_ADDRESS)=(\S+)", (PROJECT_ROOT / "deploy/container/Containerfile").read_text())
+    assert len(image) == 3
+    settings = Settings.from_env(dict(image) | given)
+    assert [str(each) for each in settings.addresses if not each.is_loopback] == ["0.0.0.0:8080"]
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_services_lead_to_ports_of_the_pods(overlay: str) -> None:
     (deployment,) = find(overlay, "Deployment")
@@ -78,6 +92,47 @@ def test_services_lead_to_ports_of_the_pods(overlay: str) -> None:
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
     (policy,) = find(overlay, "NetworkPolicy")
     assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} == ports
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Whether a selector chooses a pod with these labels, as Kubernetes reads it; only `In` is known here."""
+    named = selector.get("matchLabels", {}).items() <= labels.items()
+    expressions = selector.get("matchExpressions", [])
+    assert {each["operator"] for each in expressions} <= {"In"}
+    return named and all(labels.get(each["key"]) in each["values"] for each in expressions)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_network_policy_shuts_the_servers_alone_and_knows_operators_and_stores(overlay: str) -> None:
+    (spec,), (deployment,) = [each["spec"] for each in find(overlay, "NetworkPolicy")], find(overlay, "Deployment")
+    server = deployment["spec"]["template"]["metadata"]["labels"]
+    operator, store, other = {"scancer.access": "management"}, {"scancer.role": "store"}, {"app": "another"}
+    assert [selects(spec["podSelector"], each) for each in (server, operator, store, other)] == [True] + 3 * [False]
+    rules = {port["port"]: rule["from"] for rule in spec["ingress"] for port in rule["ports"]}
+    rules |= {port["port"]: rule["to"] for rule in spec["egress"] for port in rule["ports"]}
+    for port, pod in (("management", operator), (5432, store), (6379, store)):
+        (peer,) = rules[port]
+        assert [selects(peer["podSelector"], each) for each in (pod, server, other)] == [True, False, False]
+
+
+def test_secrets_of_the_guide_have_the_keys_that_are_asked_for(tmp_path: Path) -> None:
+    guide = (PROJECT_ROOT / "deploy/README.md").read_text(encoding="utf-8").replace("\\\n", "")
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster/users").write_text("{}")
+    for file, text in re.findall(r"<!-- file: (cluster/\w+) -->\n *```\n(.*?)\n *```", guide, re.DOTALL):
+        (tmp_path / file).write_text(textwrap.dedent(text) + "\n")
+    made = {}
+    for line in re.findall(r"kubectl --namespace scancer (create secret generic .*)", guide):
+        command = [BIN / "kubectl", *line.split(), "--dry-run=client", "--output=yaml"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        secret = yaml.safe_load(done.stdout)
+        made[secret["metadata"]["name"]] = set(secret["data"])
+    asked = set(
+        re.findall(r"name: (scancer-\w+)\n +key: (\S+)|key: (\S+)\n +name: (scancer-\w+)", render("production"))
+    )
+    keys = {(name or other, key or another) for name, key, another, other in asked}
+    assert {(name, key) for name, names in made.items() for key in names} == keys | {("scancer-users", "users")}
 
 
 def test_prometheus_finds_the_port_of_the_metrics() -> None:

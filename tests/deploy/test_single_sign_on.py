@@ -1,6 +1,7 @@
 """Single sign-on: the shipped nginx file, a real nginx and a real gunicorn; a stand-in plays the identity provider."""
 
 import json
+import re
 import socket
 import subprocess
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import requests
@@ -16,6 +18,7 @@ from app.config.setting_types import PROJECT_ROOT
 from app.users import UsersFile
 from tests.conftest import PASSWORD, LiveServer, find_free_ports, within
 from tests.e2e.test_nginx import NGINX, SERVER_START, Proxy
+from tests.server.test_tls import make_pair
 
 NEEDS_NGINX = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)")
 pytestmark = [pytest.mark.slow, NEEDS_NGINX]
@@ -67,6 +70,23 @@ def listens(port: int) -> bool:
         return attempt.connect_ex(("127.0.0.1", port)) == 0
 
 
+def write_files(proxy: Proxy, upstream: str, edits: dict[str, str]) -> list[str]:
+    """Write both shipped files, edited as an operator would; return the command that starts nginx with them."""
+    (proxy.folder / "conf").mkdir(parents=True)
+    proxy.write({SERVER_START: f"server {upstream};"}).rename(proxy.folder / "conf/scancer.conf")
+    shipped = SHIPPED.read_text()
+    own = {
+        "/etc/nginx/scancer_token": str(proxy.folder / "token"),
+        "/var/log/nginx": str(proxy.folder),
+        "/dev/shm/scancer-nginx": str(proxy.folder / "bodies"),
+    }
+    for old, new in (own | edits).items():
+        assert old in shipped
+        shipped = shipped.replace(old, new)
+    (proxy.folder / "conf/single_sign_on.conf").write_text(shipped)
+    return proxy.run_nginx(proxy.folder / "conf/*.conf")
+
+
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     folder = tmp_path_factory.mktemp("sso")
@@ -81,24 +101,12 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     thread = threading.Thread(target=sign_in.serve_forever)
     thread.start()
     proxy, (port,) = Proxy(folder / "nginx"), find_free_ports(1)
-    (proxy.folder / "conf").mkdir(parents=True)
+    proxy.folder.mkdir()
     (proxy.folder / "token").write_text(f'proxy_set_header Authorization "Bearer {text}";\n')
     try:
         live.start()
-        beside = proxy.write({SERVER_START: f"server {live.inference.removeprefix('http://')};"})
-        beside.rename(proxy.folder / "conf/scancer.conf")
-        shipped = SHIPPED.read_text()
-        for old, new in {
-            "127.0.0.1:8010": f"127.0.0.1:{port}",
-            "127.0.0.1:4180": f"127.0.0.1:{sign_in.server_address[1]}",
-            "/etc/nginx/scancer_token": str(proxy.folder / "token"),
-            "/var/log/nginx": str(proxy.folder),
-            "/dev/shm/scancer-nginx": str(proxy.folder / "bodies"),
-        }.items():
-            assert old in shipped
-            shipped = shipped.replace(old, new)
-        (proxy.folder / "conf/single_sign_on.conf").write_text(shipped)
-        command = proxy.run_nginx(proxy.folder / "conf/*.conf")
+        own = {"127.0.0.1:8020": f"127.0.0.1:{port}", "127.0.0.1:4180": f"127.0.0.1:{sign_in.server_address[1]}"}
+        command = write_files(proxy, live.inference.removeprefix("http://"), own)
         subprocess.run([*command, "-t"], check=True, capture_output=True)
         with (proxy.folder / "stderr").open("wb") as log:
             proxy.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -110,6 +118,26 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
         sign_in.shutdown()
         thread.join()
         sign_in.server_close()
+
+
+def test_nginx_takes_the_guides_lines_for_tls_and_the_file_of_the_token(tmp_path: Path) -> None:
+    guide = (PROJECT_ROOT / "get_started/users.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- file: single_sign_on -->\n *```\n(.*?)\n *```", guide, re.DOTALL)
+    writes = re.search(r"\| (sed '.*?') \| sudo tee /etc/nginx/scancer_token", guide)
+    assert found is not None
+    assert writes is not None
+    certificate, key = make_pair(tmp_path)
+    lines = found[1].replace("listen 443", f"listen 127.0.0.1:{find_free_ports(1)[0]}")
+    lines = lines.replace("/etc/ssl/certs/scancer.pem", str(certificate))
+    lines = lines.replace("/etc/ssl/private/scancer.key", str(key))
+    proxy = Proxy(tmp_path / "nginx")
+    proxy.folder.mkdir()
+    written = subprocess.run(["sh", "-c", writes[1]], input="scancer_1\n", capture_output=True, text=True, check=True)
+    assert written.stdout == 'proxy_set_header Authorization "Bearer scancer_1";\n'
+    (proxy.folder / "token").write_text(written.stdout)
+    command = write_files(proxy, "127.0.0.1:8080", {"listen 127.0.0.1:8020;": lines})
+    done = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_whoever_signed_in_is_the_user_of_the_same_name(setting: Setting, pcam_example: bytes) -> None:

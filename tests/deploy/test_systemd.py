@@ -60,6 +60,70 @@ def test_the_wait_for_models_ends_before_systemd_loses_patience() -> None:
     assert int(wait[1]) + 30 < int(unit["TimeoutStartSec"])
 
 
+def test_a_start_that_fails_is_tried_again_for_as_long_as_it_takes() -> None:
+    unit = read_unit(UNIT)
+    assert (unit["Restart"], unit["StartLimitIntervalSec"]) == ("on-failure", "0")
+    assert int(unit["RestartSec"]) > 0
+
+
+PYTHON_STAND_IN = """#!/bin/sh
+case "$1 $2" in
+  "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m pip") echo "$@" >"$(dirname "$0")/../pip" ;;
+esac
+"""
+"""Takes what the installer asks of Python, and keeps what pip was told."""
+
+
+class ClosedClone:
+    """A copy of the project that was made under umask 077, and a root to install it below without any package."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source, self._root, self._python = folder / "source", folder / "root", folder / "python"
+        self.current = self._root / "opt/scancer/current"
+        for name in ("app", "deploy"):
+            shutil.copytree(PROJECT_ROOT / name, self.source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("wsgi.py", "gunicorn.conf.py", "requirements_serve.txt"):
+            shutil.copy(PROJECT_ROOT / name, self.source)
+        (self.source / "models/small-model/1.0").mkdir(parents=True)
+        for path in self.source.rglob("*"):
+            path.chmod(0o700 if path.is_dir() else 0o600)
+        self._python.write_text(PYTHON_STAND_IN)
+        self._python.chmod(0o755)
+
+    def install(self, *options: str) -> list[str]:
+        """Run the installer; return the files of packages that pip got for the release that is current then."""
+        command = ["bash", self.source / "deploy/systemd/install.sh", "--root", self._root, *options]
+        environment = {**os.environ, "PYTHON": str(self._python)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return re.findall(r"-r \S*requirements_(\w+)\.txt", (self.current / "venv/pip").read_text())
+
+
+def test_an_upgrade_keeps_the_packages_that_earlier_runs_added(tmp_path: Path) -> None:
+    clone = ClosedClone(tmp_path)
+    assert clone.install() == ["serve"]
+    assert clone.install("--tracing") == ["serve", "tracing"]
+    assert clone.install("--shared") == ["serve", "shared", "tracing"]
+    before = clone.current.resolve()
+    with (clone.source / "wsgi.py").open("a") as file:
+        file.write("# newer\n")
+    assert clone.install() == ["serve", "shared", "tracing"]
+    assert clone.current.resolve() != before
+    after = clone.current.resolve()
+    assert clone.install("--tracing", "--shared") == ["serve", "shared", "tracing"]
+    assert clone.current.resolve() == after
+
+
+def test_code_of_a_clone_that_is_closed_to_others_can_be_read_by_the_service(tmp_path: Path) -> None:
+    clone = ClosedClone(tmp_path)
+    clone.install()
+    release = clone.current.resolve()
+    made = [path for path in release.rglob("*") if release / "venv" not in path.parents]
+    assert release / "app/config/settings.py" in made
+    assert [path for path in made if not path.stat().st_mode & (0o001 if path.is_dir() else 0o004)] == []
+
+
 def test_a_wrong_option_of_the_installer_is_named() -> None:
     done = subprocess.run(["bash", FOLDER / "install.sh", "--wrong"], capture_output=True, text=True, check=False)
     assert (done.returncode, "unknown option --wrong" in done.stderr) == (1, True)

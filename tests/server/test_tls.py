@@ -1,6 +1,7 @@
 """TLS from two files: on all three ports, from version 1.2, for clients that take their time, and anew after HUP."""
 
 import os
+import re
 import signal
 import socket
 import ssl
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 import requests
 
+from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.errors import SettingsError
 from app.server.tls import make_context
 from tests.conftest import PASSWORD, USER, LiveServer
+from tests.e2e.test_nginx import NGINX, SERVER_START, Proxy
 
 pytestmark = pytest.mark.slow
 
@@ -102,6 +105,25 @@ def test_all_three_ports_speak_tls(live: TLSServer, pcam_example: bytes) -> None
     assert live.ask(PATH, body=pcam_example).json()["model"] == "pcam-classification"
     assert live.ask("/models", port=1).status_code == 200
     assert "scancer_predictions_total" in live.ask("/metrics", port=2).text
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)")
+@pytest.mark.parametrize("name, status", [("localhost", 200), ("another.example.org", 502)])
+def test_nginx_reaches_the_server_by_the_lines_of_the_guide(
+    live: TLSServer, tmp_path: Path, name: str, status: int
+) -> None:
+    guide = (PROJECT_ROOT / "get_started/tls.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- file: nginx -->\n *```\n(.*?)\n *```", guide, re.DOTALL)
+    assert found is not None
+    lines = found[1].replace("/etc/ssl/certs/scancer_authority.pem", str(live.certificate))
+    lines = lines.replace("scan.example.org", name)
+    server = {SERVER_START: f"server 127.0.0.1:{live.ports[0]};"}
+    proxy = Proxy(tmp_path)
+    try:
+        proxy.start(server | {"proxy_pass http://scancer_inference;": lines})
+        assert requests.get(proxy.url + "/ping", timeout=10).status_code == status
+    finally:
+        proxy.stop()
 
 
 def test_plain_http_gets_no_answer(live: TLSServer) -> None:

@@ -232,7 +232,7 @@ class Authenticator:
         try:
             users = self._source.read()
         except UsersError as error:
-            log.error("no user can log in", extra={"reason": error.message})
+            log.error("nobody can log in", extra={"reason": error.message})
             users = {}
         tokens = {token.id: (user, token) for user in users.values() for token in user.tokens}
         with self._lock:

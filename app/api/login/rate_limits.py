@@ -103,4 +103,6 @@ def find_wait_s(strategy: "RateLimiter", limit: str, key: str) -> int:
 def check_store(store: str) -> None:
     """Raise `SettingsError` if the store of `SCANCER_LIMITS_STORE` needs a package that is not installed."""
     if store != OWN_STORE and importlib.util.find_spec("redis") is None:
-        raise SettingsError("SCANCER_LIMITS_STORE needs the package of Redis: pip install 'redis>=7,<8'.")
+        raise SettingsError(
+            "SCANCER_LIMITS_STORE needs Redis's package: pip install -r deploy/requirements_shared.txt."
+        )

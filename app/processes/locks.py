@@ -23,7 +23,7 @@ def hold_lock(path: Path, waits: bool = True) -> Iterator[None]:
         os.close(descriptor)
 
 
-def open_locked(path: Path, operation: int, flags: int = os.O_RDWR | os.O_CREAT) -> int:
+def open_locked(path: Path, operation: int, flags: int = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW) -> int:
     """Open and lock a file; return the lock's descriptor. Raises `BlockingIOError` if it would wait, or `OSError`."""
     descriptor = os.open(path, flags, 0o600)
     try:
@@ -76,7 +76,7 @@ def make_locked(path: Path) -> int:
 
 def share_lock(path: Path, content: bytes) -> tuple[int, bytes]:
     """Share a lock on a file; return its descriptor and the file's content, which the first holder wrote."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, TRY)
     except BlockingIOError:  # there are others, or one that begins at this moment

@@ -97,7 +97,10 @@ def make_served(manifest: ModelManifest, engine: Engine, settings: Settings) -> 
 def require_fitting_examples(folder: ModelFolder, served: ServedModel) -> None:
     """Raise `IntegrityError` if the service would refuse an example as a picture of another kind."""
     for name, content in folder.read_examples().items() if folder.has_examples else ():
-        fit = served.predict(content, takes_unfit=True)[0].fit
+        try:
+            fit = served.predict(content, takes_unfit=True)[0].fit
+        except AnsweredError as error:
+            raise IntegrityError(f"{EXAMPLES_FOLDER}/{name}: {error.message}") from error
         if fit is not None and not fit.fits:
             raise IntegrityError(
                 f"{EXAMPLES_FOLDER}/{name} is not of the kind that the model was made for: {'; '.join(fit.reasons)}. "

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from app.config.settings import Settings
@@ -56,7 +57,8 @@ def give_to_owner(folder: Path, descriptor: int) -> None:
     """Give a claim that root may have made to the folder's owner, who must be able to claim it later."""
     owner = folder.stat()
     if os.geteuid() == 0 and os.fstat(descriptor).st_uid != owner.st_uid:
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        with suppress(PermissionError):  # root of a container, or of another machine's disk, may not give files away
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def describe_claim(settings: Settings) -> dict[str, str]:

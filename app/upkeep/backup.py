@@ -97,6 +97,8 @@ def write_members(file: BinaryIO, settings: Settings, state: bytes | None, snaps
         for each in snapshot.files:
             files[each.name] = add(archive, each.name, each.file, each.facts[1], each.mtime)
         kind = settings.database.partition(":")[0].partition("+")[0]
+        if kind == OWN_DATABASE != settings.database:
+            kind = "sqlite-url"  # servers share it, so its tables keep the users
         manifest = BackupManifest(datetime.now(UTC).isoformat(timespec="seconds"), app.__version__, kind, files)
         content = manifest.write()
         add(archive, MANIFEST, io.BytesIO(content), len(content), int(time.time()))

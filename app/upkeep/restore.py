@@ -13,7 +13,6 @@ from app.errors import BackupError
 from app.processes.atomic import FOR_OWNER, synchronize_tree
 from app.processes.disk_errors import translate_disk_errors
 from app.repository.model_folder import find_model_folders
-from app.server.instance_claim import describe_claim
 from app.state.database_check import check_database
 from app.state.store_access import STATE_FILE
 from app.upkeep.backup import list_settings
@@ -39,6 +38,7 @@ from app.upkeep.swap import (
     finish_alone,
     hold_stopped,
     is_unfinished,
+    mark_database,
     remove_staging,
 )
 from app.users import USERS_FILE, UsersFile
@@ -145,7 +145,7 @@ def make_journal(settings: Settings, manifest: BackupManifest, staging: "Staging
         new_instance=sorted(path.name for path in staging.instance.iterdir()),
         old_instance=old_instance,
         fills_database=settings.database != OWN_DATABASE,
-        database=describe_claim(settings)["database"],
+        database=mark_database(settings.database),
     )
 
 

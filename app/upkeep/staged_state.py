@@ -10,11 +10,11 @@ from app.config.setting_types import OWN_DATABASE
 from app.config.settings import Settings
 from app.errors import StateStoreError
 from app.state import schema
-from app.state.copying.database_copy import copy_rows, replace_database
+from app.state.copying.database_copy import closing_engine, copy_rows, reflect, replace_database
 from app.state.people.users_table import NEVER_CHANGED, forget_users, read_mark, read_users, write_users
 from app.state.sql_tables import tables
 from app.state.state_file import StateFile
-from app.state.state_store import StateStore
+from app.state.state_store import StateStore, make_engine, translate_errors
 from app.state.store_access import STATE_FILE
 from app.users import USERS_FILE, User, UsersFile
 
@@ -26,14 +26,12 @@ def prepare_state(settings: Settings, state: Path, instance: Path, users: dict[s
 
     Args:
         settings: of the place where it goes.
-        state: the staged SQLite file; made if the backup had none and a database is to be filled.
+        state: the staged SQLite file; made if the backup had none.
         instance: the staged instance folder.
         users: of the backup's users file.
         source: the kind of database that the backup was made of.
     """
     is_own = settings.database == OWN_DATABASE
-    if is_own and not state.exists():
-        return
     with closing(StateStore(state)) as store:
         with store.write() as connection:
             settle_users(connection, instance if is_own else None, users, source != OWN_DATABASE)
@@ -54,7 +52,8 @@ def settle_users(connection: sql.Connection, instance: Path | None, users: dict[
         users: of the backup's users file.
         is_shared: whether they were kept in a database, unless nobody ever changed any there.
     """
-    if is_shared and read_mark(connection) != NEVER_CHANGED:
+    is_told = is_shared and read_mark(connection) != NEVER_CHANGED
+    if is_told:
         users = read_users(connection)
         if instance is not None:
             with UsersFile(instance).change() as found:
@@ -62,18 +61,23 @@ def settle_users(connection: sql.Connection, instance: Path | None, users: dict[
                 found.update(users)
             (instance / f"{USERS_FILE}.lock").unlink()
     forget_users(connection)
-    if instance is None and users:
-        write_users(connection, {}, users)
+    if instance is None and (users or is_told):
+        write_users(connection, {}, users)  # a mark too, so that no users file is taken over where nobody is left
 
 
 def keep_trail(store: StateStore, present: Path) -> None:
-    """Add the entries of the audit trail that is there now: a restore must not be a way to lose them."""
+    """Add the entries of the audit trail that is there now: a restore must not be a way to lose them.
+
+    The state that is there is read as it is: the restore is not decided yet.
+    """
     if not present.exists():
         return
     try:
-        with closing(StateStore(present)) as theirs, theirs.look() as rows, store.write() as into:
-            for name in schema.APPENDED:
-                if sql.inspect(rows).has_table(name):
-                    copy_rows(rows, tables[name], into, tables[name])
+        with translate_errors():
+            engine = make_engine(sql.URL.create("sqlite", database=str(present)))
+            with closing_engine(engine), engine.connect() as rows, store.write() as into:
+                found = reflect(rows)
+                for name in schema.APPENDED & found.keys():
+                    copy_rows(rows, found[name], into, tables[name])
     except StateStoreError as error:  # what is replaced may be damaged
         log.warning("the audit trail of the state that is replaced is lost", extra={"reason": error.message})

@@ -6,8 +6,10 @@ command or a server that starts, makes the renames that are left. Every step may
 """
 
 import errno
+import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -18,7 +20,7 @@ from pathlib import Path
 from app.config.settings import Settings
 from app.errors import BackupError, DiskFullError, SettingsError, StateStoreError
 from app.processes.atomic import FOR_OWNER, synchronize, write_file
-from app.server.instance_claim import claim_alone, claim_instance, describe_claim
+from app.server.instance_claim import claim_alone, claim_instance
 from app.state.worker_reports import read_reports
 
 STAGING, NEW, OLD, JOURNAL, DATABASE_FILE = ".restore", "new", "old", "journal.json", "database.db"
@@ -35,7 +37,7 @@ class Journal:
         new_models, new_instance: names that are staged, and take their places.
         old_models, old_instance: names that leave their places, if they are there.
         fills_database: whether the state goes into another database than the instance folder's own.
-        database: SHA-256 of the setting that names the database, as it may hold a password.
+        database: what `mark_database` says of the setting that names the database.
     """
 
     models: str
@@ -128,12 +130,17 @@ def check_journal(settings: Settings, journal: Journal) -> None:
     fault = ""
     if not is_same_folder(Path(journal.models), settings.models):
         fault = f"SCANCER_MODELS={journal.models}"
-    elif journal.database != describe_claim(settings)["database"]:
+    elif journal.database != mark_database(settings.database):
         fault = "another SCANCER_DATABASE"
     if fault:
         raise SettingsError(
             f"a restore into {settings.instance} was decided with {fault}, and is not finished: set it so until it is."
         )
+
+
+def mark_database(url: str) -> str:
+    """Return a SHA-256 that tells databases apart; another password is the same database."""
+    return hashlib.sha256(re.sub(r"(://[^:@/]*):.*@", r"\1@", url).encode()).hexdigest()
 
 
 def is_same_folder(one: Path, other: Path) -> bool:

@@ -70,7 +70,10 @@ install_release() {
   requirements=(-r requirements_serve.txt)
   mapfile -t extras < <(list_extras)
   for each in "${extras[@]}"; do requirements+=(-r "deploy/requirements_$each.txt"); done
-  parts=(wsgi.py gunicorn.conf.py requirements_serve.txt deploy/requirements_{shared,tracing}.txt)
+  # The server shows the guides.
+  guides=(get_started/*.md get_started/clients/README.md models/README.md deploy/{README,upgrade,growing}.md)
+  guides+=(benchmarks/{README,capacity}.md)
+  parts=(wsgi.py gunicorn.conf.py requirements_serve.txt deploy/requirements_{shared,tracing}.txt "${guides[@]}")
   release=$({
     echo "$("$python" --version) ${extras[*]}"
     find app "${parts[@]}" -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
@@ -83,7 +86,8 @@ install_release() {
     rm -rf "$folder"
     mkdir -p "$folder"
     # The service must read it, also of a clone that was made under umask 077.
-    tar -c --mode=a+rX --exclude=__pycache__ app wsgi.py gunicorn.conf.py requirements_serve.txt | tar -x --no-same-owner -C "$folder"
+    tar -c --mode=a+rX --exclude=__pycache__ app wsgi.py gunicorn.conf.py requirements_serve.txt "${guides[@]}" |
+      tar -x --no-same-owner -C "$folder"
     "$python" -m venv "$folder/venv"
     "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "${requirements[@]}" ||
       fail "pip could not install the packages. Without a network: see deploy/README.md, 'A machine without the internet'."

@@ -9,6 +9,9 @@ import openvino
 from openvino import opset13 as ops
 from PIL import Image
 
+from app.cli.classifying.answer_table import Asked
+from app.cli.classifying.local_model import LocalModel
+from app.errors import AnsweredError, InferenceError, UnfitImageError
 from tests.evaluation.tiny_model import SIDE_PX, write_tiny_model
 from tests.test_cli import flask
 
@@ -41,6 +44,20 @@ def test_a_picture_that_the_model_fails_on_is_a_row_beside_the_others(tmp_path: 
     assert status == 1
     assert [bool(row["class"]) for row in rows] == [True, False, True]
     assert rows[1]["error"] == "The model returned no valid scores."
+
+
+def test_pictures_of_another_kind_are_answers_beside_one_on_which_the_model_fails() -> None:
+    class Served:
+        def predict_many(self, uploads: list[str], takes_unfit: bool) -> tuple[list[AnsweredError], None]:
+            if "fails" in uploads:
+                raise InferenceError("The model returned no valid scores.")
+            return [UnfitImageError("not of the kind") for _ in uploads], None
+
+    model = LocalModel.__new__(LocalModel)
+    model.asked = Asked("m", "1", 0.5, takes_unfit=False)
+    answers = model._ask_each(Served(), ["fails", "unfit"])  # type: ignore[arg-type, list-item]
+    assert [type(answer) for answer in answers] == [InferenceError, UnfitImageError]
+    assert [type(answer) for answer in model._ask_each(Served(), ["unfit"])] == [UnfitImageError]  # type: ignore[arg-type, list-item]
 
 
 def test_a_model_that_fails_on_every_picture_ends_the_run(tmp_path: Path) -> None:

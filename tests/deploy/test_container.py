@@ -20,6 +20,7 @@ from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.upkeep.start_checks import find_plain_http
 from app.users import USERS_FILE
+from app.web.documents import find_guides
 from tests.conftest import PASSWORD, USER, find_free_ports, within
 from tests.e2e.test_nginx import NGINX
 from tests.server.test_tls import make_pair
@@ -67,7 +68,10 @@ def test_what_is_copied_is_not_ignored() -> None:
         name for line in re.findall(r"^COPY (?!--from)(.+)$", TEXT, re.MULTILINE) for name in shlex.split(line)[:-1]
     }
     kept = set(re.findall(r"^!(.+)$", (FOLDER / "Containerfile.dockerignore").read_text(), re.MULTILINE))
-    assert {name for name in copied if not name.startswith("--")} == kept
+    copied = {name for name in copied if not name.startswith("--")}
+    assert {name for name in copied if not any(name.startswith(f"{each}/") for each in copied)} == kept
+    guides = [guide.relative_to(PROJECT_ROOT) for guide in find_guides().values()]
+    assert [guide for guide in guides if not any(guide.match(name) for name in copied)] == []
 
 
 def test_code_of_a_clone_that_is_closed_to_others_can_be_read_in_the_image(tmp_path: Path) -> None:

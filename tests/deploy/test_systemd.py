@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from app.config.setting_types import PROJECT_ROOT
+from app.web.documents import find_guides
 from tests.conftest import PASSWORD, USER, find_free_ports
 
 FOLDER = PROJECT_ROOT / "deploy/systemd"
@@ -85,6 +86,10 @@ class ClosedClone:
             shutil.copytree(PROJECT_ROOT / name, self.source / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("wsgi.py", "gunicorn.conf.py", "requirements_serve.txt"):
             shutil.copy(PROJECT_ROOT / name, self.source)
+        for guide in find_guides().values():
+            copied = self.source / guide.relative_to(PROJECT_ROOT)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(guide, copied)
         (self.source / "models/small-model/1.0").mkdir(parents=True)
         for path in self.source.rglob("*"):
             path.chmod(0o700 if path.is_dir() else 0o600)
@@ -121,6 +126,7 @@ def test_code_of_a_clone_that_is_closed_to_others_can_be_read_by_the_service(tmp
     release = clone.current.resolve()
     made = [path for path in release.rglob("*") if release / "venv" not in path.parents]
     assert release / "app/config/settings.py" in made
+    assert {release / guide.relative_to(PROJECT_ROOT) for guide in find_guides().values()} <= set(made)
     assert [path for path in made if not path.stat().st_mode & (0o001 if path.is_dir() else 0o004)] == []
 
 

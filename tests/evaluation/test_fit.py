@@ -262,6 +262,16 @@ def test_few_pictures_are_refused_before_anything_is_written(tmp_path: Path) -> 
     assert not list(folder.glob("fit*"))
 
 
+def test_example_that_is_damaged_is_named_by_the_check(fitted: Path, tmp_path: Path) -> None:
+    shutil.copytree(fitted / "models", tmp_path / "models")
+    examples = tmp_path / "models" / VERSION / "examples"
+    examples.mkdir()
+    (examples / "picture.png").write_bytes(draw(1)[:-200])
+    settings = Settings(models=tmp_path / "models", instance=tmp_path / "instance")
+    with pytest.raises(IntegrityError, match=r"examples/picture\.png: "):
+        check_folder(ModelFolder(tmp_path / "models" / VERSION), settings)
+
+
 @pytest.mark.parametrize(("level", "is_right"), [(100, True), (250, False)])
 def test_example_that_the_service_would_refuse_is_no_example(
     fitted: Path, tmp_path: Path, level: float, is_right: bool

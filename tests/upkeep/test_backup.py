@@ -35,6 +35,7 @@ from app.upkeep.restore import restore_backup
 from app.users import UsersFile
 from tests.conftest import PASSWORD, USER
 from tests.registry.killed_changes import NAME
+from tests.state.old_state import write_old_state
 from tests.state.test_state_store import POSTGRES, run_postgres
 from tests.upkeep.installation import (
     TINY,
@@ -347,6 +348,63 @@ def test_restore_loses_no_entry_of_the_audit_trail_and_enters_itself(made: Setti
     assert done.exit_code == 0, done.output
     with closing(StoreAccess(made)) as access:
         assert [each.action for each in AuditTrail(access).read()] == ["before", "after", "restored"]
+
+
+def test_users_of_a_shared_sqlite_come_back_and_those_who_were_removed_do_not(made: Settings, tmp_path: Path) -> None:
+    shared = replace(made, database=f"sqlite:///{tmp_path}/shared.db")
+    with closing(StoreAccess(shared)) as access:
+        users = UsersTable(access)
+        users.add("ada", "predict", PASSWORD)
+        write_backup(shared, tmp_path / "ada.tar")
+        users.remove("ada")
+        write_backup(shared, tmp_path / "nobody.tar")
+    for file, names in (("ada.tar", {"ada"}), ("nobody.tar", set())):
+        restore_backup(shared, tmp_path / file)
+        with closing(StoreAccess(shared)) as access:
+            users = UsersTable(access)
+            assert set(users.read()) == names
+            assert not users.take_over(UsersFile(shared.instance).read())
+
+
+def test_backup_without_a_state_leaves_the_audit_trail(tmp_path: Path) -> None:
+    settings = settle_in(tmp_path / "young")
+    settings.models.mkdir(parents=True)
+    write_backup(settings, tmp_path / "a.tar")
+    with closing(StoreAccess(settings)) as access:
+        AuditTrail(access).write(AuditEntry("system:ada", "after"))
+    restore_backup(settings, tmp_path / "a.tar")
+    with closing(StoreAccess(settings)) as access:
+        assert [each.action for each in AuditTrail(access).read()] == ["after"]
+
+
+def test_restore_that_fails_has_not_changed_the_state(
+    made: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_backup(made, tmp_path / "a.tar")
+    for file in made.instance.glob(f"{STATE_FILE}*"):
+        file.unlink()
+    write_old_state(made.instance / STATE_FILE, {("m", "1"): {}})
+    before = (made.instance / STATE_FILE).read_bytes()
+
+    def refuse(*_: object) -> None:
+        raise BackupError("something is mounted there")
+
+    monkeypatch.setattr("app.upkeep.restore.check_movable", refuse)
+    with pytest.raises(BackupError, match="mounted"):
+        restore_backup(made, tmp_path / "a.tar")
+    assert (made.instance / STATE_FILE).read_bytes() == before
+
+
+def test_claim_follows_no_link(tmp_path: Path) -> None:
+    settings = settle_in(tmp_path / "linked")
+    settings.instance.mkdir(parents=True)
+    (tmp_path / "secret").write_text("another's")
+    (settings.instance / "server.lock").symlink_to(tmp_path / "secret")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        claim_instance(settings)
+    with pytest.raises(OSError, match="symbolic"):
+        claim_alone(settings)
+    assert (tmp_path / "secret").read_text() == "another's"
 
 
 def test_damaged_state_is_restored_over(made: Settings, tmp_path: Path) -> None:

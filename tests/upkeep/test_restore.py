@@ -30,7 +30,7 @@ from app.upkeep import restore
 from app.upkeep.backup import hold_place, write_backup
 from app.upkeep.backup_file import MANIFEST, FileFacts, read_manifest
 from app.upkeep.restore import restore_backup
-from app.upkeep.swap import STAGING, claim_restored, finish_restore, is_unfinished
+from app.upkeep.swap import STAGING, claim_restored, finish_restore, is_unfinished, mark_database
 from app.users import UsersFile
 from tests.conftest import PASSWORD, USER
 from tests.upkeep.installation import TINY, add_users, look, make_installation, make_quick_folder, settle_in
@@ -238,6 +238,13 @@ def test_restore_into_one_database_is_not_finished_into_another(
         finish_restore(production)
     assert not (tmp_path / "live.db").exists()
     finish_restore(staging)
+
+
+def test_another_password_is_the_same_database_and_another_host_is_not() -> None:
+    urls = [f"postgresql+psycopg://ada:{word}@host/name" for word in ("first", "p@ss/word")]
+    assert mark_database(urls[0]) == mark_database(urls[1])
+    others = ("postgresql+psycopg://ada:first@other/name", "postgresql+psycopg://bob:first@host/name", "sqlite")
+    assert len({mark_database(url) for url in (urls[0], *others)}) == 4
 
 
 def test_restore_that_cannot_be_finished_stops_the_start(

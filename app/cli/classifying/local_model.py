@@ -9,7 +9,7 @@ from typing import Any
 from app.api.predict.answers import make_item
 from app.cli.classifying.answer_table import Asked
 from app.config.settings import Settings
-from app.errors import AnsweredError, InferenceError, PicturesError
+from app.errors import AnsweredError, InferenceError, PicturesError, UnfitImageError
 from app.evaluation.version_evaluation import read_file
 from app.pipeline.served_model import Prediction, ServedModel, Upload
 from app.registry.model_loader import ModelLoader
@@ -58,15 +58,19 @@ class LocalModel:
     def _ask_each(
         self, served: ServedModel, uploads: Sequence[Upload | AnsweredError]
     ) -> list[Prediction | AnsweredError]:
-        """Answer one picture after the other; raises the last `InferenceError` if no picture has an answer."""
+        """Answer one picture after the other; raises the last `InferenceError` if the model answered none of them.
+
+        It has answered a picture that is refused as one of another kind.
+        """
         answers: list[Prediction | AnsweredError] = []
+        last: InferenceError | None = None
         for upload in uploads:
             try:
                 answers += served.predict_many([upload], takes_unfit=self.asked.takes_unfit)[0]
             except InferenceError as error:
                 answers.append(error)
                 last = error
-        if not any(isinstance(answer, Prediction) for answer in answers):
+        if last is not None and not any(isinstance(answer, Prediction | UnfitImageError) for answer in answers):
             raise last
         return answers
 

@@ -142,7 +142,7 @@ class Trial:
         self.source, self.root = folder / "source", folder / "root"
         names = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT_ROOT, capture_output=True, check=True).stdout
         for name in filter(None, names.decode().split("\0")):
-            if name.startswith(("app/", "deploy/", "models/")) or "/" not in name:
+            if not name.startswith(("tests/", "training/")):
                 (self.source / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(PROJECT_ROOT / name, self.source / name)
         self.root.mkdir()

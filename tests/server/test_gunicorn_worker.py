@@ -523,7 +523,8 @@ def test_client_that_never_stops_sending_is_left(live: LiveServer, pcam_example:
     started = time.monotonic()
     for thread in threads:
         thread.start()
-    assert predict(live, pcam_example).status_code == 200
+    # They may hold every place for a moment, in which others are told to come again.
+    assert within(5, lambda: predict(live, pcam_example).status_code == 200)
     for thread in threads:
         thread.join(10)
     for connection in connections:

@@ -28,7 +28,7 @@ def test_command_of_the_guide_is_understood(app: Flask, line: str) -> None:
 
 
 def test_guide_shows_commands_and_four_lines_of_json() -> None:
-    assert len(COMMANDS) >= 12
+    assert len(COMMANDS) == 13
     assert len(LINES) == 4
 
 

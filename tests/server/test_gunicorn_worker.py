@@ -523,8 +523,12 @@ def test_client_that_never_stops_sending_is_left(live: LiveServer, pcam_example:
     started = time.monotonic()
     for thread in threads:
         thread.start()
-    # They may hold every place for a moment, in which others are told to come again.
-    assert within(5, lambda: predict(live, pcam_example).status_code == 200)
+    answer = predict(live, pcam_example)
+    if answer.status_code == 503:  # they hold every place for a moment, and others are told when to come again
+        assert answer.headers["Retry-After"] == "1"
+        time.sleep(1)
+        answer = predict(live, pcam_example)
+    assert answer.status_code == 200
     for thread in threads:
         thread.join(10)
     for connection in connections:

@@ -132,7 +132,7 @@ def remove_model(name: str) -> None:
     change = services().changes.unregister(model, version or None)
     record("model unregistered", "/".join(change.key))
     await_workers(change)
-    services().changes.sweep()
+    services().changes.sweep(change)
     label = "/".join(change.key)
     click.echo(f"removed {label}")
     if change.token is None:

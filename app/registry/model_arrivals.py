@@ -61,28 +61,28 @@ def make_token(quarantine: Quarantine, key: Key) -> str:
     return f"{quarantine.path.name} {'/'.join(key)}"
 
 
-def sweep(settings: Settings, access: StoreAccess, failed: str = "") -> None:
+def sweep(settings: Settings, access: StoreAccess, ended: str = "") -> None:
     """Remove the quarantines that no process holds, and the folders that no version owns.
 
-    `failed` is the token of an arrival that has failed, although the caller still holds its quarantine. Raises
-    `StateStoreError` if the store cannot be read or changed, and `DiskFullError`.
+    `ended` is the token of an arrival that has failed, or whose version was unregistered since, although somebody still
+    holds its quarantine. Raises `StateStoreError` if the store cannot be read or changed, and `DiskFullError`.
     """
     models = settings.models
     sweep_quarantines(models)
-    if not any(is_left(models, token, failed) for token in access.read().strays):
+    if not any(is_left(models, token, ended) for token in access.read().strays):
         return
     try:
         with access.open().change() as draft:  # in a transaction no other process puts a folder into a place
             for token in sorted(draft.strays):
-                if is_left(models, token, failed) and take_away(models, token):
+                if is_left(models, token, ended) and take_away(models, token):
                     draft.strays.discard(token)
     finally:
         sweep_quarantines(models)  # and with them what was taken away, which takes long
 
 
-def is_left(models: Path, token: str, failed: str) -> bool:
-    """Whether nobody brings the folder of a token any more: its quarantine is gone, or its arrival has failed."""
-    return token == failed or not (models / token.split(maxsplit=1)[0]).exists()
+def is_left(models: Path, token: str, ended: str) -> bool:
+    """Whether nobody brings the folder of a token any more: its quarantine is gone, or its arrival has ended."""
+    return token == ended or not (models / token.split(maxsplit=1)[0]).exists()
 
 
 def take_away(models: Path, token: str) -> bool:

@@ -213,13 +213,13 @@ class ModelChanges:
                 draft.strays.discard(token)
                 put(draft, plan, wanted)
         except (ScancerError, OSError):
-            sweep(self._settings, self._access, failed=token)
+            sweep(self._settings, self._access, ended=token)
             raise
         return Change(key, draft.generation, wanted.min_workers, token)
 
-    def sweep(self) -> None:
-        """Remove what no version owns any more; raises `StateStoreError` or `DiskFullError`."""
-        sweep(self._settings, self._access)
+    def sweep(self, gone: Change | None = None) -> None:
+        """Remove what no version owns, and `gone` whoever holds its quarantine; raises as `model_arrivals.sweep`."""
+        sweep(self._settings, self._access, ended=(gone.token or "") if gone else "")
 
     def register_again(self, url: str, wishes: Wishes) -> Change:
         """Serve a folder among the models again that was unregistered; raises as `register`.

@@ -132,6 +132,20 @@ def test_upload_and_delete_of_one_version_at_once_leave_one_of_two_states(app: F
     assert not is_registered(settings)
 
 
+def test_version_that_is_unregistered_while_its_quarantine_is_held_leaves_nothing(
+    changes: ModelChanges, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "quick.mar").write_bytes(pack(FILES))
+    with Quarantine(settings.models) as own:
+        key = changes.register_file(tmp_path / "quick.mar", "quick.mar", Wishes(workers=0), own=own).key
+        changes.sweep(changes.unregister(*key))
+        access = StoreAccess(settings)
+        assert access.read().strays == set()
+        access.close()
+        assert not (settings.models / NAME).exists()
+    assert not is_registered(settings)
+
+
 def test_of_two_uploads_of_one_version_at_once_one_is_taken(app: Flask, settings: Settings) -> None:
     for _ in range(20):
         assert sorted(at_once(lambda: upload(app), lambda: upload(app))) == [200, 409]

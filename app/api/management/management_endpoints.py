@@ -173,7 +173,7 @@ def answer_registration(change: Change, given: Parameters) -> Response:
     if not await_workers(change):
         with lend_changes() as changes:
             await_workers(note(changes.withdraw(change), "model unregistered"))
-            changes.sweep()
+            changes.sweep(change)
         raise ModelStartError(f"Failed to start workers for model {name} version: {version}")
     return status(f'Model "{name}" Version: {version} registered with {workers} initial workers')
 
@@ -223,8 +223,8 @@ def unregister_model(model_name: str, version: str | None = None) -> ResponseRet
     """Unregister a version, the default unless it is named; it ends once its requests are answered."""
     read_query().require_known(UNREGISTERING).whole("timeout", UNLOAD_TIMEOUT_S)  # every request is answered first
     with lend_changes() as changes:
-        await_workers(note(changes.unregister(model_name, version), "model unregistered"))
-        changes.sweep()
+        await_workers(note(change := changes.unregister(model_name, version), "model unregistered"))
+        changes.sweep(change)
     return status(f'Model "{model_name}" unregistered')
 
 

@@ -1,10 +1,8 @@
 """Learns which pictures a model was made for, from pictures that it was trained on."""
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from app.arrays import InputBatch
 from app.engines.compiled.feature_distance import FeatureGroup
 from app.errors import EvaluationError
 from app.evaluation.labelled_folder import LabelledPicture
+from app.evaluation.picture_changes import Change, list_changes
 from app.manifest.bounds import LOOK
 from app.manifest.fit_spec import LOOKS, FitSpec
 from app.manifest.model_specs import InputSpec
@@ -37,38 +36,9 @@ SMALLEST = 0.5
 SHAPE_MARGIN = 1.2
 BATCH = 16
 
-Change = Callable[[Image.Image], Image.Image]
 Features = list[NDArray[np.float32]]
 """By each group of layers, [N, features]."""
 Extract = Callable[[InputBatch], Features]
-
-
-def turn(image: Image.Image) -> Image.Image:
-    """Turn a picture by a quarter."""
-    return image.transpose(Image.Transpose.ROTATE_90)
-
-
-def compress(image: Image.Image) -> Image.Image:
-    """Send a picture through JPEG at quality 60."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=60)
-    return Image.open(buffer)
-
-
-def scale(image: Image.Image, factor: float) -> Image.Image:
-    """Resize a picture."""
-    width, height = (max(1, round(side * factor)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def list_changes(spec: InputSpec) -> dict[str, Change]:
-    """Return what may happen to a picture on its way without making it another kind; where a pixel has a size in
-    micrometres, a resized picture is another kind.
-    """
-    changes: dict[str, Change] = {"as they are": lambda image: image, "turned": turn, "as JPEG 60": compress}
-    if spec.um_per_px is None:
-        changes |= {"at 0.7 of their size": partial(scale, factor=0.7), "twice as large": partial(scale, factor=2.0)}
-    return changes
 
 
 @dataclass(frozen=True)

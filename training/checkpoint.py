@@ -1,22 +1,24 @@
-"""Trains a recipe once and keeps the weights, so that writing the model folder can be repeated without it."""
+"""Makes each network of a recipe once and keeps it, so that writing the model folder can be repeated without it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from app.engines.pytorch.torch_architectures import ARCHITECTURES
-from training.fine_tuning import CLASSES, Recipe, fine_tune
+from training.fine_tuning import CLASSES, Recipe
 
 
-def train_or_load(recipe: Recipe, data: Path, weights: Path) -> nn.Module:
-    """Return the trained network: from `weights` if that file exists, else trained now and written there."""
-    if weights.exists():
-        return load_network(recipe, weights)
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    network = fine_tune(recipe, data, weights.with_suffix(".checkpoint"))
-    write_weights(network, weights)
-    return network
+def make_or_load(recipe: Recipe, weights: Path, make: Callable[[Path], nn.Module]) -> nn.Module:
+    """Return a network: from `weights` if that file exists, else made now and written there.
+
+    `make` is given the path of its checkpoint.
+    """
+    if not weights.exists():
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        write_weights(make(weights.with_suffix(".checkpoint")), weights)
+    return load_network(recipe, weights)
 
 
 def load_network(recipe: Recipe, weights: Path) -> nn.Module:
@@ -27,5 +29,7 @@ def load_network(recipe: Recipe, weights: Path) -> nn.Module:
 
 
 def write_weights(network: nn.Module, path: Path) -> None:
-    """Write the weights as safetensors, which wants them contiguous."""
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+    """Write the weights as safetensors, which wants them contiguous; a stop in between leaves no half a file."""
+    new = path.with_name(f"{path.name}.new")
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, new)
+    new.replace(path)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,9 @@ EVALUATION_BATCH = 128
 CLASSES = 2
 SAVE_STEPS = 100
 UNKNOWN = -100  # what cross_entropy ignores
+
+Teach = Callable[[Tensor, np.random.Generator], tuple[Tensor, Tensor]]
+"""From a batch, float32 [N, 3, H, W], 0 to 255, to the one to learn from and its probabilities, float32 [N, 2]."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,12 @@ class Recipe:
 class Training:
     """A training that can stop between any two steps: what a step does depends on its number alone."""
 
-    def __init__(self, recipe: Recipe, checkpoint: Path, steps: int) -> None:
+    def __init__(self, recipe: Recipe, checkpoint: Path, steps: int, start: nn.Module | None = None) -> None:
         self._recipe, self._checkpoint, self.steps = recipe, checkpoint, steps
         self.done = 0
-        self.model = build_pretrained(recipe.architecture, CLASSES + len(recipe.diagnoses))
+        self.model = (
+            deepcopy(start) if start else build_pretrained(recipe.architecture, CLASSES + len(recipe.diagnoses))
+        )
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks the keyword
         self.average = deepcopy(self.model).eval()
         self._optimizer = torch.optim.AdamW(
@@ -89,7 +94,7 @@ class Training:
             self._restore(torch.load(checkpoint, weights_only=True))
 
     def learn(self, batch: Tensor, labels: Tensor, diagnoses: Tensor) -> float:
-        """Take one step; return the loss."""
+        """Take one step; return the loss. `labels` are int64 [N], or probabilities, float32 [N, 2]."""
         recipe = self._recipe
         self.model.train()
         outputs = self.model(normalize(batch))
@@ -124,10 +129,19 @@ class Training:
             part.load_state_dict(state)
 
 
-def fine_tune(recipe: Recipe, data: Path, checkpoint: Path) -> nn.Module:
-    """Train an ImageNet network, from `checkpoint` on if that file is there, and return the average of its weights.
+def fine_tune(
+    recipe: Recipe, data: Path, checkpoint: Path, start: nn.Module | None = None, teach: Teach | None = None
+) -> nn.Module:
+    """Train a network, from `checkpoint` on if that file is there, and return the average of its weights.
 
     The validation split is only printed here: nothing is chosen by it but, later, calibration and threshold.
+
+    Args:
+        recipe: what decides the weights.
+        data: holds the recipe's data sets.
+        checkpoint: is written as the training goes on.
+        start: the network to begin with; None: one with ImageNet weights.
+        teach: says what to learn from a batch; None: its labels.
     """
     size_px = -1
     for epoch, wanted_px in enumerate(size for size, epochs in recipe.stages for _ in range(epochs)):
@@ -136,7 +150,7 @@ def fine_tune(recipe: Recipe, data: Path, checkpoint: Path) -> nn.Module:
             train, val = (read_split(data, recipe.sets, split, size_px) for split in ("train", "val"))
         if epoch == 0:
             steps = len(list_draws(recipe, train, 0)) // recipe.batch_size
-            training = Training(recipe, checkpoint, steps)
+            training = Training(recipe, checkpoint, steps, start)
         if training.done >= (epoch + 1) * steps:
             continue
         started = time.monotonic()
@@ -144,8 +158,11 @@ def fine_tune(recipe: Recipe, data: Path, checkpoint: Path) -> nn.Module:
             random = np.random.default_rng((recipe.seed, epoch, step))
             torch.manual_seed(int(random.integers(2**31)))
             batch = augment(train.images[rows], recipe.augmentation, random)
+            labels = torch.from_numpy(train.labels[rows])
+            if teach:
+                batch, labels = teach(batch, random)
             diagnoses = [number_of(recipe.diagnoses, name) for name in train.diagnoses[rows]]
-            loss = training.learn(batch, torch.from_numpy(train.labels[rows]), torch.tensor(diagnoses))
+            loss = training.learn(batch, labels, torch.tensor(diagnoses))
             if step % 20 == 0:
                 show_progress(epoch, step, steps, loss, time.monotonic() - started)
         training.save()

@@ -3,13 +3,21 @@
 Fine-tuned in PyTorch, which is faster on a CPU, then ported layer by layer to Keras and checked against it.
 """
 
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from torch import nn
+
 from app.engines.pytorch.torch_architectures import EfficientNetLite
 from training.arguments import read_arguments
 from training.augmentation import Augmentation
 from training.averaging import average_networks
 from training.balance import Balance
-from training.checkpoint import train_or_load
-from training.fine_tuning import CLASSES, Recipe
+from training.checkpoint import make_or_load
+from training.distillation import Distillation, distil
+from training.fine_tuning import CLASSES, Recipe, fine_tune
 from training.labelled_links import Part
 from training.model_folder import ModelFacts, Parts, write_model_folder
 
@@ -25,6 +33,19 @@ RECIPE = Recipe(
 )
 SHARE_OF_EARLIER = 0.35
 """Of version 1.0 in the weights, by the validation split: its AUC is 0.918 without it, and 0.927 with 0.3 to 0.4."""
+DISTILLATION = Distillation(
+    architecture=RECIPE.architecture,
+    sets=RECIPE.sets,
+    stages=((176, 2),),
+    batch_size=RECIPE.batch_size,
+    learning_rate=3e-4,
+    balance=RECIPE.balance,
+    label_smoothing=0.0,
+    augmentation=RECIPE.augmentation,
+    teacher_sizes=(176,),
+    views=3,
+)
+"""By the validation split: the averaged network's AUC is 0.9267, the mean of its eight orientations has 0.9303."""
 ORIGINS = ("HAM10000", "ISIC2018-test", "ISIC2017", "ISIC2020", "ISIC-other")
 
 
@@ -36,6 +57,7 @@ def test_part(origin: str) -> Part:
 PARTS = Parts(
     train=Part("ISIC, training split", ("isic224",), ("train",)),
     val=Part("ISIC, validation split", ("isic224",), ("val",)),
+    other=Part("PatchCamelyon, training part", ("pcam", "pcam_more"), ("train",)),
     int8=Part("ISIC, validation and test splits", ("isic224",), ("val", "test")),
     tests=(
         *map(test_part, ORIGINS),
@@ -95,10 +117,30 @@ CC-BY-NC-4.0: not for commercial use, as HAM10000. Cite HAM10000 when you use th
 """
 
 
+def average_with_earlier(trained: nn.Module, models: Path, data: Path) -> nn.Module:
+    """Average the trained network with version 1.0, whose weights Keras has to read."""
+    from training.keras_port import port_from_keras
+
+    file = models / "isic-classification/1.0/model.keras"
+    earlier = port_from_keras(file, EfficientNetLite(1.0, 1.0, CLASSES))
+    return average_networks(trained, earlier, SHARE_OF_EARLIER, RECIPE, data)
+
+
 def main() -> None:
-    """Train, port to Keras, calibrate, measure, and write the model folder."""
+    """Train, average, distil, port to Keras, calibrate, measure, and write the model folder."""
     arguments = read_arguments(__doc__)
-    trained = train_or_load(RECIPE, arguments.data, arguments.work / "isic.safetensors")
+    data, work = arguments.data, arguments.work
+    trained = make_or_load(RECIPE, work / "isic-trained.safetensors", partial(fine_tune, RECIPE, data))
+
+    def average(_: Path) -> nn.Module:
+        # In a process of its own: TensorFlow and PyTorch in one process share the cores badly while training.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            return pool.submit(average_with_earlier, trained, arguments.models, data).result()
+
+    teacher = make_or_load(RECIPE, work / "isic-averaged.safetensors", average)
+    network = make_or_load(
+        RECIPE, work / "isic.safetensors", lambda checkpoint: distil(DISTILLATION, data, checkpoint, teacher)
+    )
     facts = ModelFacts(
         name="isic-classification",
         version="1.1",
@@ -115,15 +157,11 @@ def main() -> None:
         card=CARD,
     )
 
-    # Imported last: TensorFlow and PyTorch in one process share the cores badly while training.
-    from training.keras_port import port_from_keras, port_to_keras
+    from training.keras_port import port_to_keras  # last, as above
 
-    file = arguments.models / "isic-classification/1.0/model.keras"
-    earlier = port_from_keras(file, EfficientNetLite(1.0, 1.0, CLASSES))
-    network = average_networks(trained, earlier, SHARE_OF_EARLIER, RECIPE, arguments.data)
     assert isinstance(network, EfficientNetLite), "the recipe names one"
     model = port_to_keras(network, RECIPE.size_px)
-    write_model_folder(arguments.data, arguments.work, arguments.models, facts, PARTS, model.save)
+    write_model_folder(data, work, arguments.models, facts, PARTS, model.save)
 
 
 if __name__ == "__main__":

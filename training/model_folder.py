@@ -63,11 +63,12 @@ class Parts:
     """The labelled pictures of a recipe; the first of `tests` is the one whose figures the manifest repeats.
 
     `examples` are drawn from: their licence must allow it. `examples_source` names them. `report` is what the report is
-    made on, with subgroups by `columns` of its data set's manifest.
+    made on, with subgroups by `columns` of its data set's manifest. `other` are pictures of the other model's kind.
     """
 
     train: Part
     val: Part
+    other: Part
     int8: Part
     tests: tuple[Part, ...]
     examples: Part
@@ -100,7 +101,8 @@ def write_model_folder(
     commands.run("compile", facts.label)
     commands.run("calibrate", facts.label, "--data", val)
     commands.run("set-threshold", facts.label, "--sensitivity", facts.sensitivity, "--data", val)
-    commands.run("fit", facts.label, "--data", link_part(data, links, parts.train), "--val", val)
+    train, other = (link_part(data, links, part) for part in (parts.train, parts.other))
+    commands.run("fit", facts.label, "--data", train, "--val", val, "--other", other)
     commands.run("reference", facts.label, "--data", val)
     commands.run("compile", facts.label)  # the threshold is held against the network, too
     commands.run("compile", facts.label, "--int8", link_part(data, links, parts.int8), may_fail=True)

@@ -1,10 +1,16 @@
 """The recipe of `models/pcam-classification`: `python -m training.pcam --data FOLDER`."""
 
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
 from training.arguments import read_arguments
 from training.augmentation import Augmentation
 from training.averaging import average_networks
-from training.checkpoint import load_network, train_or_load, write_weights
-from training.fine_tuning import Recipe
+from training.checkpoint import load_network, make_or_load, write_weights
+from training.distillation import Distillation, distil
+from training.fine_tuning import Recipe, fine_tune
 from training.labelled_links import Part
 from training.model_folder import ModelFacts, Parts, write_model_folder
 
@@ -18,11 +24,24 @@ RECIPE = Recipe(
 )
 SHARE_OF_EARLIER = 0.4
 """Of version 1.0 in the weights, by the validation split: its AUC is 0.9596 without it, and 0.9640 with 0.4."""
+DISTILLATION = Distillation(
+    architecture=RECIPE.architecture,
+    sets=RECIPE.sets,
+    stages=((96, 3),),
+    batch_size=RECIPE.batch_size,
+    learning_rate=5e-4,
+    label_smoothing=0.0,
+    augmentation=RECIPE.augmentation,
+    teacher_sizes=(96, 112),
+    views=2,
+)
+"""By the validation split: the averaged network's AUC is 0.9640, the mean of its eight orientations has 0.9669."""
 UM_PER_PX = 0.972  # Camelyon16 level 2: 0.243 um at level 0, times 4 (Veeling et al. 2018)
 TEST = Part("PatchCamelyon, test part, JPEG", ("pcam",), ("test",), lambda row: "_patch" in row["file"])
 PARTS = Parts(
     train=Part("PatchCamelyon, training part", ("pcam", "pcam_more"), ("train",)),
     val=Part("PatchCamelyon, validation part", ("pcam", "pcam_more"), ("val",)),
+    other=Part("ISIC, training split", ("isic224",), ("train",)),
     int8=Part("PatchCamelyon, validation and test parts", ("pcam", "pcam_more"), ("val", "test")),
     tests=(
         TEST,
@@ -86,11 +105,19 @@ Weights: CC0-1.0, as the data.
 
 
 def main() -> None:
-    """Train, calibrate, measure, and write the model folder."""
+    """Train, average, distil, calibrate, measure, and write the model folder."""
     arguments = read_arguments(__doc__)
-    trained = train_or_load(RECIPE, arguments.data, arguments.work / "pcam.safetensors")
-    earlier = load_network(RECIPE, arguments.models / "pcam-classification/1.0/model.safetensors")
-    network = average_networks(trained, earlier, SHARE_OF_EARLIER, RECIPE, arguments.data)
+    data, work = arguments.data, arguments.work
+
+    def average(_: Path) -> nn.Module:
+        trained = make_or_load(RECIPE, work / "pcam-trained.safetensors", partial(fine_tune, RECIPE, data))
+        earlier = load_network(RECIPE, arguments.models / "pcam-classification/1.0/model.safetensors")
+        return average_networks(trained, earlier, SHARE_OF_EARLIER, RECIPE, data)
+
+    teacher = make_or_load(RECIPE, work / "pcam-averaged.safetensors", average)
+    network = make_or_load(
+        RECIPE, work / "pcam.safetensors", lambda checkpoint: distil(DISTILLATION, data, checkpoint, teacher)
+    )
     facts = ModelFacts(
         name="pcam-classification",
         version="1.1",
@@ -106,9 +133,7 @@ def main() -> None:
         licence="CC0-1.0",
         card=CARD,
     )
-    write_model_folder(
-        arguments.data, arguments.work, arguments.models, facts, PARTS, lambda path: write_weights(network, path)
-    )
+    write_model_folder(data, work, arguments.models, facts, PARTS, lambda path: write_weights(network, path))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,11 @@ from app.manifest.model_specs import InputSpec
 Change = Callable[[Image.Image], Image.Image]
 
 
+def keep(image: Image.Image) -> Image.Image:
+    """Leave a picture as it is."""
+    return image
+
+
 def turn(image: Image.Image) -> Image.Image:
     """Turn a picture by a quarter."""
     return image.transpose(Image.Transpose.ROTATE_90)
@@ -30,10 +35,8 @@ def scale(image: Image.Image, factor: float) -> Image.Image:
 
 
 def list_changes(spec: InputSpec) -> dict[str, Change]:
-    """Return what may happen to a picture on its way without making it another kind; where a pixel has a size in
-    micrometres, a resized picture is another kind.
-    """
-    changes: dict[str, Change] = {"as they are": lambda image: image, "turned": turn, "as JPEG 60": compress}
+    """Return the changes by name; where a pixel has a size in micrometres, a resized picture is another kind."""
+    changes: dict[str, Change] = {"as they are": keep, "turned": turn, "as JPEG 60": compress}
     if spec.um_per_px is None:
         changes |= {"at 0.7 of their size": partial(scale, factor=0.7), "twice as large": partial(scale, factor=2.0)}
     return changes

@@ -75,6 +75,7 @@ def draw(seed: int, level: float = 100, noise: float = 30, shape: tuple[int, int
 
 
 RIGHT = draw(5)
+TINT = np.array([22, 0, -22])
 STRIPES = encode(np.repeat(np.where(np.arange(SIDE_PX) % 4 < 2, 60, 140)[:, None], SIDE_PX, 1)[..., None] + [5, 0, 15])
 OTHERS = {
     "too dark": draw(1, 9, 3),
@@ -238,6 +239,53 @@ def test_model_whose_fit_is_broken_is_not_served_and_says_why(fitted: Path, tmp_
     done = run_command(tmp_path, "check")
     assert done.exit_code == 1
     assert f"{NAME}/2.0" in done.output
+
+
+def test_pictures_of_another_kind_that_are_shown_are_refused_and_the_right_ones_are_not(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "models")
+    data = write_pictures(tmp_path / "train", 600, 80, 120, noise=30)
+    other = tmp_path / "other/deeper"
+    other.mkdir(parents=True)
+    random = np.random.default_rng(2)
+    for index in range(400):
+        pixels = random.normal(100, 30, (SIDE_PX, SIDE_PX, 3)) + TINT
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(other / f"{index}.png")
+
+    def fit(*options: object) -> str:
+        done = run_command(tmp_path, "fit", VERSION, "--data", data, *options)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    def count_refused() -> int:
+        client = open_client(tmp_path)
+        return sum(
+            client.put(PATH, data=path.read_bytes()).status_code == 422 for path in sorted(other.iterdir())[:100]
+        )
+
+    fit()
+    before = count_refused()
+    said = fit("--other", other.parent)
+    shares = dict(re.findall(r"of \d+ (.*): (\d+\.\d)% refused", said))
+    assert before < 50, "the kinds are too far apart to show anything"
+    assert count_refused() >= 95
+    assert float(shares["pictures of another kind"]) >= 95
+    assert "of 100 pictures of another kind" in said
+    assert float(shares["right pictures as they are"]) <= 3
+    manifest = read_manifest(tmp_path / "models" / VERSION)
+    assert manifest.fit is not None
+    assert manifest.fit.data.endswith("; told apart from 300 of other")
+
+
+def test_few_pictures_of_another_kind_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "models")
+    before = (folder / "model.toml").read_bytes()
+    data = write_pictures(tmp_path / "train", 600, 80, 120, noise=30)
+    few = write_pictures(tmp_path / "few", 99, 80, 120)
+    done = run_command(tmp_path, "fit", VERSION, "--data", data, "--other", few)
+    assert done.exit_code != 0
+    assert "198 pictures of another kind are too few: 200 are needed" in done.output
+    assert (folder / "model.toml").read_bytes() == before
+    assert not list(folder.glob("fit*"))
 
 
 def test_file_of_a_fit_belongs_to_the_version_and_another_does_not(fitted: Path) -> None:

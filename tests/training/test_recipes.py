@@ -16,7 +16,9 @@ from tests.evaluation.tiny_model import write_tiny_model
 from training import fine_tuning
 from training.augmentation import STAINS, Augmentation, augment, restain
 from training.balance import Balance, count_draws
+from training.checkpoint import make_or_load
 from training.commands import Commands
+from training.distillation import Distillation, answer, distil, orient
 from training.fine_tuning import Recipe, fine_tune
 from training.image_folder import LabelledImages, read_split
 from training.labelled_links import Part
@@ -93,6 +95,64 @@ def test_training_that_was_stopped_ends_with_the_same_weights(
     for name, weights in whole.state_dict().items():
         assert torch.equal(weights, resumed.state_dict()[name]), name
     assert whole.classifier.out_features == 2  # type: ignore[union-attr]
+
+
+def make_network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return ARCHITECTURES["efficientnet_lite0"](2).eval()
+
+
+def test_distilled_network_learns_the_average_over_orientations_and_no_label(data: Path, tmp_path: Path) -> None:
+    how = Distillation(
+        architecture="efficientnet_lite0",
+        sets=("dots",),
+        stages=((32, 2),),
+        batch_size=4,
+        learning_rate=3e-3,
+        weight_decay=0.0,
+        label_smoothing=0.0,
+        average_decay=0.0,
+        teacher_sizes=(32, 40),
+        views=2,
+        blended=0.5,
+    )
+    teacher = make_network(0)
+    with torch.no_grad():
+        teacher.classifier.bias.copy_(torch.tensor([0.0, -5.0]))  # type: ignore[union-attr, operator]
+    before = [weights.clone() for weights in teacher.state_dict().values()]
+    student = distil(how, data, tmp_path / "checkpoint", teacher)
+    train = read_split(data, ["dots"], "train", 32)
+    assert fine_tuning.score(student, train.images).max() < 0.1  # as the teacher, whatever the labels say
+    assert all(torch.equal(*pair) for pair in zip(before, teacher.state_dict().values(), strict=True))
+
+
+def test_teacher_sees_every_orientation_and_answers_alike_for_each_of_them() -> None:
+    how = Distillation("efficientnet_lite0", ("dots",), ((32, 1),), 4, 1e-3, teacher_sizes=(32,), views=8)
+    teacher = make_network(1)
+    with torch.no_grad():
+        teacher.classifier.weight.mul_(1e3)  # type: ignore[union-attr, operator]  # a new network hardly reacts
+    picture = torch.from_numpy(np.random.default_rng(3).uniform(0, 255, (1, 3, 32, 32)).astype(np.float32))
+    turned = torch.cat([orient(picture, number) for number in range(8)])
+    assert len({tuple(one.flatten().tolist()) for one in turned}) == 8
+    with torch.no_grad():
+        alone = teacher(fine_tuning.normalize(turned)).softmax(1)[:, 1]
+        together = answer(teacher, turned, how, np.random.default_rng(0))[:, 1]
+    assert float(alone.max() - alone.min()) > 100 * float(together.max() - together.min())
+
+
+def test_network_is_made_once_and_a_stop_leaves_no_half_a_file(tmp_path: Path) -> None:
+    made = []
+
+    def make(checkpoint: Path) -> nn.Module:
+        made.append(checkpoint)
+        return make_network(len(made))
+
+    first, second = (make_or_load(RECIPE, tmp_path / "work/dots.safetensors", make) for _ in range(2))
+    assert made == [tmp_path / "work/dots.checkpoint"]
+    assert all(
+        torch.equal(*pair) for pair in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["dots.safetensors"]
 
 
 def test_every_origin_has_its_share_of_positive_draws(tmp_path: Path) -> None:

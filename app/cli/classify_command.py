@@ -147,5 +147,5 @@ def ask_in_order(source: Source, paths: Sequence[str]) -> Iterator[tuple[Sequenc
 def summarize(table: AnswerTable, others: int) -> str:
     """Return what became of the pictures, in one line and the notice."""
     counts = "; ".join(f"{count} {outcome}" for outcome, count in table.outcomes.most_common())
-    passed = f"\npassed over: {others} files that are no pictures by their names" if others else ""
+    passed = f"\npassed over, as no pictures by their names: {others}" if others else ""
     return f"{table.outcomes.total()} pictures: {counts or 'none'}{passed}\n{NOTICE}"

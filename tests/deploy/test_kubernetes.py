@@ -102,6 +102,35 @@ def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     return named and all(labels.get(each["key"]) in each["values"] for each in expressions)
 
 
+def make_service_links(name: str, ports: list[dict[str, Any]]) -> dict[str, str]:
+    """The variables that Kubernetes gives to every pod beside a Service (kubelet's `envvars.FromServices`)."""
+    begin, host = name.upper().replace("-", "_"), "10.96.1.2"
+    made = {f"{begin}_SERVICE_HOST": host, f"{begin}_SERVICE_PORT": str(ports[0]["port"])}
+    made[f"{begin}_PORT"] = f"tcp://{host}:{ports[0]['port']}"
+    for port in ports:
+        number, link = str(port["port"]), f"{begin}_PORT_{port['port']}_TCP"
+        made[f"{begin}_SERVICE_PORT_{port['name'].upper().replace('-', '_')}"] = number
+        made[link] = f"tcp://{host}:{number}"
+        made |= {f"{link}_PROTO": "tcp", f"{link}_PORT": number, f"{link}_ADDR": host}
+    return made
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_variables_that_kubernetes_makes_of_services_are_no_settings(overlay: str) -> None:
+    services = {each["metadata"]["name"]: each["spec"]["ports"] for each in find(overlay, "Service")}
+    assert set(services) == {"scancer", "scancer-management"}
+    services["scancer-predictor"] = [{"name": "http", "port": 80}]  # KServe's own
+    for name, ports in services.items():
+        for variable, value in make_service_links(name, ports).items():
+            assert variable.startswith("SCANCER_")
+            assert Settings.from_env({variable: value}) == Settings()
+
+
+def test_no_pod_gets_variables_of_services() -> None:
+    pods = [find(overlay, "Deployment")[0]["spec"]["template"]["spec"] for overlay in OVERLAYS]
+    assert [pod.get("enableServiceLinks") for pod in (*pods, read_predictor())] == 3 * [False]
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_network_policy_shuts_the_servers_alone_and_knows_operators_and_stores(overlay: str) -> None:
     (spec,), (deployment,) = [each["spec"] for each in find(overlay, "NetworkPolicy")], find(overlay, "Deployment")

@@ -1,6 +1,8 @@
 """The manifests are what Kubernetes takes, fit each other, and fit the server's own figures."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -177,6 +179,31 @@ def test_queue_seconds_of_the_autoscaler_are_those_that_the_adapter_offers() -> 
     (scaler,) = find("production", "HorizontalPodAutoscaler")
     asked = {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"] if metric["type"] == "Pods"}
     assert asked == {rule["name"]["as"] for rule in rules}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_every_pod_has_queue_seconds_also_one_that_nobody_asks(tmp_path: Path) -> None:
+    (rule,) = yaml.safe_load((FOLDER / "prometheus_adapter.yaml").read_text())["rules"]
+    query = rule["metricsQuery"].replace("<<.GroupBy>>", "pod")
+    query = query.replace("<<.LabelMatchers>>", 'namespace="n",pod=~"busy|idle|new"')
+    waits = 'scancer_prediction_seconds_{}{{stage="queue",namespace="n",pod="{}"}}'
+    series = {waits.format("sum", "busy"): "0+15x60", waits.format("count", "busy"): "0+120x60"}
+    series |= {waits.format("sum", "idle"): "5x60", waits.format("count", "idle"): "100x60"}
+    asked = {name: f'scancer_requests_total{{namespace="n",pod="{name}"}}' for name in ("busy", "idle", "new")}
+    series |= dict.fromkeys(asked.values(), "0+4x60")
+
+    def expect(asks: str, answers: dict[str, float]) -> dict[str, Any]:
+        samples = [{"labels": f"{{pod={json.dumps(pod)}}}", "value": value} for pod, value in answers.items()]
+        return {"expr": asks, "eval_time": "10m", "exp_samples": samples}
+
+    waiting = expect(query, {"busy": 0.125, "idle": 0, "new": 0})
+    found = expect(f"count by (pod) ({rule['seriesQuery']})", dict.fromkeys(asked, 1))
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    case = {"interval": "15s", "input_series": inputs, "promql_expr_test": [waiting, found]}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump({"tests": [case]}))
+    command = ["promtool", "test", "rules", tmp_path / "test.yml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

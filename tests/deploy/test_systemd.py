@@ -211,6 +211,42 @@ def test_links_that_the_services_user_plants_give_it_nothing_of_roots(tmp_path: 
     assert said[len(made) :] == [line for name in names for line in (f"refused {name}", "root 755")]
 
 
+BODIES = """
+mount --make-rprivate /
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+for plants in "mkdir $2" "touch $2" "ln -s $3 $2" true; do
+  setpriv --reuid=nobody --clear-groups $plants
+  systemd-tmpfiles --create "$1"
+  stat -c '%F %U %a' "$2"
+  rm -r "$2"
+done
+stat -c '%U %a' "$3"
+"""
+"""Makes nginx's folder where another user was there before, with each kind of file."""
+
+
+@needs_systemd
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone makes folders for others")
+def test_folder_of_the_bodies_is_nginxs_own_whatever_another_user_made_there(tmp_path: Path) -> None:
+    folder = PROJECT_ROOT / "deploy/nginx"
+    named = {
+        path
+        for file in folder.glob("*.conf")
+        for path in re.findall(r"^ *client_body_temp_path (\S+);", file.read_text(), re.MULTILINE)
+    }
+    entries = re.findall(r"^d= (\S+) 0700 www-data root$", (folder / "tmpfiles.conf").read_text(), re.MULTILINE)
+    assert (entries, named) == (["/dev/shm/scancer-nginx"], {"/dev/shm/scancer-nginx"})
+    guide = (PROJECT_ROOT / "deploy/README.md").read_text(encoding="utf-8")
+    (installed,) = re.findall(r"^sudo cp deploy/nginx/tmpfiles.conf (/etc/tmpfiles.d/\S+\.conf)$", guide, re.MULTILINE)
+    assert f"\nsudo systemd-tmpfiles --create {installed}\n" in guide
+    command = ["unshare", "--mount", "bash", "-euc", BODIES, "test", folder / "tmpfiles.conf", *entries, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "mount: " in done.stderr or "unshare: " in done.stderr:
+        pytest.skip("nothing can be mounted here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == [*(4 * ["directory www-data 700"]), "root 700"]
+
+
 def test_a_wrong_option_of_the_installer_is_named() -> None:
     done = subprocess.run(["bash", FOLDER / "install.sh", "--wrong"], capture_output=True, text=True, check=False)
     assert (done.returncode, "unknown option --wrong" in done.stderr) == (1, True)

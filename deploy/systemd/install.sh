@@ -148,6 +148,8 @@ install() {
   chmod 750 "$state"
   if [ -z "$root" ]; then chown scancer:scancer "$state"; fi
   as_service mkdir -p "$state/models" "$state/instance" "$state/store"
+  # Root's own are left of an earlier version that did not come to its end; -h follows no link.
+  if [ -z "$root" ]; then chown -h scancer:scancer "$state/models" "$state/instance" "$state/store"; fi
   as_service chmod 750 "$state/models" "$state/store"
   as_service chmod 700 "$state/instance"
   install_release

@@ -176,6 +176,7 @@ mount --make-rprivate /
 for folder in /opt /run /var/lib /usr/local/bin; do mount -t tmpfs -o mode=755 tmpfs "$folder"; done
 cp -a /etc "$2"
 mount --bind "$2/etc" /etc
+mkdir -p /var/lib/scancer/store
 bash "$1"
 state=/var/lib/scancer victim=/var/lib/victim
 find "$state" -mindepth 1 -printf 'made %P %u %m\n'

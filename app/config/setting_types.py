@@ -17,6 +17,12 @@ NO_ENVELOPE = "none"
 ENVELOPES = (NO_ENVELOPE, "body", "json", "kserve", "kservev2")
 """How a request's body may wrap the input of an archive's handler; see `app.handlers.worker.envelopes`."""
 
+SERVICE_LINK = re.compile(
+    r"SCANCER_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)=.*|PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://.*"
+    r"|PORT_\d+_(TCP|UDP|SCTP)_(ADDR|PORT|PROTO)=.*)"
+)
+"""A variable and its value as Kubernetes gives it to the pods beside a Service called `scancer` or `scancer-…`."""
+
 
 class Address(NamedTuple):
     """A host and a TCP port."""

@@ -7,7 +7,6 @@ gets a row in `torchserve_properties.py`. A test bounds the number of settings.
 """
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -22,6 +21,7 @@ from app.config.setting_types import (
     NO_RATE,
     OWN_DATABASE,
     OWN_STORE,
+    SERVICE_LINK,
     Address,
     address,
     choice,
@@ -275,8 +275,7 @@ def read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     """
     values = {}
     for variable in sorted(environ):
-        # What Kubernetes puts into every container beside a service called "scancer" is not ours.
-        if not variable.startswith(PREFIX) or re.fullmatch(r"SCANCER_(PORT|SERVICE)(_.*)?", variable):
+        if not variable.startswith(PREFIX) or SERVICE_LINK.fullmatch(f"{variable}={environ[variable]}"):
             continue
         name = variable.removeprefix(PREFIX)
         if name in REMOVED:

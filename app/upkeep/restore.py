@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -64,7 +64,7 @@ def restore_backup(settings: Settings, file: Path) -> Restored:
         manifest = read_backup(file)
         for folder in (settings.instance, settings.models):
             folder.mkdir(parents=True, exist_ok=True)
-        with hold_stopped(settings):
+        with act_as_owner(settings.instance), hold_stopped(settings):
             if is_unfinished(settings):
                 finish_alone(settings)
             remove_staging(settings)
@@ -93,18 +93,30 @@ def stage(settings: Settings, file: Path, manifest: BackupManifest) -> list[str]
     check_movable(settings.models, {*journal.new_models, *journal.old_models})
     check_movable(settings.instance, {*journal.new_instance, *journal.old_instance})
     for root in staging.roots:
-        give_to_owner(root)
         synchronize_tree(root)
     journal.write(settings.instance)
     return sorted({*staging.settings_text.splitlines()} ^ {*list_settings(settings).splitlines()})
 
 
-def give_to_owner(staged: Path) -> None:
-    """Give what root has staged to whoever owns the folder around it: the service's user must read its own users."""
-    if os.geteuid() == 0:
-        owner = staged.parent.stat()
-        for path in (staged, *staged.rglob("*")):
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+@contextmanager
+def act_as_owner(folder: Path) -> Iterator[None]:
+    """Let root have no other rights than the owner of a folder while the block runs.
+
+    What is written there then is the owner's, who must read it. Where the owner puts links, they lead root nowhere.
+    """
+    owner, group, groups = folder.stat(), os.getegid(), os.getgroups()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        yield
+        return
+    os.setgroups([])
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
 
 
 def find_same(manifest: BackupManifest, snapshot: Snapshot) -> set[str]:

@@ -47,7 +47,7 @@ OPERATOR = (
     ),
     Panel(
         "Errors of the server",
-        "Share of answers with a status of 500 and more. Over 2 % an alert is sent.",
+        "Share of the predictions asked that end with 5xx, but for 504. Over 2 % an alert is sent.",
         "percentunit",
         {"errors": "max(instance:scancer_server_errors:ratio5m)"},
         True,

@@ -40,6 +40,16 @@ home=$root/opt/scancer settings=$root/etc/scancer state=$root/var/lib/scancer
 unit=$root/etc/systemd/system/scancer.service command=$root/usr/local/bin/scancer
 has_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
+# The service may have planted links below its own folder, so what is done there has its rights alone. A session of its own
+# keeps the service from typing into root's terminal.
+as_service() {
+  if [ -z "$root" ]; then
+    setsid --wait setpriv --reuid=scancer --regid=scancer --init-groups "$@"
+  else
+    "$@"
+  fi
+}
+
 # Copies a file of this folder; below another root its paths begin there.
 place() { sed -E "s#/(opt|etc|var/lib)/scancer#$root&#g" "$source/deploy/systemd/$1" >"$2"; }
 
@@ -108,16 +118,18 @@ install_release() {
   done
 }
 
-# A version that is there stays as it is; a new one appears as a whole.
+# A version that is there stays as it is; a new one appears as a whole, also after a run that was killed.
 install_models() {
   for version in "$source"/models/*/*/; do
     name=${version#"$source/models/"}
     name=${name%/}
     [ -e "$state/models/$name" ] && continue
-    mkdir -p "$state/models/${name%/*}"
-    cp -r "$version" "$state/models/${name%/*}/.arriving"
-    if [ -z "$root" ]; then chown -R scancer:scancer "$state/models/${name%/*}"; fi
-    mv "$state/models/${name%/*}/.arriving" "$state/models/$name"
+    arriving=$state/models/${name%/*}/.arriving
+    as_service rm -rf "$arriving"
+    as_service mkdir -p "$arriving"
+    # The service's user may not read a clone that was made under umask 077.
+    tar -c -C "$version" . | as_service tar -x --no-same-owner -C "$arriving"
+    as_service mv -T "$arriving" "$state/models/$name"
     say "model $name"
   done
 }
@@ -132,11 +144,15 @@ install() {
   command -v curl >/dev/null || fail "curl is needed; the unit asks with it whether the models are ready."
   mkdir -p "$home/releases" "$settings" "${unit%/*}" "${command%/*}"
   if [ -z "$root" ]; then make_user; fi
-  mkdir -p "$state/models" "$state/instance" "$state/store"
-  chmod 750 "$state" "$state/models" "$state/store"
-  chmod 700 "$state/instance"
+  mkdir -p "$state"
+  chmod 750 "$state"
+  if [ -z "$root" ]; then chown scancer:scancer "$state"; fi
+  as_service mkdir -p "$state/models" "$state/instance" "$state/store"
+  # Root's own are left of an earlier version that did not come to its end; -h follows no link.
+  if [ -z "$root" ]; then chown -h scancer:scancer "$state/models" "$state/instance" "$state/store"; fi
+  as_service chmod 750 "$state/models" "$state/store"
+  as_service chmod 700 "$state/instance"
   install_release
-  if [ -z "$root" ]; then chown scancer:scancer "$state" "$state/models" "$state/instance" "$state/store"; fi
   install_models
   if [ ! -e "$settings/scancer.env" ]; then
     (umask 077 && place scancer.env "$settings/scancer.env")

@@ -118,6 +118,8 @@ def test_default_is_within_its_bounds(name: str) -> None:
         ("SCANCER_WORKER", "SCANCER_WORKERS"),
         ("SCANCER_MAX_BODY_BYTE", "SCANCER_MAX_BODY_BYTES"),
         ("SCANCER_INFERENCE_ADRESS", "SCANCER_INFERENCE_ADDRESS"),
+        # It ends like a variable of a Kubernetes Service; its value is no address.
+        ("SCANCER_WORKERS_PORT", "SCANCER_WORKERS"),
     ],
 )
 def test_misspelt_variable_suggests_the_near_one(wrong: str, meant: str) -> None:

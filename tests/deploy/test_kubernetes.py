@@ -1,6 +1,8 @@
 """The manifests are what Kubernetes takes, fit each other, and fit the server's own figures."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -102,6 +104,35 @@ def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     return named and all(labels.get(each["key"]) in each["values"] for each in expressions)
 
 
+def make_service_links(name: str, ports: list[dict[str, Any]]) -> dict[str, str]:
+    """The variables that Kubernetes gives to every pod beside a Service (kubelet's `envvars.FromServices`)."""
+    begin, host = name.upper().replace("-", "_"), "10.96.1.2"
+    made = {f"{begin}_SERVICE_HOST": host, f"{begin}_SERVICE_PORT": str(ports[0]["port"])}
+    made[f"{begin}_PORT"] = f"tcp://{host}:{ports[0]['port']}"
+    for port in ports:
+        number, link = str(port["port"]), f"{begin}_PORT_{port['port']}_TCP"
+        made[f"{begin}_SERVICE_PORT_{port['name'].upper().replace('-', '_')}"] = number
+        made[link] = f"tcp://{host}:{number}"
+        made |= {f"{link}_PROTO": "tcp", f"{link}_PORT": number, f"{link}_ADDR": host}
+    return made
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_variables_that_kubernetes_makes_of_services_are_no_settings(overlay: str) -> None:
+    services = {each["metadata"]["name"]: each["spec"]["ports"] for each in find(overlay, "Service")}
+    assert set(services) == {"scancer", "scancer-management"}
+    services["scancer-predictor"] = [{"name": "http", "port": 80}]  # KServe's own
+    for name, ports in services.items():
+        for variable, value in make_service_links(name, ports).items():
+            assert variable.startswith("SCANCER_")
+            assert Settings.from_env({variable: value}) == Settings()
+
+
+def test_no_pod_gets_variables_of_services() -> None:
+    pods = [find(overlay, "Deployment")[0]["spec"]["template"]["spec"] for overlay in OVERLAYS]
+    assert [pod.get("enableServiceLinks") for pod in (*pods, read_predictor())] == 3 * [False]
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_network_policy_shuts_the_servers_alone_and_knows_operators_and_stores(overlay: str) -> None:
     (spec,), (deployment,) = [each["spec"] for each in find(overlay, "NetworkPolicy")], find(overlay, "Deployment")
@@ -148,6 +179,31 @@ def test_queue_seconds_of_the_autoscaler_are_those_that_the_adapter_offers() -> 
     (scaler,) = find("production", "HorizontalPodAutoscaler")
     asked = {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"] if metric["type"] == "Pods"}
     assert asked == {rule["name"]["as"] for rule in rules}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_every_pod_has_queue_seconds_also_one_that_nobody_asks(tmp_path: Path) -> None:
+    (rule,) = yaml.safe_load((FOLDER / "prometheus_adapter.yaml").read_text())["rules"]
+    query = rule["metricsQuery"].replace("<<.GroupBy>>", "pod")
+    query = query.replace("<<.LabelMatchers>>", 'namespace="n",pod=~"busy|idle|new"')
+    waits = 'scancer_prediction_seconds_{}{{stage="queue",namespace="n",pod="{}"}}'
+    series = {waits.format("sum", "busy"): "0+15x60", waits.format("count", "busy"): "0+120x60"}
+    series |= {waits.format("sum", "idle"): "5x60", waits.format("count", "idle"): "100x60"}
+    asked = {name: f'scancer_requests_total{{namespace="n",pod="{name}"}}' for name in ("busy", "idle", "new")}
+    series |= dict.fromkeys(asked.values(), "0+4x60")
+
+    def expect(asks: str, answers: dict[str, float]) -> dict[str, Any]:
+        samples = [{"labels": f"{{pod={json.dumps(pod)}}}", "value": value} for pod, value in answers.items()]
+        return {"expr": asks, "eval_time": "10m", "exp_samples": samples}
+
+    waiting = expect(query, {"busy": 0.125, "idle": 0, "new": 0})
+    found = expect(f"count by (pod) ({rule['seriesQuery']})", dict.fromkeys(asked, 1))
+    inputs = [{"series": name, "values": values} for name, values in series.items()]
+    case = {"interval": "15s", "input_series": inputs, "promql_expr_test": [waiting, found]}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump({"tests": [case]}))
+    command = ["promtool", "test", "rules", tmp_path / "test.yml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -15,6 +15,7 @@ import yaml
 
 from app.config.setting_types import PROJECT_ROOT
 from app.metrics import Metrics
+from app.routes import ROUTES_BY_NAME
 from app.users import USERS_FILE
 from tests.conftest import PASSWORD, USER, find_free_ports, within
 from tests.server.test_tls import TLSServer, start
@@ -71,6 +72,17 @@ def test_promtool_finds_no_fault_in_configuration_and_rules() -> None:
 @pytest.mark.parametrize("name", ["alerts_test.yml", "drift_test.yml"])
 def test_alerts_are_silent_while_all_is_well_and_fire_when_they_should(name: str) -> None:
     promtool("test", "rules", Path(__file__).with_name(name))
+
+
+def test_figures_of_predictions_count_every_route_that_asks_a_model_and_no_other() -> None:
+    counting = [rule["expr"] for rule in read_rules() if rule.get("record", "").startswith("status:scancer_asked:")]
+    assert len(counting) == 2
+    for query in counting:
+        choices = re.findall(r'scancer_requests_total\{rule=~"(.+?)",method=~"(.+?)"\}', query)
+        assert len(choices) == 2
+        for (rule, method), route in ROUTES_BY_NAME.items():
+            found = [each for each in choices if re.fullmatch(each[0], rule) and re.fullmatch(each[1], method)]
+            assert len(found) == route.predicts, (rule, method)
 
 
 def test_every_alert_fires_in_a_test() -> None:

@@ -73,7 +73,7 @@ def url(versions: dict[str, Version], tmp_path: Path) -> Iterator[str]:
         for name, old in (("stable", 8080), ("canary", 9080), ("shadow", 9180))
     }
     edits |= {"127.0.0.1:8010": f"127.0.0.1:{port}", "#mirror": "mirror", "/var/log/nginx": str(tmp_path)}
-    for old, new in (edits | {"/dev/shm/scancer-nginx-rollout": f"{tmp_path}/bodies"}).items():
+    for old, new in (edits | {"/dev/shm/scancer-nginx": f"{tmp_path}/bodies"}).items():
         assert old in text, f"the shipped file no longer has {old!r}"
         text = text.replace(old, new)
     (tmp_path / "rollout.conf").write_text(text)

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -90,17 +91,27 @@ class ClosedClone:
             copied = self.source / guide.relative_to(PROJECT_ROOT)
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(guide, copied)
-        (self.source / "models/small-model/1.0").mkdir(parents=True)
+        self.model = self.source / "models/small-model/1.0"
+        self.model.mkdir(parents=True)
+        for name in ("model.toml", "weights"):
+            (self.model / name).write_text(name)
         for path in self.source.rglob("*"):
             path.chmod(0o700 if path.is_dir() else 0o600)
         self._python.write_text(PYTHON_STAND_IN)
         self._python.chmod(0o755)
+        self.script = self.source / "deploy/systemd/install.sh"
+        self.installed_models = self._root / "var/lib/scancer/models"
+
+    def run(self, *command: str | Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, "PYTHON": str(self._python), **variables}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    def start(self, *options: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        return self.run("bash", self.script, "--root", self._root, *options, **variables)
 
     def install(self, *options: str) -> list[str]:
         """Run the installer; return the files of packages that pip got for the release that is current then."""
-        command = ["bash", self.source / "deploy/systemd/install.sh", "--root", self._root, *options]
-        environment = {**os.environ, "PYTHON": str(self._python)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = self.start(*options)
         assert done.returncode == 0, done.stdout + done.stderr
         return re.findall(r"-r \S*requirements_(\w+)\.txt", (self.current / "venv/pip").read_text())
 
@@ -128,6 +139,113 @@ def test_code_of_a_clone_that_is_closed_to_others_can_be_read_by_the_service(tmp
     assert release / "app/config/settings.py" in made
     assert {release / guide.relative_to(PROJECT_ROOT) for guide in find_guides().values()} <= set(made)
     assert [path for path in made if not path.stat().st_mode & (0o001 if path.is_dir() else 0o004)] == []
+
+
+def test_root_does_nothing_by_the_guides_where_the_service_may_have_planted_links() -> None:
+    text = "".join(guide.read_text(encoding="utf-8") for guide in (PROJECT_ROOT / "deploy").glob("*.md"))
+    lines = re.findall(r"sudo (.*/var/lib/scancer/.*)", text)
+    assert len(lines) == 2
+    assert [line for line in lines if not line.startswith("-u scancer ")] == []
+
+
+KILLING = """#!/bin/sh
+case "$*" in
+  *.arriving*) rm "$(find "$ROOT" -path '*.arriving*' -name weights)"; kill -9 "$PPID"; exit 1 ;;
+esac
+exec /bin/mv "$@"
+"""
+"""An `mv` that ends the installer while a model is half there."""
+
+
+def test_a_model_is_whole_after_a_run_that_was_killed_while_it_copied(tmp_path: Path) -> None:
+    clone = ClosedClone(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/mv").write_text(KILLING)
+    (tmp_path / "bin/mv").chmod(0o755)
+    killed = clone.start(PATH=f"{tmp_path}/bin:{os.environ['PATH']}", ROOT=str(clone.installed_models))
+    assert killed.returncode == -signal.SIGKILL
+    left = [str(path.relative_to(clone.installed_models)) for path in clone.installed_models.rglob("model.toml")]
+    assert left == ["small-model/.arriving/model.toml"]
+    clone.install()
+    there = {str(path.relative_to(clone.installed_models)) for path in clone.installed_models.rglob("*")}
+    assert there == {"small-model", *(f"small-model/1.0{name}" for name in ("", "/model.toml", "/weights"))}
+
+
+AS_ROOT = """
+mount --make-rprivate /
+for folder in /opt /run /var/lib /usr/local/bin; do mount -t tmpfs -o mode=755 tmpfs "$folder"; done
+cp -a /etc "$2"
+mount --bind "$2/etc" /etc
+mkdir -p /var/lib/scancer/store
+bash "$1"
+state=/var/lib/scancer victim=/var/lib/victim
+find "$state" -mindepth 1 -printf 'made %P %u %m\n'
+mkdir "$victim"
+for name in models/small-model models instance store; do
+  setpriv --reuid=scancer --clear-groups sh -euc 'rm -rf "$1"; ln -s "$2" "$1"' sh "$state/$name" "$victim"
+  bash "$1" && echo "installed $name" || echo "refused $name"
+  stat -c '%U %a' "$victim"
+  ls -A "$victim"
+  rm "$state/$name"
+done
+"""
+"""Installs for good, but below mounts that nobody else sees; then again with links that the service's user planted."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone installs for good")
+def test_links_that_the_services_user_plants_give_it_nothing_of_roots(tmp_path: Path) -> None:
+    clone = ClosedClone(tmp_path)
+    if clone.run("unshare", "--mount", "mount", "--make-rprivate", "/").returncode:
+        pytest.skip("nothing can be mounted here")
+    done = clone.run("unshare", "--mount", "bash", "-euc", AS_ROOT, "test", clone.script, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = [line for line in done.stdout.splitlines() if not line.startswith("install: ")]
+    made = {name: (owner, mode) for name, owner, mode in (line.split()[1:] for line in said if line[:5] == "made ")}
+    assert {name: made[name][1] for name in ("models", "store", "instance")} == {
+        "models": "750",
+        "store": "750",
+        "instance": "700",
+    }
+    assert {owner for owner, _ in made.values()} == {"scancer"}
+    assert {"models/small-model/1.0/model.toml", "models/small-model/1.0/weights"} <= set(made)
+    names = ("models/small-model", "models", "instance", "store")
+    assert said[len(made) :] == [line for name in names for line in (f"refused {name}", "root 755")]
+
+
+BODIES = """
+mount --make-rprivate /
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+for plants in "mkdir $2" "touch $2" "ln -s $3 $2" true; do
+  setpriv --reuid=nobody --clear-groups $plants
+  systemd-tmpfiles --create "$1"
+  stat -c '%F %U %a' "$2"
+  rm -r "$2"
+done
+stat -c '%U %a' "$3"
+"""
+"""Makes nginx's folder where another user was there before, with each kind of file."""
+
+
+@needs_systemd
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone makes folders for others")
+def test_folder_of_the_bodies_is_nginxs_own_whatever_another_user_made_there(tmp_path: Path) -> None:
+    folder = PROJECT_ROOT / "deploy/nginx"
+    named = {
+        path
+        for file in folder.glob("*.conf")
+        for path in re.findall(r"^ *client_body_temp_path (\S+);", file.read_text(), re.MULTILINE)
+    }
+    entries = re.findall(r"^d= (\S+) 0700 www-data root$", (folder / "tmpfiles.conf").read_text(), re.MULTILINE)
+    assert (entries, named) == (["/dev/shm/scancer-nginx"], {"/dev/shm/scancer-nginx"})
+    guide = (PROJECT_ROOT / "deploy/README.md").read_text(encoding="utf-8")
+    (installed,) = re.findall(r"^sudo cp deploy/nginx/tmpfiles.conf (/etc/tmpfiles.d/\S+\.conf)$", guide, re.MULTILINE)
+    assert f"\nsudo systemd-tmpfiles --create {installed}\n" in guide
+    command = ["unshare", "--mount", "bash", "-euc", BODIES, "test", folder / "tmpfiles.conf", *entries, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "mount: " in done.stderr or "unshare: " in done.stderr:
+        pytest.skip("nothing can be mounted here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == [*(4 * ["directory www-data 700"]), "root 700"]
 
 
 def test_a_wrong_option_of_the_installer_is_named() -> None:

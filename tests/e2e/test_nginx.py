@@ -409,6 +409,8 @@ def test_request_whose_server_died_is_sent_again_if_it_is_a_put_and_once(
     answer = requests.request(method, proxy.url + PCAM, data=pcam_example, auth=AUTH, timeout=10)
     assert_is_error(answer, 502, "BadGatewayException")
     assert sum(len(each.seen) for each in servers) == times
+    guide = (PROJECT_ROOT / "deploy/README.md").read_text(encoding="utf-8")
+    assert "a `PUT` that was sent is then computed once more, a `POST` never" in guide
 
 
 def test_callers_meet_no_replica_that_is_down(server: LiveServer, start_proxy: StartProxy, pcam_example: bytes) -> None:

@@ -14,10 +14,10 @@ from flask.testing import FlaskClient
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from app.api.login.authenticator import LOGIN_MEMORY_S, MAX_WAITING, NOBODYS_HASH, Authenticator
-from app.errors import TooManyLoginsError
+from app.errors import ServiceUnavailableError, TooManyLoginsError
 from app.processes.shared_table import COUNTS
 from app.users import HASH_METHOD, User, UsersFile
-from tests.conftest import PASSWORD, USER, basic, within
+from tests.conftest import PASSWORD, USER, basic, no_descriptors, within
 
 PATH = "/models/pcam-classification"
 
@@ -132,6 +132,28 @@ def test_broken_users_file_lets_nobody_in(users: UsersFile) -> None:
     authenticator = Authenticator(users, 300)
     users.path.write_text("ada:predict:$apr1$plain\n")
     assert authenticator.verify("ada", "ada's password") is None
+
+
+def test_want_of_descriptors_while_the_users_change_keeps_nobody_out_for_longer(
+    users: UsersFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    authenticator = Authenticator(users, 300)
+    assert authenticator.find("ada") is not None
+    users.remove("uni")
+    for _ in range(2):
+        with no_descriptors():
+            for _ in range(2):
+                with pytest.raises(ServiceUnavailableError, match="The users cannot be read now"):
+                    authenticator.verify("ada", "ada's password")
+    assert [(each.message, each.reason) for each in caplog.records] == [  # type: ignore[attr-defined]
+        ("nobody can log in", f"{users.path} cannot be read: Too many open files")
+    ]
+    assert authenticator.verify("ada", "ada's password") is not None
+    assert authenticator.find("uni") is None
+    users.path.write_text("ada:predict:$apr1$plain\n")
+    for _ in range(2):
+        assert authenticator.find("ada") is None
+    assert len(caplog.records) == 2
 
 
 def test_roles_include_the_lesser_one(users: UsersFile) -> None:

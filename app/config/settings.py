@@ -106,9 +106,7 @@ class Settings:
         "TorchServe's `config.properties`. Its keys give the settings that no variable gives; see from_torchserve.md."
     )
     auth: str = choice(
-        "on",
-        ("on", "off"),
-        "`off` asks nobody for a password; it is allowed only while every address is a loopback one.",
+        "on", ("on", "off"), "`off` asks nobody for a password: on loopback addresses alone, behind no trusted proxy."
     )
     trusted_proxies: int = whole(
         0,
@@ -252,10 +250,11 @@ class Settings:
         if settings.user_header != NO_HEADER and not settings.trusted_proxies:
             raise SettingsError("SCANCER_USER_HEADER needs SCANCER_TRUSTED_PROXIES: the number of proxies in front.")
         far = [str(address) for address in settings.addresses if not address.is_loopback]
+        far += ["a trusted proxy"] * bool(settings.trusted_proxies)
         if settings.auth == "off" and far:
             raise SettingsError(
                 f"SCANCER_AUTH=off is not allowed while other machines can reach {', '.join(far)}: "
-                "every address must be a loopback one."
+                "every address must be a loopback one, without SCANCER_TRUSTED_PROXIES."
             )
         return settings
 

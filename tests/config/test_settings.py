@@ -265,6 +265,8 @@ def test_auth_may_be_off_only_while_every_address_is_a_loopback_one() -> None:
         SettingsError, match=r"SCANCER_AUTH=off is not allowed while other machines can reach 0\.0\.0\.0"
     ):
         read(auth="off", management_address="0.0.0.0:8081")
+    with pytest.raises(SettingsError, match=r"reach a trusted proxy: .* without SCANCER_TRUSTED_PROXIES"):
+        read(auth="off", trusted_proxies="1")
 
 
 def test_error_of_the_database_does_not_repeat_its_password() -> None:

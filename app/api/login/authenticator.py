@@ -156,14 +156,7 @@ class Authenticator:
 
         A right token is never refused: nobody can guess the 256 bits of one, so the limit spares the log alone.
         """
-        # First, since each that is remembered takes a place that another counter may need.
-        if wait_s := self._guesses.find_wait_s(address):
-            raise TooManyLoginsError(TOO_MANY, wait_s)
-        wrong = COUNTS.hash("wrong token", text)
-        if not COUNTS.has(wrong):
-            COUNTS.put(wrong, WRONG_S)
-            self._guesses.count_failure_from(address)
-        if wait_s := self._guesses.find_wait_s(address):
+        if wait_s := self._guesses.count_wrong_token(text, address):
             raise TooManyLoginsError(TOO_MANY, wait_s)
 
     def remember(self, header: str, user: User, password: str) -> None:

@@ -184,6 +184,10 @@ class UsersError(OperatorError):
     """The users file cannot be read, or cannot be changed in this way."""
 
 
+class UsersUnreadableError(UsersError):
+    """The users file cannot be read now, whatever it holds; another try may succeed."""
+
+
 class PicturesError(OperatorError):
     """A folder of labelled pictures cannot be used."""
 

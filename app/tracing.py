@@ -5,6 +5,7 @@ written once a request is answered, from times that were measured anyway. A thre
 """
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,9 @@ from typing import NamedTuple
 from app.errors import SettingsError
 
 ENDPOINT, DISABLED = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED"
+HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+HEADER = re.compile(r"\s*(|[!#-'*+.0-9A-Z^-z|~-]+\s*=[ !#-+\--:<-\[\]-~]*)\s*")
+"""What the package takes. It writes another one into the log, which may be the collector's password."""
 PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 SERVICE, BATCH_SIZE = "scancer", "scancer.batch.size"
 CLOSE_S = 1.0
@@ -49,11 +53,16 @@ def is_tracing(environ: Mapping[str, str]) -> bool:
 
 
 def check_tracing(environ: Mapping[str, str]) -> None:
-    """Raise `SettingsError` if requests are to be traced and the packages for it are not installed."""
-    if is_tracing(environ) and not all(is_installed(package) for package in PACKAGES):
+    """Raise `SettingsError` if requests are to be traced, and packages for it are missing or a header is malformed."""
+    if not is_tracing(environ):
+        return
+    if not all(is_installed(package) for package in PACKAGES):
         raise SettingsError(
             "OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry: pip install -r deploy/requirements_tracing.txt."
         )
+    for variable in HEADERS:
+        if not all(map(HEADER.fullmatch, environ.get(variable, "").split(","))):
+            raise SettingsError(f"{variable} must be name=value, joined by commas; other signs are written as %2C.")
 
 
 def is_installed(package: str) -> bool:

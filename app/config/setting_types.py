@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 OWN_DATABASE = "sqlite"
@@ -14,6 +15,17 @@ OWN_STORE = "memory"
 """Setting of the counts of logins and predictions that are kept in the memory of the server's workers."""
 NO_RATE = NO_HEADER = "off"
 NO_ENVELOPE = "none"
+PERCENT = "in a password, / ? # @ are written %2F %3F %23 %40"
+"""What programs that read URLs disagree about: one takes the rest of a password for a port, and quotes it."""
+HOST = r"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9a-fA-F:.]+\])"
+DATABASE = re.compile(
+    r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://(/\S*|([^:/\s]*(:[^@\s]*)?@)?" + HOST + r"?(:(?P<port>[0-9]{1,5}))?(/[^@\s]*)?)"
+)
+STORE = re.compile(
+    r"(redis\+unix:///[^?#@\s]+|rediss?://([^/?#@\s]*@)?"
+    + HOST
+    + r"(:(?P<port>[0-9]{1,5}))?(/[0-9]{0,5})?)(\?[^#@\s]+)?"
+)
 ENVELOPES = (NO_ENVELOPE, "body", "json", "kserve", "kservev2")
 """How a request's body may wrap the input of an archive's handler; see `app.handlers.worker.envelopes`."""
 
@@ -61,8 +73,8 @@ def parse_address(text: str) -> Address:
 
 
 def parse_path(text: str) -> Path:
-    """Read a path; a relative one starts from the project's root."""
-    if not text or "\0" in text:
+    """Read a path, and no key that was put in its place; a relative one starts from the project's root."""
+    if not text or "\0" in text or "\n" in text:
         raise ValueError(text)
     try:
         return PROJECT_ROOT / Path(text).expanduser()
@@ -72,15 +84,21 @@ def parse_path(text: str) -> Path:
 
 def parse_database(text: str) -> str:
     """Read the URL of a database, or the word that names the server's own SQLite file."""
-    if text != OWN_DATABASE and not re.fullmatch(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://\S+", text):
-        raise ValueError(text)
-    return text
+    return text if text == OWN_DATABASE else check_url(DATABASE, text)
 
 
 def parse_store(text: str) -> str:
     """Read the URL of a Redis, or the word that names the memory of the server's own workers."""
-    if text != OWN_STORE and not re.fullmatch(r"rediss?://\S+|redis\+unix:///\S+", text):
+    return text if text == OWN_STORE else check_url(STORE, text)
+
+
+def check_url(pattern: re.Pattern[str], text: str) -> str:
+    """Return a URL that only one reading fits; raises `ValueError` for another, and for a port that is none."""
+    found = pattern.fullmatch(text)
+    if not found or not 1 <= int(found["port"] or 1) <= 65535:
         raise ValueError(text)
+    text.encode()  # raises a ValueError of its own for bytes that are no UTF-8
+    urlsplit(text)  # and for signs in a password that Unicode takes for a slash
     return text
 
 

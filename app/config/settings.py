@@ -21,6 +21,7 @@ from app.config.setting_types import (
     NO_RATE,
     OWN_DATABASE,
     OWN_STORE,
+    PERCENT,
     SERVICE_LINK,
     Address,
     address,
@@ -57,11 +58,11 @@ MIB = 1024 * KIB
 
 
 def read_value(item: Any, name: str, text: str) -> Any:
-    """Read the text of a field of `Settings`, which an error calls `name`; raises `SettingsError`."""
+    """Read a field of `Settings`, which an error calls `name`; `SettingsError` quotes no secret and no key."""
     try:
         return item.metadata["parse"](text.strip())
     except ValueError:
-        shown = name if item.metadata["is_secret"] else f"{name}={text!r}"
+        shown = name if item.metadata["is_secret"] or "\n" in text.strip() else f"{name}={text!r}"
         raise SettingsError(f"{shown} is not allowed: it must be {item.metadata['allowed']}.") from None
 
 
@@ -95,7 +96,7 @@ class Settings:
     database: str = setting(
         OWN_DATABASE,
         parse_database,
-        "sqlite, or a URL as SQLAlchemy reads it, e.g. postgresql+psycopg://user:password@host/name",
+        f"sqlite, or a URL as SQLAlchemy reads it, e.g. postgresql+psycopg://user:password@host/name; {PERCENT}",
         "Keeps which model versions are wanted, and the audit trail. `sqlite` is a file in the instance folder. "
         "Another database keeps the users too, so servers that share it serve the same versions to the same users. "
         "PostgreSQL needs `pip install -r deploy/requirements_shared.txt`.",
@@ -105,9 +106,7 @@ class Settings:
         "TorchServe's `config.properties`. Its keys give the settings that no variable gives; see from_torchserve.md."
     )
     auth: str = choice(
-        "on",
-        ("on", "off"),
-        "`off` asks nobody for a password; it is allowed only while every address is a loopback one.",
+        "on", ("on", "off"), "`off` asks nobody for a password: on loopback addresses alone, behind no trusted proxy."
     )
     trusted_proxies: int = whole(
         0,
@@ -126,7 +125,7 @@ class Settings:
     limits_store: str = setting(
         OWN_STORE,
         parse_store,
-        "memory, or the URL of a Redis, e.g. redis://:password@host:6379/0",
+        f"memory, or the URL of a Redis, e.g. redis://:password@host:6379/0; {PERCENT}",
         "Keeps how often logins failed, and how much each user asked for. The workers of one server share its memory; "
         "servers that share a Redis count together. It needs `pip install -r deploy/requirements_shared.txt`.",
         is_secret=True,
@@ -251,10 +250,11 @@ class Settings:
         if settings.user_header != NO_HEADER and not settings.trusted_proxies:
             raise SettingsError("SCANCER_USER_HEADER needs SCANCER_TRUSTED_PROXIES: the number of proxies in front.")
         far = [str(address) for address in settings.addresses if not address.is_loopback]
+        far += ["a trusted proxy"] * bool(settings.trusted_proxies)
         if settings.auth == "off" and far:
             raise SettingsError(
                 f"SCANCER_AUTH=off is not allowed while other machines can reach {', '.join(far)}: "
-                "every address must be a loopback one."
+                "every address must be a loopback one, without SCANCER_TRUSTED_PROXIES."
             )
         return settings
 

@@ -111,4 +111,7 @@ class SharedTable:
 
 
 COUNTS, PROOFS, SIGN_INS = SharedTable(1024), SharedTable(1024), SharedTable(1024)
-"""Of one server: how often something was tried, which passwords were right, and who came in lately."""
+"""Of one server: how often something was tried, which passwords were right, and who came in lately. What a stranger
+adds to the counts costs a hash of a password each, so nobody can push out those that hold guesses back."""
+FAILURES = SharedTable(1024)
+"""Of one server: failures that cost a stranger nothing, such as wrong tokens; whoever fills it harms no count."""

@@ -89,7 +89,9 @@ def explain(url: str, error: BaseException) -> str:
         return f"its driver is not installed: run \"pip install '{PACKAGES.get(driver, driver)}'\""
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__
-    return reason.replace(str(parsed.password), "***") if parsed.password else reason
+    for secret in filter(None, (parsed.password, parsed.query.get("password"))):
+        reason = reason.replace(str(secret), "***")
+    return reason
 
 
 def main() -> int:

@@ -8,7 +8,8 @@ class Outcome:
     """An answer, and the true class of its picture.
 
     Attributes:
-        request_id, position: the request, and the picture's place in it.
+        request_id, position: what stands for the request and its user, see `app.watch.kept_answers.mark_owner`, and the
+            picture's place in it.
         name, version: of the model.
         network: what tells its network and classes from others, `ModelManifest.network_digest` in hexadecimal.
         class_name: the class that was answered.

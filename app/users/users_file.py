@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from app.errors import UsersError
+from app.errors import UsersError, UsersUnreadableError
 from app.processes.atomic import FOR_OWNER, write_file
 from app.processes.exposure import find_exposure
 from app.processes.locks import hold_lock
@@ -40,6 +40,7 @@ class UsersFile(UserBook):
         """Return the users by name; none if there is no file.
 
         Raises `UsersError` for a malformed line, and for a file that others may change: they could let themselves in.
+        Where the system does not read the file, such as for want of descriptors, that is a `UsersUnreadableError`.
         """
         try:
             with self.path.open(encoding="utf-8") as file:
@@ -47,7 +48,9 @@ class UsersFile(UserBook):
                 lines = file.read().splitlines()
         except FileNotFoundError:
             return {}
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise UsersUnreadableError(f"{self.path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
             raise UsersError(f"{self.path} cannot be read: {error}") from error
         if is_changeable:
             raise UsersError(advice)

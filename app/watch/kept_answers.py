@@ -23,11 +23,11 @@ SLOTS = 65_536
 """Answers that a worker keeps; each takes 140 bytes, which makes 9 MB in all."""
 SLOT = np.dtype(
     [
-        *(("key", "V16"), ("time_ns", "<i8"), ("score", "<f4"), ("index", "<u2")),
+        *(("place", "V8"), ("owner", "V8"), ("time_ns", "<i8"), ("score", "<f4"), ("index", "<u2")),
         *(("version", "S98"), ("network", "V8"), ("picture", "<u4")),
     ]
 )
-PACKED = struct.Struct("<16sqfH98s8sI")
+PACKED = struct.Struct("<8s8sqfH98s8sI")
 """One slot; to pack it takes a third of the time that NumPy takes."""
 MAX_INDEX = 2**16 - 1
 
@@ -38,8 +38,10 @@ class KeptAnswer:
 
     `network` stands for the version's network and classes, see `ModelManifest.network_digest`. `picture` is a checksum
     of the pixels that it saw: it tells two pictures under one request id apart, and not one that was sent twice.
+    `owner` stands for the request and the user who sent it; two users' requests of one id have different ones.
     """
 
+    owner: bytes
     version: str
     class_index: int
     score: float | None
@@ -65,12 +67,14 @@ class KeptAnswers:
         self._has_failed = False
 
     def keep(self, request_id: str, position: int, answer: KeptAnswer) -> None:
-        """Keep an answer; `position` is the picture's among those of its request."""
+        """Keep an answer; `position` is the picture's among those of its request, and `mark_owner` makes its owner."""
         if answer.class_index > MAX_INDEX:
             return
         score = math.nan if answer.score is None else answer.score
-        key, version = make_key(request_id, position), answer.version.encode()
-        record = PACKED.pack(key, time.time_ns(), score, answer.class_index, version, answer.network, answer.picture)
+        place, seen = digest(f"{request_id} {position}"), (answer.network, answer.picture)
+        record = PACKED.pack(
+            *(place, answer.owner, time.time_ns(), score, answer.class_index, answer.version.encode(), *seen)
+        )
         with self._lock:
             try:
                 if self._file is None:
@@ -82,19 +86,22 @@ class KeptAnswers:
                     log.warning("answers are not kept for later truths", extra={"reason": error.strerror})
                 self._has_failed = True
 
-    def find(self, request_id: str, position: int) -> set[KeptAnswer]:
-        """Return the answers to a picture of a request.
+    def find(self, request_id: str, position: int, owner: bytes | None = None) -> set[KeptAnswer]:
+        """Return the answers to a picture of a request, of one owner or of all.
 
         There is none if it is not kept, or no longer, and there are several if requests had the same id.
         """
-        key = np.frombuffer(make_key(request_id, position), "V16")[0]
+        place = digest(f"{request_id} {position}")
         found = []
         for path in self._folder.glob("*.ring"):
             slots = np.fromfile(path, SLOT)
-            found += slots[slots["key"] == key].tolist()
+            found += slots[slots["place"] == np.frombuffer(place, "V8")[0]].tolist()
         return {
-            KeptAnswer(version.decode(), index, None if math.isnan(score) else score, bytes(network), picture)
-            for _, _, score, index, version, network, picture in found
+            KeptAnswer(
+                bytes(theirs), version.decode(), index, None if math.isnan(score) else score, bytes(net), picture
+            )
+            for _, theirs, _, score, index, version, net, picture in found
+            if owner in (None, bytes(theirs))
         }
 
     def close(self) -> None:
@@ -122,9 +129,14 @@ class KeptAnswers:
         raise AssertionError("one of the numbers is free")
 
 
-def make_key(request_id: str, position: int) -> bytes:
-    """Return what an answer is found by, 16 bytes."""
-    return hashlib.blake2b(f"{request_id} {position}".encode(), digest_size=16).digest()
+def mark_owner(user: str | None, request_id: str) -> bytes:
+    """Return what stands for a request and the user who sent it, 8 bytes; None is nobody, where nobody has a name."""
+    return digest(f"{request_id} of {user or ''}")
+
+
+def digest(text: str) -> bytes:
+    """Return 8 bytes that an answer is found by."""
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 def find_last(path: Path) -> int:

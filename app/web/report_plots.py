@@ -86,24 +86,27 @@ def find_plots(folder: ModelFolder, manifest: ModelManifest | None) -> Plots | N
     path = folder.path / FIGURES_FILE
     try:
         status = path.lstat()
+        if manifest is None or not stat.S_ISREG(status.st_mode) or status.st_size > MAX_REPORT_BYTES:
+            return None
+        found = read_report(path, (status.st_mtime_ns, status.st_size))
     except OSError:
         return None
-    if manifest is None or not stat.S_ISREG(status.st_mode) or status.st_size > MAX_REPORT_BYTES:
-        return None
-    found = read_report(path, (status.st_mtime_ns, status.st_size))
     return found[1] if found is not None and is_of_version(found[0], manifest) else None
 
 
 @lru_cache(maxsize=64)
 def read_report(path: Path, _state: tuple[int, int]) -> tuple[Measured, Plots] | None:
-    """Read a report; `_state` is when it was changed and its size in bytes. None for what is no report."""
+    """Read a report; `_state` is when it was changed and its size in bytes. None for what is no report.
+
+    Raises `OSError` if it cannot be read, which is not remembered: it may pass.
+    """
     try:
         report = json.loads(read_plain(path))
         measured, classes = read_measured(report), report["classes"]
         own = None if measured.positive_class is None else read_own(report["operating"][0])
         shown = [read_plot(each, own) for each in classes[:MOST_CLASSES]]
         return measured, Plots(str(report["data"]), shown, len(classes) - len(shown))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OutOfBoundsError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OutOfBoundsError):
         return None
 
 

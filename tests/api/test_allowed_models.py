@@ -133,10 +133,16 @@ def test_metrics_that_name_every_model_are_not_for_a_user_of_some(client: FlaskC
     assert (answer.status_code, FORBIDDEN in answer.text) == (403, False)
 
 
-def test_outcomes_of_another_model_are_refused(client: FlaskClient, isic_example: bytes, pcam_example: bytes) -> None:
-    for name, picture, status in ((FORBIDDEN, isic_example, 403), (ALLOWED, pcam_example, 400)):
-        given = client.put(f"/predictions/{name}", data=picture, headers=basic("all")).json
-        answer = client.post(f"/outcomes/{given['request_id']}", json={"truth": "no such class"}, headers=AUTH)
+def test_outcomes_of_a_model_that_the_user_may_ask_no_longer_are_refused(
+    own: Flask, client: FlaskClient, isic_example: bytes, pcam_example: bytes
+) -> None:
+    users = UsersFile(own.extensions[EXTENSION].settings.instance)
+    users.add("fay", "predict", PASSWORD)
+    pictures = {FORBIDDEN: isic_example, ALLOWED: pcam_example}
+    given = [client.put(f"/predictions/{name}", data=pictures[name], headers=basic("fay")).json for name in pictures]
+    users.add("fay", "predict", PASSWORD, ["pcam-*"])
+    for each, status in zip(given, (403, 400), strict=True):
+        answer = client.post(f"/outcomes/{each['request_id']}", json={"truth": "no class"}, headers=basic("fay"))
         assert answer.status_code == status, answer.text
 
 

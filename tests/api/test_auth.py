@@ -14,10 +14,11 @@ from flask.testing import FlaskClient
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from app.api.login.authenticator import LOGIN_MEMORY_S, MAX_WAITING, NOBODYS_HASH, Authenticator
-from app.errors import TooManyLoginsError
-from app.processes.shared_table import COUNTS
+from app.api.login.sign_ins import FAILURES_A_MINUTE, SignIns
+from app.errors import ServiceUnavailableError, TooManyLoginsError
+from app.processes.shared_table import COUNTS, FAILURES
 from app.users import HASH_METHOD, User, UsersFile
-from tests.conftest import PASSWORD, USER, basic, within
+from tests.conftest import PASSWORD, USER, basic, no_descriptors, within
 
 PATH = "/models/pcam-classification"
 
@@ -77,6 +78,7 @@ def test_unknown_model_is_not_told_to_strangers(client: FlaskClient) -> None:
 def forget() -> None:
     """Whoever guessed before is forgotten, who is one of these tests."""
     COUNTS.clear()
+    FAILURES.clear()
 
 
 @pytest.fixture
@@ -132,6 +134,28 @@ def test_broken_users_file_lets_nobody_in(users: UsersFile) -> None:
     authenticator = Authenticator(users, 300)
     users.path.write_text("ada:predict:$apr1$plain\n")
     assert authenticator.verify("ada", "ada's password") is None
+
+
+def test_want_of_descriptors_while_the_users_change_keeps_nobody_out_for_longer(
+    users: UsersFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    authenticator = Authenticator(users, 300)
+    assert authenticator.find("ada") is not None
+    users.remove("uni")
+    for _ in range(2):
+        with no_descriptors():
+            for _ in range(2):
+                with pytest.raises(ServiceUnavailableError, match="The users cannot be read now"):
+                    authenticator.verify("ada", "ada's password")
+    assert [(each.message, each.reason) for each in caplog.records] == [  # type: ignore[attr-defined]
+        ("nobody can log in", f"{users.path} cannot be read: Too many open files")
+    ]
+    assert authenticator.verify("ada", "ada's password") is not None
+    assert authenticator.find("uni") is None
+    users.path.write_text("ada:predict:$apr1$plain\n")
+    for _ in range(2):
+        assert authenticator.find("ada") is None
+    assert len(caplog.records) == 2
 
 
 def test_roles_include_the_lesser_one(users: UsersFile) -> None:
@@ -248,6 +272,21 @@ def test_guesses_are_limited_by_name_from_any_address(quick_users: UsersFile) ->
     # Where the name came in lately its owner may err, too, and nobody elsewhere can take that away.
     assert authenticator.verify(name, "a slip of the finger", "10.4.0.1") is None
     assert authenticator.verify(name, "the right password 0", "10.4.0.1") is not None
+
+
+def test_wrong_tokens_from_many_addresses_free_no_name_that_is_limited(quick_users: UsersFile) -> None:
+    authenticator, names, entered = make_quick(quick_users), list(quick_users.read()), 0
+    for place, name in enumerate(names):
+        assert fail_until_limited(authenticator, name, f"10.6.0.{place}") == 10
+    for place in range(350):
+        address = f"10.7.{place // 250}.{place % 250}"
+        for number in range(29):
+            authenticator.count_wrong_token(f"{place}-{number}", address)
+            entered += SignIns().is_new_failure("wrong token", "", address)
+    assert entered == FAILURES_A_MINUTE
+    for place, name in enumerate(names):
+        with pytest.raises(TooManyLoginsError):
+            authenticator.verify(name, f"the right password {place}", "10.6.1.1")
 
 
 def test_guesses_are_limited_by_address_while_users_behind_it_still_come_in(quick_users: UsersFile) -> None:

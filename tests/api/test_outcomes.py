@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from PIL import Image
+from werkzeug.test import TestResponse
 
+from app import create_app
 from app.api.request.services import EXTENSION, Services
 from app.config.settings import Settings
 from app.registry.model_changes import ModelChanges
 from app.state.store_access import StoreAccess
-from tests.conftest import within
+from app.users import UsersFile
+from tests.conftest import PASSWORD, basic, within
 from tests.evaluation.tiny_model import SIDE_PX, open_client, run_command, write_pictures, write_tiny_model
 
 PATH = "/predictions/tiny-brightness"
@@ -158,6 +161,65 @@ def test_truths_are_counted_once_each(place: Path, client: FlaskClient) -> None:
         "sensitivity 0.667 (0.208 to 0.939), n = 3",
         "specificity 1.000 (0.207 to 1.000), n = 1",
     ]
+
+
+# Whose answer it is
+
+
+@pytest.fixture
+def asked(place: Path) -> FlaskClient:
+    """A client of a server with users: ada, bob, and keeper, who may manage."""
+    for name, role in (("ada", "predict"), ("bob", "predict"), ("keeper", "manage")):
+        UsersFile(place / "instance").add(name, role, PASSWORD)
+    return create_app(Settings(models=place / "models", instance=place / "instance")).test_client()
+
+
+def ask(client: FlaskClient, name: str, level: float = 90, request_id: str = "patch-0001") -> None:
+    headers = {**basic(name, PASSWORD), "X-Request-ID": request_id}
+    assert client.put(PATH, data=draw(level), headers=headers).status_code == 200
+
+
+def tell(client: FlaskClient, name: str, truth: str = "dark", request_id: str = "patch-0001") -> TestResponse:
+    return client.post(f"/outcomes/{request_id}", json={"truth": truth}, headers=basic(name, PASSWORD))
+
+
+def count(client: FlaskClient) -> list[tuple[str, str]]:
+    """Class and truth of all outcomes that are kept."""
+    services = find_services(client)
+    network = services.registry.get("tiny-brightness").manifest.network_digest.hex()
+    outcomes = services.store.open().read_outcomes("tiny-brightness", "1.0", network)
+    return sorted((each.class_name, each.truth) for each in outcomes)
+
+
+def test_answer_of_another_user_is_as_unknown_as_one_that_never_was(asked: FlaskClient) -> None:
+    ask(asked, "ada")
+    ask(asked, "ada", 110, "patch-0002")
+    ask(asked, "ada", 90, "patch-0002")  # a conflict, which nobody else is to see either
+    for truth in ("dark", "no such class"):
+        refusals = [tell(asked, "bob", truth, f"patch-000{number}") for number in (1, 2, 3)]
+        assert {(each.status_code, each.text) for each in refusals} == {(404, refusals[-1].text)}
+    assert tell(asked, "ada", "bright").get_json()["class"] == "dark"
+    assert count(asked) == [("dark", "bright")]
+
+
+def test_picture_under_the_id_of_another_user_spoils_neither_answer_nor_truth(asked: FlaskClient) -> None:
+    ask(asked, "ada", 90)
+    ask(asked, "bob", 110)
+    for name, truth in (("ada", "bright"), ("bob", "bright"), ("ada", "dark")):
+        answer = tell(asked, name, truth)
+        assert (answer.status_code, answer.get_json()["class"]) == (200, {"ada": "dark", "bob": "bright"}[name])
+    assert count(asked) == [("bright", "bright"), ("dark", "dark")]
+
+
+def test_who_may_manage_tells_the_truth_of_anybodys_answer_and_it_is_the_same_one(asked: FlaskClient) -> None:
+    ask(asked, "ada")
+    assert tell(asked, "ada", "bright").status_code == 200
+    assert tell(asked, "keeper", "dark").get_json()["right"] is True
+    assert count(asked) == [("dark", "dark")]
+    ask(asked, "bob", 110)
+    assert tell(asked, "keeper").status_code == 409  # whose is meant?
+    ask(asked, "keeper", 110)
+    assert tell(asked, "keeper", "dark").get_json()["class"] == "bright"
 
 
 # Drift

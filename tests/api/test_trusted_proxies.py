@@ -2,13 +2,17 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from flask import Flask
 from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
 
+from app import create_app
 from app.api.request.routing import trust_proxies
+from app.config.setting_types import Address
 from app.config.settings import Settings
 from tests.conftest import MANAGER, MANAGER_PASSWORD, basic
 
@@ -120,3 +124,31 @@ def test_change_is_asked_for_by_the_own_page_behind_a_proxy(settings: Settings, 
     for origin, status in (("https://scancer.example.org", 404), ("https://other.example.org", 403)):
         answer = trust(1).delete("/models/none", headers={**sent, "Origin": origin}, environ_overrides=ports)
         assert answer.status_code == status
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9000", "scancer.example.org"])
+@pytest.mark.parametrize("count", [0, 1])
+def test_host_of_a_caller_opens_no_metrics_that_a_trusted_proxy_leads_to(tmp_path: Path, host: str, count: int) -> None:
+    near = Address("127.0.0.1", 9000)
+    settings = Settings(metrics_address=near, models=tmp_path, instance=tmp_path, trusted_proxies=count)
+    ports, is_local = {"SERVER_PORT": "9000"}, host != "scancer.example.org"
+    sent = {**FORWARDED, "Host": host, "X-Forwarded-Host": host}
+    alone = create_app(settings).test_client()
+    for headers, is_open in (({"Host": host}, is_local), (sent, is_local and not count)):
+        answer = alone.get("/metrics", headers=headers, environ_overrides=ports)
+        assert answer.status_code == (200 if is_open else 401)
+    shared = create_app(replace(settings, inference_address=near)).test_client()
+    for headers in ({"Host": host}, sent):  # a proxy that leads to predictions may write less than it should
+        answer = shared.get("/metrics", headers=headers, environ_overrides=ports)
+        assert answer.status_code == (200 if is_local and not count else 401)
+
+
+@pytest.mark.parametrize("name", [*FORWARDED, "Forwarded"])
+def test_where_nobody_is_asked_for_a_password_no_proxy_comes_in(tmp_path: Path, name: str) -> None:
+    settings = Settings(models=tmp_path, instance=tmp_path, trusted_proxies=1, auth="off")
+    client, sent = (
+        create_app(settings).test_client(),
+        {"Host": "localhost", name: FORWARDED.get(name, "for=203.0.113.9")},
+    )
+    assert client.get("/models", headers={"Host": "localhost"}).status_code == 200
+    assert client.get("/models", headers=sent).status_code == 421

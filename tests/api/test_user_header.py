@@ -12,7 +12,7 @@ from app.api.predict.handler_predictions import read_headers
 from app.api.request.services import EXTENSION, Services
 from app.config.settings import Settings
 from app.errors import SettingsError
-from app.processes.shared_table import COUNTS, SIGN_INS
+from app.processes.shared_table import COUNTS, FAILURES, SIGN_INS
 from app.users import UsersFile
 from tests.conftest import PASSWORD, basic, find_first_versions
 
@@ -37,6 +37,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
 @pytest.fixture
 def client(own: Flask) -> FlaskClient:
     COUNTS.clear()
+    FAILURES.clear()
     SIGN_INS.clear()
     return own.test_client()
 

@@ -267,6 +267,8 @@ def test_auth_may_be_off_only_while_every_address_is_a_loopback_one() -> None:
         SettingsError, match=r"SCANCER_AUTH=off is not allowed while other machines can reach 0\.0\.0\.0"
     ):
         read(auth="off", management_address="0.0.0.0:8081")
+    with pytest.raises(SettingsError, match=r"reach a trusted proxy: .* without SCANCER_TRUSTED_PROXIES"):
+        read(auth="off", trusted_proxies="1")
 
 
 def test_error_of_the_database_does_not_repeat_its_password() -> None:
@@ -274,3 +276,72 @@ def test_error_of_the_database_does_not_repeat_its_password() -> None:
     with pytest.raises(SettingsError, match="SCANCER_DATABASE is not allowed") as caught:
         read(database="user:secret@host")
     assert "secret" not in caught.value.message
+
+
+SECRET = "correct-horse"
+
+
+@pytest.mark.parametrize(
+    "name, url",
+    [
+        *(("LIMITS_STORE", f"redis://:{text}") for text in (
+            f"{SECRET}/battery@redis:6379/0",
+            f"12/{SECRET}@redis",
+            f"{SECRET}#battery@redis/0",
+            f"{SECRET}?battery@redis/0",
+            f"{SECRET}@battery@redis/0",
+            f"{SECRET}[@redis/0",
+            f"{SECRET}\N{CARE OF}@redis/0",
+            f"{SECRET}\udcff@redis/0",
+            f"{SECRET}@redis:99999/0",
+            f"{SECRET}@redis:0/0",
+            f"{SECRET}@redis:6379x/0",
+            f"{SECRET}@redis..example/0",
+            f"{SECRET}@/0",
+            f"{SECRET}@redis/battery",
+            f"{SECRET}@redis/0#1",
+        )),
+        ("LIMITS_STORE", f"redis://ada/{SECRET}@redis"),
+        ("LIMITS_STORE", f"redis://ada?{SECRET}@redis"),
+        ("LIMITS_STORE", f"redis+unix://:{SECRET}@/run/redis.sock"),
+        *(("DATABASE", f"postgresql+psycopg://ada:{text}") for text in (
+            f"p@{SECRET}@host/name",
+            f"p@{SECRET}/w@host/name",
+            f"12/3@{SECRET}@host/name",
+            f"p@{SECRET}?w@host/name",
+            f"{SECRET}@host:port/name",
+            f"{SECRET}@host:99999/name",
+        )),
+    ],
+)  # fmt: skip
+def test_url_that_has_two_readings_is_refused_and_not_quoted(name: str, url: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        read(**{name: url})
+    assert raised.value.message.startswith(f"SCANCER_{name} is not allowed: it must be ")
+    assert raised.value.message.endswith("in a password, / ? # @ are written %2F %3F %23 %40.")
+    assert SECRET not in raised.value.message
+    assert raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "name, url",
+    [
+        ("LIMITS_STORE", "redis://redis"),
+        ("LIMITS_STORE", "redis://:correct%2Fhörse@redis.example.org:6379/0"),
+        ("LIMITS_STORE", "rediss://ada:correct:horse@[::1]:6379/1?ssl_ca_certs=/etc/ca.pem"),
+        ("LIMITS_STORE", "redis+unix:///run/redis/redis.sock?db=2"),
+        ("DATABASE", "postgresql+psycopg://ada@server:correct/horse#battery@host.example:5432/name?options=-cx"),
+        ("DATABASE", "postgresql+psycopg://ada:correct%40horse@[::1]/name"),
+        ("DATABASE", "postgresql+psycopg:///name?host=/run/postgresql"),
+        ("DATABASE", "mysql+pymysql://host/name?charset=utf8mb4"),
+        ("DATABASE", "sqlite:////srv/a@b/state.db"),
+    ],
+)
+def test_url_that_has_one_reading_is_taken_as_it_is(name: str, url: str) -> None:
+    assert getattr(read(**{name: url}), name.lower()) == url
+
+
+def test_key_in_the_place_of_a_file_is_refused_and_not_quoted() -> None:
+    with pytest.raises(SettingsError) as raised:
+        read(tls_key=f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n")
+    assert raised.value.message == "SCANCER_TLS_KEY is not allowed: it must be a file."

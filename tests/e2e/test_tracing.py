@@ -18,9 +18,11 @@ import pytest
 import requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.util.re import parse_env_headers
 
 from app.config.setting_types import PROJECT_ROOT
-from app.tracing import is_tracing
+from app.errors import SettingsError
+from app.tracing import check_tracing, is_tracing
 from app.users import USERS_FILE
 from tests.conftest import PASSWORD, USER, LiveServer, basic, within
 from tests.handlers.archives import make_archive
@@ -321,6 +323,21 @@ def test_start_without_the_packages_says_what_to_install(instance: Path, tmp_pat
         "scancer: OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry: pip install -r deploy/requirements_tracing.txt."
     )
     assert live.log.read_text().splitlines()[-1] == expected
+
+
+@pytest.mark.parametrize("value", ["authorization=Bearer hunter2,swordfish", 'authorization="hunter2 swordfish"'])
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"])
+def test_malformed_header_is_refused_and_not_quoted(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        check_tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h", variable: value})
+    assert raised.value.message == f"{variable} must be name=value, joined by commas; other signs are written as %2C."
+
+
+@pytest.mark.parametrize("value", ["", "authorization=Bearer%20hunter2", " a = b/c== , api-key=x y ,"])
+def test_header_that_the_package_takes_is_taken(value: str, caplog: pytest.LogCaptureFixture) -> None:
+    check_tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h", "OTEL_EXPORTER_OTLP_HEADERS": value})
+    assert len(parse_env_headers(value, liberal=True)) == value.count("=") - 2 * value.count("==")
+    assert not caplog.records
 
 
 def test_nothing_of_opentelemetry_is_imported_where_it_is_off(tmp_path: Path) -> None:

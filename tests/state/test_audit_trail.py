@@ -21,7 +21,7 @@ from app.cli.user_commands import users_commands
 from app.config.settings import Settings
 from app.errors import StateStoreError
 from app.logs import JSONFormatter
-from app.processes.shared_table import COUNTS, SIGN_INS
+from app.processes.shared_table import COUNTS, FAILURES, SIGN_INS
 from app.state.people import audit_trail
 from app.state.people.audit_trail import AuditEntry, AuditTrail
 from app.state.state_store import StateStore
@@ -122,6 +122,7 @@ def test_long_text_is_cut_to_its_column(trail: AuditTrail) -> None:
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Flask]:
     COUNTS.clear()
+    FAILURES.clear()
     SIGN_INS.clear()
     UsersFile(tmp_path).add("ada", "predict", PASSWORD)
     UsersFile(tmp_path).add("keeper", "manage", PASSWORD)

@@ -2,41 +2,53 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app.config.setting_types import PROJECT_ROOT
-from app.watch.kept_answers import KeptAnswer, KeptAnswers
+from app.watch.kept_answers import KeptAnswer, KeptAnswers, mark_owner
 
-NETWORK = b"eight by"
-ANSWER = KeptAnswer("pcam-classification/1.1", 1, 0.25, NETWORK, 7)
+NETWORK, OWNER = b"eight by", mark_owner("ada", "request-1")
+ANSWER = KeptAnswer(OWNER, "pcam-classification/1.1", 1, 0.25, NETWORK, 7)
 
 
 def test_answers_of_every_worker_are_found(tmp_path: Path) -> None:
     first, second, idle = KeptAnswers(tmp_path), KeptAnswers(tmp_path), KeptAnswers(tmp_path)
     first.keep("request-1", 0, ANSWER)
-    second.keep("request-1", 1, KeptAnswer("a-b/2", 3, None, NETWORK, 7))
+    second.keep("request-1", 1, KeptAnswer(OWNER, "a-b/2", 3, None, NETWORK, 7))
     for each in (first, second, idle):
         assert each.find("request-1", 0) == {ANSWER}
-        assert each.find("request-1", 1) == {KeptAnswer("a-b/2", 3, None, NETWORK, 7)}
+        assert each.find("request-1", 1) == {KeptAnswer(OWNER, "a-b/2", 3, None, NETWORK, 7)}
         assert each.find("request-1", 2) == set()
     assert sorted(path.name for path in (tmp_path / "answers").iterdir()) == ["0.ring", "1.ring"]
 
 
 def test_different_answers_under_one_id_are_all_found_and_equal_ones_are_one(tmp_path: Path) -> None:
     first, second = KeptAnswers(tmp_path), KeptAnswers(tmp_path)
-    other = KeptAnswer("a-b/2", 0, 0.5, NETWORK, 7)
+    other = KeptAnswer(OWNER, "a-b/2", 0, 0.5, NETWORK, 7)
     for each, answer in ((second, ANSWER), (first, other), (first, ANSWER)):
         each.keep("request-1", 0, answer)
     assert second.find("request-1", 0) == {ANSWER, other}
+
+
+def test_answers_of_two_users_under_one_id_are_found_apart_and_together(tmp_path: Path) -> None:
+    kept = KeptAnswers(tmp_path)
+    owners = [mark_owner(name, "request-1") for name in ("ada", "bob", None)]
+    answers = [replace(ANSWER, owner=owner) for owner in owners]
+    for answer in answers:
+        kept.keep("request-1", 0, answer)
+    assert [kept.find("request-1", 0, owner) for owner in owners] == [{answer} for answer in answers]
+    assert kept.find("request-1", 0) == set(answers)
+    assert kept.find("request-1", 0, mark_owner("ada", "request-2")) == set()
 
 
 OUT_OF_DESCRIPTORS = """
 import os, resource, sys
 from pathlib import Path
 from app.watch.kept_answers import KeptAnswer, KeptAnswers
-folder, answer = Path(sys.argv[1]), KeptAnswer("pcam-classification/1.1", 1, 0.25, b"eight by", 7)
+folder, answer = Path(sys.argv[1]), KeptAnswer(b"eight by", "pcam-classification/1.1", 1, 0.25, b"eight by", 7)
 kept, limits = KeptAnswers(folder), resource.getrlimit(resource.RLIMIT_NOFILE)
 KeptAnswers(folder).keep("request-0", 0, answer)  # so that the folder is there
 opened = len(os.listdir("/proc/self/fd")) - 1  # without that of the list itself
@@ -84,5 +96,7 @@ def test_what_cannot_be_written_is_said_once_and_costs_nothing_else(
 
 
 def test_no_request_id_stands_in_the_file(tmp_path: Path) -> None:
-    KeptAnswers(tmp_path).keep("patient-4711", 0, ANSWER)
-    assert b"4711" not in (tmp_path / "answers/0.ring").read_bytes()
+    KeptAnswers(tmp_path).keep("patient-4711", 0, replace(ANSWER, owner=mark_owner("ada", "patient-4711")))
+    written = (tmp_path / "answers/0.ring").read_bytes()
+    assert b"4711" not in written
+    assert b"ada" not in written

@@ -17,7 +17,7 @@ from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.repository.model_folder import FIGURES_FILE, ModelFolder
 from app.web.report_plots import MAX_REPORT_BYTES, MOST_CLASSES, find_plots
-from tests.conftest import basic
+from tests.conftest import basic, no_descriptors
 from tests.web.test_pages import BROWSER
 
 SHIPPED = PROJECT_ROOT / "models/pcam-classification/1.1"
@@ -86,6 +86,13 @@ def test_report_of_another_state_or_with_impossible_figures_is_not_drawn(
 def test_what_is_no_report_is_not_drawn(folder: ModelFolder, text: str) -> None:
     (folder.path / FIGURES_FILE).write_text(text)
     assert find_plots(folder, folder.read_manifest()) is None
+
+
+def test_report_that_could_not_be_read_once_is_drawn_the_next_time(folder: ModelFolder) -> None:
+    manifest = folder.read_manifest()
+    with no_descriptors():
+        assert find_plots(folder, manifest) is None
+    assert find_plots(folder, manifest) is not None
 
 
 def test_report_that_is_a_link_is_not_drawn(folder: ModelFolder) -> None:

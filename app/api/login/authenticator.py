@@ -15,7 +15,7 @@ from werkzeug.security import check_password_hash
 from app.api.login.guesses import Guesses
 from app.api.login.rate_limits import RateLimits
 from app.config.settings import Settings
-from app.errors import ServiceUnavailableError, TooManyLoginsError, UsersError
+from app.errors import ServiceUnavailableError, TooManyLoginsError, UsersError, UsersUnreadableError
 from app.processes.shared_table import COUNTS, PROOFS, SharedTable
 from app.processes.turns import give_way
 from app.users import HASH_METHOD, Token, User, UsersFile, has_control_characters
@@ -33,6 +33,7 @@ WRONG_S = 60.0
 """How long a wrong password is remembered as wrong."""
 NOBODYS_HASH = f"{HASH_METHOD}$nobody$"
 """No password has this hash, and to check one against it takes as long as against a real one."""
+USERS_AWAY = "The users cannot be read now, so nobody can sign in; try again shortly."
 TOO_MANY = "Too many logins; try again later."
 
 
@@ -43,7 +44,7 @@ class UserSource(Protocol):
         """Return what changes whenever the users do; may raise `ServiceUnavailableError`."""
 
     def read(self) -> dict[str, User]:
-        """Return the users by name; may raise `UsersError`."""
+        """Return the users by name; may raise `UsersError`, or `UsersUnreadableError` for what may pass."""
 
 
 class Lane:
@@ -104,6 +105,7 @@ class Authenticator:
         self._users: dict[str, User] = {}
         self._tokens: dict[str, tuple[User, Token]] = {}
         self._stamp: object = None
+        self._fault = ""
         self._nobody = User("", "predict", NOBODYS_HASH)
 
     def knows(self, environ: Mapping[str, Any]) -> bool:
@@ -154,14 +156,7 @@ class Authenticator:
 
         A right token is never refused: nobody can guess the 256 bits of one, so the limit spares the log alone.
         """
-        # First, since each that is remembered takes a place that another counter may need.
-        if wait_s := self._guesses.find_wait_s(address):
-            raise TooManyLoginsError(TOO_MANY, wait_s)
-        wrong = COUNTS.hash("wrong token", text)
-        if not COUNTS.has(wrong):
-            COUNTS.put(wrong, WRONG_S)
-            self._guesses.count_failure_from(address)
-        if wait_s := self._guesses.find_wait_s(address):
+        if wait_s := self._guesses.count_wrong_token(text, address):
             raise TooManyLoginsError(TOO_MANY, wait_s)
 
     def remember(self, header: str, user: User, password: str) -> None:
@@ -225,18 +220,32 @@ class Authenticator:
         return self._proofs.hash("password", user.name, user.role, user.password_hash, password)
 
     def _refresh(self) -> None:
-        """Read the users again if they are others than last time."""
+        """Read the users again if they are others than last time.
+
+        Raises `ServiceUnavailableError` while the system does not let them be read, and keeps no sign of that: the next
+        look tries again. Users who cannot be, as in a malformed file, are nobody until they change.
+        """
         stamp = self._source.find_stamp()
         if stamp == self._stamp:
             return
+        fault, users = "", {}
         try:
             users = self._source.read()
+        except UsersUnreadableError as error:
+            self._note_fault(error.message)
+            raise ServiceUnavailableError(USERS_AWAY) from error
         except UsersError as error:
-            log.error("nobody can log in", extra={"reason": error.message})
-            users = {}
+            fault = error.message
+        self._note_fault(fault)
         tokens = {token.id: (user, token) for user in users.values() for token in user.tokens}
         with self._lock:
             self._users, self._tokens, self._stamp = users, tokens, stamp
+
+    def _note_fault(self, fault: str) -> None:
+        """Log a fault of the users when it begins, and not for each request that meets it."""
+        if fault and fault != self._fault:
+            log.error("nobody can log in", extra={"reason": fault})
+        self._fault = fault
 
 
 def make_authenticator(settings: Settings, limits: RateLimits, followed: UserSource | None) -> Authenticator | None:

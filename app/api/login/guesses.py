@@ -2,11 +2,13 @@
 
 import ipaddress
 import logging
+import math
+import time
 from functools import lru_cache
 from typing import NamedTuple
 
 from app.api.login.rate_limits import RateLimits
-from app.processes.shared_table import SharedTable
+from app.processes.shared_table import FAILURES, SharedTable
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +17,8 @@ NAME_LIMIT, ADDRESS_LIMIT = "10/minute", "30/minute"
 of 14 million."""
 HOME_S = 24 * 3600
 """How long an address is known as one from which a name has come in."""
+WRONG_TOKENS, TOKENS_S = 30, 60.0
+"""Wrong tokens that an address may send in so many seconds."""
 EVERYWHERE = ""
 
 
@@ -62,14 +66,19 @@ class Guesses:
             if self._limits.count(limit, what, *key) and self._limits.find_wait_s(limit, what, *key):
                 log.warning("logins are limited", extra={"reason": f"{limit} failed of one {what}"})
 
-    def count_failure_from(self, address: str) -> None:
-        """Count a failed login that names nobody."""
-        if self._limits.count(ADDRESS_LIMIT, "address", group_address(address)) and self.find_wait_s(address):
-            log.warning("logins are limited", extra={"reason": f"{ADDRESS_LIMIT} failed of one address"})
+    def count_wrong_token(self, text: str, address: str) -> int:
+        """Count a wrong token of an address, and one that comes again once; return the seconds until it may send more.
 
-    def find_wait_s(self, address: str) -> int:
-        """Return the seconds until an address may fail again; 0 if it may now."""
-        return self._limits.find_wait_s(ADDRESS_LIMIT, "address", group_address(address))
+        Tokens are counted apart, by each server alone: nobody can guess one, and it costs nothing to send wrong ones.
+        """
+        tries, mark = FAILURES.hash("tokens", group_address(address)), FAILURES.hash("wrong token", text)
+        if not find_token_wait_s(tries) and not FAILURES.has(mark):
+            FAILURES.put(mark, TOKENS_S)
+            if FAILURES.add(tries, 1, TOKENS_S) == WRONG_TOKENS:
+                log.warning(
+                    "logins are limited", extra={"reason": f"{WRONG_TOKENS}/minute wrong tokens of one address"}
+                )
+        return find_token_wait_s(tries)
 
     def note_success(self, name: str, address: str) -> None:
         """Note that a name has come in from an address."""
@@ -77,6 +86,14 @@ class Guesses:
 
     def _find_home(self, name: str, group: str) -> str:
         return group if self._homes.has(self._homes.hash("home", name, group)) else EVERYWHERE
+
+
+def find_token_wait_s(tries: bytes) -> int:
+    """Return the seconds until an address may send another wrong token; 0 if it may now. `tries` is its key."""
+    kept = FAILURES.get(tries)
+    if kept is None or not kept.is_current or kept.number < WRONG_TOKENS:
+        return 0
+    return math.ceil(kept.until - time.monotonic()) or 1
 
 
 @lru_cache(maxsize=1024)

@@ -101,8 +101,16 @@ def find_wait_s(strategy: "RateLimiter", limit: str, key: str) -> int:
 
 
 def check_store(store: str) -> None:
-    """Raise `SettingsError` if the store of `SCANCER_LIMITS_STORE` needs a package that is not installed."""
-    if store != OWN_STORE and importlib.util.find_spec("redis") is None:
+    """Raise `SettingsError` if Redis's package is not installed, or knows an option of `SCANCER_LIMITS_STORE` not."""
+    if store == OWN_STORE:
+        return
+    if importlib.util.find_spec("redis") is None:
         raise SettingsError(
             "SCANCER_LIMITS_STORE needs Redis's package: pip install -r deploy/requirements_shared.txt."
         )
+    import redis
+
+    try:  # it connects to nothing
+        redis.from_url(store.replace("redis+unix", "unix", 1)).connection_pool.make_connection()
+    except (ValueError, TypeError, redis.RedisError):  # their texts may quote the URL
+        raise SettingsError("SCANCER_LIMITS_STORE has an option after ? that Redis's package does not take.") from None

@@ -4,7 +4,7 @@ import threading
 import time
 
 from app.api.login.guesses import group_address
-from app.processes.shared_table import COUNTS, SIGN_INS
+from app.processes.shared_table import COUNTS, FAILURES, SIGN_INS
 
 SIGN_IN_S = 12 * 3600
 """For how long a user who comes in the same way from the same address is not entered again."""
@@ -39,6 +39,6 @@ class SignIns:
 
     def is_new_failure(self, reason: str, name: str, address: str) -> bool:
         """Whether a failed sign-in is to be entered."""
-        if COUNTS.add(COUNTS.hash("failure", reason, name, group_address(address)), 1, FAILURE_S) > 1:
+        if FAILURES.add(FAILURES.hash("failure", reason, name, group_address(address)), 1, FAILURE_S) > 1:
             return False
         return COUNTS.add(COUNTS.hash("failures"), 1, 60.0) <= FAILURES_A_MINUTE

@@ -61,7 +61,10 @@ class Chosen(Collector):
 
 
 def open_on_loopback(view: Callable[[], ResponseReturnValue]) -> Callable[[], ResponseReturnValue]:
-    """Ask for no password where only this machine can reach the metrics address; elsewhere for any user's."""
+    """Ask for no password where only this machine can reach the metrics address; elsewhere for any user's.
+
+    A trusted proxy leads others to the address of predictions or of management, so metrics are not open there.
+    """
     guarded = require("predict")(view)
 
     @wraps(view)
@@ -71,6 +74,8 @@ def open_on_loopback(view: Callable[[], ResponseReturnValue]) -> Callable[[], Re
         # A request's port is known, its address is not: every address of this port must be a loopback one.
         behind_port = [address for address in settings.addresses if str(address.port) == port]
         is_open = str(settings.metrics_address.port) == port and all(each.is_loopback for each in behind_port)
+        led_to = {settings.inference_address.port, settings.management_address.port} if settings.trusted_proxies else ()
+        is_open = is_open and settings.metrics_address.port not in led_to
         # Another name leads here from a page of another site, by DNS rebinding.
         is_open = is_open and names_this_machine(request.environ)
         return view() if is_open else guarded()

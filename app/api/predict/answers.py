@@ -19,7 +19,7 @@ from app.pipeline.fit import UNCHECKED
 from app.pipeline.patience import Patience, never
 from app.pipeline.postprocess import Decision
 from app.pipeline.served_model import Prediction, Timing, Upload
-from app.watch.kept_answers import KeptAnswer
+from app.watch.kept_answers import KeptAnswer, mark_owner
 
 JSON_TYPE = "application/json"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -132,7 +132,8 @@ def keep(manifest: ModelManifest, request_id: str, position: int, prediction: Pr
     score = None if output.positive_class is None else decision.probabilities[output.positive_class]
     index = output.classes.index(decision.class_name)
     seen = crc32(prediction.picture.pixels.tobytes())
-    kept = KeptAnswer(f"{manifest.name}/{manifest.version}", index, score, manifest.network_digest, seen)
+    owner, version = mark_owner(facts().user, request_id), f"{manifest.name}/{manifest.version}"
+    kept = KeptAnswer(owner, version, index, score, manifest.network_digest, seen)
     services().kept.keep(request_id, position, kept)
 
 

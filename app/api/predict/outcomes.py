@@ -21,7 +21,8 @@ from app.errors import (
 )
 from app.manifest.bounds import COUNTED, show
 from app.state.outcome import Outcome
-from app.watch.kept_answers import SLOTS, KeptAnswer
+from app.users import MANAGE
+from app.watch.kept_answers import SLOTS, KeptAnswer, mark_owner
 
 blueprint = Blueprint("outcomes", __name__)
 
@@ -37,7 +38,7 @@ def put_outcome(request_id: str) -> ResponseReturnValue:
     """
     refuse_other_sites()
     truth, position = read_document(read_outcome, read_patience())
-    outcome = match(request_id, position, find_answer(request_id, position), truth)
+    outcome = match(position, find_answer(request_id, position), truth)
     with translate_errors():
         services().store.open().put_outcome(outcome)
     return jsonify(
@@ -66,19 +67,25 @@ def read_outcome(body: bytes) -> tuple[str, int]:
 
 
 def find_answer(request_id: str, position: int) -> KeptAnswer:
-    """Find the answer to a picture of a request; raises `ResourceNotFoundError`, or `ConflictError` for several."""
-    found = services().kept.find(request_id, position)
+    """Find the caller's answer to a picture of a request, or anybody's for a caller who may manage.
+
+    Raises `ResourceNotFoundError`, the same for another user's answer as for none, or `ConflictError` for several.
+    """
+    kept, caller = services().kept, facts().caller
+    found = kept.find(request_id, position, mark_owner(facts().user, request_id))
+    if not found and caller is not None and MANAGE in caller.roles:
+        found = kept.find(request_id, position)
     if not found:
         raise ResourceNotFoundError(
             f"No answer to picture {position} of this request is kept. "
-            f"Each worker of this server keeps its last {SLOTS:,} answers."
+            f"Each worker of this server keeps its last {SLOTS:,} answers, each for the user who asked."
         )
     if len(found) > 1:
         raise ConflictError("Several requests had this id and got different answers. Give each request its own id.")
     return found.pop()
 
 
-def match(request_id: str, position: int, kept: KeptAnswer, truth: str) -> Outcome:
+def match(position: int, kept: KeptAnswer, truth: str) -> Outcome:
     """Hold a truth against its answer; raises `BadRequestError`, `ForbiddenError` or `ConflictError`."""
     name, _, version = kept.version.partition("/")
     require_model(name)
@@ -94,4 +101,4 @@ def match(request_id: str, position: int, kept: KeptAnswer, truth: str) -> Outco
         raise BadRequestError(f'{name} has no class "{show(truth)}": truth must be one of {", ".join(classes)}.')
     score = None if kept.score is None else round(kept.score, 6)
     network = kept.network.hex()
-    return Outcome(request_id, position, name, version, network, classes[kept.class_index], score, truth)
+    return Outcome(kept.owner.hex(), position, name, version, network, classes[kept.class_index], score, truth)

@@ -35,6 +35,8 @@ from app.watch.shadowing import Shadowing
 EXTENSION = "scancer"
 FACTS = "scancer.facts"
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9-]{8,64}")
+FORWARDING = frozenset(("HTTP_FORWARDED", *(f"HTTP_X_FORWARDED_{what}" for what in ("FOR", "PROTO", "HOST", "PREFIX"))))
+"""What a trusted proxy adds to a request, in its environment."""
 NOTICE = "Research use only. Not for diagnosis."
 
 
@@ -170,8 +172,14 @@ def read_length(environ: dict[str, Any]) -> int | None:
 
 
 def names_this_machine(environ: dict[str, Any]) -> bool:
-    """Whether a request names this machine itself as its host, or nothing; what proxies say does not count."""
-    host = environ.get("werkzeug.proxy_fix.orig", environ).get("HTTP_HOST")
+    """Whether a request names this machine itself as its host, or nothing; what proxies say does not count.
+
+    One that a trusted proxy sent on does not, whatever it names: proxies hand on the caller's `Host`.
+    """
+    direct = environ.get("werkzeug.proxy_fix.orig")
+    if direct is not None and not FORWARDING.isdisjoint(environ):
+        return False
+    host = (direct or environ).get("HTTP_HOST")
     return host is None or is_loopback_host(host)
 
 

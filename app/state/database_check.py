@@ -14,7 +14,7 @@ from app.errors import DiskFullError, OlderStateError, SettingsError, StateStore
 from app.state.state_file import StateFile
 
 CHECK_TIMEOUT_S = 30
-LOOK = "--look"
+LOOK, REACH = "--look", "--reach"
 PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 """What to install for a driver, where the package has another name than the module."""
@@ -33,6 +33,13 @@ def check_database(url: str) -> None:
 def look_at_database(url: str) -> str:
     """Say how the database of `SCANCER_DATABASE` is, and change nothing in it. Raises as `check_database`."""
     return run_check(url, LOOK)
+
+
+def check_reachable(url: str) -> None:
+    """Find out whether the database of `SCANCER_DATABASE` answers, whichever release's state it holds, and change
+    nothing in it. Raises as `check_database`.
+    """
+    run_check(url, REACH)
 
 
 def run_check(url: str, *options: str) -> str:
@@ -100,6 +107,11 @@ def main() -> int:
             from app.state.copying.database_copy import describe_database
 
             print(describe_database(url))
+        elif REACH in sys.argv:
+            from app.state.copying.database_copy import look_at
+
+            with look_at(url):
+                pass
         else:
             from app.state.state_store import StateStore
 

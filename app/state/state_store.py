@@ -137,14 +137,18 @@ class StateStore:
 
     @contextmanager
     def write(self) -> Iterator[sql.Connection]:
-        """Begin a transaction that writes; on SQLite and PostgreSQL it excludes other writers, also of new tables."""
-        with ExitStack() as stack:
-            stack.enter_context(translate_errors())
-            connection = stack.enter_context(self._engine.connect().execution_options(scancer_writes=True))
-            stack.enter_context(connection.begin())
-            if connection.dialect.name == "postgresql":
-                connection.execute(sql.text("SELECT pg_advisory_xact_lock(:number)"), {"number": WRITERS_LOCK})
+        """Begin a transaction that writes; see `begin_writing`."""
+        with translate_errors(), begin_writing(self._engine) as connection:
             yield connection
+
+
+@contextmanager
+def begin_writing(engine: sql.Engine) -> Iterator[sql.Connection]:
+    """Begin a transaction that writes; on SQLite and PostgreSQL it excludes other writers, also of new tables."""
+    with engine.connect().execution_options(scancer_writes=True) as connection, connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(sql.text("SELECT pg_advisory_xact_lock(:number)"), {"number": WRITERS_LOCK})
+        yield connection
 
 
 @contextmanager
@@ -214,6 +218,14 @@ def write_schema_version(connection: sql.Connection) -> None:
     else:
         schema_versions.create(connection, checkfirst=True)
         connection.execute(sql.insert(schema_versions).values(version=schema.SCHEMA_VERSION))
+
+
+def forget_schema_version(connection: sql.Connection) -> None:
+    """Take the mark from a database whose tables are gone."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA user_version = {schema.UNMARKED_VERSION}")
+    else:
+        schema_versions.drop(connection, checkfirst=True)
 
 
 def read_rows(connection: sql.Connection, table: str) -> schema.Rows:

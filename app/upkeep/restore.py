@@ -13,7 +13,7 @@ from app.errors import BackupError
 from app.processes.atomic import FOR_OWNER, synchronize_tree
 from app.processes.disk_errors import translate_disk_errors
 from app.repository.model_folder import find_model_folders
-from app.state.database_check import check_database
+from app.state.database_check import check_reachable
 from app.state.store_access import STATE_FILE
 from app.upkeep.backup import list_settings
 from app.upkeep.backup_file import (
@@ -81,7 +81,7 @@ def restore_backup(settings: Settings, file: Path) -> Restored:
 def stage(settings: Settings, file: Path, manifest: BackupManifest) -> list[str]:
     """Write everything beside its place, check it there, and decide; return the settings that differ."""
     if settings.database != OWN_DATABASE:
-        check_database(settings.database)
+        check_reachable(settings.database)
     with ExitStack() as opened:
         same = find_same(manifest, take_snapshot(settings, opened))
     staging = Staging(settings, same)

@@ -1,5 +1,6 @@
 """Copies all tables of ours from a database of `SCANCER_DATABASE` to SQLite, and back, with SQLAlchemy."""
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,6 +15,8 @@ from app.state.sql_tables import tables
 from app.state.state_store import (
     VERSION_TABLE,
     WRITERS_LOCK,
+    begin_writing,
+    forget_schema_version,
     generations,
     make_engine,
     prepare_tables,
@@ -21,7 +24,11 @@ from app.state.state_store import (
     translate_errors,
 )
 
+log = logging.getLogger(__name__)
+
 BATCH_ROWS = 1000
+TAKES_BACK = ("sqlite", "postgresql")
+"""Databases whose transactions take tables back, too; others, such as MySQL, make and drop them at once."""
 
 
 @contextmanager
@@ -88,7 +95,7 @@ def reflect(connection: sql.Connection) -> dict[str, sql.Table]:
     """Describe the tables of ours that a database has, by name, but for the one of the schema's version."""
     found = sql.MetaData()
     found.reflect(connection, only=lambda name, _: name.startswith(PREFIX) and name != VERSION_TABLE)
-    return dict(found.tables)
+    return {name: table for name, table in found.tables.items() if name.startswith(PREFIX)}  # no others by foreign keys
 
 
 def fill_copy(connection: sql.Connection, copy: sqlite3.Connection) -> None:
@@ -125,29 +132,75 @@ def copy_rows(source: sql.Connection, table: sql.Table, into: sql.Connection, ta
             into.execute(sql.insert(target), new)
 
 
+def keep_trail(present: sql.Connection, into: sql.Connection) -> None:
+    """Add the rows of the tables that only grow: a restore must not be a way to lose them."""
+    for name, table in reflect(present).items():
+        if name in schema.APPENDED:
+            if lacking := set(tables[name].columns.keys()) - set(table.columns.keys()):
+                log.warning(
+                    "the audit trail that is replaced is lost", extra={"reason": f"it has no {sorted(lacking)}"}
+                )
+            else:
+                copy_rows(present, tables[name], into, tables[name])
+
+
+def is_ours(connection: sql.Connection, found: dict[str, sql.Table]) -> bool:
+    """Whether the tables that a database has are as this release makes them."""
+    return read_schema_version(connection) == schema.SCHEMA_VERSION and all(
+        set(found[name].columns.keys()) == set(tables[name].columns.keys()) for name in found.keys() & tables.keys()
+    )
+
+
+def find_generation(connection: sql.Connection, found: dict[str, sql.Table]) -> int:
+    """Return the number of the last change, whichever release made the tables; 0 if they have none."""
+    table = found.get(schema.GENERATION)
+    if table is None or "value" not in table.columns:
+        return 0
+    return connection.scalar(sql.select(sql.func.max(table.c.value))) or 0
+
+
+def drop_tables(connection: sql.Connection, found: dict[str, sql.Table]) -> None:
+    """Drop the tables of another release, also those that this one does not know; the mark of its schema goes last."""
+    if found:
+        next(iter(found.values())).metadata.drop_all(connection, [*found.values()])
+    forget_schema_version(connection)
+
+
 def replace_database(source: Path, url: str, is_trial: bool = False) -> None:
     """Put all rows of a SQLite file into a database, in the place of those that are there, in one transaction.
 
-    Tables of `schema.APPENDED` keep theirs, and get what they lack. The generation becomes larger than both, so that
-    every server that follows the database sees the change. A trial takes everything back in the end.
+    Tables of `schema.APPENDED` keep theirs, and get what they lack. Tables of another release, older or newer, are
+    dropped, and this release's are made. The generation becomes larger than both, so that every server that follows the
+    database sees the change. A trial takes everything back in the end.
     Raises `StateStoreError`.
     """
     with translate_errors():
-        engine, file = make_engine(url), sql.create_engine(sql.URL.create("sqlite", database=str(source)))
-        with closing_engine(engine), closing_engine(file), engine.begin() as into, file.connect() as rows:
-            exclude_writers(into)
+        engine, file = make_engine(url), make_engine(sql.URL.create("sqlite", database=str(source)))
+        with closing_engine(engine), closing_engine(file), begin_writing(engine) as into, file.connect() as rows:
+            found = reflect(into)
+            before = find_generation(into, found)
+            if not is_ours(into, found):
+                if is_trial and into.dialect.name not in TAKES_BACK:
+                    return
+                keep_trail(into, rows)
+                rows.commit()  # where tables go at once, the trail must be in the file before
+                drop_tables(into, found)
             prepare_tables(into)
-            before = into.scalar(sql.select(generations.c.value).with_for_update()) or 0
-            theirs, ours = reflect(rows), reflect(into)
-            if unknown := theirs.keys() - ours.keys():
-                raise StateStoreError(f"the backup holds tables that this server does not know: {sorted(unknown)}")
-            for name, table in ours.items():
-                if name not in schema.APPENDED:
-                    into.execute(sql.delete(table))
-                if name in theirs:
-                    copy_rows(rows, theirs[name], into, table)
-            after = max(before, into.scalar(sql.select(generations.c.value)) or 0) + 1
-            into.execute(sql.delete(generations))
-            into.execute(sql.insert(generations).values(id=1, value=after))
+            fill_database(rows, into, before)
             if is_trial:
                 into.rollback()
+
+
+def fill_database(rows: sql.Connection, into: sql.Connection, before: int) -> None:
+    """Replace the rows of this release's tables; see `replace_database`."""
+    theirs, ours = reflect(rows), reflect(into)
+    if unknown := theirs.keys() - ours.keys():
+        raise StateStoreError(f"the backup holds tables that this server does not know: {sorted(unknown)}")
+    for name, table in ours.items():
+        if name not in schema.APPENDED:
+            into.execute(sql.delete(table))
+        if name in theirs:
+            copy_rows(rows, theirs[name], into, table)
+    after = max(before, into.scalar(sql.select(generations.c.value)) or 0) + 1
+    into.execute(sql.delete(generations))
+    into.execute(sql.insert(generations).values(id=1, value=after))

@@ -21,11 +21,23 @@ def find_exposure(mode: int, path: Path) -> tuple[bool, str]:
 def make_private(path: Path, *beside: Path) -> None:
     """Make a file that only its owner may read, or take the others' rights from it and files beside it.
 
-    A file that exists is not opened: to close it would end the locks that this process has on it. Raises `OSError`.
+    What root makes belongs to whoever owns the folder. A file that exists is not opened: to close it would end the
+    locks that this process has on it. Raises `OSError`.
     """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         for each in (path, *beside):
             with suppress(FileNotFoundError, PermissionError):  # another's file is theirs to protect
                 each.chmod(0o600)
+        return
+    give_to_owner(path.parent, descriptor)
+    os.close(descriptor)
+
+
+def give_to_owner(folder: Path, descriptor: int) -> None:
+    """Give an open file that root may have made to the folder's owner, who must be able to use it later."""
+    owner = folder.stat()
+    if os.geteuid() == 0 and os.fstat(descriptor).st_uid != owner.st_uid:
+        with suppress(PermissionError):  # root of a container, or of another machine's disk, may not give files away
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)

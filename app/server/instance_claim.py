@@ -3,11 +3,11 @@
 import hashlib
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from app.config.settings import Settings
 from app.errors import SettingsError
+from app.processes.exposure import give_to_owner
 from app.processes.locks import TRY, open_locked, share_lock
 
 CLAIM_FILE = "server.lock"
@@ -51,14 +51,6 @@ def claim_alone(settings: Settings) -> int | None:
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, content, 0)
     return descriptor
-
-
-def give_to_owner(folder: Path, descriptor: int) -> None:
-    """Give a claim that root may have made to the folder's owner, who must be able to claim it later."""
-    owner = folder.stat()
-    if os.geteuid() == 0 and os.fstat(descriptor).st_uid != owner.st_uid:
-        with suppress(PermissionError):  # root of a container, or of another machine's disk, may not give files away
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def describe_claim(settings: Settings) -> dict[str, str]:

@@ -72,7 +72,7 @@ def keep_present_trail(store: StateStore, present: Path) -> None:
         return
     try:
         with translate_errors():
-            engine = make_engine(sql.URL.create("sqlite", database=str(present)))
+            engine = make_engine(present, only_looks=True)
             with closing_engine(engine), engine.connect() as rows, store.write() as into:
                 keep_trail(rows, into)
     except StateStoreError as error:  # what is replaced may be damaged

@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sql
@@ -12,9 +12,9 @@ from app.errors import StateStoreError
 from app.state import schema
 from app.state.copying.state_copy import PREFIX
 from app.state.sql_tables import tables
+from app.state.state_file import find_file, is_unmade
 from app.state.state_store import (
     VERSION_TABLE,
-    WRITERS_LOCK,
     begin_writing,
     forget_schema_version,
     generations,
@@ -39,22 +39,18 @@ def hold_database(url: str, copy: sqlite3.Connection) -> Iterator[None]:
     """
     with translate_errors():
         engine = make_engine(url)
-    with closing_engine(engine):
-        with translate_errors():
-            connection = engine.connect()
-        with closing(connection):
-            with translate_errors():
-                exclude_writers(connection)
-                if sql.inspect(connection).has_table(schema.GENERATION):
-                    connection.execute(sql.select(generations).with_for_update())
-                fill_copy(connection, copy)
+        with closing_engine(engine), begin_writing(engine) as connection:
+            lock_rows(connection)
+            fill_copy(connection, copy)
             yield
 
 
 def describe_database(url: str) -> str:
     """Say which schema a database has; raises `StateStoreError` if it cannot be used, and changes nothing."""
+    if is_unmade(url):
+        return f"{find_file(url)} is not there yet: the first start makes it"
     with translate_errors():
-        engine = make_engine(url)
+        engine = make_engine(url, only_looks=True)
         with closing_engine(engine), engine.connect() as connection:
             found, kind = read_schema_version(connection), connection.dialect.name
             is_empty = not sql.inspect(connection).has_table(schema.GENERATION)
@@ -68,8 +64,11 @@ def describe_database(url: str) -> str:
 @contextmanager
 def look_at(url: str) -> Iterator[sql.Connection | None]:
     """Lend a connection that reads, and makes no table; None unless all tables are there, of this release's schema."""
+    if is_unmade(url):
+        yield None
+        return
     with translate_errors():
-        engine = make_engine(url)
+        engine = make_engine(url, only_looks=True)
         with closing_engine(engine), engine.connect() as connection:
             found = sql.inspect(connection)
             is_whole = all(found.has_table(name) for name in schema.TABLES)
@@ -85,10 +84,11 @@ def closing_engine(engine: sql.Engine) -> Iterator[None]:
         engine.dispose()
 
 
-def exclude_writers(connection: sql.Connection) -> None:
-    """Take the lock that every writer takes, until the transaction ends."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sql.text("SELECT pg_advisory_xact_lock(:number)"), {"number": WRITERS_LOCK})
+def lock_rows(connection: sql.Connection) -> None:
+    """Lock the rows that writers lock, one of the models and one of the users: MySQL has nothing else to wait for."""
+    for table in (generations, tables[schema.USERS_MARK]):
+        if sql.inspect(connection).has_table(table.name):
+            connection.execute(sql.select(sql.literal_column("1")).select_from(table).with_for_update())
 
 
 def reflect(connection: sql.Connection) -> dict[str, sql.Table]:
@@ -175,8 +175,9 @@ def replace_database(source: Path, url: str, is_trial: bool = False) -> None:
     Raises `StateStoreError`.
     """
     with translate_errors():
-        engine, file = make_engine(url), make_engine(sql.URL.create("sqlite", database=str(source)))
+        engine, file = make_engine(url), make_engine(source)
         with closing_engine(engine), closing_engine(file), begin_writing(engine) as into, file.connect() as rows:
+            lock_rows(into)
             found = reflect(into)
             before = find_generation(into, found)
             if not is_ours(into, found):

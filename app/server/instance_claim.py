@@ -7,7 +7,6 @@ from pathlib import Path
 
 from app.config.settings import Settings
 from app.errors import SettingsError
-from app.processes.exposure import give_to_owner
 from app.processes.locks import TRY, open_locked, share_lock
 
 CLAIM_FILE = "server.lock"
@@ -21,7 +20,6 @@ def claim_instance(settings: Settings) -> int:
     own = describe_claim(settings)
     try:
         descriptor, claim = share_lock(settings.instance / CLAIM_FILE, json.dumps(own).encode())
-        give_to_owner(settings.instance, descriptor)
     except OSError as error:
         raise SettingsError(f"SCANCER_INSTANCE={settings.instance} cannot be written: {error.strerror}.") from error
     found = json.loads(claim)
@@ -46,7 +44,6 @@ def claim_alone(settings: Settings) -> int | None:
         descriptor = open_locked(settings.instance / CLAIM_FILE, TRY)
     except BlockingIOError:
         return None
-    give_to_owner(settings.instance, descriptor)
     content = json.dumps(describe_claim(settings)).encode()
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, content, 0)

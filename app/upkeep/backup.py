@@ -19,6 +19,7 @@ from app.config.settings import PREFIX, SETTINGS, Settings
 from app.errors import BackupError
 from app.processes.atomic import FOR_OWNER, synchronize
 from app.processes.disk_errors import translate_disk_errors
+from app.processes.exposure import become_owner
 from app.processes.locks import try_lock
 from app.state.copying.state_copy import has_state, hold_state
 from app.upkeep.backup_file import MANIFEST, STATE, BackupManifest, Counter, FileFacts, read_backup
@@ -58,7 +59,7 @@ def write_backup(settings: Settings, output: Path) -> Written:
 def write_once(settings: Settings, file: BinaryIO, staged: Path, output: Path) -> Written:
     """Write, read back and rename; raises `ChangedError` if something changed meanwhile."""
     with ExitStack() as opened:
-        with hold_place(settings), hold_state(settings) as state:
+        with become_owner(settings.instance), hold_place(settings), hold_state(settings) as state:
             snapshot = take_snapshot(settings, opened)
         manifest = write_members(file, settings, state, snapshot)
         snapshot.check_unchanged()

@@ -33,7 +33,7 @@ from app.upkeep.restore import restore_backup
 from app.upkeep.swap import STAGING, claim_restored, finish_restore, is_unfinished, mark_database
 from app.users import UsersFile
 from tests.conftest import PASSWORD, USER
-from tests.upkeep.installation import TINY, add_users, look, make_installation, make_quick_folder, settle_in
+from tests.upkeep.installation import TINY, add_users, look, make_installation, make_quick_folder
 
 ROUNDS = 20
 Members = dict[str, tuple[tarfile.TarInfo, bytes]]
@@ -317,17 +317,6 @@ def test_tables_that_only_grow_keep_their_rows_and_get_those_that_they_lack(
     database_copy.replace_database(source, url)
     with closing(StateStore(url)) as store:
         assert {each.request_id for each in store.read_outcomes("a-b", "1", "n")} == {"both", "theirs"}
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to somebody else")
-def test_what_root_restores_belongs_to_whoever_owns_the_folders(backup: Path, tmp_path: Path) -> None:
-    target = settle_in(tmp_path / "target")
-    for folder in (target.models, target.instance):
-        folder.mkdir(parents=True)
-        os.chown(folder, 65534, 65533)
-    restore_backup(target, backup)
-    there = [target.instance / "users", target.instance / "state.db", *target.models.rglob("*")]
-    assert {(path.stat().st_uid, path.stat().st_gid) for path in there} == {(65534, 65533)}
 
 
 def test_restore_waits_for_no_backup_and_a_backup_for_a_restore(backup: Path, place: Settings, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from tests.upkeep.installation import look, make_installation, make_quick_folder
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database."""
+    """The URL of an empty database; one with a password that is written with escapes."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/shared.db"
         return
@@ -39,7 +39,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if not found:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     with run_postgres(found[-1].parent) as url:
-        yield url
+        yield url.replace("tester@", "tester:p%40ss%2Fw%25rd@")
 
 
 def enter(settings: Settings, action: str) -> None:
@@ -100,6 +100,27 @@ def test_tables_that_no_release_made_are_replaced(url: str, tmp_path: Path) -> N
     engine.dispose()
     restore_backup(shared, tmp_path / "made.tar")
     assert look(shared) == expected
+
+
+@pytest.mark.slow
+def test_session_that_reads_for_long_stops_a_restore_and_keeps_it_from_nothing_else(tmp_path: Path) -> None:
+    found = sorted(POSTGRES.glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    write_backup(make_installation(tmp_path / "made"), tmp_path / "made.tar")
+    with run_postgres(found[-1].parent) as url:
+        shared = replace(settle_in(tmp_path / "shared"), database=url)
+        restore_backup(shared, tmp_path / "made.tar")
+        assert run_next_release(url).stdout.startswith("2 [")
+        before, engine = list_tables(url), make_engine(url)
+        with engine.connect() as reader:
+            reader.execute(sql.text("SELECT * FROM scancer_versions"))
+            with pytest.raises(StateStoreError, match="the state store cannot be used: LockNotAvailable"):
+                restore_backup(shared, tmp_path / "made.tar")
+        engine.dispose()
+        assert (list_tables(url), list(shared.models.glob(".*"))) == (before, [])
+        restore_backup(shared, tmp_path / "made.tar")
+        assert list_tables(url)[0] == schema.SCHEMA_VERSION
 
 
 @pytest.mark.slow

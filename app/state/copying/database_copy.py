@@ -29,6 +29,12 @@ log = logging.getLogger(__name__)
 BATCH_ROWS = 1000
 TAKES_BACK = ("sqlite", "postgresql")
 """Databases whose transactions take tables back, too; others, such as MySQL, make and drop them at once."""
+WAIT_NOT = {
+    "postgresql": "SET LOCAL lock_timeout = '10s'",
+    "mysql": "SET SESSION lock_wait_timeout = 10",
+    "mariadb": "SET SESSION lock_wait_timeout = 10",
+}
+"""To drop a table waits for whoever reads it, without a bound of its own."""
 
 
 @contextmanager
@@ -161,6 +167,8 @@ def find_generation(connection: sql.Connection, found: dict[str, sql.Table]) -> 
 
 def drop_tables(connection: sql.Connection, found: dict[str, sql.Table]) -> None:
     """Drop the tables of another release, also those that this one does not know; the mark of its schema goes last."""
+    if wait_not := WAIT_NOT.get(connection.dialect.name):
+        connection.exec_driver_sql(wait_not)
     if found:
         next(iter(found.values())).metadata.drop_all(connection, [*found.values()])
     forget_schema_version(connection)

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from app.config.setting_types import OWN_DATABASE, PROJECT_ROOT
 from app.errors import DiskFullError, OlderStateError, SettingsError, StateStoreError
@@ -70,7 +71,7 @@ def check_state_file(path: Path) -> None:
     try:
         StateFile(path).read()
     except OlderStateError:
-        check_database(f"sqlite:///{path}")
+        check_database(f"sqlite:///{quote(str(path))}")  # a path may hold a question mark
     except StateStoreError as error:
         cause = error.__cause__
         if isinstance(cause, sqlite3.Error) and (cause.sqlite_errorcode & 0xFF) in PASSING:

@@ -95,12 +95,13 @@ class StateFile:
 
 
 def find_file(url: str) -> Path | None:
-    """Return the file of a database's URL; None for one that is no SQLite, or lies in memory."""
+    """Return the file of a database's URL as SQLAlchemy opens it; None for no SQLite, and for one in memory."""
     found = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?(.*))?", url)
     if not found:
         return None
     options = parse_qs(found[2] or "")
-    name = unquote(urlsplit(found[1]).path) if "uri" in options else found[1]
+    name = unquote(found[1])
+    name = unquote(urlsplit(name).path) if "uri" in options else name
     return None if name == ":memory:" or options.get("mode") == ["memory"] else Path(name)
 
 

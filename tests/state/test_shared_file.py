@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -31,23 +32,25 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
-@pytest.mark.parametrize("form", ["sqlite:///{}", "sqlite+pysqlite:///file:{}?mode=rwc&uri=true"])
-def test_file_and_its_journal_are_for_their_owner_alone(tmp_path: Path, form: str) -> None:
-    file = tmp_path / "shared.db"
-    settings = Settings(database=form.format(file), instance=tmp_path / "instance")
+@pytest.mark.parametrize("is_uri", [False, True])
+def test_file_and_its_journal_are_for_their_owner_alone(tmp_path: Path, is_uri: bool) -> None:
+    file = tmp_path / "sha?red 100%.db"
+    name = quote(str(file))
+    url = f"sqlite+pysqlite:///file:{quote(name)}?timeout=9&uri=true" if is_uri else f"sqlite:///{name}"
+    settings = Settings(database=url, instance=tmp_path / "instance")
     for _ in range(2):  # one that others could read before becomes private
         with closing(StoreAccess(settings)) as access:
             UsersTable(access).add("ada", "manage", PASSWORD)
-            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("shared.db*")}
-        assert modes == dict.fromkeys(("shared.db", "shared.db-wal", "shared.db-shm"), 0o600)
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir() if path.is_file()}
+        assert modes == dict.fromkeys((f"{file.name}{end}" for end in ("", "-wal", "-shm")), 0o600)
         file.chmod(0o644)
 
 
 def test_file_of_a_url_is_found() -> None:
     urls = {
-        "sqlite:///a%20b/c.db": "a%20b/c.db",
+        "sqlite:///a%20b/c.db": "a b/c.db",
         "sqlite:////a/c.db?timeout=3": "/a/c.db",
-        "sqlite+pysqlite:///file:/a/b%20c.db?uri=true&nolock=1": "/a/b c.db",
+        "sqlite+pysqlite:///file:/a/b%2520c.db?uri=true&nolock=1": "/a/b c.db",
         "sqlite://": None,
         "sqlite:///:memory:": None,
         "sqlite:///file::memory:?uri=true": None,

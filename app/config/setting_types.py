@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 OWN_DATABASE = "sqlite"
@@ -65,10 +66,13 @@ def parse_path(text: str) -> Path:
 
 
 def parse_database(text: str) -> str:
-    """Read the URL of a database, or the word that names the server's own SQLite file."""
+    """Read the URL of a database, or the word that names the server's own SQLite file.
+
+    The relative path of a SQLite file starts from the project's root, as others do: commands run anywhere.
+    """
     if text != OWN_DATABASE and not re.fullmatch(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://\S+", text):
         raise ValueError(text)
-    return text
+    return re.sub(r"^(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)(?=[^?])", rf"\1{quote(str(PROJECT_ROOT))}/", text)
 
 
 def parse_store(text: str) -> str:

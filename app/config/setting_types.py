@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 OWN_DATABASE = "sqlite"
@@ -83,8 +83,14 @@ def parse_path(text: str) -> Path:
 
 
 def parse_database(text: str) -> str:
-    """Read the URL of a database, or the word that names the server's own SQLite file."""
-    return text if text == OWN_DATABASE else check_url(DATABASE, text)
+    """Read the URL of a database, or the word that names the server's own SQLite file.
+
+    The relative path of a SQLite file starts from the project's root, as others do: commands run anywhere.
+    """
+    if text == OWN_DATABASE:
+        return text
+    root = rf"\1{quote(str(PROJECT_ROOT))}/"
+    return re.sub(r"^(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)(?=[^?])", root, check_url(DATABASE, text))
 
 
 def parse_store(text: str) -> str:

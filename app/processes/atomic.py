@@ -7,16 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from app.processes.exposure import give_to_owner
+
 FOR_ALL, FOR_OWNER = 0o666, 0o600
 """Modes of a new file; the umask takes its bits from them."""
 
 
 @contextmanager
 def replace_file(path: Path, mode: int = FOR_ALL) -> Iterator[BinaryIO]:
-    """Give a new file; it takes the place of `path` when the block ends without an error. Raises `OSError`."""
+    """Give a new file; it takes the place of `path` when the block ends without an error. Raises `OSError`.
+
+    What root writes belongs to whoever owns the folder: a server that is not root must be able to read its own users.
+    """
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with os.fdopen(os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "w+b") as file:
+            give_to_owner(path.parent, file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())

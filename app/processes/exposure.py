@@ -2,7 +2,8 @@
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 WRITE, READ = stat.S_IWGRP | stat.S_IWOTH, stat.S_IRGRP | stat.S_IROTH
@@ -21,11 +22,51 @@ def find_exposure(mode: int, path: Path) -> tuple[bool, str]:
 def make_private(path: Path, *beside: Path) -> None:
     """Make a file that only its owner may read, or take the others' rights from it and files beside it.
 
-    A file that exists is not opened: to close it would end the locks that this process has on it. Raises `OSError`.
+    What root makes belongs to whoever owns the folder. A file that exists is not opened: to close it would end the
+    locks that this process has on it. Raises `OSError`.
     """
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         for each in (path, *beside):
             with suppress(FileNotFoundError, PermissionError):  # another's file is theirs to protect
                 each.chmod(0o600)
+        return
+    give_to_owner(path.parent, descriptor)
+    os.close(descriptor)
+
+
+def give_to_owner(folder: Path, descriptor: int) -> None:
+    """Give an open file that root may have made to the folder's owner, who must be able to use it later."""
+    if os.geteuid() != 0:
+        return
+    owner, status = folder.stat(), os.fstat(descriptor)
+    if status.st_uid != owner.st_uid and status.st_nlink == 1:  # another name could be one of root's own files
+        with suppress(PermissionError):  # root of a container, or of another machine's disk, may not give files away
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+@contextmanager
+def become_owner(folder: Path) -> Iterator[None]:
+    """Be whoever owns a folder, if this is root, until the block ends: an owner may put links into it at any moment.
+
+    What is made belongs to the owner, too. A link that leads to a folder of root's may be another's: be that user then.
+
+    Thread safety: all threads of the process become the owner.
+    """
+    if os.geteuid() != 0 or not folder.exists():
+        yield
+        return
+    owner = max(folder.stat(), folder.lstat(), key=lambda status: status.st_uid)
+    groups, group = os.getgroups(), os.getegid()
+    try:
+        with suppress(PermissionError):  # root of a container may not, nor may it do much else
+            os.setgroups([owner.st_gid])
+            os.setegid(owner.st_gid)
+            os.seteuid(owner.st_uid)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        with suppress(PermissionError):
+            os.setgroups(groups)

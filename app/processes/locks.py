@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from app.processes.exposure import give_to_owner
+
 TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
@@ -27,6 +29,8 @@ def open_locked(path: Path, operation: int, flags: int = os.O_RDWR | os.O_CREAT 
     """Open and lock a file; return the lock's descriptor. Raises `BlockingIOError` if it would wait, or `OSError`."""
     descriptor = os.open(path, flags, 0o600)
     try:
+        if flags & os.O_CREAT:
+            give_to_owner(path.parent, descriptor)
         fcntl.flock(descriptor, operation)
     except OSError:
         os.close(descriptor)
@@ -77,6 +81,7 @@ def make_locked(path: Path) -> int:
 def share_lock(path: Path, content: bytes) -> tuple[int, bytes]:
     """Share a lock on a file; return its descriptor and the file's content, which the first holder wrote."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    give_to_owner(path.parent, descriptor)
     try:
         fcntl.flock(descriptor, TRY)
     except BlockingIOError:  # there are others, or one that begins at this moment

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from app.config.settings import Settings
@@ -21,7 +20,6 @@ def claim_instance(settings: Settings) -> int:
     own = describe_claim(settings)
     try:
         descriptor, claim = share_lock(settings.instance / CLAIM_FILE, json.dumps(own).encode())
-        give_to_owner(settings.instance, descriptor)
     except OSError as error:
         raise SettingsError(f"SCANCER_INSTANCE={settings.instance} cannot be written: {error.strerror}.") from error
     found = json.loads(claim)
@@ -46,19 +44,10 @@ def claim_alone(settings: Settings) -> int | None:
         descriptor = open_locked(settings.instance / CLAIM_FILE, TRY)
     except BlockingIOError:
         return None
-    give_to_owner(settings.instance, descriptor)
     content = json.dumps(describe_claim(settings)).encode()
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, content, 0)
     return descriptor
-
-
-def give_to_owner(folder: Path, descriptor: int) -> None:
-    """Give a claim that root may have made to the folder's owner, who must be able to claim it later."""
-    owner = folder.stat()
-    if os.geteuid() == 0 and os.fstat(descriptor).st_uid != owner.st_uid:
-        with suppress(PermissionError):  # root of a container, or of another machine's disk, may not give files away
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def describe_claim(settings: Settings) -> dict[str, str]:

@@ -8,13 +8,14 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from app.config.setting_types import OWN_DATABASE, PROJECT_ROOT
 from app.errors import DiskFullError, OlderStateError, SettingsError, StateStoreError
 from app.state.state_file import StateFile
 
 CHECK_TIMEOUT_S = 30
-LOOK = "--look"
+LOOK, REACH = "--look", "--reach"
 PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 """What to install for a driver, where the package has another name than the module."""
@@ -33,6 +34,13 @@ def check_database(url: str) -> None:
 def look_at_database(url: str) -> str:
     """Say how the database of `SCANCER_DATABASE` is, and change nothing in it. Raises as `check_database`."""
     return run_check(url, LOOK)
+
+
+def check_reachable(url: str) -> None:
+    """Find out whether the database of `SCANCER_DATABASE` answers, whichever release's state it holds, and change
+    nothing in it. Raises as `check_database`.
+    """
+    run_check(url, REACH)
 
 
 def run_check(url: str, *options: str) -> str:
@@ -63,7 +71,7 @@ def check_state_file(path: Path) -> None:
     try:
         StateFile(path).read()
     except OlderStateError:
-        check_database(f"sqlite:///{path}")
+        check_database(f"sqlite:///{quote(str(path))}")  # a path may hold a question mark
     except StateStoreError as error:
         cause = error.__cause__
         if isinstance(cause, sqlite3.Error) and (cause.sqlite_errorcode & 0xFF) in PASSING:
@@ -102,6 +110,11 @@ def main() -> int:
             from app.state.copying.database_copy import describe_database
 
             print(describe_database(url))
+        elif REACH in sys.argv:
+            from app.state.copying.database_copy import look_at
+
+            with look_at(url):
+                pass
         else:
             from app.state.state_store import StateStore
 

@@ -4,12 +4,15 @@ Every worker reads, and few ever write. SQLAlchemy (`state_store`) takes 0.3 s o
 change would make all workers import it at once, while they answer requests.
 """
 
+import os
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from app.errors import OlderStateError, StateStoreError
 from app.state import schema
@@ -89,6 +92,30 @@ class StateFile:
         connection.row_factory = sqlite3.Row
         connection.execute(begin)
         return connection
+
+
+def find_file(url: str) -> Path | None:
+    """Return the file of a database's URL as SQLAlchemy opens it; None for no SQLite, and for one in memory."""
+    found = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?(.*))?", url)
+    if not found:
+        return None
+    options = parse_qs(found[2] or "")
+    name = unquote(found[1])
+    name = unquote(urlsplit(name).path) if "uri" in options else name
+    return None if name == ":memory:" or options.get("mode") == ["memory"] else Path(name)
+
+
+def is_unmade(url: str) -> bool:
+    """Whether a database is a SQLite file that nobody has made yet: to connect would make it.
+
+    Raises `StateStoreError` if there is no folder for it, or none that we may enter.
+    """
+    file = find_file(url)
+    if file is None or os.access(file, os.F_OK):
+        return False
+    if not os.access(file.parent, os.X_OK):
+        raise StateStoreError(f"there is no folder {file.parent}, or it may not be entered")
+    return True
 
 
 def has_table(connection: sqlite3.Connection, table: str) -> bool:

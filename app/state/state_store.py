@@ -24,10 +24,12 @@ from app.state import schema
 from app.state.migrations import migrate
 from app.state.outcome import Outcome
 from app.state.sql_tables import metadata, tables
-from app.state.state_file import BUSY_TIMEOUT_S, FULL
+from app.state.state_file import BUSY_TIMEOUT_S, FULL, find_file
 from app.state.wanted import Key, Shadow, WantedState, WantedVersion
 
 WRITERS_LOCK = 7266263  # any number, for PostgreSQL's advisory locks
+JOURNALS = "-wal", "-shm"
+"""What SQLite adds to the name of a file for those beside it."""
 VERSION_TABLE = "scancer_schema"
 """Holds the schema's version where the database has no place for it; SQLite has `PRAGMA user_version`."""
 generations = tables[schema.GENERATION]
@@ -67,12 +69,8 @@ class StateStore:
     """
 
     def __init__(self, place: str | Path) -> None:
-        url = sql.URL.create("sqlite", database=str(place)) if isinstance(place, Path) else place
-        if isinstance(place, Path):  # SQLite gives the journal the mode of the file
-            with translate_disk_errors(StateStoreError, "the state store cannot be used"):
-                make_private(place, *(place.with_name(place.name + end) for end in ("-wal", "-shm")))
         with ExitStack() as undo, translate_errors():
-            self._engine = make_engine(url)
+            self._engine = make_engine(place)
             undo.callback(self.close)
             with self.write() as connection:
                 prepare_tables(connection)
@@ -137,14 +135,18 @@ class StateStore:
 
     @contextmanager
     def write(self) -> Iterator[sql.Connection]:
-        """Begin a transaction that writes; on SQLite and PostgreSQL it excludes other writers, also of new tables."""
-        with ExitStack() as stack:
-            stack.enter_context(translate_errors())
-            connection = stack.enter_context(self._engine.connect().execution_options(scancer_writes=True))
-            stack.enter_context(connection.begin())
-            if connection.dialect.name == "postgresql":
-                connection.execute(sql.text("SELECT pg_advisory_xact_lock(:number)"), {"number": WRITERS_LOCK})
+        """Begin a transaction that writes; see `begin_writing`."""
+        with translate_errors(), begin_writing(self._engine) as connection:
             yield connection
+
+
+@contextmanager
+def begin_writing(engine: sql.Engine) -> Iterator[sql.Connection]:
+    """Begin a transaction that writes; on SQLite and PostgreSQL it excludes other writers, also of new tables."""
+    with engine.connect().execution_options(scancer_writes=True) as connection, connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(sql.text("SELECT pg_advisory_xact_lock(:number)"), {"number": WRITERS_LOCK})
+        yield connection
 
 
 @contextmanager
@@ -159,17 +161,26 @@ def translate_errors() -> Iterator[None]:
         raise StateStoreError(f"the state store cannot be used: {type(cause).__name__}") from error
 
 
-def make_engine(url: str | sql.URL) -> sql.Engine:
-    """Make an engine; SQLite's gets a journal, and its writers take the lock when they begin."""
-    if sql.make_url(url).get_backend_name() != "sqlite":
+def make_engine(place: str | Path, only_looks: bool = False) -> sql.Engine:
+    """Make an engine for a URL, or for the SQLite file of a path; SQLite's writers take the lock when they begin.
+
+    A SQLite file is made if need be, is for its owner alone, and gets a journal, unless the engine `only_looks`.
+    """
+    url = sql.URL.create("sqlite", database=str(place)) if isinstance(place, Path) else sql.make_url(place)
+    if url.get_backend_name() != "sqlite":
         return sql.create_engine(url, pool_pre_ping=True, pool_size=2, isolation_level="READ COMMITTED")
+    file = place if isinstance(place, Path) else find_file(place)
+    if file is not None and not only_looks:  # SQLite gives the journal the mode of the file
+        with translate_disk_errors(StateStoreError, "the state store cannot be used"):
+            make_private(file, *(file.with_name(file.name + end) for end in JOURNALS))
     engine = sql.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
 
     @sql.event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver's own BEGIN comes too late for a writer
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        if not only_looks:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
 
     @sql.event.listens_for(engine, "begin")
     def begin(connection: sql.Connection) -> None:
@@ -214,6 +225,14 @@ def write_schema_version(connection: sql.Connection) -> None:
     else:
         schema_versions.create(connection, checkfirst=True)
         connection.execute(sql.insert(schema_versions).values(version=schema.SCHEMA_VERSION))
+
+
+def forget_schema_version(connection: sql.Connection) -> None:
+    """Take the mark from a database whose tables are gone."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA user_version = {schema.UNMARKED_VERSION}")
+    else:
+        schema_versions.drop(connection, checkfirst=True)
 
 
 def read_rows(connection: sql.Connection, table: str) -> schema.Rows:

@@ -19,9 +19,9 @@ from app.config.settings import PREFIX, SETTINGS, Settings
 from app.errors import BackupError
 from app.processes.atomic import FOR_OWNER, synchronize
 from app.processes.disk_errors import translate_disk_errors
+from app.processes.exposure import become_owner
 from app.processes.locks import try_lock
-from app.state.copying.state_copy import hold_state
-from app.state.store_access import STATE_FILE
+from app.state.copying.state_copy import has_state, hold_state
 from app.upkeep.backup_file import MANIFEST, STATE, BackupManifest, Counter, FileFacts, read_backup
 from app.upkeep.backup_file import SETTINGS as SETTINGS_FILE
 from app.upkeep.snapshot import ChangedError, Snapshot, take_snapshot
@@ -59,12 +59,12 @@ def write_backup(settings: Settings, output: Path) -> Written:
 def write_once(settings: Settings, file: BinaryIO, staged: Path, output: Path) -> Written:
     """Write, read back and rename; raises `ChangedError` if something changed meanwhile."""
     with ExitStack() as opened:
-        with hold_place(settings), hold_state(settings) as state:
+        with become_owner(settings.instance), hold_place(settings), hold_state(settings) as state:
             snapshot = take_snapshot(settings, opened)
         manifest = write_members(file, settings, state, snapshot)
         snapshot.check_unchanged()
-    if state is None and (settings.instance / STATE_FILE).exists() and settings.database == OWN_DATABASE:
-        raise ChangedError(f"{settings.instance / STATE_FILE} came while it was looked for")
+    if state is None and has_state(settings):
+        raise ChangedError("the state came while it was looked for")
     file.flush()
     os.fsync(file.fileno())
     if read_backup(staged) != manifest:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from app.errors import ArchiveError, BackupError
 from app.exchange.tgz_reader import read_files
@@ -92,15 +92,22 @@ def name_file(path: Path) -> Iterator[None]:
         raise BackupError(f"{path} is no whole backup: {error.message}") from error
 
 
-def read_backup(path: Path, write: Writer = pass_over) -> BackupManifest:
-    """Read a backup to its end, give each member to `write`, and verify all of it.
+def read_backup(path: Path) -> BackupManifest:
+    """Read a backup to its end, and verify all of it; raises as `read_opened`."""
+    with open_plain(path) as file:
+        return read_opened(path, file)
+
+
+def read_opened(path: Path, file: BinaryIO, write: Writer = pass_over) -> BackupManifest:
+    """Read a backup from its beginning to its end, give each member to `write`, and verify all of it.
 
     Raises `BackupError` with the first fault, or `OSError`. Members come before the manifest, so what was written is
     sound only once this returns.
     """
     found: dict[str, FileFacts] = {}
     manifest: BackupManifest | None = None
-    with name_file(path), open_plain(path) as file:
+    file.seek(0)
+    with name_file(path):
         for raw_name, chunks in read_files(file, MAX_MEMBERS):
             name = decode_name(raw_name)
             if manifest is not None:

@@ -22,7 +22,7 @@ from app.repository.signing import TRUST_FILE
 from app.server.tls import make_context
 from app.state import schema
 from app.state.database_check import look_at_database
-from app.state.state_file import StateFile
+from app.state.state_file import StateFile, find_file
 from app.state.store_access import STATE_FILE
 from app.state.wanted import WantedState
 from app.state.worker_reports import WorkerReport, read_reports
@@ -134,15 +134,16 @@ def check_secrets(settings: Settings) -> Iterator[Finding]:
     for text in faults:
         told, _, advice = text.rstrip(".").partition(": ")
         yield fault("secrets", told, begin_large(advice))
-    for name in (USERS_FILE, TRUST_FILE, STATE_FILE):
-        path = settings.instance / name
+    state = settings.instance / STATE_FILE if settings.database == OWN_DATABASE else find_file(settings.database)
+    journal = [] if state is None else [state, state.with_name(f"{state.name}-wal")]
+    for path in (settings.instance / USERS_FILE, settings.instance / TRUST_FILE, *journal):
         if not path.exists() or str(path) in " ".join(faults):
             continue
         is_changeable, advice = find_exposure(path.stat().st_mode, path)
         told, _, todo = advice.partition(": ")
         if is_changeable:
             yield fault("secrets", told, begin_large(todo))
-        elif advice and name != TRUST_FILE:  # public keys are no secret
+        elif advice and path.name != TRUST_FILE:  # public keys are no secret
             yield warning("secrets", told, begin_large(todo))
         else:
             yield ok("secrets", f"{path} is for the server alone")

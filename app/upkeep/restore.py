@@ -1,8 +1,9 @@
 """`flask restore`: verifies a backup, stages it beside what is there, and swaps both."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -12,8 +13,10 @@ from app.config.settings import Settings
 from app.errors import BackupError
 from app.processes.atomic import FOR_OWNER, synchronize_tree
 from app.processes.disk_errors import translate_disk_errors
+from app.processes.exposure import become_owner
+from app.processes.plain_files import open_plain
 from app.repository.model_folder import find_model_folders
-from app.state.database_check import check_database
+from app.state.database_check import check_reachable
 from app.state.store_access import STATE_FILE
 from app.upkeep.backup import list_settings
 from app.upkeep.backup_file import (
@@ -25,7 +28,7 @@ from app.upkeep.backup_file import (
     Counter,
     FileFacts,
     pass_over,
-    read_backup,
+    read_opened,
 )
 from app.upkeep.backup_file import SETTINGS as SETTINGS_FILE
 from app.upkeep.snapshot import Snapshot, take_snapshot
@@ -57,19 +60,21 @@ class Restored:
 def restore_backup(settings: Settings, file: Path) -> Restored:
     """Put a backup in the place of what is there. The file is verified before anything is written.
 
-    Raises `BackupError`, `StateStoreError`, `UsersError` or `DiskFullError`; everything is as it was then. Raises
-    `SettingsError` if a restore was decided and cannot be finished.
+    Root does it as the owner of the instance folder. Raises `BackupError`, `StateStoreError`, `UsersError` or
+    `DiskFullError`; everything is as it was then. Raises `SettingsError` if a restore was decided and cannot be
+    finished.
     """
-    with translate_disk_errors(BackupError, f"{file} cannot be restored"):
-        manifest = read_backup(file)
+    with translate_disk_errors(BackupError, f"{file} cannot be restored"), ExitStack() as stack:
+        opened = stack.enter_context(open_plain(file))
+        manifest = read_opened(file, opened)
         for folder in (settings.instance, settings.models):
             folder.mkdir(parents=True, exist_ok=True)
-        with act_as_owner(settings.instance), hold_stopped(settings):
+        with become_owner(settings.instance), hold_stopped(settings):
             if is_unfinished(settings):
                 finish_alone(settings)
             remove_staging(settings)
             try:
-                others = stage(settings, file, manifest)
+                others = stage(settings, file, opened, manifest)
             except BaseException:
                 if not is_unfinished(settings):
                     remove_staging(settings)
@@ -78,14 +83,14 @@ def restore_backup(settings: Settings, file: Path) -> Restored:
     return Restored(manifest, others)
 
 
-def stage(settings: Settings, file: Path, manifest: BackupManifest) -> list[str]:
+def stage(settings: Settings, file: Path, opened: BinaryIO, manifest: BackupManifest) -> list[str]:
     """Write everything beside its place, check it there, and decide; return the settings that differ."""
     if settings.database != OWN_DATABASE:
-        check_database(settings.database)
-    with ExitStack() as opened:
-        same = find_same(manifest, take_snapshot(settings, opened))
+        check_reachable(settings.database)
+    with ExitStack() as stack:
+        same = find_same(manifest, take_snapshot(settings, stack))
     staging = Staging(settings, same)
-    if read_backup(file, staging.write) != manifest:
+    if read_opened(file, opened, staging.write) != manifest:
         raise BackupError(f"{file} was changed while it was read")
     staging.prepare_state(manifest.database)
     UsersFile(staging.instance).read()
@@ -96,27 +101,6 @@ def stage(settings: Settings, file: Path, manifest: BackupManifest) -> list[str]
         synchronize_tree(root)
     journal.write(settings.instance)
     return sorted({*staging.settings_text.splitlines()} ^ {*list_settings(settings).splitlines()})
-
-
-@contextmanager
-def act_as_owner(folder: Path) -> Iterator[None]:
-    """Let root have no other rights than the owner of a folder while the block runs.
-
-    What is written there then is the owner's, who must read it. Where the owner puts links, they lead root nowhere.
-    """
-    owner, group, groups = folder.stat(), os.getegid(), os.getgroups()
-    if os.geteuid() != 0 or owner.st_uid == 0:
-        yield
-        return
-    os.setgroups([])
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(group)
-        os.setgroups(groups)
 
 
 def find_same(manifest: BackupManifest, snapshot: Snapshot) -> set[str]:
@@ -163,22 +147,19 @@ def make_journal(settings: Settings, manifest: BackupManifest, staging: "Staging
 
 def check_movable(root: Path, names: Iterable[str]) -> None:
     """Raise `BackupError` if something could not be renamed within a folder, since it is a mount of its own."""
-    mount = find_mount(root)
+    mounts, device = read_mounts(), root.stat().st_dev
     for name in names:
-        if os.path.lexists(root / name) and find_mount(root / name) != mount:
+        path = root.resolve() / name
+        if os.path.lexists(path) and (str(path) in mounts or path.lstat().st_dev != device):
             raise BackupError(f"{root / name} is mounted there, so nothing can take its place: mount {root} alone")
 
 
-def find_mount(path: Path) -> str:
-    """Tell the mount that a path lies in from others; two of one file system differ, where the kernel says so."""
-    if not hasattr(os, "O_PATH"):
-        return str(path.lstat().st_dev)
-    descriptor = os.open(path, os.O_PATH | (os.O_NOFOLLOW if path.is_symlink() else 0))
-    try:
-        lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").splitlines()
-    finally:
-        os.close(descriptor)
-    return next(line for line in lines if line.startswith("mnt_id:"))
+def read_mounts() -> set[str]:
+    """Return the paths where something is mounted, perhaps of the same file system, where the kernel says so."""
+    with suppress(FileNotFoundError):
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+        return {re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in lines}
+    return set()
 
 
 class Staging:

@@ -9,10 +9,8 @@ import sqlalchemy as sql
 from app.config.setting_types import OWN_DATABASE
 from app.config.settings import Settings
 from app.errors import StateStoreError
-from app.state import schema
-from app.state.copying.database_copy import closing_engine, copy_rows, reflect, replace_database
+from app.state.copying.database_copy import closing_engine, keep_trail, replace_database
 from app.state.people.users_table import NEVER_CHANGED, forget_users, read_mark, read_users, write_users
-from app.state.sql_tables import tables
 from app.state.state_file import StateFile
 from app.state.state_store import StateStore, make_engine, translate_errors
 from app.state.store_access import STATE_FILE
@@ -36,7 +34,7 @@ def prepare_state(settings: Settings, state: Path, instance: Path, users: dict[s
         with store.write() as connection:
             settle_users(connection, instance if is_own else None, users, source != OWN_DATABASE)
         if is_own:
-            keep_trail(store, settings.instance / STATE_FILE)
+            keep_present_trail(store, settings.instance / STATE_FILE)
     if is_own:
         StateFile(state).read()
     else:
@@ -65,8 +63,8 @@ def settle_users(connection: sql.Connection, instance: Path | None, users: dict[
         write_users(connection, {}, users)  # a mark too, so that no users file is taken over where nobody is left
 
 
-def keep_trail(store: StateStore, present: Path) -> None:
-    """Add the entries of the audit trail that is there now: a restore must not be a way to lose them.
+def keep_present_trail(store: StateStore, present: Path) -> None:
+    """Add the entries of the audit trail that is there now.
 
     The state that is there is read as it is: the restore is not decided yet.
     """
@@ -74,10 +72,8 @@ def keep_trail(store: StateStore, present: Path) -> None:
         return
     try:
         with translate_errors():
-            engine = make_engine(sql.URL.create("sqlite", database=str(present)))
+            engine = make_engine(present, only_looks=True)
             with closing_engine(engine), engine.connect() as rows, store.write() as into:
-                found = reflect(rows)
-                for name in schema.APPENDED & found.keys():
-                    copy_rows(rows, found[name], into, tables[name])
+                keep_trail(rows, into)
     except StateStoreError as error:  # what is replaced may be damaged
-        log.warning("the audit trail of the state that is replaced is lost", extra={"reason": error.message})
+        log.warning("the audit trail that is replaced is lost", extra={"reason": error.message})

@@ -20,6 +20,7 @@ from pathlib import Path
 from app.config.settings import Settings
 from app.errors import BackupError, DiskFullError, SettingsError, StateStoreError
 from app.processes.atomic import FOR_OWNER, synchronize, write_file
+from app.processes.exposure import become_owner
 from app.server.instance_claim import claim_alone, claim_instance
 from app.state.worker_reports import read_reports
 
@@ -86,16 +87,17 @@ def finish_restore(settings: Settings) -> None:
     """
     deadline = time.monotonic() + WAIT_S
     while is_unfinished(settings):
-        descriptor = claim_alone(settings)
-        if descriptor is not None:
-            try:
-                finish_alone(settings)
-            finally:
-                os.close(descriptor)
-        elif time.monotonic() > deadline:
+        with become_owner(settings.instance):
+            descriptor = claim_alone(settings)
+            if descriptor is not None:
+                try:
+                    finish_alone(settings)
+                finally:
+                    os.close(descriptor)
+                continue
+        if time.monotonic() > deadline:
             raise SettingsError(f"another process restores {settings.instance}: try again when it is done.")
-        else:
-            time.sleep(PAUSE_S)
+        time.sleep(PAUSE_S)
 
 
 def claim_restored(settings: Settings) -> int:

@@ -76,6 +76,8 @@ class UsersFile(UserBook):
     def _write(self, users: dict[str, User]) -> None:
         text = "".join(line + "\n" for user in users.values() for line in write_lines(user))
         try:
+            for left in self.path.parent.glob(f".{self.path.name}.{'[0-9a-f]' * 8}"):
+                left.unlink()  # of a change that was killed: it holds hashes, perhaps of users who are gone
             write_file(self.path, text, FOR_OWNER)
         except OSError as error:
             raise UsersError(f"{self.path} cannot be written: {error.strerror}") from error

@@ -271,6 +271,12 @@ def test_auth_may_be_off_only_while_every_address_is_a_loopback_one() -> None:
         read(auth="off", trusted_proxies="1")
 
 
+def test_relative_path_of_a_database_starts_from_the_project() -> None:
+    assert read(database="sqlite:///a/b.db?timeout=3").database == f"sqlite:///{PROJECT_ROOT}/a/b.db?timeout=3"
+    for url in ("sqlite", "sqlite:////a/b.db", "sqlite:///:memory:", "sqlite:///file:x?uri=true", "mysql://h/a"):
+        assert read(database=url).database == url
+
+
 def test_error_of_the_database_does_not_repeat_its_password() -> None:
     assert read(database="postgresql+psycopg://user:secret@host/name").database.endswith("@host/name")
     with pytest.raises(SettingsError, match="SCANCER_DATABASE is not allowed") as caught:

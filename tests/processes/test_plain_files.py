@@ -60,6 +60,16 @@ def test_modes_by_which_others_may_do_something_are_found(mode: int, is_changeab
     assert not advice or advice.endswith("run 'chmod 600 users'")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to somebody else")
+def test_what_root_makes_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65533)
+    make_private(tmp_path / "new")
+    (tmp_path / "old").touch()
+    make_private(tmp_path / "old")
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in tmp_path.iterdir()}
+    assert owners == {"new": (65534, 65533), "old": (0, 0)}
+
+
 def test_private_file_is_made_and_an_open_one_becomes_private(tmp_path: Path) -> None:
     make_private(tmp_path / "new")
     (tmp_path / "old").touch(0o644)

@@ -1,4 +1,4 @@
-"""Plays a later release, whose versions have a note: `python -m tests.state.next_release PLACE`.
+"""Plays a later release, with a table and columns of its own: `python -m tests.state.next_release PLACE`.
 
 Opens the state, and prints schema and notes. PLACE is a URL of a database, or the path of a file.
 """
@@ -11,9 +11,14 @@ from app.state import migrations, schema
 schema.SCHEMA_VERSION = 2
 schema.READABLE = (2,)
 schema.TABLES[schema.VERSIONS] += (schema.Column("note", "text"),)
+schema.TABLES[schema.AUDIT] += (schema.Column("place", "text"),)
+schema.TABLES["scancer_reviews"] = (schema.Column("id", "whole", is_key=True), schema.Column("name", "text"))
 migrations.STEPS[2] = (
     "ALTER TABLE scancer_versions ADD COLUMN note TEXT NOT NULL DEFAULT 'none yet'",
     "UPDATE scancer_versions SET note = version WHERE version <> '1.0'",
+    "ALTER TABLE scancer_audit ADD COLUMN place TEXT NOT NULL DEFAULT 'here'",
+    "CREATE TABLE scancer_reviews (id INTEGER PRIMARY KEY, name VARCHAR(255) REFERENCES scancer_defaults (name))",
+    "INSERT INTO scancer_reviews SELECT 1, min(name) FROM scancer_defaults",
 )
 from sqlalchemy import text  # noqa: E402
 

@@ -25,7 +25,7 @@ SECRET = "s3cr3t-word"
         (f"mysql+pymysql://u:{SECRET}@h/n", "its driver is not installed: run \"pip install 'pymysql'\"."),
         (f"mysql://u:{SECRET}@h/n", "its driver is not installed: run \"pip install 'mysqlclient'\"."),
         (f"postgresql+psycopg://u:{SECRET}@h:port/n", "it is no URL of the form dialect+driver://user:password@host"),
-        ("sqlite:////nowhere/at/all.db", "unable to open database file."),
+        ("sqlite:////nowhere/at/all.db", "No such file or directory: '/nowhere/at/all.db'."),
         (f"postgresql+psycopg://u:{SECRET}@127.0.0.1:1/n", "Connection refused."),
     ],
     ids=["dialect", "driver", "driver of another name", "port", "no such folder", "no server"],

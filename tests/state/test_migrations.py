@@ -118,10 +118,12 @@ def test_reader_of_an_older_state_brings_it_forward(tmp_path: Path, monkeypatch:
 def test_start_brings_an_older_state_forward_in_a_process_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "state.db"
+    path = tmp_path / "what? 100%25 #1" / "state.db"
+    path.parent.mkdir()
     write_old_state(path, {("a-b", "1.0"): {}})
     monkeypatch.setattr(schema, "READABLE", (schema.SCHEMA_VERSION,))
     check_state_file(path)
+    assert [each.name for each in tmp_path.iterdir()] == [path.parent.name]
     assert list(StateFile(path).read().versions) == [("a-b", "1.0")]
 
 

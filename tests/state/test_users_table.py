@@ -1,5 +1,8 @@
 """Users in a database: who is added or removed counts on every server soon, and known users outlast an outage."""
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +19,7 @@ from sqlalchemy.exc import DatabaseError
 from app import create_app
 from app.api.request.services import EXTENSION, make_services
 from app.cli.user_commands import users_commands
+from app.config.setting_types import PROJECT_ROOT
 from app.config.settings import Settings
 from app.errors import ServiceUnavailableError, StateStoreError, UsersError
 from app.state.people import users_table
@@ -76,6 +80,19 @@ def test_file_of_many_workers_that_start_is_taken_over_by_one(table: UsersTable,
     users = UsersFile(tmp_path).read()
     with ThreadPoolExecutor(6) as pool:
         assert sum(pool.map(lambda _: table.take_over(users), range(6))) == 1
+
+
+def test_change_of_the_file_that_was_killed_leaves_no_hashes(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from app.users import UsersFile\n"
+        "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "UsersFile(Path(sys.argv[1])).add('ada', 'predict', sys.argv[2])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), PASSWORD], cwd=PROJECT_ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name[:7] for path in tmp_path.glob(".users.*")] == [".users."]
+    UsersFile(tmp_path).add("bob", "predict", PASSWORD)
+    assert (list(UsersFile(tmp_path).read()), list(tmp_path.glob(".users.*"))) == (["bob"], [])
 
 
 def test_mark_of_a_change_never_comes_again(table: UsersTable) -> None:

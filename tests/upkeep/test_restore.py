@@ -7,8 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -34,7 +33,7 @@ from app.upkeep.restore import restore_backup
 from app.upkeep.swap import STAGING, claim_restored, finish_restore, is_unfinished, mark_database
 from app.users import UsersFile
 from tests.conftest import PASSWORD, USER
-from tests.upkeep.installation import TINY, add_users, look, make_installation, make_quick_folder, settle_in
+from tests.upkeep.installation import TINY, add_users, look, make_installation, make_quick_folder
 
 ROUNDS = 20
 Members = dict[str, tuple[tarfile.TarInfo, bytes]]
@@ -318,40 +317,6 @@ def test_tables_that_only_grow_keep_their_rows_and_get_those_that_they_lack(
     database_copy.replace_database(source, url)
     with closing(StateStore(url)) as store:
         assert {each.request_id for each in store.read_outcomes("a-b", "1", "n")} == {"both", "theirs"}
-
-
-@pytest.fixture
-def owned(backup: Path) -> Iterator[Settings]:
-    """Empty folders of another user, with a backup beside them that everybody may read."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can act for somebody else")
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        shutil.copy(backup, folder)
-        (Path(folder) / backup.name).chmod(0o644)
-        settings = settle_in(Path(folder) / "target")
-        for each in (settings.models, settings.instance):
-            each.mkdir(parents=True)
-            os.chown(each, 65534, 65533)
-        yield settings
-
-
-def test_what_root_restores_belongs_to_whoever_owns_the_folder(owned: Settings, backup: Path) -> None:
-    restore_backup(owned, owned.instance.parent.parent / backup.name)
-    there = [owned.instance / "users", owned.instance / "state.db", *owned.models.rglob("*")]
-    assert {(path.stat().st_uid, path.stat().st_gid) for path in there} == {(65534, 65533)}
-    assert (os.geteuid(), os.getegid()) == (0, os.getgid())
-
-
-def test_a_link_of_the_folders_owner_leads_no_restore_of_root_elsewhere(owned: Settings, backup: Path) -> None:
-    victim = owned.instance.parent / "victim"
-    victim.mkdir()
-    owned.models.rmdir()
-    owned.models.symlink_to(victim)
-    with pytest.raises(BackupError, match="Permission denied"):
-        restore_backup(owned, owned.instance.parent.parent / backup.name)
-    assert list(victim.iterdir()) == []
-    assert {path.name for path in owned.instance.iterdir()} == {"server.lock"}
 
 
 def test_restore_waits_for_no_backup_and_a_backup_for_a_restore(backup: Path, place: Settings, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from app.config.settings import Settings
 from app.errors import DiskFullError, StateStoreError
 from app.processes.disk_errors import DISK_IS_FULL
 from app.state import schema
-from app.state.state_file import BUSY_TIMEOUT_S, FULL
+from app.state.state_file import BUSY_TIMEOUT_S, FULL, is_unmade
 from app.state.store_access import STATE_FILE
 
 PREFIX = "scancer_"
@@ -29,19 +29,26 @@ def hold_state(settings: Settings) -> Iterator[bytes | None]:
     Raises `StateStoreError` if it cannot be read, or is damaged, and `DiskFullError`.
     """
     with ExitStack() as stack, closing(sqlite3.connect(":memory:")) as copy:
+        if not has_state(settings):
+            yield None
+            return
         if settings.database != OWN_DATABASE:
             from app.state.copying.database_copy import hold_database
 
             stack.enter_context(hold_database(settings.database, copy))
-        elif not (settings.instance / STATE_FILE).exists():
-            yield None
-            return
         else:
             with translate_sqlite_errors():
                 stack.enter_context(hold_file(settings.instance / STATE_FILE, copy))
         with translate_sqlite_errors():
             content = read_checked(copy)
         yield content
+
+
+def has_state(settings: Settings) -> bool:
+    """Whether there is a state, if perhaps an empty one; raises `StateStoreError` if none can ever be."""
+    if settings.database == OWN_DATABASE:
+        return (settings.instance / STATE_FILE).exists()
+    return not is_unmade(settings.database)
 
 
 @contextmanager

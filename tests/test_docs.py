@@ -82,8 +82,7 @@ def test_answer_in_the_readme_is_the_servers_and_shortened_alone(shipped_server:
 def test_readme_says_what_an_answer_means() -> None:
     text = " ".join(README.split())
     for sentence in (
-        "`score` is the probability of the positive class; `class` is that class if the score reaches the `threshold`, "
-        "which was chosen so that few positives are missed.",
+        "`score` is the probability of the positive class; `class` is that class if the score reaches the `threshold`.",
         "`cannot_tell` is true when the model cannot rule out the other class, or rules out both: then ask a person.",
         "`fit` says whether the picture is of the kind that the model knows; one that is not is refused with the "
         "reasons.",

@@ -20,6 +20,8 @@ from training.labelled_links import Part, link_part, read_labelled
 
 EXAMPLES = (1, 1), (0, 0), (1, 0), (0, 1)
 """Truth and answer of the example pictures: right answers, and wrong ones."""
+CLEAR = 0.06
+"""Least distance of an example's score from the threshold."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def write_model_folder(
 def write_examples(data: Path, commands: Commands, folder: Path, facts: ModelFacts, parts: Parts) -> None:
     """Choose four pictures, two with a right answer and two with a wrong one, and make them the examples.
 
-    Of each kind it is the first by name that fits and that the model is sure about, so that little can change it.
+    Of each kind it is the first by name that fits and whose score is far from the threshold, so that little can change
+    its answer.
     """
     pictures = read_labelled(data, parts.examples)
     answers = [commands.ask(facts.label, picture.path) for picture in pictures]
@@ -130,11 +133,16 @@ def write_examples(data: Path, commands: Commands, folder: Path, facts: ModelFac
         picture = next(
             picture
             for picture, answer in zip(pictures, answers, strict=True)
-            if (picture.label, answer.get("class")) == (truth, wanted[1]) and not answer["cannot_tell"]
+            if (picture.label, answer.get("class")) == (truth, wanted[1]) and is_clear(answer)
         )
         chosen[name] = picture.path, wanted[0]
     commands.run("examples", facts.label, *(path for path, _ in chosen.values()))
     rename_examples(folder / "examples", chosen, parts.examples_source)
+
+
+def is_clear(answer: Mapping[str, Any]) -> bool:
+    """Whether the model can tell, and the score is far from the threshold."""
+    return not answer["cannot_tell"] and abs(answer["score"] - answer["threshold"]) >= CLEAR
 
 
 def rename_examples(folder: Path, chosen: Mapping[str, tuple[Path, str]], source: str) -> None:

@@ -75,7 +75,8 @@ PASSED = {
     "metrics_config metric_time_interval system_metrics_cmd": "the metrics are fixed, and read at a scrape",
     "disable_system_metrics model_metrics_auto_detect": "the metrics are fixed, and read at a scrape",
     "number_of_gpu": "models run on the CPU",
-    "blacklist_env_vars": "a handler's process has the server's environment without SCANCER_ variables",
+    "blacklist_env_vars": "a handler's process gets variables of Python, the locale, temporary files and threads "
+    "alone; what else it needs goes into its archive",
     "number_of_netty_threads netty_client_threads": "a connection takes no thread; SCANCER_THREADS is how many "
     "requests a worker handles at a time",
     "prefer_direct_buffer use_native_io io_ratio vmargs": "there is no Java",

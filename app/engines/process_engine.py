@@ -22,7 +22,7 @@ from app.config.settings import Settings
 from app.engines.base import Engine, build_engine
 from app.errors import InferenceError, IntegrityError, ModelProcessError, ProcessStartError, ScancerError
 from app.manifest.model_manifest import ModelManifest, read_manifest
-from app.processes.confinement import describe_exit
+from app.processes.confinement import describe_exit, make_environment
 from app.processes.frames import LOST, Channel, Message
 from app.processes.plain_files import hash_files
 
@@ -76,7 +76,7 @@ class ProcessEngine:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "app.engines.process_engine", str(theirs.fileno()), str(self._folder)]
         command += [self._manifest.framework, str(self._settings.inference_threads or 1), identify(self._manifest)]
-        self._process = subprocess.Popen(command, cwd=PROJECT_ROOT, pass_fds=(theirs.fileno(),))
+        self._process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=make_environment(), pass_fds=(theirs.fileno(),))
         theirs.close()
         ours.settimeout(START_TIMEOUT_S)
         self._channel = Channel(ours)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from app.config.setting_types import PROJECT_ROOT
-from app.config.settings import PREFIX, Settings
+from app.config.settings import Settings
 from app.errors import CompiledModelError, NotCompiledNowError, ScancerError
-from app.processes.confinement import confine, describe_exit, name_limit
+from app.processes.confinement import confine, describe_exit, make_environment, name_limit
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ def run_confined(
 ) -> None:
     """Call a function of a module of ours in a confined process, and end that process with all it started.
 
-    The process has no setting of ours in its environment, for one may be a password. `settings` limit its memory and
-    files. If it fails, the last lines that it wrote on standard error are logged. With `shows_output`, what it prints
-    goes to our standard output, else nowhere.
+    Its environment holds nothing that may be a password, see `make_environment`. `settings` limit its memory and files.
+    If it fails, the last lines that it wrote on standard error are logged. With `shows_output`, what it prints goes to
+    our standard output, else nowhere.
 
     Raises `CompiledModelError` with the task's reason, or `NotCompiledNowError`: it took longer than `timeout_s`, was
     killed, met a full disk, or could not be started.
@@ -84,7 +84,7 @@ def run_to_end(arguments: list[str | Path | int], timeout_s: float | None, **opt
     process = subprocess.Popen(
         [sys.executable, "-B", "-m", "app.processes.confined_process", *map(str, arguments)],
         cwd=PROJECT_ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
+        env=make_environment(),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
         **options,

@@ -1,10 +1,11 @@
-"""Confines the process that calls it: memory, files, network, and what outlives its parent.
+"""Confines the process that calls it: memory, files, network, and what outlives its parent; and what it is told.
 
 Only root could lift the limits. They are no jail: the process still reads and writes what its user may.
 """
 
 import ctypes
 import os
+import re
 import resource
 import signal
 import sys
@@ -15,6 +16,19 @@ PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # prctl.h of Linux
 MAX_OPEN_FILES = 1024
 MAX_FILE_BYTES = 1024 * 1024 * 1024
 FIRST_TO_BE_KILLED = "1000"
+PASSED_ON = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_[A-Z]+|TZ|TZDIR|TMPDIR|TEMP|TMP|XDG_(CACHE|CONFIG|DATA)_HOME|"
+    r"(DY)?LD_LIBRARY_PATH|LD_PRELOAD|GLIBC_TUNABLES|MALLOC_[A-Z_]+|PYTHON[A-Z0-9]+|PYTHON_(CPU_COUNT|GIL|JIT)|"
+    r"(OMP|GOMP|KMP|MKL|OPENBLAS|BLIS|NUMEXPR|VECLIB|ONEDNN|DNNL)_[A-Z_]+|CUDA_[A-Z_]+|NVIDIA_VISIBLE_DEVICES|"
+    r"(PY)?TORCH_[A-Z_]+|TORCHINDUCTOR_[A-Z_]+|KERAS_(BACKEND|HOME)|TF_(CPP|ENABLE|NUM|XLA|FORCE|USE)_[A-Z_]+"
+)
+"""Variables that a model's program gets: what Python, the locale, temporary files, threads and frameworks need. Any
+other one may hold a password, and names such as NVIDIA_API_KEY begin like those of harmless ones."""
+
+
+def make_environment() -> dict[str, str]:
+    """Return what a process that runs the program of a model gets of our environment: nothing that may be secret."""
+    return {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
 
 
 def confine(memory_bytes: int, file_bytes: int = MAX_FILE_BYTES) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,17 @@ BATCH = np.zeros((1, 96, 96, 3), dtype=np.uint8)
 @pytest.fixture
 def engine() -> ProcessEngine:
     return ProcessEngine(PCAM, read_manifest(PCAM), Settings(response_timeout_s=20))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_process_of_a_model_gets_no_password(engine: ProcessEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SCANCER_DATABASE", "OTEL_EXPORTER_OTLP_HEADERS", "PGPASSWORD"):
+        monkeypatch.setenv(name, "correct-horse")
+    engine.load()
+    environment = Path(f"/proc/{engine.process_id}/environ").read_bytes()
+    engine.close()
+    assert b"PATH=" in environment
+    assert b"correct-horse" not in environment
 
 
 def test_killed_process_costs_one_answer_and_the_next_is_right(engine: ProcessEngine) -> None:

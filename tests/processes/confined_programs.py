@@ -26,7 +26,7 @@ def look(target: str) -> None:
         "file": resource.getrlimit(resource.RLIMIT_FSIZE),
         "core": resource.getrlimit(resource.RLIMIT_CORE),
         "network": network,
-        "settings": [name for name in os.environ if name.startswith("SCANCER_")],
+        "environment": dict(os.environ),
     }
     Path(target).write_text(json.dumps(seen))
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,24 @@ from tests.processes import confined_programs as programs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
 
+SECRET = "correct-horse"
+NOT_PASSED_ON = (
+    *("SCANCER_DATABASE", "OTEL_EXPORTER_OTLP_HEADERS", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN"),
+    *("NVIDIA_API_KEY", "LD_SDK_KEY", "TF_VAR_PASSWORD", "TF_TOKEN", "PYTHONANYWHERE_API_TOKEN", "MY_TZ", "TZ_KEY"),
+    *("PROMETHEUS_MULTIPROC_DIR", "http_proxy", "CLASSIFY_PASSWORD"),
+)
+PASSED_ON = (
+    *(
+        "LC_MESSAGES",
+        "TZDIR",
+        "XDG_CACHE_HOME",
+        "PYTHONUTF8",
+        "OMP_NUM_THREADS",
+        "KMP_BLOCKTIME",
+        "OPENBLAS_NUM_THREADS",
+    ),
+    *("MALLOC_ARENA_MAX", "CUDA_VISIBLE_DEVICES", "TORCH_HOME", "PYTORCH_JIT", "TF_CPP_MIN_LOG_LEVEL"),
+)
 SETTINGS = Settings(model_memory_bytes=1024 * MIB, max_model_bytes=8 * MIB)
 
 
@@ -32,11 +51,18 @@ def host_lets_networks_be_left() -> bool:
 def test_memory_files_cores_and_network_are_bounded_and_settings_stay_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SCANCER_DATABASE", "postgresql://user:secret@host/name")
+    for name in NOT_PASSED_ON:
+        monkeypatch.setenv(name, SECRET)
+    for name in PASSED_ON:
+        monkeypatch.setenv(name, "1")
     run_confined(programs.look, [tmp_path / "seen"], SETTINGS, 60)
     seen = json.loads((tmp_path / "seen").read_text())
     assert seen.pop("network") == ("closed" if host_lets_networks_be_left() else "open")
-    assert seen == {"memory": [1024**3] * 2, "file": [16 * 1024**2] * 2, "core": [0, 0], "settings": []}
+    environment = seen.pop("environment")
+    assert [name for name, value in environment.items() if name in NOT_PASSED_ON or SECRET in value] == []
+    assert {name: environment.get(name) for name in PASSED_ON} == dict.fromkeys(PASSED_ON, "1")
+    assert environment["PATH"] == os.environ["PATH"]
+    assert seen == {"memory": [1024**3] * 2, "file": [16 * 1024**2] * 2, "core": [0, 0]}
 
 
 def test_process_that_wants_too_much_memory_is_told_the_limit_and_its_setting() -> None:

@@ -1,6 +1,7 @@
 """What confines a handler's process: its own limits, no network, nothing that outlives it."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ def look():
         "memory": resource.getrlimit(resource.RLIMIT_AS),
         "core": resource.getrlimit(resource.RLIMIT_CORE),
         "network": network,
-        "settings": [name for name in os.environ if name.startswith("SCANCER_")],
+        "environment": dict(os.environ),
         "descriptors": len(os.listdir("/proc/self/fd")),
     }
 
@@ -47,7 +48,8 @@ def handle(data, context):
 def test_handlers_process_is_confined(
     start: Start, ask: Ask, pools: PoolClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SCANCER_LOG_LEVEL", "INFO")
+    for name in ("SCANCER_LOG_LEVEL", "OTEL_EXPORTER_OTLP_HEADERS", "PGPASSWORD"):
+        monkeypatch.setenv(name, "correct-horse")
     archive = start(LOOKING)
     answer = ask(archive, "look")
     assert answer is not None
@@ -56,7 +58,9 @@ def test_handlers_process_is_confined(
     assert seen["session"] is True
     assert seen["memory"] == [1024**3, 1024**3]
     assert seen["core"] == [0, 0]
-    assert seen["settings"] == []
+    assert "correct-horse" not in seen["environment"].values()
+    assert seen["environment"]["PATH"] == os.environ["PATH"]
+    assert [seen["environment"][name] for name in ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")] == ["1", "1"]
     assert seen["descriptors"] <= 6  # three standard ones, its socket, twice, and the one that lists them
     in_force = pools.describe(archive)["confined_by"]
     assert (seen["network"] != "open") == ("no network" in in_force)

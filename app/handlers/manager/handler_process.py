@@ -12,13 +12,13 @@ from contextlib import suppress
 from typing import Any
 
 from app.config.setting_types import PROJECT_ROOT
-from app.config.settings import PREFIX
 from app.handlers.handler_archive import HandlerArchive
-from app.processes.confinement import describe_exit
+from app.processes.confinement import describe_exit, make_environment
 from app.processes.frames import MAX_MESSAGE_BYTES, PARTS, BrokenMessageError, Message, encode, read_message
 
 BUFFER_BYTES = 1024 * 1024
 END_S = 1.0
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 OnPart = Callable[[int, dict[str, Any], bytes], None]
 """Called with the place of a request in its batch, and header and body of a part of its answer."""
 OnParts = Callable[[Message], None]
@@ -77,7 +77,8 @@ class HandlerProcess:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "app.handlers.worker.handler_worker", str(theirs.fileno())),
             cwd=PROJECT_ROOT,
-            env=make_environment(self._threads),
+            # Python writes no byte code: a signed folder must stay as it was signed.
+            env=make_environment() | {"PYTHONDONTWRITEBYTECODE": "1"} | dict.fromkeys(THREADS, str(self._threads)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -166,10 +167,3 @@ async def read_reply(reader: asyncio.StreamReader, on_parts: OnParts) -> Message
         if PARTS not in message.header:
             return message
         on_parts(message)
-
-
-def make_environment(threads: int) -> dict[str, str]:
-    """Our environment without our settings, and with the handler's number of threads."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    kept["PYTHONDONTWRITEBYTECODE"] = "1"  # a signed folder must stay as it was signed
-    return kept | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

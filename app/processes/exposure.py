@@ -22,15 +22,16 @@ def find_exposure(mode: int, path: Path) -> tuple[bool, str]:
 def make_private(path: Path, *beside: Path) -> None:
     """Make a file that only its owner may read, or take the others' rights from it and files beside it.
 
-    What root makes belongs to whoever owns the folder. A file that exists is not opened: to close it would end the
-    locks that this process has on it. Raises `OSError`.
+    What root makes belongs to whoever owns the folder, and root takes no rights from what is not theirs. A file that
+    exists is not opened: to close it would end the locks that this process has on it. Raises `OSError`.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        for each in (path, *beside):
-            with suppress(FileNotFoundError, PermissionError):  # another's file is theirs to protect
-                each.chmod(0o600)
+        with become_owner(path.parent):
+            for each in (path, *beside):
+                with suppress(FileNotFoundError, PermissionError):  # another's file is theirs to protect
+                    each.chmod(0o600)
         return
     give_to_owner(path.parent, descriptor)
     os.close(descriptor)

@@ -183,9 +183,8 @@ def check_state(settings: Settings) -> Finding:
     except OlderStateError as error:
         return warning(subject, error.message, "The next start brings it forward; back up first: flask backup FILE")
     except (StateStoreError, SettingsError) as error:
-        return fault(
-            subject, error.message, "Nothing can be changed, and workers serve what they have, until it is back"
-        )
+        told = error.message.rstrip(".")
+        return fault(subject, told, "Nothing can be changed, and workers serve what they have, until it is back")
     return ok(subject, found)
 
 

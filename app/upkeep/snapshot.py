@@ -83,7 +83,7 @@ def take_snapshot(settings: Settings, stack: ExitStack) -> Snapshot:
             raise BackupError(
                 f"there are more files than the {hard} that this process may open: raise it by 'ulimit -Hn'"
             ) from error
-        raise
+        raise BackupError(f"{error.filename} cannot be read: {error.strerror}") from error
     return snapshot
 
 

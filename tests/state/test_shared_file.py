@@ -85,6 +85,7 @@ def test_file_without_a_folder_is_told(tmp_path: Path) -> None:
         folder.mkdir()
     with pytest.raises(SettingsError, match=f"SCANCER_DATABASE cannot be used: there is no folder {tmp_path}/absent"):
         look_at_database(shared.database)
+    assert check_state(shared).text.endswith("or it may not be entered")
     with pytest.raises(StateStoreError, match=f"there is no folder {tmp_path}/absent"):
         write_backup(shared, tmp_path / "a.tar")
 

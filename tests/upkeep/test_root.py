@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.config.settings import Settings
-from app.errors import BackupError, SettingsError
+from app.errors import BackupError, SettingsError, StateStoreError
 from app.state.store_access import StoreAccess
 from app.upkeep.backup import write_backup
 from app.upkeep.restore import restore_backup
@@ -91,6 +91,15 @@ def test_link_of_the_owner_brings_no_secret_of_root_into_a_backup(owned: Setting
     (tmp_path / "shadow").chmod(0o600)
     (owned.instance / "reports").mkdir()
     (owned.instance / "reports/x").symlink_to(tmp_path / "shadow")
-    with pytest.raises(BackupError, match="Permission denied"):
+    with pytest.raises(BackupError, match=f"^{owned.instance}/reports/x cannot be read: Permission denied"):
         write_backup(owned, tmp_path / "a.tar")
     assert list(tmp_path.glob("*a.tar*")) == []
+
+
+def test_link_of_the_owner_takes_no_rights_from_a_file_of_root(owned: Settings, tmp_path: Path) -> None:
+    (tmp_path / "passwd").write_text("root:x:0:0")
+    (tmp_path / "passwd").chmod(0o644)
+    (owned.instance / "state.db").symlink_to(tmp_path / "passwd")
+    with closing(StoreAccess(owned)) as access, pytest.raises(StateStoreError):
+        access.open()
+    assert stat.S_IMODE((tmp_path / "passwd").stat().st_mode) == 0o644

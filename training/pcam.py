@@ -69,8 +69,8 @@ Says whether the centre 32x32 pixels of a 96x96 H&E-stained lymph-node patch hol
 EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946; ImageNet weights Apache-2.0), fine-tuned in PyTorch by
 `training/pcam.py`, then averaged with version 1.0, weight by weight (0.4 of 1.0; Wortsman et al. 2022,
 arXiv:2203.05482). Last it was taught to answer at once what its average over turned and mirrored patches answers (Beyer
-et al. 2022, arXiv:2106.05237). Input: 96x96 RGB at about 0.97 micrometres a pixel (10x). A picture of another size is squeezed to
-96x96, which changes its magnification: cut patches at the right scale instead.
+et al. 2022, arXiv:2106.05237). Input: 96x96 RGB at about 0.97 micrometres a pixel (10x). A picture of another size is
+squeezed to 96x96, which changes its magnification: cut patches at the right scale instead.
 
 Against 1.0: more patches, more epochs, and stains, lamps, turns and JPEG that vary more in training.
 

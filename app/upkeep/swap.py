@@ -142,7 +142,7 @@ def check_journal(settings: Settings, journal: Journal) -> None:
 
 def mark_database(url: str) -> str:
     """Return a SHA-256 that tells databases apart; another password is the same database."""
-    return hashlib.sha256(re.sub(r"(://[^:@/]*):.*@", r"\1@", url).encode()).hexdigest()
+    return hashlib.sha256(re.sub(r"(://[^:@/]*):[^@]*@", r"\1@", url).encode()).hexdigest()
 
 
 def is_same_folder(one: Path, other: Path) -> bool:

@@ -241,10 +241,12 @@ def test_restore_into_one_database_is_not_finished_into_another(
 
 
 def test_another_password_is_the_same_database_and_another_host_is_not() -> None:
-    urls = [f"postgresql+psycopg://ada:{word}@host/name" for word in ("first", "p@ss/word")]
+    urls = [f"postgresql+psycopg://ada:{word}@host/name" for word in ("first", "p%40s?/word")]
     assert mark_database(urls[0]) == mark_database(urls[1])
     others = ("postgresql+psycopg://ada:first@other/name", "postgresql+psycopg://bob:first@host/name", "sqlite")
     assert len({mark_database(url) for url in (urls[0], *others)}) == 4
+    hosts = [f"postgresql+psycopg://ada:first@{host}/name?application_name=a@b" for host in ("one", "other")]
+    assert mark_database(hosts[0]) != mark_database(hosts[1])
 
 
 def test_restore_that_cannot_be_finished_stops_the_start(

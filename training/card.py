@@ -108,6 +108,6 @@ def format_int8(folder: Path) -> list[str]:
     verdict = f"It is not served: {report.refusal}." if report.refusal else "`SCANCER_PRECISION=int8` serves it."
     counts = ", ".join(f"{count} {name}" for name, count in report.measured_pictures.items())
     return [
-        f"INT8: the AUC drops by {report.auc_drop:.4f} ({report.auc_drop_low:.4f} to {report.auc_drop_high:.4f}) on "
-        f"{counts}. {verdict}"
+        f"INT8: the AUC changes by {-report.auc_drop:+.4f} "
+        f"({-report.auc_drop_high:+.4f} to {-report.auc_drop_low:+.4f}) on {counts}. {verdict}"
     ]

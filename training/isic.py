@@ -110,7 +110,8 @@ keratosis, dermatofibroma, vascular lesion, and lesions without a diagnosis of t
 ## Examples
 
 Four photos of the ISIC archive (ISIC 2017, CC0): two that the model gets right, and two that it gets wrong.
-`examples/expected.json` says which is which, and where each comes from.
+`examples/expected.json` says which is which, and where each comes from. Its probabilities are those of the
+network, before they are calibrated.
 
 ## Licence
 

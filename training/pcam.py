@@ -97,7 +97,8 @@ Training, validation and test slides are different ones. Most files had been com
 ## Examples
 
 Four patches of PatchCamelyon's test part (CC0): two that the model gets right, and two that it gets wrong.
-`examples/expected.json` says which is which, and where each comes from.
+`examples/expected.json` says which is which, and where each comes from. Its probabilities are those of the
+network, before they are calibrated.
 
 ## Licence
 

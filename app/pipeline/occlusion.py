@@ -13,8 +13,8 @@ from app.arrays import InputBatch, RGBImage
 
 CELLS = 12
 """Cells along each side of a map. Windows of 2x2 cells overlap by half: 121 of them."""
-BATCH, BATCH_PIXELS = 4, 4_000_000
-"""Pictures inferred at a time, fewer if they are large: other callers' pictures come in between."""
+BATCH, BATCH_PIXELS = 4, 70_000
+"""Pictures inferred at a time, fewer if they are large: other callers' pictures come in between, every few ms."""
 
 
 @dataclass(frozen=True)

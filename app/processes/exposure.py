@@ -1,6 +1,7 @@
 """Who else on this machine may read or change a file that must be ours."""
 
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,18 +24,24 @@ def make_private(path: Path, *beside: Path) -> None:
     """Make a file that only its owner may read, or take the others' rights from it and files beside it.
 
     What root makes belongs to whoever owns the folder, and root takes no rights from what is not theirs. A file that
-    exists is not opened: to close it would end the locks that this process has on it. Raises `OSError`.
+    exists is not opened, and a new one gets its name when it is closed: closing a file ends all locks that this process
+    has on it, and another thread may have locked it as soon as it has a name. Raises `OSError`.
     """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        with become_owner(path.parent):
-            for each in (path, *beside):
-                with suppress(FileNotFoundError, PermissionError):  # another's file is theirs to protect
-                    each.chmod(0o600)
-        return
-    give_to_owner(path.parent, descriptor)
-    os.close(descriptor)
+    if not os.path.lexists(path):
+        staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            give_to_owner(path.parent, descriptor)
+            os.close(descriptor)
+            with suppress(FileExistsError):  # another was faster
+                path.hardlink_to(staged)
+                return
+        finally:
+            staged.unlink(missing_ok=True)
+    with become_owner(path.parent):
+        for each in (path, *beside):
+            with suppress(FileNotFoundError, PermissionError):  # another's file is theirs to protect
+                each.chmod(0o600)
 
 
 def give_to_owner(folder: Path, descriptor: int) -> None:

@@ -62,7 +62,8 @@ def test_folder_becomes_a_table_in_which_a_broken_picture_is_a_row(pictures: Pat
     assert "cut" in broken["error"] or "end" in broken["error"]
     assert (green["class"], green["score"], green["fit"], green["error"]) == ("", "", "false", "")
     assert "almost of one colour" in green["reasons"]
-    assert "6 pictures: 2 normal; 2 metastatic; 1 failed; 1 not of the model's kind\npassed over: 1 " in done.stderr
+    assert "6 pictures: 2 normal; 2 metastatic; 1 failed; 1 not of the model's kind\npassed over" in done.stderr
+    assert "passed over, as no pictures by their names: 1\n" in done.stderr
     assert "Research use only. Not for diagnosis." in done.stderr
 
 

@@ -1,0 +1,47 @@
+"""A private file is made without a moment in which another thread of the process could lose its lock on it."""
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+from app.processes.exposure import make_private
+
+ROUNDS = 500
+
+
+def lock_once_there(path: Path, held: list[int]) -> None:
+    """Lock a file as soon as it has a name, as SQLite does."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            continue
+        fcntl.lockf(descriptor, fcntl.LOCK_SH)
+        held.append(descriptor)
+        return
+
+
+def test_thread_that_locks_a_file_at_once_keeps_its_lock(tmp_path: Path) -> None:
+    for number in range(ROUNDS):
+        path, held = tmp_path / f"{number}.db", list[int]()
+        thread = threading.Thread(target=lock_once_there, args=(path, held))
+        thread.start()
+        make_private(path)
+        thread.join()
+        inode = path.stat().st_ino
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        assert any(str(os.getpid()) in line and line[5].endswith(f":{inode}") for line in locks), number
+        os.close(held[0])
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert len(list(tmp_path.iterdir())) == ROUNDS
+
+
+def test_file_that_is_there_keeps_its_content_and_loses_the_rights_of_others(tmp_path: Path) -> None:
+    path, beside = tmp_path / "state.db", tmp_path / "state.db-wal"
+    for each in (path, beside):
+        each.write_text("kept")
+        each.chmod(0o644)
+    make_private(path, beside, tmp_path / "state.db-shm")
+    assert [(each.read_text(), each.stat().st_mode & 0o777) for each in (path, beside)] == [("kept", 0o600)] * 2
+    assert sorted(tmp_path.iterdir()) == [path, beside]

@@ -62,6 +62,23 @@ def test_the_wait_for_models_ends_before_systemd_loses_patience() -> None:
     assert int(wait[1]) + 30 < int(unit["TimeoutStartSec"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ({}, "http://127.0.0.1:8080/health/ready"),
+        ({"SCANCER_INFERENCE_ADDRESS": "127.0.0.1:9000"}, "http://127.0.0.1:9000/health/ready"),
+        (
+            {"SCANCER_INFERENCE_ADDRESS": "[::]:443", "SCANCER_TLS_CERTIFICATE": "/a.pem"},
+            "https://[::]:443/health/ready",
+        ),
+    ],
+)
+def test_the_wait_for_models_asks_the_address_of_the_settings(settings: dict[str, str], url: str) -> None:
+    line = read_unit(UNIT)["ExecStartPost"].removeprefix("-").replace("$$", "$").replace("/usr/bin/curl", "echo")
+    done = subprocess.run(shlex.split(line), env=settings, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == url
+
+
 def test_a_start_that_fails_is_tried_again_for_as_long_as_it_takes() -> None:
     unit = read_unit(UNIT)
     assert (unit["Restart"], unit["StartLimitIntervalSec"]) == ("on-failure", "0")
@@ -430,8 +447,9 @@ def test_what_the_unit_starts_says_ready_and_answers_another_user(trial: Trial, 
         server = trial.start(*command, **settings, NOTIFY_SOCKET="@" + address[1:])
         try:
             assert b"READY=1" in notified.recv(1024).splitlines()
-            wait = unit["ExecStartPost"].removeprefix("-").replace("${READY_URL}", settings["READY_URL"])
-            trial.run(*shlex.split(wait))
+            wait = unit["ExecStartPost"].removeprefix("-").replace("$$", "$")
+            address = f"SCANCER_INFERENCE_ADDRESS={settings['SCANCER_INFERENCE_ADDRESS']}"
+            trial.run("env", address, *shlex.split(wait))
             url = f"http://{settings['SCANCER_INFERENCE_ADDRESS']}/predictions/isic-classification"
             answer = requests.put(url, data=PICTURE.read_bytes(), auth=(USER, PASSWORD), timeout=30)
             assert answer.json()["class"] == "malignant"

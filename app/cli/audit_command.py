@@ -23,7 +23,12 @@ def record(action: str, subject: str) -> None:
 
 
 def name_system_user() -> str:
-    """Return the name of the system's user who runs this command, or else the number."""
+    """Return the name of the system's user who runs this command, or else the number.
+
+    The command `scancer` runs as the service's user, and hands over who called it.
+    """
+    if caller := os.environ.get("SYSTEM_CALLER"):
+        return caller
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # a container's user need not have a name

@@ -38,13 +38,16 @@ done
 
 home=$root/opt/scancer settings=$root/etc/scancer state=$root/var/lib/scancer
 unit=$root/etc/systemd/system/scancer.service command=$root/usr/local/bin/scancer
+backups=$root/var/backups/scancer
 has_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
 # The service may have planted links below its own folder, so what is done there has its rights alone. A session of its own
-# keeps the service from typing into root's terminal.
+# keeps the service from typing into root's terminal. `env` is there since setpriv starts its program with root's capabilities.
+become="setpriv --reuid=scancer --regid=scancer --init-groups env"
 as_service() {
   if [ -z "$root" ]; then
-    setsid --wait setpriv --reuid=scancer --regid=scancer --init-groups "$@"
+    # shellcheck disable=SC2086  # several words
+    setsid --wait $become "$@"
   else
     "$@"
   fi
@@ -58,13 +61,24 @@ point_at() {
   mv -T "$home/$2.new" "$home/$2"
 }
 
+# Prints the real path of a Python that can make an environment; below / also one that the service can run. The unit hides
+# some folders.
 find_python() {
-  for candidate in ${PYTHON:-python3.12 python3.13 python3.11 python3}; do
-    if "$candidate" -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-      echo "$candidate"
+  is_fit='import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+  refused=""
+  for candidate in ${PYTHON:-python3.12 python3.13 python3.11 python3 /usr/bin/python3}; do
+    "$candidate" -c "$is_fit" 2>/dev/null || continue
+    path=$("$candidate" -c 'import os, sys; print(os.path.realpath(sys.executable))')
+    case "$path" in
+      /root/* | /home/* | /run/user/* | /tmp/* | /var/tmp/*) [ -n "$root" ] || refused=$path ;;
+      *) as_service "$path" -c "$is_fit" 2>/dev/null || refused=$path ;;
+    esac
+    if [ "$refused" != "$path" ]; then
+      echo "$path"
       return
     fi
   done
+  [ -z "$refused" ] || fail "the service cannot run $refused; name a Python that all users can run: PYTHON=/usr/bin/python3"
   fail "Python 3.11, 3.12 or 3.13 with venv is needed (Debian: apt-get install python3-venv). Or name one: PYTHON=…"
 }
 
@@ -85,14 +99,14 @@ install_release() {
   guides+=(benchmarks/{README,capacity}.md)
   parts=(wsgi.py gunicorn.conf.py requirements_serve.txt deploy/requirements_{shared,tracing}.txt "${guides[@]}")
   release=$({
-    echo "$("$python" --version) ${extras[*]}"
+    echo "$("$python" --version) $python ${extras[*]}"
     find app "${parts[@]}" -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
   } | sha256sum | cut -c1-12)
   folder=$home/releases/$release
   if [ -e "$folder/complete" ]; then
     say "version $release is there already"
   else
-    say "installing version $release into $folder"
+    say "installing version $release into $folder, with $python"
     rm -rf "$folder"
     mkdir -p "$folder"
     # The service must read it, also of a clone that was made under umask 077.
@@ -172,7 +186,11 @@ start() {
     systemctl restart scancer || fail "the service did not start: journalctl -u scancer says why."
     say "the service runs; journalctl -u scancer shows its log"
   else
-    say "systemd does not run here; what the unit would start is: $home/current/venv/bin/gunicorn wsgi:app"
+    starter=$become
+    if [ -n "$root" ]; then starter="env"; fi
+    line="set -a; . $settings/scancer.env; umask 077; cd $home/current; exec $starter venv/bin/gunicorn wsgi:app"
+    say "systemd does not run here, so nothing was started, and nothing will be at boot. This starts the server:"
+    echo "sh -c '$line'"
   fi
   say "next, make a user: $command users add NAME"
 }
@@ -186,14 +204,26 @@ rollback() {
   start
 }
 
+# Before anything is removed: code under a running server, or a user that userdel then refuses to take.
+refuse_while_it_runs() {
+  id=$(id -u scancer 2>/dev/null) || return 0
+  running=$(grep -lsE "^Uid:.*[[:space:]]$id([[:space:]]|\$)" /proc/[0-9]*/status | tr -dc '0-9\n' | tr '\n' ' ' || true)
+  [ -z "$running" ] || fail "programs of the user scancer still run, so nothing was removed. End them first: processes $running"
+}
+
 uninstall() {
   if has_systemd; then systemctl disable --now --quiet scancer 2>/dev/null || true; fi
+  if [ -z "$root" ]; then refuse_while_it_runs; fi
   rm -rf "$home" "$unit" "$unit.d" "$command"
   if has_systemd; then systemctl daemon-reload; fi
   if [ "$action" = purge ]; then
     rm -rf "$settings" "$state"
+    # The next user that the system makes may get the number of this one.
+    if [ -z "$root" ] && [ -d "$backups" ]; then chown -Rh root:root "$backups/" && chmod 700 "$backups"; fi
     if [ -z "$root" ] && getent passwd scancer >/dev/null; then userdel scancer; fi
     say "removed, with settings, users and models"
+    [ ! -d "$backups" ] || say "$backups stays, for root alone; it holds password hashes: rm -r $backups"
+    say "what you put beside it for nginx and Prometheus stays: deploy/README.md, 'Remove', names the files"
   else
     say "removed; $settings and $state stay (--purge removes them)"
   fi

@@ -118,12 +118,13 @@ class Watched:
 
     def __init__(self, folder: Path, server: TLSServer) -> None:
         self.server, self._folder = server, folder
-        self._prometheus, probe = find_free_ports(2)
+        self._prometheus, probe, nobody = find_free_ports(3)
         self._write(
             "prometheus.yml",
             {
                 "127.0.0.1:8082": f"localhost:{server.ports[2]}",
                 "http://127.0.0.1:8080": f"https://localhost:{server.ports[0]}",
+                "127.0.0.1:9093": f"127.0.0.1:{nobody}",  # a machine's own Alertmanager would tell people
                 "127.0.0.1:9115": f"127.0.0.1:{probe}",
                 "job_name: scancer\n": "job_name: scancer\n    scheme: https\n    tls_config: {ca_file: server.pem}\n",
                 "_interval: 15s": "_interval: 1s",

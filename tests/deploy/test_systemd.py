@@ -62,6 +62,23 @@ def test_the_wait_for_models_ends_before_systemd_loses_patience() -> None:
     assert int(wait[1]) + 30 < int(unit["TimeoutStartSec"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ({}, "http://127.0.0.1:8080/health/ready"),
+        ({"SCANCER_INFERENCE_ADDRESS": "127.0.0.1:9000"}, "http://127.0.0.1:9000/health/ready"),
+        (
+            {"SCANCER_INFERENCE_ADDRESS": "[::]:443", "SCANCER_TLS_CERTIFICATE": "/a.pem"},
+            "https://[::]:443/health/ready",
+        ),
+    ],
+)
+def test_the_wait_for_models_asks_the_address_of_the_settings(settings: dict[str, str], url: str) -> None:
+    line = read_unit(UNIT)["ExecStartPost"].removeprefix("-").replace("$$", "$").replace("/usr/bin/curl", "echo")
+    done = subprocess.run(shlex.split(line), env=settings, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == url
+
+
 def test_a_start_that_fails_is_tried_again_for_as_long_as_it_takes() -> None:
     unit = read_unit(UNIT)
     assert (unit["Restart"], unit["StartLimitIntervalSec"]) == ("on-failure", "0")
@@ -70,11 +87,18 @@ def test_a_start_that_fails_is_tried_again_for_as_long_as_it_takes() -> None:
 
 PYTHON_STAND_IN = """#!/bin/sh
 case "$1 $2" in
-  "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m venv")
+    mkdir -p "$3/bin" && cp "$0" "$3/bin/python"
+    echo '#!/bin/sh' | tee "$3/bin/flask" >"$3/bin/gunicorn"
+    echo 'echo "$SYSTEM_CALLER $*"; grep ^Cap[PE] /proc/self/status' >>"$3/bin/flask"
+    echo 'echo "$(id -un) $(umask) $PWD $SCANCER_MODELS $*"' >>"$3/bin/gunicorn"
+    chmod 755 "$3/bin/flask" "$3/bin/gunicorn"
+    ;;
+  "-c import os, sys"*) realpath "$0" ;;
   "-m pip") echo "$@" >"$(dirname "$0")/../pip" ;;
 esac
 """
-"""Takes what the installer asks of Python, and keeps what pip was told."""
+"""Takes what the installer asks of Python, and keeps what pip was told; the programs it installs tell how they run."""
 
 
 class ClosedClone:
@@ -108,6 +132,14 @@ class ClosedClone:
 
     def start(self, *options: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         return self.run("bash", self.script, "--root", self._root, *options, **variables)
+
+    def run_apart(self, script: str, folder: Path, *, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        """Run a script as root, below mounts that nobody else sees; it begins with `APART`."""
+        if self.run("unshare", "--mount", "mount", "--make-rprivate", "/").returncode:
+            pytest.skip("nothing can be mounted here")
+        done = self.run("unshare", "--mount", "bash", "-euc", APART + script, "test", self.script, folder)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
 
     def install(self, *options: str) -> list[str]:
         """Run the installer; return the files of packages that pip got for the release that is current then."""
@@ -171,11 +203,17 @@ def test_a_model_is_whole_after_a_run_that_was_killed_while_it_copied(tmp_path: 
     assert there == {"small-model", *(f"small-model/1.0{name}" for name in ("", "/model.toml", "/weights"))}
 
 
-AS_ROOT = """
+APART = """
 mount --make-rprivate /
-for folder in /opt /run /var/lib /usr/local/bin; do mount -t tmpfs -o mode=755 tmpfs "$folder"; done
+for folder in /opt /run /var/lib /var/backups /usr/local/bin; do mount -t tmpfs -o mode=755 tmpfs "$folder"; done
 cp -a /etc "$2"
 mount --bind "$2/etc" /etc
+cp "$PYTHON" /usr/local/bin/python
+export PYTHON=/usr/local/bin/python
+"""
+"""A machine to install on for good, of which nobody else sees anything."""
+
+AS_ROOT = """
 mkdir -p /var/lib/scancer/store
 bash "$1"
 state=/var/lib/scancer victim=/var/lib/victim
@@ -189,17 +227,14 @@ for name in models/small-model models instance store; do
   rm "$state/$name"
 done
 """
-"""Installs for good, but below mounts that nobody else sees; then again with links that the service's user planted."""
+"""Installs, then again with links that the service's user planted."""
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="root alone installs for good")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root alone installs for good")
+@needs_root
 def test_links_that_the_services_user_plants_give_it_nothing_of_roots(tmp_path: Path) -> None:
-    clone = ClosedClone(tmp_path)
-    if clone.run("unshare", "--mount", "mount", "--make-rprivate", "/").returncode:
-        pytest.skip("nothing can be mounted here")
-    done = clone.run("unshare", "--mount", "bash", "-euc", AS_ROOT, "test", clone.script, tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    said = [line for line in done.stdout.splitlines() if not line.startswith("install: ")]
+    done = ClosedClone(tmp_path).run_apart(AS_ROOT, tmp_path)
+    said = [line for line in done.stdout.splitlines() if not line.startswith(("install: ", "sh -c "))]
     made = {name: (owner, mode) for name, owner, mode in (line.split()[1:] for line in said if line[:5] == "made ")}
     assert {name: made[name][1] for name in ("models", "store", "instance")} == {
         "models": "750",
@@ -210,6 +245,96 @@ def test_links_that_the_services_user_plants_give_it_nothing_of_roots(tmp_path: 
     assert {"models/small-model/1.0/model.toml", "models/small-model/1.0/weights"} <= set(made)
     names = ("models/small-model", "models", "instance", "store")
     assert said[len(made) :] == [line for name in names for line in (f"refused {name}", "root 755")]
+
+
+HIDDEN_PYTHONS = """
+mkdir -m 700 /opt/closed
+for path in /opt/closed/python /root/python-of-a-test /home/python-of-a-test; do
+  case "$path" in /root/* | /home/*) mount -t tmpfs -o mode=755 tmpfs "${path%/*}" ;; esac
+  cp /usr/local/bin/python "$path"
+  ln -sf "$path" /usr/local/bin/python3.12
+  PYTHON=python3.12 bash "$1" 2>&1 && exit 1
+done
+ls -A /opt/scancer/releases
+PYTHON="/root/python-of-a-test /usr/local/bin/python" bash "$1"
+"""
+"""Pythons that the service's user cannot run, or that the unit hides from it; the last line names a good one too."""
+
+
+@needs_root
+def test_a_python_that_the_service_cannot_run_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    said = ClosedClone(tmp_path).run_apart(HIDDEN_PYTHONS, tmp_path).stdout
+    refused = re.findall(r"^install: the service cannot run (\S+);.*PYTHON=/usr/bin/python3$", said, re.MULTILINE)
+    assert refused == ["/opt/closed/python", "/root/python-of-a-test", "/home/python-of-a-test"]
+    assert re.findall(r"installing version .* with (\S+)$", said, re.MULTILINE) == ["/usr/local/bin/python"]
+
+
+def test_another_python_of_the_same_version_makes_another_release(tmp_path: Path) -> None:
+    clone = ClosedClone(tmp_path)
+    clone.install()
+    before = clone.current.resolve()
+    other = shutil.copy(tmp_path / "python", tmp_path / "other")
+    (tmp_path / "link").symlink_to(tmp_path / "python")
+    assert clone.start(PYTHON=f"{tmp_path}/link").returncode == 0
+    assert clone.current.resolve() == before
+    assert clone.start(PYTHON=str(other)).returncode == 0
+    assert clone.current.resolve() != before
+
+
+WITHOUT_SYSTEMD = """
+bash "$1" | tee /opt/said
+echo "SCANCER_MODELS='/a b'" >>/etc/scancer/scancer.env
+bash -c "$(grep '^sh -c ' /opt/said)"
+SUDO_USER=ada scancer doctor
+scancer doctor
+"""
+
+
+@needs_root
+def test_where_systemd_does_not_run_the_printed_line_starts_the_server_as_the_unit_does(tmp_path: Path) -> None:
+    lines = ClosedClone(tmp_path).run_apart(WITHOUT_SYSTEMD, tmp_path).stdout.splitlines()
+    assert any("so nothing was started" in line for line in lines)
+    assert "scancer 0077 /opt/scancer/current /a b wsgi:app" in lines
+    none = [f"Cap{name}:\t{0:016x}" for name in ("Prm", "Eff")]
+    callers = [[f"{name} --app wsgi doctor", *none] for name in ("ada", "root")]
+    assert lines[-6:] == callers[0] + callers[1]
+
+
+REMOVING = """
+bash "$1" >/dev/null
+install -d -o scancer -m 750 /var/backups/scancer
+setpriv --reuid=scancer --regid=scancer --clear-groups touch /var/backups/scancer/mine.tar
+setpriv --reuid=scancer --regid=scancer --clear-groups sleep 1000 >/dev/null 2>&1 &
+server=$!
+trap 'kill $server' EXIT
+until grep -q "^Uid:.*$(id -u scancer)" "/proc/$server/status"; do :; done
+for way in --uninstall --purge; do
+  bash "$1" "$way" 2>&1 && exit 1
+  ls -d /opt/scancer/current /usr/local/bin/scancer /etc/scancer/scancer.env /var/lib/scancer/models
+done
+echo "server $server"
+kill "$server"
+wait "$server" || true
+trap - EXIT
+bash "$1" --purge
+ls -d /opt/scancer /etc/scancer /var/lib/scancer 2>/dev/null && exit 1
+getent passwd scancer && exit 1
+stat -c '%n %U %G %a' /var/backups/scancer /var/backups/scancer/mine.tar
+"""
+"""Removes the service while a program of its user runs, and after."""
+
+
+@needs_root
+def test_nothing_is_removed_under_a_running_server_and_backups_go_to_root(tmp_path: Path) -> None:
+    said = ClosedClone(tmp_path).run_apart(REMOVING, tmp_path).stdout
+    server = re.search(r"^server (\d+)$", said, re.MULTILINE)
+    assert server is not None
+    refused = re.findall(r"^install: .* so nothing was removed\. End them first: processes (.*)$", said, re.MULTILINE)
+    assert [each.split() for each in refused] == [[server[1]], [server[1]]]
+    assert said.count("/var/lib/scancer/models\n") == 2
+    left = "/var/backups/scancer root root 700\n/var/backups/scancer/mine.tar root root 6"
+    assert left in said
+    assert "install: /var/backups/scancer stays, for root alone" in said
 
 
 BODIES = """
@@ -322,8 +447,9 @@ def test_what_the_unit_starts_says_ready_and_answers_another_user(trial: Trial, 
         server = trial.start(*command, **settings, NOTIFY_SOCKET="@" + address[1:])
         try:
             assert b"READY=1" in notified.recv(1024).splitlines()
-            wait = unit["ExecStartPost"].removeprefix("-").replace("${READY_URL}", settings["READY_URL"])
-            trial.run(*shlex.split(wait))
+            wait = unit["ExecStartPost"].removeprefix("-").replace("$$", "$")
+            address = f"SCANCER_INFERENCE_ADDRESS={settings['SCANCER_INFERENCE_ADDRESS']}"
+            trial.run("env", address, *shlex.split(wait))
             url = f"http://{settings['SCANCER_INFERENCE_ADDRESS']}/predictions/isic-classification"
             answer = requests.put(url, data=PICTURE.read_bytes(), auth=(USER, PASSWORD), timeout=30)
             assert answer.json()["class"] == "malignant"

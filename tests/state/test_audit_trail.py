@@ -187,6 +187,14 @@ def test_flood_of_failures_does_not_fill_the_trail(own: Flask, client: FlaskClie
     assert len(services.audit.read()) == 30
 
 
+def test_command_of_the_service_is_entered_with_who_called_it(own: Flask) -> None:
+    runner = own.test_cli_runner(env={"SYSTEM_CALLER": "grace"})
+    added = runner.invoke(args=["users", "add", "ward", "--password-stdin"], input=f"{PASSWORD}\n")
+    assert added.exit_code == 0, added.output
+    shown = runner.invoke(args=["audit", "--user", "system:grace"]).output.splitlines()
+    assert [line.split("\t")[1:2] + line.split("\t")[3:4] for line in shown] == [["system:grace", "ward (predict)"]]
+
+
 def test_commands_enter_what_they_change_and_show_it(own: Flask, tmp_path: Path) -> None:
     runner = own.test_cli_runner()
     made = runner.invoke(users_commands, ["add", "eve", "--no-password"])

@@ -36,6 +36,9 @@ def make_private(path: Path, *beside: Path) -> None:
             with suppress(FileExistsError):  # another was faster
                 path.hardlink_to(staged)
                 return
+        except OSError as error:
+            error.filename = str(path)
+            raise
         finally:
             staged.unlink(missing_ok=True)
     with become_owner(path.parent):

@@ -69,6 +69,9 @@ def become_owner(folder: Path) -> Iterator[None]:
         yield
         return
     owner = max(folder.stat(), folder.lstat(), key=lambda status: status.st_uid)
+    if owner.st_uid == 0:
+        yield
+        return
     groups, group = os.getgroups(), os.getegid()
     try:
         with suppress(PermissionError):  # root of a container may not, nor may it do much else

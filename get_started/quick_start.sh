@@ -172,6 +172,6 @@ Postman: import the two files get_started/scancer.postman_*.json, and set in the
 The same without Postman, once "npm install newman" was run here; every check must be green:
 $ '$PWD/node_modules/.bin/newman' run '$PWD/get_started/scancer.postman_collection.json' -e '$PWD/get_started/scancer.postman_environment.json' --working-dir '$PWD' --env-var base=http://$address --env-var management=http://$management --env-var metrics=http://$metrics --env-var user=$user --env-var password=$password --env-var manager=$manager --env-var manager_password=$manager_password
 
-Open http://$address and drop a picture. Sign in as $user, with the password above. Guides: http://$address/guides
+Open http://$address, sign in as $user with the password above, open a model, and drop a picture. Guides: http://$address/guides
 The server goes on running; stop it: bash get_started/quick_start.sh --stop
 EOF

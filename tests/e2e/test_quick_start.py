@@ -120,7 +120,7 @@ def test_collection_is_green_from_any_folder_after_nothing_but_the_quick_start(
     done = run(folder, "--port", str(port))
     try:
         assert done.returncode == 0, done.stdout + done.stderr
-        assert f"\nOpen http://127.0.0.1:{port} and drop a picture." in done.stdout
+        assert f"\nOpen http://127.0.0.1:{port}, sign in as demo with the password above, open" in done.stdout
         printed = re.search(r"^\$ '.*/newman' run (.*)$", done.stdout, re.MULTILINE)
         assert printed is not None
         command = [newman, "run", *shlex.split(printed[1]), "--color", "off"]

@@ -69,8 +69,8 @@ find_python() {
   for candidate in ${PYTHON:-python3.12 python3.13 python3.11 python3 /usr/bin/python3}; do
     "$candidate" -c "$is_fit" 2>/dev/null || continue
     path=$("$candidate" -c 'import os, sys; print(os.path.realpath(sys.executable))')
-    case "$path" in
-      /root/* | /home/* | /run/user/* | /tmp/* | /var/tmp/*) [ -n "$root" ] || refused=$path ;;
+    case "${path#/}" in
+      root/* | home/* | run/user/* | tmp/* | var/tmp/*) [ -n "$root" ] || refused=$path ;;
       *) as_service "$path" -c "$is_fit" 2>/dev/null || refused=$path ;;
     esac
     if [ "$refused" != "$path" ]; then

@@ -249,14 +249,15 @@ def test_links_that_the_services_user_plants_give_it_nothing_of_roots(tmp_path: 
 
 HIDDEN_PYTHONS = """
 mkdir -m 700 /opt/closed
-for path in /opt/closed/python /root/python-of-a-test /home/python-of-a-test; do
-  case "$path" in /root/* | /home/*) mount -t tmpfs -o mode=755 tmpfs "${path%/*}" ;; esac
+for folder in opt/closed home root; do
+  path=/$folder/python-of-a-test
+  [ "$folder" = opt/closed ] || mount -t tmpfs -o mode=755 tmpfs "/$folder"
   cp /usr/local/bin/python "$path"
   ln -sf "$path" /usr/local/bin/python3.12
   PYTHON=python3.12 bash "$1" 2>&1 && exit 1
 done
 ls -A /opt/scancer/releases
-PYTHON="/root/python-of-a-test /usr/local/bin/python" bash "$1"
+PYTHON="$path /usr/local/bin/python" bash "$1"
 """
 """Pythons that the service's user cannot run, or that the unit hides from it; the last line names a good one too."""
 
@@ -265,7 +266,7 @@ PYTHON="/root/python-of-a-test /usr/local/bin/python" bash "$1"
 def test_a_python_that_the_service_cannot_run_is_refused_with_the_way_out(tmp_path: Path) -> None:
     said = ClosedClone(tmp_path).run_apart(HIDDEN_PYTHONS, tmp_path).stdout
     refused = re.findall(r"^install: the service cannot run (\S+);.*PYTHON=/usr/bin/python3$", said, re.MULTILINE)
-    assert refused == ["/opt/closed/python", "/root/python-of-a-test", "/home/python-of-a-test"]
+    assert refused == [f"/{folder}/python-of-a-test" for folder in ("opt/closed", "home", "root")]
     assert re.findall(r"installing version .* with (\S+)$", said, re.MULTILINE) == ["/usr/local/bin/python"]
 
 

@@ -141,7 +141,7 @@ def main() -> None:
 
     teacher = make_or_load(RECIPE, work / "isic-averaged.safetensors", average)
     network = make_or_load(
-        RECIPE, work / "isic.safetensors", lambda checkpoint: distil(DISTILLATION, data, checkpoint, teacher)
+        RECIPE, work / "isic-distilled.safetensors", lambda checkpoint: distil(DISTILLATION, data, checkpoint, teacher)
     )
     facts = ModelFacts(
         name="isic-classification",

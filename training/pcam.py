@@ -118,7 +118,7 @@ def main() -> None:
 
     teacher = make_or_load(RECIPE, work / "pcam-averaged.safetensors", average)
     network = make_or_load(
-        RECIPE, work / "pcam.safetensors", lambda checkpoint: distil(DISTILLATION, data, checkpoint, teacher)
+        RECIPE, work / "pcam-distilled.safetensors", lambda checkpoint: distil(DISTILLATION, data, checkpoint, teacher)
     )
     facts = ModelFacts(
         name="pcam-classification",

@@ -132,6 +132,7 @@ def test_endless_handler_is_killed_at_its_timeout_and_health_answers_meanwhile(l
     assert within(5, lambda: len(list_pids(live)) == 4)
 
 
+@pytest.mark.alone
 def test_no_request_fails_while_versions_of_a_handler_come_change_and_go(live: LiveServer) -> None:
     manage(live, "POST", "/models?url=quick1.0.mar&initial_workers=1")
     answers: list[tuple[float, int, str, str]] = []

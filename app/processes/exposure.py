@@ -3,6 +3,7 @@
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,10 +42,28 @@ def make_private(path: Path, *beside: Path) -> None:
             raise
         finally:
             staged.unlink(missing_ok=True)
-    with become_owner(path.parent):
-        for each in (path, *beside):
-            with suppress(FileNotFoundError, PermissionError):  # another's file is theirs to protect
-                each.chmod(0o600)
+    for each in (path, *beside):
+        with suppress(FileNotFoundError, PermissionError):  # another's file is theirs to protect
+            protect(each)
+
+
+def protect(path: Path) -> None:
+    """Take others' rights from a file; as root, only if it is its folder's owner's, who may have put a link there."""
+    if os.geteuid() != 0 or (owner := find_owner(path.parent).st_uid) == 0:
+        path.chmod(0o600)
+    elif sys.platform == "linux":  # elsewhere no file can be named so that it is the one that was looked at
+        descriptor = os.open(path, os.O_PATH)  # opens nothing: the process's locks outlive it
+        try:
+            status = os.fstat(descriptor)
+            if status.st_uid == owner and stat.S_ISREG(status.st_mode):
+                Path(f"/proc/self/fd/{descriptor}").chmod(0o600)
+        finally:
+            os.close(descriptor)
+
+
+def find_owner(folder: Path) -> os.stat_result:
+    """Return the status that names a folder's owner; a link that leads to a folder of root's may be another's."""
+    return max(folder.stat(), folder.lstat(), key=lambda status: status.st_uid)
 
 
 def give_to_owner(folder: Path, descriptor: int) -> None:
@@ -61,14 +80,14 @@ def give_to_owner(folder: Path, descriptor: int) -> None:
 def become_owner(folder: Path) -> Iterator[None]:
     """Be whoever owns a folder, if this is root, until the block ends: an owner may put links into it at any moment.
 
-    What is made belongs to the owner, too. A link that leads to a folder of root's may be another's: be that user then.
+    What is made belongs to the owner, too.
 
     Thread safety: all threads of the process become the owner.
     """
     if os.geteuid() != 0 or not folder.exists():
         yield
         return
-    owner = max(folder.stat(), folder.lstat(), key=lambda status: status.st_uid)
+    owner = find_owner(folder)
     if owner.st_uid == 0:
         yield
         return

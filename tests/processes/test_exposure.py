@@ -5,9 +5,12 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
 from app.processes.exposure import make_private
 
 ROUNDS = 500
+OWNER = 54_321
 
 
 def lock_once_there(path: Path, held: list[int]) -> None:
@@ -45,3 +48,23 @@ def test_file_that_is_there_keeps_its_content_and_loses_the_rights_of_others(tmp
     make_private(path, beside, tmp_path / "state.db-shm")
     assert [(each.read_text(), each.stat().st_mode & 0o777) for each in (path, beside)] == [("kept", 0o600)] * 2
     assert sorted(tmp_path.iterdir()) == [path, beside]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to take from other users' files")
+def test_root_takes_rights_from_the_owners_files_alone_and_stays_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, outside = tmp_path / "instance", tmp_path / "of_root"
+    folder.mkdir()
+    os.chown(folder, OWNER, OWNER)
+    names = "state.db", "of_root", "of_another", "linked", "hard"
+    theirs, roots, others, linked, hard = (folder / name for name in names)
+    for file, owner in ((theirs, OWNER), (roots, 0), (others, OWNER + 1), (outside, 0)):
+        file.touch()
+        file.chmod(0o644)
+        os.chown(file, owner, owner)
+    linked.symlink_to(outside)
+    hard.hardlink_to(outside)
+    monkeypatch.delattr(os, "seteuid")  # it changes all threads
+    make_private(theirs, roots, others, linked, hard, folder / "absent")
+    assert [file.stat().st_mode & 0o777 for file in (theirs, roots, others, outside)] == [0o600, 0o644, 0o644, 0o644]

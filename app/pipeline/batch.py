@@ -18,6 +18,8 @@ from app.pipeline.patience import ENDLESS, LATE, PRESENCE_S, Patience
 
 RECENT_S = 0.05
 """How long after a batch the load is taken to be what it was then."""
+LULL_S = 0.05
+"""How long pictures that give way may be kept waiting by others."""
 
 
 class BatchRun(NamedTuple):
@@ -34,10 +36,11 @@ class BatchRun(NamedTuple):
 class Job:
     """One caller's pictures, and later their scores or the error that kept them from having any."""
 
-    __slots__ = ("arrived", "count", "error", "is_leader", "patience", "pictures", "run", "scores", "wake")
+    __slots__ = ("arrived", "count", "error", "gives_way", "is_leader", "patience", "pictures", "run", "scores", "wake")
 
-    def __init__(self, pictures: InputBatch, patience: Patience) -> None:
+    def __init__(self, pictures: InputBatch, patience: Patience, gives_way: bool) -> None:
         self.patience = patience
+        self.gives_way = gives_way
         self.pictures = pictures
         self.count = len(pictures)
         self.scores: Scores | None = None
@@ -55,6 +58,7 @@ class BatchRunner:
     A lone caller never waits for others. Under load a batch costs less than its pictures one by one: the weights pass
     through the processor's caches once, and an engine likes batches of one size better than of many. So a batch waits
     a moment for pictures that are being decoded, and, where callers came together just now, for as many as then.
+    Pictures that give way are inferred in between, and never together with others.
     At most `max_waiting` callers may wait. Admission lets no more in (`app/api/request/places.py`), so this bound
     speaks only where a runner is used without it.
 
@@ -71,6 +75,7 @@ class BatchRunner:
         self._max_delay_s = spec.max_delay_ms / 1000
         self._lock = threading.Lock()
         self._came = threading.Condition(self._lock)
+        self._lull = threading.Condition(self._lock)
         self._engine_lock = threading.Lock()
         self._jobs: deque[Job] = deque()
         self._arriving: set[object] = set()
@@ -93,6 +98,7 @@ class BatchRunner:
                 with self._lock:
                     self._arriving.remove(announcement)
                     self._came.notify()
+                    self._lull.notify_all()
 
     @property
     def waiting(self) -> int:
@@ -100,15 +106,17 @@ class BatchRunner:
         return len(self._jobs)
 
     def infer(
-        self, batch: InputBatch, patience: Patience = ENDLESS, announcement: object = None
+        self, batch: InputBatch, patience: Patience = ENDLESS, announcement: object = None, gives_way: bool = False
     ) -> tuple[Scores, BatchRun]:
         """Infer uint8 [N, H, W, 3], perhaps together with others'. `announcement` is what `arrival` gave; None: nothing
-        announced them. Returns scores, float32 [N, outputs], and where the time went. Raises
-        `ServiceUnavailableError` if the queue is full or the model was closed, `DeadlineError` if the caller waits no
-        longer, and `InferenceError` if the engine failed.
+        announced them. Those that `gives_way` wait up to `LULL_S` until nobody else has pictures. Returns scores,
+        float32 [N, outputs], and where the time went. Raises `ServiceUnavailableError` if the queue is full or the
+        model was closed, `DeadlineError` if the caller waits no longer, and `InferenceError` if the engine failed.
         """
-        job = Job(batch, patience)
+        job = Job(batch, patience, gives_way)
         with self._lock:
+            if gives_way:
+                self._lull.wait_for(lambda: not (self._is_led or self._arriving), LULL_S)
             self._arriving.discard(announcement)
             self._came.notify()
             if len(self._jobs) >= self._max_waiting:
@@ -153,11 +161,13 @@ class BatchRunner:
                     job.error = InferenceError("The model failed.")
                 job.wake.release()
             with self._lock:
-                self._last_load, self._last_ended = (
-                    len(jobs) + len(self._jobs) + len(self._arriving),
-                    time.perf_counter(),
-                )
+                if not (jobs and jobs[0].gives_way):
+                    self._last_load, self._last_ended = (
+                        len(jobs) + len(self._jobs) + len(self._arriving),
+                        time.perf_counter(),
+                    )
                 self._is_led = bool(self._jobs)
+                self._lull.notify_all()
                 if self._jobs:
                     self._jobs[0].is_leader = True
                     self._jobs[0].wake.release()
@@ -171,7 +181,7 @@ class BatchRunner:
             self._wait_for_company()
             jobs: list[Job] = []
             pictures = 0
-            while self._jobs and (not jobs or pictures + self._jobs[0].count <= self._sizes[0]):
+            while self._jobs and (not jobs or self._fits(self._jobs[0], jobs[0], pictures)):
                 job = self._jobs.popleft()
                 if self._is_wanted(job):
                     jobs.append(job)
@@ -180,6 +190,10 @@ class BatchRunner:
                 pictures -= jobs[-1].count
                 self._jobs.appendleft(jobs.pop())
             return jobs
+
+    def _fits(self, job: Job, first: Job, pictures: int) -> bool:
+        """Whether a job can be inferred together with `pictures` that are taken already, the first being `first`."""
+        return pictures + job.count <= self._sizes[0] and not (job.gives_way or first.gives_way)
 
     def _wait_for_company(self) -> None:
         """Wait until the batch is complete, at most `max_delay_ms`; only the clock tells that a burst is over."""
@@ -204,7 +218,7 @@ class BatchRunner:
     def _is_complete(self) -> bool:
         """Whether there is nothing to wait for: the batch is full, or all are there who are likely to come."""
         pictures = sum(job.count for job in self._jobs)
-        if pictures >= self._sizes[0]:
+        if pictures >= self._sizes[0] or any(job.gives_way for job in self._jobs):
             return True
         is_recent = time.perf_counter() - self._last_ended < RECENT_S
         return not self._arriving and (not is_recent or len(self._jobs) >= self._last_load)

@@ -15,6 +15,7 @@ from small_engines import PATIENCE_S, FailingEngine, HeldEngine, MeanEngine
 from app.arrays import InputBatch, Scores
 from app.errors import DeadlineError, InferenceError, ServiceUnavailableError
 from app.manifest.model_specs import BatchSpec
+from app.pipeline import batch as batching
 from app.pipeline.batch import PRESENCE_S, RECENT_S, BatchRunner
 from app.pipeline.patience import Patience
 
@@ -331,3 +332,38 @@ def test_batch_larger_than_twenty_four_is_reached() -> None:
         for future in callers:
             future.result(PATIENCE_S)
     assert engine.batch_sizes == [1, 64]
+
+
+def test_pictures_that_give_way_wait_for_those_that_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "LULL_S", PATIENCE_S)
+    engine = MeanEngine()
+    runner = BatchRunner(engine, 20, SPEC)
+    with ThreadPoolExecutor(1) as pool, runner.arrival() as announcement:
+        waiting = pool.submit(runner.infer, make_batch(1, 2), gives_way=True)
+        runner.infer(make_batch(2), announcement=announcement)
+        waiting.result(PATIENCE_S)
+    assert engine.batch_sizes == [1, 2]
+
+
+def test_pictures_that_give_way_do_not_wait_for_ever() -> None:
+    runner = BatchRunner(MeanEngine(), 20, SPEC)
+    with runner.arrival():  # one who is announced, and does not come
+        started = time.perf_counter()
+        runner.infer(make_batch(1, 2), gives_way=True)
+    assert batching.LULL_S <= time.perf_counter() - started < batching.LULL_S + 1
+
+
+def test_pictures_that_give_way_are_inferred_alone() -> None:
+    engine = HeldEngine()
+    runner = BatchRunner(engine, 20, SPEC)
+    with ThreadPoolExecutor(7) as pool:
+        with held(runner, engine):
+            before = [pool.submit(runner.infer, make_batch(seed)) for seed in range(3)]
+            wait_until(lambda: runner.waiting == 3)
+            between = pool.submit(runner.infer, make_batch(3, 2), gives_way=True)
+            wait_until(lambda: runner.waiting == 4)
+            after = [pool.submit(runner.infer, make_batch(seed)) for seed in range(3)]
+            wait_until(lambda: runner.waiting == 7)
+        for future in (*before, between, *after):
+            future.result(PATIENCE_S)
+    assert engine.batch_sizes == [1, 3, 2, 3]

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from flask import Flask
 
+    from app.api.request.observation import Observation
+    from app.api.request.routing import RoutedFlask
+    from app.api.request.services import Services
     from app.config.settings import Settings
     from app.tracing import Tracing
 
@@ -23,20 +26,41 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     import click
 
     from app import cli
+    from app.api.request.routing import RoutedFlask
+    from app.api.request.services import EXTENSION, make_services
+    from app.logs import configure_logs
+
+    settings = prepare_settings(settings)
+    app, services = RoutedFlask(settings), make_services(settings)
+    app.extensions[EXTENSION] = services
+    cli.register_commands(app)
+
+    # A command of ours serves nobody: adding a user must wait neither for the models nor for the views.
+    command = click.get_current_context(silent=True)
+    if command is not None and command.parent is None:
+        return app
+    observed = add_views(app, services)
+    if command is not None and command.info_name == "run":
+        configure_logs(settings.log_level, settings.log_format)
+    if command is None or command.info_name == "run":
+        observed.tracing = app.extensions["tracing"] = trace_requests()
+        services.follower.start()
+    return app
+
+
+def add_views(app: "RoutedFlask", services: "Services") -> "Observation":
+    """Have an app answer requests; return what sees each of them first."""
     from app.api.blueprints import register_blueprints
     from app.api.login.authenticator import make_authenticator
     from app.api.request.error_handlers import register_error_handlers
     from app.api.request.observation import Observation
     from app.api.request.places import Admission
-    from app.api.request.routing import RoutedFlask, Router, trust_proxies
-    from app.api.request.services import EXTENSION, make_services
-    from app.logs import configure_logs
+    from app.api.request.routing import Router, trust_proxies
     from app.web.pages import register_pages
 
-    settings = prepare_settings(settings)
-    app, services = RoutedFlask(settings), make_services(settings)
+    settings = services.settings
     authenticator = make_authenticator(settings, services.limits, services.followed)
-    app.extensions |= {EXTENSION: services, "authenticator": authenticator}
+    app.extensions["authenticator"] = authenticator
     register_error_handlers(app)
     register_blueprints(app, services.metrics)
     write_page = register_pages(app)
@@ -44,16 +68,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     admission = Admission(settings, services.registry)
     observed = Observation(app, admission, services.metrics, authenticator is None, write_page)
     app.wsgi_app = trust_proxies(observed, settings.trusted_proxies)  # type: ignore[method-assign, assignment]
-    cli.register_commands(app)
-
-    # A command other than `flask run` serves nobody: adding a user must not wait for the models.
-    command = click.get_current_context(silent=True)
-    if command is not None and command.info_name == "run":
-        configure_logs(settings.log_level, settings.log_format)
-    if command is None or command.info_name == "run":
-        observed.tracing = app.extensions["tracing"] = trace_requests()
-        services.follower.start()
-    return app
+    return observed
 
 
 def prepare_settings(given: "Settings | None") -> "Settings":

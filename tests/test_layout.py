@@ -34,7 +34,7 @@ FRAMEWORKS = {
     "onnxruntime",
     "h5py",
 }
-FLASK = {"flask", "werkzeug", "flask_httpauth", "flask_limiter", "limits", "prometheus_flask_exporter"}
+FLASK = {"flask", "werkzeug", "flask_httpauth", "limits", "prometheus_flask_exporter"}
 ROOMS = (
     "__init__",
     "gunicorn_conf",

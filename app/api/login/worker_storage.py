@@ -1,4 +1,4 @@
-"""A store of flask-limiter's in the memory that the workers of one server share; import it only to count.
+"""A store of `limits` in the memory that the workers of one server share; import it only to count.
 
 Its own store in memory counts in each worker apart, so that with four workers four times as much would be let through.
 """

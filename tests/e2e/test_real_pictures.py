@@ -98,7 +98,7 @@ def cover(picture: bytes, cells: list[tuple[int, int]]) -> bytes:
 def test_hottest_tenth_of_a_map_moves_the_score_more_than_a_random_tenth(
     shipped_server: LiveServer, real_data: Path
 ) -> None:
-    rows = choose_400("pcam", list(csv.DictReader((real_data / "pcam_manifest.csv").read_text().splitlines())))[::4]
+    rows = choose_400("pcam", list(csv.DictReader((real_data / "pcam_manifest.csv").read_text().splitlines())))[::10]
     random, hot, other = np.random.default_rng(0), [], []
     with tarfile.open(real_data / "pcam.tar") as archive, requests.Session() as session:
         for row in rows:
@@ -114,6 +114,6 @@ def test_hottest_tenth_of_a_map_moves_the_score_more_than_a_random_tenth(
                 moves.append(abs(covered["score"] - answer["score"]))
             hot.append(moves[0])
             other.append(np.mean(moves[1:]))
-    assert len(rows) == 100
+    assert len(rows) == 40
     assert np.mean(hot) > 1.5 * np.mean(other)
     assert np.mean(np.array(hot) > np.array(other)) > 0.7

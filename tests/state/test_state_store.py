@@ -19,7 +19,7 @@ from app.errors import StateStoreError
 from app.state.state_store import StateStore
 from app.state.wanted import WantedVersion
 
-ROUNDS = 200
+ROUNDS = 100
 POSTGRES = Path("/usr/lib/postgresql")
 
 

@@ -97,6 +97,7 @@ def url(versions: dict[str, Version], tmp_path: Path) -> Iterator[str]:
         process.wait(10)
 
 
+@pytest.mark.long
 def test_a_tenth_of_the_callers_meets_the_canary_and_each_always_the_same(url: str) -> None:
     def ask(caller: int) -> str:
         return requests.put(

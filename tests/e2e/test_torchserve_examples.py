@@ -117,6 +117,7 @@ def make_picture(mode: str) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.long
 def test_densenet_answers_five_classes_by_the_compiled_road(archives: tuple[str, Path], live: LiveServer) -> None:
     """The program of TorchServe's densenet_161 example, with fewer layers."""
     import torch

@@ -189,6 +189,7 @@ def count_child_cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
+@pytest.mark.long
 def test_largest_trained_model_is_added_by_one_command_in_under_30_s(
     trained: dict[str, Trained], tmp_path: Path
 ) -> None:

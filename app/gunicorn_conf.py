@@ -117,12 +117,13 @@ def check_folders(settings: Settings) -> None:
 
 
 def when_ready(settings: Settings, server: Any) -> None:
-    """Make the folder of metrics, and log what an operator should know of this start."""
+    """Make the folder of metrics, import the code, and log what an operator should know of this start."""
     try:  # no other server of these addresses uses the folder: they are bound
         server.metrics_folder = MetricsFolder(settings.instance)
     except OSError as error:
         sys.exit(f"scancer: the folder of metrics cannot be made: {error}")
     sweep(settings)
+    import_parts()
     log = logging.getLogger("app.start")
     if MEMORY_FOLDER.exists() and find_memory_folder() is None:
         reason = f"{MEMORY_FOLDER} cannot be written, or is nearly full"
@@ -162,6 +163,18 @@ def warn_of_users(settings: Settings, log: logging.Logger) -> None:
         log.warning("password hashes are for the server alone", extra={"reason": advice})
     if not users:
         log.warning("there are no users, every request answers 401: run 'flask users add NAME'")
+
+
+def import_parts() -> None:
+    """Import what every worker is made of, once: nothing of it starts a thread, and no framework is among it."""
+    import app.api.blueprints
+    import app.api.login.authenticator
+    import app.api.request.observation
+    import app.cli
+    import app.state.state_store
+    import app.web.pages  # noqa: F401
+
+    gc.freeze()  # a collection in a worker would write into what all share
 
 
 def on_reload(server: Any) -> None:

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -534,3 +535,15 @@ def test_client_that_never_stops_sending_is_left(live: LiveServer, pcam_example:
     for connection in connections:
         connection.close()
     assert all(0 < end - started < 8 for end in ends)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc of Linux")
+def test_code_is_imported_once_for_all_workers_and_no_framework_before_they_are_made(live: LiveServer) -> None:
+    assert live.process is not None
+    arbiter = psutil.Process(live.process.pid)
+    (worker,) = arbiter.children()
+    files = [{Path(each.path).name for each in process.memory_maps()} for process in (arbiter, worker)]
+    numpy, network = "_multiarray_umath", "libopenvino"
+    assert [any(name.startswith(numpy) for name in found) for found in files] == [True, True]
+    assert [any(name.startswith(network) for name in found) for found in files] == [False, True]
+    assert arbiter.num_threads() == 1

@@ -75,7 +75,7 @@ def draw(seed: int, level: float = 100, noise: float = 30, shape: tuple[int, int
 
 
 RIGHT = draw(5)
-TINT = np.array([28, 0, -28])
+TINT = np.array([20, 0, -20])
 STRIPES = encode(np.repeat(np.where(np.arange(SIDE_PX) % 4 < 2, 60, 140)[:, None], SIDE_PX, 1)[..., None] + [5, 0, 15])
 OTHERS = {
     "too dark": draw(1, 9, 3),

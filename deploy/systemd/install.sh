@@ -43,7 +43,7 @@ has_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
 # The service may have planted links below its own folder, so what is done there has its rights alone. A session of its own
 # keeps the service from typing into root's terminal. `env` is there since setpriv starts its program with root's capabilities.
-become="setpriv --reuid=scancer --regid=scancer --init-groups env"
+become="setpriv --no-new-privs --reuid=scancer --regid=scancer --init-groups env"
 as_service() {
   if [ -z "$root" ]; then
     # shellcheck disable=SC2086  # several words
@@ -188,9 +188,13 @@ start() {
   else
     starter=$become
     if [ -n "$root" ]; then starter="env"; fi
-    line="set -a; . $settings/scancer.env; umask 077; cd $home/current; exec $starter venv/bin/gunicorn wsgi:app"
-    say "systemd does not run here, so nothing was started, and nothing will be at boot. This starts the server:"
-    echo "sh -c '$line'"
+    running=""
+    if [ -z "$root" ]; then running=$(list_running); fi
+    if [ -n "$running" ]; then say "programs of the user scancer still run; end the server before you start this one: processes $running"; fi
+    line="set -a; . $settings/scancer.env; umask 077; cd $home/current; exec $starter venv/bin/gunicorn --pid $state/gunicorn.pid wsgi:app"
+    say "systemd does not run here, so nothing was started, nothing will be at boot, and nothing confines the server. This starts it,"
+    say "in a terminal of its own, where it writes its log; Ctrl-C ends it:"
+    echo "env -i PATH=/usr/bin:/bin sh -c '$line'"
   fi
   say "next, make a user: $command users add NAME"
 }
@@ -204,10 +208,17 @@ rollback() {
   start
 }
 
+# The numbers of the processes of the service's user; one that has ended counts no more, though nobody has asked for its end.
+list_running() {
+  id=$(id -u scancer 2>/dev/null) || return 0
+  { grep -lsE "^Uid:.*[[:space:]]$id([[:space:]]|\$)" /proc/[0-9]*/status || true; } | while read -r status; do
+    if ! grep -qsE "^State:[[:space:]]+Z" "$status"; then echo "$status"; fi
+  done | tr -dc '0-9\n' | tr '\n' ' '
+}
+
 # Before anything is removed: code under a running server, or a user that userdel then refuses to take.
 refuse_while_it_runs() {
-  id=$(id -u scancer 2>/dev/null) || return 0
-  running=$(grep -lsE "^Uid:.*[[:space:]]$id([[:space:]]|\$)" /proc/[0-9]*/status | tr -dc '0-9\n' | tr '\n' ' ' || true)
+  running=$(list_running)
   [ -z "$running" ] || fail "programs of the user scancer still run, so nothing was removed. End them first: processes $running"
 }
 
@@ -220,7 +231,11 @@ uninstall() {
     rm -rf "$settings" "$state"
     # The next user that the system makes may get the number of this one.
     if [ -z "$root" ] && [ -d "$backups" ]; then chown -Rh root:root "$backups/" && chmod 700 "$backups"; fi
-    if [ -z "$root" ] && getent passwd scancer >/dev/null; then userdel scancer; fi
+    # A server that was killed leaves its metrics in memory.
+    if [ -z "$root" ] && getent passwd scancer >/dev/null; then
+      find /dev/shm -maxdepth 1 -name 'scancer-metrics-*' -user scancer -exec rm -rf {} +
+      userdel scancer
+    fi
     say "removed, with settings, users and models"
     [ ! -d "$backups" ] || say "$backups stays, for root alone; it holds password hashes: rm -r $backups"
     say "what you put beside it for nginx and Prometheus stays: deploy/README.md, 'Remove', names the files"

@@ -176,7 +176,7 @@ def test_code_of_a_clone_that_is_closed_to_others_can_be_read_by_the_service(tmp
 def test_root_does_nothing_by_the_guides_where_the_service_may_have_planted_links() -> None:
     text = "".join(guide.read_text(encoding="utf-8") for guide in (PROJECT_ROOT / "deploy").glob("*.md"))
     lines = re.findall(r"sudo (.*/var/lib/scancer/.*)", text)
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert [line for line in lines if not line.startswith("-u scancer ")] == []
 
 
@@ -234,7 +234,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="root alone installs f
 @needs_root
 def test_links_that_the_services_user_plants_give_it_nothing_of_roots(tmp_path: Path) -> None:
     done = ClosedClone(tmp_path).run_apart(AS_ROOT, tmp_path)
-    said = [line for line in done.stdout.splitlines() if not line.startswith(("install: ", "sh -c "))]
+    said = [line for line in done.stdout.splitlines() if not line.startswith(("install: ", "env -i "))]
     made = {name: (owner, mode) for name, owner, mode in (line.split()[1:] for line in said if line[:5] == "made ")}
     assert {name: made[name][1] for name in ("models", "store", "instance")} == {
         "models": "750",
@@ -285,7 +285,7 @@ def test_another_python_of_the_same_version_makes_another_release(tmp_path: Path
 WITHOUT_SYSTEMD = """
 bash "$1" | tee /opt/said
 echo "SCANCER_MODELS='/a b'" >>/etc/scancer/scancer.env
-bash -c "$(grep '^sh -c ' /opt/said)"
+bash -c "$(grep '^env -i ' /opt/said)"
 SUDO_USER=ada scancer doctor
 scancer doctor
 """
@@ -295,7 +295,7 @@ scancer doctor
 def test_where_systemd_does_not_run_the_printed_line_starts_the_server_as_the_unit_does(tmp_path: Path) -> None:
     lines = ClosedClone(tmp_path).run_apart(WITHOUT_SYSTEMD, tmp_path).stdout.splitlines()
     assert any("so nothing was started" in line for line in lines)
-    assert "scancer 0077 /opt/scancer/current /a b wsgi:app" in lines
+    assert "scancer 0077 /opt/scancer/current /a b --pid /var/lib/scancer/gunicorn.pid wsgi:app" in lines
     none = [f"Cap{name}:\t{0:016x}" for name in ("Prm", "Eff")]
     callers = [[f"{name} --app wsgi doctor", *none] for name in ("ada", "root")]
     assert lines[-6:] == callers[0] + callers[1]

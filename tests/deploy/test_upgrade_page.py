@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -44,7 +43,7 @@ class Place(MeasuredServer):
     def run(self, name: str, version: str = "") -> str:
         """Run a block of the page, with this place's names; return what it printed."""
         text = BLOCKS[name].replace("/opt/scancer", str(self.home)).replace("/var/backups", f"{self.root}/backups")
-        text = text.replace("NAME:PASSWORD", shlex.quote(f"{USER}:{PASSWORD}")).replace(":8080", f":{self.ports[0]}")
+        text = text.replace("--config login", f"--config {self.root}/login").replace(":8080", f":{self.ports[0]}")
         text = text.replace("sleep 1", "sleep 0.2")
         if version:
             text = text.replace(NEW, version)
@@ -95,6 +94,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     shutil.copytree(PROJECT_ROOT / "models/pcam-classification", place.models / "pcam-classification")
     UsersFile(place.instance.parent / "instance").add(USER, "predict", PASSWORD)
     (tmp_path / "backups/scancer").mkdir(parents=True)
+    (tmp_path / "login").write_text(f'user = "{USER}:{PASSWORD}"\n')
     yield place
     for name in ("gunicorn.pid", "gunicorn.pid.2"):
         with suppress(ProcessLookupError):

@@ -554,6 +554,7 @@ def test_log_holds_neither_user_nor_query_string_nor_file_name(proxy: Proxy, pca
     files = {"image": ("jane-doe.png", pcam_example)}
     answer = requests.post(proxy.url + PCAM + "?patient=jane-doe", files=files, auth=AUTH, timeout=30)
     requests.get(proxy.url + "/jane-doe.png", auth=("jane-doe", "secret"), headers={"Referer": "jane-doe"}, timeout=10)
+    requests.get(proxy.url + "/ping", timeout=10)
     requests.request("JANEDOE", proxy.url + "/models/jane-doe", timeout=10)
     requests.put(proxy.url + PCAM + "?jane-doe", data=bytes(LIMIT_BYTES + 1), auth=AUTH, timeout=30)
     written = "".join(path.read_text().lower() for path in proxy.folder.glob("*.log"))
@@ -562,6 +563,7 @@ def test_log_holds_neither_user_nor_query_string_nor_file_name(proxy: Proxy, pca
     records = [json.loads(line) for line in proxy.log.splitlines()]
     known = [each for each in records if each["request_id"] == answer.headers["X-Request-ID"]]
     assert [(each["method"], each["route"], each["status"]) for each in known] == [("POST", "/predictions", 200)]
+    assert ("GET", "/ping") in {(each["method"], each["route"]) for each in records}
     assert ("other", "/models") in {(each["method"], each["route"]) for each in records}
 
 

@@ -13,8 +13,6 @@ from app.arrays import InputBatch, RGBImage
 
 CELLS = 12
 """Cells along each side of a map. Windows of 2x2 cells overlap by half: 121 of them."""
-BATCH, BATCH_PIXELS = 4, 70_000
-"""Pictures inferred at a time, fewer if they are large: other callers' pictures come in between, every few ms."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +53,16 @@ def list_windows(height_px: int, width_px: int) -> list[tuple[slice, slice]]:
 
 
 def cover(pixels: RGBImage) -> Iterator[InputBatch]:
-    """Yield copies of a picture, each with one window in the picture's mean colour, a few at a time."""
+    """Yield copies of a picture, each with one window in the picture's mean colour.
+
+    One at a time is inferred, so that other callers' pictures come in between, every few ms.
+    """
     height, width, _ = pixels.shape
     colour = pixels.mean(axis=(0, 1)).round().astype(np.uint8)
     tops, lefts = find_edges(height), find_edges(width)
-    windows = list_windows(height, width)
-    size = max(1, min(BATCH, BATCH_PIXELS // (height * width)))
-    for start in range(0, len(windows), size):
-        some = windows[start : start + size]
-        batch = np.repeat(pixels[np.newaxis], len(some), axis=0)
-        for copy, (row, column) in zip(batch, some, strict=True):
-            copy[tops[row.start] : tops[row.stop], lefts[column.start] : lefts[column.stop]] = colour
+    for row, column in list_windows(height, width):
+        batch = pixels[np.newaxis].copy()
+        batch[0, tops[row.start] : tops[row.stop], lefts[column.start] : lefts[column.stop]] = colour
         yield batch
 
 

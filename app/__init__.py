@@ -51,6 +51,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
 def add_views(app: "RoutedFlask", services: "Services") -> "Observation":
     """Have an app answer requests; return what sees each of them first."""
     from app.api.blueprints import register_blueprints
+    from app.api.login import worker_storage  # noqa: F401  # `limits` fails if requests import it at once
     from app.api.login.authenticator import make_authenticator
     from app.api.request.error_handlers import register_error_handlers
     from app.api.request.observation import Observation

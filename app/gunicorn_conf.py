@@ -169,6 +169,7 @@ def import_parts() -> None:
     """Import what every worker is made of, once: nothing of it starts a thread, and no framework is among it."""
     import app.api.blueprints
     import app.api.login.authenticator
+    import app.api.login.worker_storage
     import app.api.request.observation
     import app.cli
     import app.state.state_store

@@ -26,7 +26,7 @@ REDIS_RETRY_S = 5.0
 class RateLimits:
     """Counts by key, each for the time that a limit such as `10/minute` names.
 
-    `limits` is imported when it is first asked.
+    `limits` is imported with the views, for a command of ours needs it not.
 
     Thread safety: all methods may be called from any thread.
     """

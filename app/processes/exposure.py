@@ -48,22 +48,23 @@ def make_private(path: Path, *beside: Path) -> None:
 
 
 def protect(path: Path) -> None:
-    """Take others' rights from a file; as root, only if it is its folder's owner's, who may have put a link there."""
-    if os.geteuid() != 0 or (owner := find_owner(path.parent).st_uid) == 0:
+    """Take others' rights from a file; as root, only if it is its folder's owner's, and no link to it."""
+    if os.geteuid() != 0:
         path.chmod(0o600)
     elif sys.platform == "linux":  # elsewhere no file can be named so that it is the one that was looked at
-        descriptor = os.open(path, os.O_PATH)  # opens nothing: the process's locks outlive it
+        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW)  # opens nothing: the process's locks outlive it
         try:
             status = os.fstat(descriptor)
-            if status.st_uid == owner and stat.S_ISREG(status.st_mode):
+            if status.st_uid == find_owner(path.parent).st_uid and stat.S_ISREG(status.st_mode):
                 Path(f"/proc/self/fd/{descriptor}").chmod(0o600)
         finally:
             os.close(descriptor)
 
 
 def find_owner(folder: Path) -> os.stat_result:
-    """Return the status that names a folder's owner; a link that leads to a folder of root's may be another's."""
-    return max(folder.stat(), folder.lstat(), key=lambda status: status.st_uid)
+    """Return the status that names a folder's owner, or that of a link to it, who chose where it leads."""
+    own = folder.lstat()
+    return own if own.st_uid else folder.stat()
 
 
 def give_to_owner(folder: Path, descriptor: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.processes.exposure import make_private
+from app.processes.exposure import become_owner, make_private
 from tests.conftest import within
 
 ROUNDS = 500
@@ -74,3 +74,23 @@ def test_root_takes_rights_from_the_owners_files_alone_and_stays_root(
     monkeypatch.delattr(os, "seteuid")  # it changes all threads
     make_private(theirs, roots, others, linked, hard, folder / "absent")
     assert [file.stat().st_mode & 0o777 for file in (theirs, roots, others, outside)] == [0o600, 0o644, 0o644, 0o644]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_links_of_other_users_lead_root_nowhere(tmp_path: Path) -> None:
+    outside, shared, other, linked = (tmp_path / name for name in ("of_root", "shared", "other", "linked"))
+    outside.touch()
+    outside.chmod(0o644)
+    shared.mkdir()
+    shared.chmod(0o1777)
+    planted = shared / "state.db"
+    planted.symlink_to(outside)
+    os.chown(planted, OWNER, OWNER, follow_symlinks=False)
+    make_private(planted)
+    assert outside.stat().st_mode & 0o777 == 0o644
+    other.mkdir()
+    os.chown(other, OWNER + 1, OWNER + 1)  # of a user with a higher number
+    linked.symlink_to(other)
+    os.chown(linked, OWNER, OWNER, follow_symlinks=False)
+    with become_owner(linked):
+        assert os.geteuid() == OWNER

@@ -166,11 +166,9 @@ def warn_of_users(settings: Settings, log: logging.Logger) -> None:
 
 
 def import_parts() -> None:
-    """Import what every worker is made of, once: nothing of it starts a thread, and no framework is among it."""
+    """Import what every worker is made of, once. No framework is among it, and numpy ends its own threads at a fork."""
     import app.api.blueprints
-    import app.api.login.authenticator
     import app.api.login.worker_storage
-    import app.api.request.observation
     import app.cli
     import app.state.state_store
     import app.web.pages  # noqa: F401

@@ -19,7 +19,7 @@ from app.pipeline.patience import ENDLESS, LATE, PRESENCE_S, Patience
 RECENT_S = 0.05
 """How long after a batch the load is taken to be what it was then."""
 LULL_S = 0.05
-"""How long pictures that give way may be kept waiting by others."""
+"""How long pictures that give way do so; then they wait their turn, so that nobody keeps them out for ever."""
 
 
 class BatchRun(NamedTuple):
@@ -38,7 +38,7 @@ class Job:
 
     __slots__ = ("arrived", "count", "error", "gives_way", "is_leader", "patience", "pictures", "run", "scores", "wake")
 
-    def __init__(self, pictures: InputBatch, patience: Patience, gives_way: bool) -> None:
+    def __init__(self, pictures: InputBatch, patience: Patience, gives_way: bool = False) -> None:
         self.patience = patience
         self.gives_way = gives_way
         self.pictures = pictures
@@ -58,7 +58,7 @@ class BatchRunner:
     A lone caller never waits for others. Under load a batch costs less than its pictures one by one: the weights pass
     through the processor's caches once, and an engine likes batches of one size better than of many. So a batch waits
     a moment for pictures that are being decoded, and, where callers came together just now, for as many as then.
-    Pictures that give way are inferred in between, and never together with others.
+    Pictures that give way are inferred in between, one caller's at a time, and never together with others.
     At most `max_waiting` callers may wait. Admission lets no more in (`app/api/request/places.py`), so this bound
     speaks only where a runner is used without it.
 
@@ -76,6 +76,7 @@ class BatchRunner:
         self._lock = threading.Lock()
         self._came = threading.Condition(self._lock)
         self._lull = threading.Condition(self._lock)
+        self._between = threading.Lock()
         self._engine_lock = threading.Lock()
         self._jobs: deque[Job] = deque()
         self._arriving: set[object] = set()
@@ -106,17 +107,26 @@ class BatchRunner:
         return len(self._jobs)
 
     def infer(
-        self, batch: InputBatch, patience: Patience = ENDLESS, announcement: object = None, gives_way: bool = False
+        self, batch: InputBatch, patience: Patience = ENDLESS, announcement: object = None
     ) -> tuple[Scores, BatchRun]:
         """Infer uint8 [N, H, W, 3], perhaps together with others'. `announcement` is what `arrival` gave; None: nothing
-        announced them. Those that `gives_way` wait up to `LULL_S` until nobody else has pictures. Returns scores,
-        float32 [N, outputs], and where the time went. Raises `ServiceUnavailableError` if the queue is full or the
-        model was closed, `DeadlineError` if the caller waits no longer, and `InferenceError` if the engine failed.
+        announced them. Returns scores, float32 [N, outputs], and where the time went. Raises
+        `ServiceUnavailableError` if the queue is full or the model was closed, `DeadlineError` if the caller waits no
+        longer, and `InferenceError` if the engine failed.
         """
-        job = Job(batch, patience, gives_way)
+        return self._answer(Job(batch, patience), announcement)
+
+    def infer_between(self, batch: InputBatch, patience: Patience = ENDLESS) -> tuple[Scores, BatchRun]:
+        """Infer pictures that give way to those of `infer`; returns and raises as it does."""
+        with patience.hold(self._between):
+            until = min(time.perf_counter() + LULL_S, patience.until)
+            with self._lock:
+                self._lull.wait_for(lambda: not (self._is_led or self._arriving), max(until - time.perf_counter(), 0))
+            return self._answer(Job(batch, patience, gives_way=True))
+
+    def _answer(self, job: Job, announcement: object = None) -> tuple[Scores, BatchRun]:
+        """Queue a job, and run it or wait for it; returns and raises as `infer`."""
         with self._lock:
-            if gives_way:
-                self._lull.wait_for(lambda: not (self._is_led or self._arriving), LULL_S)
             self._arriving.discard(announcement)
             self._came.notify()
             if len(self._jobs) >= self._max_waiting:
@@ -162,10 +172,8 @@ class BatchRunner:
                 job.wake.release()
             with self._lock:
                 if not (jobs and jobs[0].gives_way):
-                    self._last_load, self._last_ended = (
-                        len(jobs) + len(self._jobs) + len(self._arriving),
-                        time.perf_counter(),
-                    )
+                    self._last_load = len(jobs) + len(self._jobs) + len(self._arriving)
+                    self._last_ended = time.perf_counter()
                 self._is_led = bool(self._jobs)
                 self._lull.notify_all()
                 if self._jobs:

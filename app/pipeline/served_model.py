@@ -201,7 +201,7 @@ class ServedModel(Occupancy):
         def ask(batch: InputBatch) -> NDArray[np.float64]:
             patience.check()
             patience.check_presence()
-            scores, _ = split_distances(self._runner.infer(batch, patience, gives_way=True)[0], self.manifest)
+            scores, _ = split_distances(self._runner.infer_between(batch, patience)[0], self.manifest)
             return to_probabilities(scores, self.manifest.output)[:, index]
 
         heat_map = HeatMap(name, score, map_importance(pixels, score, ask), pixels)

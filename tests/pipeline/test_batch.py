@@ -339,7 +339,7 @@ def test_pictures_that_give_way_wait_for_those_that_are_announced(monkeypatch: p
     engine = MeanEngine()
     runner = BatchRunner(engine, 20, SPEC)
     with ThreadPoolExecutor(1) as pool, runner.arrival() as announcement:
-        waiting = pool.submit(runner.infer, make_batch(1, 2), gives_way=True)
+        waiting = pool.submit(runner.infer_between, make_batch(1, 2))
         runner.infer(make_batch(2), announcement=announcement)
         waiting.result(PATIENCE_S)
     assert engine.batch_sizes == [1, 2]
@@ -349,7 +349,7 @@ def test_pictures_that_give_way_do_not_wait_for_ever() -> None:
     runner = BatchRunner(MeanEngine(), 20, SPEC)
     with runner.arrival():  # one who is announced, and does not come
         started = time.perf_counter()
-        runner.infer(make_batch(1, 2), gives_way=True)
+        runner.infer_between(make_batch(1, 2))
     assert batching.LULL_S <= time.perf_counter() - started < batching.LULL_S + 1
 
 
@@ -360,10 +360,30 @@ def test_pictures_that_give_way_are_inferred_alone() -> None:
         with held(runner, engine):
             before = [pool.submit(runner.infer, make_batch(seed)) for seed in range(3)]
             wait_until(lambda: runner.waiting == 3)
-            between = pool.submit(runner.infer, make_batch(3, 2), gives_way=True)
+            between = pool.submit(runner.infer_between, make_batch(3, 2))
             wait_until(lambda: runner.waiting == 4)
             after = [pool.submit(runner.infer, make_batch(seed)) for seed in range(3)]
             wait_until(lambda: runner.waiting == 7)
         for future in (*before, between, *after):
             future.result(PATIENCE_S)
     assert engine.batch_sizes == [1, 3, 2, 3]
+
+
+def test_one_callers_pictures_that_give_way_stand_in_front_of_others_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "LULL_S", 0)
+    engine = HeldEngine()
+    runner = BatchRunner(engine, 20, SPEC)
+    with ThreadPoolExecutor(7) as pool:
+        with held(runner, engine):
+            between = [pool.submit(runner.infer_between, make_batch(seed, 2)) for seed in range(4)]
+            wait_until(lambda: runner.waiting == 1)
+            late = pool.submit(runner.infer_between, make_batch(4, 2), Patience(time.perf_counter() + 0.05))
+            with pytest.raises(DeadlineError):
+                late.result(PATIENCE_S)
+            hurried = pool.submit(runner.infer, make_batch(5))
+            wait_until(lambda: runner.waiting == 2)
+        for future in (*between, hurried):
+            future.result(PATIENCE_S)
+    assert engine.batch_sizes == [1, 2, 1, 2, 2, 2]

@@ -23,7 +23,7 @@ from app.upkeep.swap import finish_restore
 from tests.upkeep.installation import look, make_installation, settle_in
 from tests.upkeep.killed_upkeep import run_child
 
-STRIDE = 67
+STRIDE = 53
 NEWER = (
     "ALTER TABLE scancer_versions ADD COLUMN note TEXT",
     "ALTER TABLE scancer_audit ADD COLUMN place TEXT",

@@ -191,7 +191,7 @@ start() {
     running=""
     if [ -z "$root" ]; then running=$(list_running); fi
     if [ -n "$running" ]; then say "programs of the user scancer still run; end the server before you start this one: processes $running"; fi
-    line="set -a; . $settings/scancer.env; umask 077; cd $home/current; exec $starter venv/bin/gunicorn --pid $state/gunicorn.pid wsgi:app"
+    line="set -ae; . $settings/scancer.env; umask 077; cd $home/current; exec $starter venv/bin/gunicorn --pid $state/gunicorn.pid wsgi:app"
     say "systemd does not run here, so nothing was started, nothing will be at boot, and nothing confines the server. This starts it,"
     say "in a terminal of its own, where it writes its log; Ctrl-C ends it:"
     echo "env -i PATH=/usr/bin:/bin sh -c '$line'"

@@ -305,6 +305,7 @@ def test_body_of_just_the_limit_reaches_the_server_and_leaves_no_file(proxy: Pro
     [
         ("GET /ping HTTP/1.1\r\n\r\n", 400, "BadRequestException"),
         ("TRACE /ping HTTP/1.1\r\nHost: x\r\n\r\n", 405, "MethodNotAllowedException"),
+        ("PUT /ping HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "NotImplementedException"),
         (f"GET /ping HTTP/1.1\r\nHost: x\r\nX: {'x' * 9000}\r\n\r\n", 431, "RequestHeaderFieldsTooLargeException"),
     ],
 )
@@ -601,6 +602,8 @@ def test_with_all_comments_taken_away_tls_and_the_operators_port_work(
         assert session.put(url + PCAM, data=pcam_example, auth=AUTH, timeout=30).status_code == 200
         assert "scancer_requests_total" in session.get(operators_url + "/metrics", timeout=10).text
         assert session.get(operators_url + "/models", auth=(MANAGER, MANAGER_PASSWORD), timeout=10).status_code == 200
+        model = session.post(operators_url + "/models", data=bytes(2_000_000), auth=(MANAGER, MANAGER_PASSWORD), timeout=30)
+        assert (model.status_code, model.json()["code"]) == (400, 400)  # the server's own, larger than nginx's default
     plain = requests.get(f"http://127.0.0.1:{public}/ping", timeout=10)
     assert_is_error(plain, 400, "BadRequestException")
 

@@ -602,7 +602,8 @@ def test_with_all_comments_taken_away_tls_and_the_operators_port_work(
         assert session.put(url + PCAM, data=pcam_example, auth=AUTH, timeout=30).status_code == 200
         assert "scancer_requests_total" in session.get(operators_url + "/metrics", timeout=10).text
         assert session.get(operators_url + "/models", auth=(MANAGER, MANAGER_PASSWORD), timeout=10).status_code == 200
-        model = session.post(operators_url + "/models", data=bytes(2_000_000), auth=(MANAGER, MANAGER_PASSWORD), timeout=30)
+        body = bytes(2_000_000)
+        model = session.post(operators_url + "/models", data=body, auth=(MANAGER, MANAGER_PASSWORD), timeout=30)
         assert (model.status_code, model.json()["code"]) == (400, 400)  # the server's own, larger than nginx's default
     plain = requests.get(f"http://127.0.0.1:{public}/ping", timeout=10)
     assert_is_error(plain, 400, "BadRequestException")

@@ -98,7 +98,11 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own_instance(instance: Path, tmp_path: Path) -> Path:
     """An instance folder with the same users, for a server of other models."""
-    folder = tmp_path / "instance"
+    return copy_users(instance, tmp_path / "instance")
+
+
+def copy_users(instance: Path, folder: Path) -> Path:
+    """Make an instance folder with the users of another; its state stays, as a server may be writing it."""
     folder.mkdir()
     shutil.copy(instance / USERS_FILE, folder)
     return folder

@@ -13,7 +13,7 @@ from schemathesis.config import SchemathesisConfig
 from app.config.setting_types import PROJECT_ROOT
 from app.state.worker_reports import read_reports
 from tests.api.test_openapi import CHECKS, CONFIG, FRAMING, list_operations, read_document
-from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer, basic
+from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer, basic, copy_users
 
 NAME = "pcam-classification"
 VERSIONS = ("1.0", "1.1", "1.2", "1.3")
@@ -87,7 +87,7 @@ def live(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     make_version(folder / "store/new", "2.0")
     make_version(folder / "store/broken", "3.0")
     (folder / "store/broken/model.safetensors").unlink()
-    shutil.copytree(instance, folder / "instance")
+    copy_users(instance, folder / "instance")
     settings = {"models": folder / "models", "store": folder / "store", "workers": 2}
     environment = {f"SCANCER_{name.upper()}": str(value) for name, value in settings.items()}
     server = LiveServer(folder / "instance", folder / "log", environment)

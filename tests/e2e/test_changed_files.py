@@ -14,7 +14,7 @@ import requests
 
 from app.engines.compiled.compile_report import hash_ir
 from app.processes.plain_files import hash_files
-from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer, find_first_versions, within
+from tests.conftest import MANAGER, MANAGER_PASSWORD, LiveServer, copy_users, find_first_versions, within
 from tests.e2e.test_server import AUTH, PCAM, wait_for_ready_workers, worker_pids
 from tests.handlers.archives import make_archive
 
@@ -29,8 +29,8 @@ APART_S = 10.0
 @pytest.fixture(scope="module")
 def live(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server of pcam-classification alone."""
-    own, models = tmp_path_factory.mktemp("instance"), tmp_path_factory.mktemp("models")
-    shutil.copytree(instance, own, dirs_exist_ok=True)
+    models = tmp_path_factory.mktemp("models")
+    own = copy_users(instance, tmp_path_factory.mktemp("own") / "instance")
     shutil.copytree(find_first_versions() / FOLDER, models / FOLDER)
     make_archive(models, "own-program", "own.py", {"own.py": HANDLER})
     settings = {"SCANCER_WORKERS": "2", "SCANCER_MODELS": str(models), "SCANCER_PROGRAMS": "all"}

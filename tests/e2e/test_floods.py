@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from app.users import UsersFile
-from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, find_free_ports, within
+from tests.conftest import MANAGER, MANAGER_PASSWORD, PASSWORD, USER, LiveServer, copy_users, find_free_ports, within
 
 PATH = "/predictions/pcam-classification"
 AUTH, OPERATOR = (USER, PASSWORD), (MANAGER, MANAGER_PASSWORD)
@@ -46,7 +46,7 @@ def count_metric(live: LiveServer, line: str) -> float:
 @pytest.fixture(scope="module")
 def flooded(instance: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     own = tmp_path_factory.mktemp("flooded")
-    shutil.copytree(instance, own / "instance")
+    copy_users(instance, own / "instance")
     for number in range(6):
         UsersFile(own / "instance").add(f"newcomer-{number}", "predict", f"the password of {number}")
     with run_server(own / "instance", own) as live:
